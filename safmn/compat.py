@@ -1,0 +1,79 @@
+"""The one place that makes ``import basicsr`` work beside today's torch and torchvision.
+
+BasicSR 1.4.2 is the newest release on PyPI and predates both. Two things can be wrong:
+
+1. ``import torchvision`` fails with "operator torchvision::nms does not exist" where torchvision's compiled extension
+   does not match torch (a CPU build of torch beside PyPI's CUDA build of torchvision).
+2. ``basicsr.data.degradations`` imports ``torchvision.transforms.functional_tensor``, removed in torchvision 0.17.
+
+Each repair is tried only after the plain import has failed, so nothing is touched where nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+
+import torch
+
+# torchvision registers fake ("meta") kernels for these at import; the registration fails when no schema is defined.
+_TORCHVISION_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+# Library objects unregister what they define when they are garbage-collected, so this one lives with the module.
+_libraries: list[torch.library.Library] = []
+
+
+def _forget(package: str) -> None:
+    """Drop a half-imported package, so that the next import starts from its first line."""
+    for name in [name for name in sys.modules if name == package or name.startswith(package + ".")]:
+        del sys.modules[name]
+
+
+def _define_missing_operators() -> None:
+    """Define the schemas (no kernels: calling them still fails) that torchvision's Python files register against."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name, schema in _TORCHVISION_SCHEMAS.items():
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(schema)
+    _libraries.append(library)
+
+
+def _repair_torchvision() -> None:
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        _forget("torchvision")
+        _define_missing_operators()
+        import torchvision  # noqa: F401
+
+
+def _repair_functional_tensor() -> None:
+    """BasicSR needs one function of the removed private module; it is public in ``functional`` now."""
+    name = "torchvision.transforms.functional_tensor"
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return
+    functional = importlib.import_module("torchvision.transforms.functional")
+    module = types.ModuleType(name, "Stands in for torchvision's removed module (safmn.compat), for BasicSR 1.4.2.")
+    module.rgb_to_grayscale = functional.rgb_to_grayscale  # type: ignore[attr-defined]
+    sys.modules[name] = module
+
+
+def install() -> None:
+    """Make ``import basicsr`` work. Idempotent; does nothing to packages that import as they are.
+
+    Raises:
+        ImportError: BasicSR is not installed; the message says how to install it.
+    """
+    _repair_torchvision()
+    _repair_functional_tensor()
+    if importlib.util.find_spec("basicsr") is None:
+        raise ImportError(
+            "basicsr is not installed. Install it after torch with: "
+            "pip install --no-build-isolation --no-deps basicsr==1.4.2"
+        )

@@ -1,0 +1,58 @@
+"""Errors that a person can act on, and how the doors turn them into a message and an exit status.
+
+Exit statuses: 0 done; 1 the work ran but something in it failed (a number drifted, an image could not be read);
+2 a mistake in what the user gave (an option, a file, a data set); others are documented where they are raised.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import sys
+from collections.abc import Callable, Iterable
+
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave. The message names the file, key or image and says what to do."""
+
+
+class OptionError(UserError):
+    """A mistake in an option file: names the file and the key path."""
+
+
+class DataError(UserError):
+    """An image, data set or store that is missing, unreadable or does not fit its counterpart."""
+
+
+class WeightsError(UserError):
+    """A weight file that is missing, unreadable, damaged or made for another network."""
+
+
+class CheckpointError(UserError):
+    """A training checkpoint that is damaged, incomplete, or belongs to other options."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'scale'?"`` for the nearest known name, or the empty string where none is near."""
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def exit_status(run: Callable[..., int]) -> Callable[..., int]:
+    """Decorate a door: a user's mistake (``UserError``, ``OSError``) becomes one message on stderr and status 2.
+
+    Anything else is a bug of ours and keeps its traceback.
+    """
+
+    @functools.wraps(run)
+    def door(*args: object, **kwargs: object) -> int:
+        try:
+            return run(*args, **kwargs)
+        except (UserError, OSError) as error:
+            sys.stderr.write(f"safmn: error: {error}\n")
+            return EXIT_USER_ERROR
+
+    return door

@@ -1,0 +1,75 @@
+"""One way to find and build a component by the name that stands in an option file.
+
+BasicSR's registries are the plug-in seam. What is new here (``SAFMN``, ``FFTLoss``, ``RealGANModel``, ...) is registered
+under its plain name, so that BasicSR's own builders find it too. What replaces a component of BasicSR under the same
+name (``SRModel``, ``PairedImageDataset``, ``calculate_psnr``, ...) is registered with the suffix ``safmn``, which
+BasicSR's registries provide for this; here that one is preferred. Everything a user registers works as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from basicsr.utils.registry import (
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+    Registry,
+)
+
+from safmn.errors import OptionError, did_you_mean
+
+__all__ = [
+    "ARCH_REGISTRY",
+    "DATASET_REGISTRY",
+    "LOSS_REGISTRY",
+    "METRIC_REGISTRY",
+    "MODEL_REGISTRY",
+    "OURS",
+    "build",
+    "find",
+    "names",
+]
+
+OURS = "safmn"
+_SUFFIXES = (f"_{OURS}", "", "_basicsr")  # in order of preference
+_KINDS = {
+    id(ARCH_REGISTRY): "network",
+    id(DATASET_REGISTRY): "data set",
+    id(LOSS_REGISTRY): "loss",
+    id(METRIC_REGISTRY): "metric",
+    id(MODEL_REGISTRY): "model",
+}
+
+
+def names(registry: Registry) -> list[str]:
+    """The names that an option file may use, sorted, without suffixes."""
+    found = set()
+    for name in registry.keys():  # noqa: SIM118 - a Registry iterates over items
+        for suffix in (f"_{OURS}", "_basicsr"):
+            name = name.removesuffix(suffix)
+        found.add(name)
+    return sorted(found)
+
+
+def find(registry: Registry, name: str) -> Callable[..., Any]:
+    """The class or function registered under ``name``: ours before BasicSR's.
+
+    Raises:
+        OptionError: nothing of that name is registered; names the nearest one.
+    """
+    for suffix in _SUFFIXES:
+        if name + suffix in registry:
+            return registry.get(name + suffix)
+    kind = _KINDS.get(id(registry), "component")
+    known = names(registry)
+    raise OptionError(f"no {kind} named {name!r} is registered.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+
+
+def build(registry: Registry, section: Mapping[str, Any], **runtime: Any) -> Any:
+    """Build ``section["type"]`` with the rest of the section, and runtime objects, as keyword arguments."""
+    arguments = {key: value for key, value in section.items() if key != "type"}
+    return find(registry, section["type"])(**arguments, **runtime)

@@ -1,0 +1,42 @@
+"""Shared fixtures. Real data (benchmarks, weights, golden outputs) is used where it is, and skipped, saying so, where not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("SAFMN_SHARED", REPOSITORY.parent / "shared")) / "data"
+
+
+def _shared(part: str) -> Path:
+    folder = SHARED / part
+    if not folder.is_dir():
+        pytest.skip(f"no shared test data at {folder} (set SAFMN_SHARED to the folder that holds data/)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def benchmark_dir() -> Path:
+    """Set5 and Set14: ``<Set>/HR/*.png`` and ``<Set>/LR_bicubic/X{2,3,4}/*x{2,3,4}.png``."""
+    return _shared("benchmark")
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    """Published and challenge weights of the SAFMN family."""
+    return _shared("weights")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Outputs of the reference implementations; ``manifest.json`` says how to rebuild weights and inputs."""
+    return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def photos_dir() -> Path:
+    """Photographs: ``train`` (512x512 patches) and ``val``."""
+    return _shared("photos")
