@@ -1,0 +1,113 @@
+"""Blocks that several members of the SAFMN family share.
+
+Sun, Dong, Tang and Pan: Spatially-Adaptive Feature Modulation for Efficient Image Super-Resolution, ICCV 2023
+(arXiv 2302.13800); https://github.com/sunny2109/SAFMN. The parameter names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safmn.archs.receptive import Conv, PooledConv
+from safmn.errors import OptionError
+
+
+def max_pool(x: Tensor, factor: int) -> Tensor:
+    """Adaptive max pooling to ``(h // factor, w // factor)``, at least one cell.
+
+    Where both sides are multiples of ``factor`` the windows are all alike, and plain max pooling gives the same values
+    bit for bit, much faster.
+    """
+    h, w = x.shape[-2:]
+    if h % factor == 0 and w % factor == 0:
+        return F.max_pool2d(x, factor)  # (B, C, h / factor, w / factor)
+    return F.adaptive_max_pool2d(x, (max(h // factor, 1), max(w // factor, 1)))
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels of each pixel, (B, C, h, w) to (B, C, h, w), affine.
+
+    Equal to the published one, written out in elementwise operations, up to rounding.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``; the result lies channels-last in memory."""
+        x = x.permute(0, 2, 3, 1)  # (B, h, w, C)
+        x = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)  # (B, C, h, w)
+
+
+class CCM(nn.Module):
+    """Convolutional channel mixer: 3x3 to ``int(dim * ffn_scale)`` channels, GELU, 1x1 back."""
+
+    def __init__(self, dim: int, ffn_scale: float = 2.0, bias: bool = True) -> None:
+        super().__init__()
+        hidden = int(dim * ffn_scale)
+        self.ccm = nn.Sequential(
+            nn.Conv2d(dim, hidden, 3, 1, 1, bias=bias), nn.GELU(), nn.Conv2d(hidden, dim, 1, bias=bias)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, h, w) to the same shape."""
+        mixed: Tensor = self.ccm(x)
+        return mixed
+
+
+class SAFM(nn.Module):
+    """Spatially-adaptive feature modulation: the input times a gate that sees it at four resolutions.
+
+    Args:
+        dim: channels, a multiple of four: one quarter for each resolution.
+        factors: by what the second, third and fourth quarter are pooled.
+        bias: whether the convolutions have a bias.
+    """
+
+    def __init__(self, dim: int, factors: Sequence[int] = (2, 4, 8), bias: bool = True) -> None:
+        super().__init__()
+        levels = len(factors) + 1
+        if dim % levels:
+            raise OptionError(f"dim is {dim}; it must be a multiple of {levels}.")
+        chunk = dim // levels
+        self.factors = tuple(factors)
+        self.mfr = nn.ModuleList(nn.Conv2d(chunk, chunk, 3, 1, 1, groups=chunk, bias=bias) for _ in range(levels))
+        self.aggr = nn.Conv2d(dim, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, h, w) to the same shape."""
+        size = x.shape[-2:]
+        full, *coarse = x.chunk(len(self.factors) + 1, dim=1)  # (B, dim / 4, h, w) each
+        levels = [self.mfr[0](full)]
+        for part, factor, conv in zip(coarse, self.factors, list(self.mfr)[1:], strict=True):
+            part = conv(max_pool(part, factor))  # (B, dim / 4, h // factor, w // factor)
+            levels.append(F.interpolate(part, size=size, mode="nearest"))  # (B, dim / 4, h, w)
+        return F.gelu(self.aggr(torch.cat(levels, dim=1))) * x
+
+
+class FMM(nn.Module):
+    """Feature mixing module, the block of SAFMN: ``x + SAFM(norm1(x))``, then ``x + CCM(norm2(x))``."""
+
+    # The longest way through a block: the coarsest pooling, then the 3x3 of the channel mixer.
+    reaches = (PooledConv(8), Conv())
+
+    def __init__(self, dim: int, ffn_scale: float = 2.0) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(dim)
+        self.norm2 = ChannelNorm(dim)
+        self.safm = SAFM(dim)
+        self.ccm = CCM(dim, ffn_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, h, w) to the same shape."""
+        x = self.safm(self.norm1(x)) + x
+        x = self.ccm(self.norm2(x)) + x
+        return x

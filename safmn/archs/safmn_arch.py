@@ -1,0 +1,48 @@
+"""SAFMN, the network of the ICCV 2023 paper (arXiv 2302.13800), in its efficient and its classic ("SAFMN-L") size.
+
+Efficient: dim 36, 8 blocks; classic: dim 128, 16 blocks. https://github.com/sunny2109/SAFMN
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from safmn.archs.blocks import FMM
+from safmn.archs.receptive import Conv, halo
+from safmn.registry import ARCH_REGISTRY
+
+
+@ARCH_REGISTRY.register()
+class SAFMN(nn.Module):
+    """Spatially-adaptive feature modulation network.
+
+    Args:
+        dim: feature channels, a multiple of four.
+        n_blocks: feature mixing modules.
+        ffn_scale: width of the channel mixers, relative to ``dim``.
+        upscaling_factor: scale of super-resolution.
+
+    Attributes:
+        scale: output pixels per input pixel, along each side.
+        window: where both sides of the image are multiples of this, the network is equivariant to shifts by it.
+        halo: how many LR pixels around an output pixel it depends on, with such a size.
+
+    Raises:
+        OptionError: ``dim`` is not a multiple of four.
+    """
+
+    def __init__(self, dim: int = 36, n_blocks: int = 8, ffn_scale: float = 2.0, upscaling_factor: int = 4) -> None:
+        super().__init__()
+        self.scale = upscaling_factor
+        self.window = 8
+        self.halo = halo([Conv(), *FMM.reaches * n_blocks, Conv()], self.window)
+        self.to_feat = nn.Conv2d(3, dim, 3, 1, 1)
+        self.feats = nn.Sequential(*[FMM(dim, ffn_scale) for _ in range(n_blocks)])
+        self.to_img = nn.Sequential(nn.Conv2d(dim, 3 * upscaling_factor**2, 3, 1, 1), nn.PixelShuffle(upscaling_factor))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """LR image (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale), unclamped."""
+        x = self.to_feat(x)  # (B, dim, h, w)
+        x = self.feats(x) + x
+        image: Tensor = self.to_img(x)  # (B, 3, h * scale, w * scale)
+        return image
