@@ -1,0 +1,271 @@
+"""Training batches for ever, from any iteration, in an order that depends on the seed alone."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from safmn.data.keys import Batch, KeyedDataset, SampleKey
+from safmn.data.workers import prepare_worker
+from safmn.errors import DataError, UserError
+
+_ORDER_STREAM = (0x5AF,)  # keeps the generator of an epoch's order apart from those of its samples
+
+
+class TrainingLoader:
+    """The batches of a training run.
+
+    Epoch ``e`` visits a permutation, drawn from (seed, e), of the enlarged indices. An iteration takes the next
+    ``batch_size * world_size * accumulate`` of them (an incomplete rest is dropped); micro-step ``a`` of rank ``r``
+    takes positions ``[a * N * b + r * b, + b)`` of these. So the samples of an iteration do not depend on how they are
+    spread over ranks and micro-steps, and iteration ``i`` is found without replaying those before it.
+
+    Args:
+        dataset: see :class:`~safmn.data.keys.KeyedDataset`.
+        batch_size: samples per rank and micro-step.
+        seed: the run's seed, not negative.
+        rank, world_size: this process among those that train together.
+        accumulate: micro-batches per iteration.
+        enlarge_ratio: how many times an epoch visits every image (BasicSR's ``dataset_enlarge_ratio``).
+        num_workers: processes that load. With 0, a thread of this process loads ahead, except for data sets that use
+            the global random generators, which are asked in turn.
+        pin_memory: page-locked batches, for asynchronous copies to a CUDA device; no effect without one.
+        prefetch_factor: micro-batches loaded ahead, per worker.
+
+    Raises:
+        DataError: the enlarged data set is smaller than one iteration's batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+        enlarge_ratio: float = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        prefetch_factor: int = 2,
+    ) -> None:
+        self.keyed = KeyedDataset(dataset, seed)
+        self.batch_size, self.rank, self.world_size, self.accumulate = batch_size, rank, world_size, accumulate
+        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.pin_memory = pin_memory and torch.cuda.is_available()
+        self.enlarged_length = math.ceil(self.keyed.length * enlarge_ratio)
+        self.global_batch = batch_size * world_size * accumulate
+        self._source: _Source | None = None
+        if self.enlarged_length < self.global_batch:
+            raise DataError(
+                f"the training set has {self.keyed.length} images; with dataset_enlarge_ratio {enlarge_ratio} that is "
+                f"less than one iteration's batch of {self.global_batch}. Set dataset_enlarge_ratio to at least "
+                f"{math.ceil(self.global_batch / max(self.keyed.length, 1))}, or use a smaller batch."
+            )
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """Iterations (optimiser steps) per epoch."""
+        return self.enlarged_length // self.global_batch
+
+    def epoch_of(self, iteration: int) -> int:
+        """The epoch, from 0, that iteration ``iteration``, from 1, belongs to."""
+        return max(iteration - 1, 0) // self.iterations_per_epoch
+
+    def keys(self, start: int) -> Iterator[list[SampleKey]]:
+        """The keys of this rank's micro-batches from iteration ``start + 1`` on, for ever."""
+        epoch, position = divmod(start, self.iterations_per_epoch)
+        stride = self.world_size * self.batch_size
+        while True:
+            order = self._order(epoch)
+            for iteration in range(position, self.iterations_per_epoch):
+                for micro_step in range(self.accumulate):
+                    first = iteration * self.global_batch + micro_step * stride + self.rank * self.batch_size
+                    yield [SampleKey(epoch, index) for index in order[first : first + self.batch_size].tolist()]
+            epoch, position = epoch + 1, 0
+
+    def batches(self, start: int) -> Iterator[list[Batch]]:
+        """For iteration ``start + 1``, ``start + 2``, ... for ever: the list of its ``accumulate`` micro-batches.
+
+        A micro-batch holds what the data set's samples hold, stacked (``lq``, ``gt``: float32, (B, C, H, W)) or listed
+        (``lq_path``, ``gt_path``), and ``keys``, the list of its :class:`SampleKey`. A later call ends an earlier one.
+
+        Raises:
+            DataError: an image could not be read or does not fit; names it. Raised when its batch is due.
+        """
+        self.close()
+        self._source = source = self._open(self.keys(start))
+        try:
+            while True:
+                yield [source.take() for _ in range(self.accumulate)]
+        finally:
+            source.close()
+
+    def close(self) -> None:
+        """Stop loading ahead: ends workers and threads. The next call of :meth:`batches` starts them again."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The enlarged indices in the order of this epoch: (enlarged_length,) int64."""
+        sequence = np.random.SeedSequence([self.keyed.seed, epoch], spawn_key=_ORDER_STREAM)
+        return np.random.Generator(np.random.Philox(sequence)).permutation(self.enlarged_length)
+
+    def _open(self, keys: Iterator[list[SampleKey]]) -> _Source:
+        dataset = self.keyed.dataset
+        if getattr(dataset, "on_device", False):
+            # Planned ahead on the CPU; gathered by the caller's thread, in the order of its own kernels.
+            plan = functools.partial(dataset.plan, seed=self.keyed.seed)
+            return _ThreadSource(plan, keys, self.prefetch_factor, finish=dataset.gather)
+        if self.num_workers:
+            return _WorkerSource(self, keys)
+        if self.keyed.is_pure:
+            load = self.keyed.batch
+            return _ThreadSource(_pinned(load) if self.pin_memory else load, keys, self.prefetch_factor)
+        return _Source(_pinned(self.keyed.batch) if self.pin_memory else self.keyed.batch, keys)
+
+
+class _Source:
+    """Micro-batches in order, each loaded when it is taken."""
+
+    def __init__(self, load: Callable[[list[SampleKey]], Any], keys: Iterator[list[SampleKey]]) -> None:
+        self.load, self.keys = load, keys
+
+    def take(self) -> Batch:
+        """The next micro-batch."""
+        batch: Batch = self.load(next(self.keys))
+        return batch
+
+    def close(self) -> None:
+        """Stop loading. May be called twice."""
+
+
+class _Failure:
+    """An error on its way from a worker or thread to the main thread."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def raise_it(self) -> NoReturn:
+        raise self.error
+
+
+class _ThreadSource(_Source):
+    """Micro-batches loaded ahead by a thread; ``finish`` is applied to each in the thread that takes it."""
+
+    def __init__(
+        self,
+        load: Callable[[list[SampleKey]], Any],
+        keys: Iterator[list[SampleKey]],
+        ahead: int,
+        finish: Callable[[Any], Batch] | None = None,
+    ) -> None:
+        super().__init__(load, keys)
+        self.finish = finish
+        self.ready: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="safmn-loader", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while not self.stopped.is_set():
+            try:
+                loaded = self.load(next(self.keys))
+            except BaseException as error:  # it must reach the main thread, whatever it is
+                self._put(_Failure(error))
+                return
+            self._put(loaded)
+
+    def _put(self, item: Any) -> None:
+        while not self.stopped.is_set():
+            try:
+                return self.ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def take(self) -> Batch:
+        loaded = self.ready.get()
+        if isinstance(loaded, _Failure):
+            self.ready.put(loaded)  # whoever asks again gets it again, and does not wait for ever
+            loaded.raise_it()
+        return self.finish(loaded) if self.finish else loaded
+
+    def close(self) -> None:
+        self.stopped.set()
+        self.thread.join()
+
+
+class _WorkerSource(_Source):
+    """Micro-batches loaded ahead by torch's worker processes, one endless pass, so that no epoch end stalls."""
+
+    def __init__(self, loader: TrainingLoader, keys: Iterator[list[SampleKey]]) -> None:
+        self.batches: Iterator[Any] | None = iter(
+            DataLoader(
+                _Fetcher(loader.keyed),  # type: ignore[arg-type]
+                batch_sampler=_Keys(keys),  # type: ignore[arg-type]
+                num_workers=loader.num_workers,
+                collate_fn=_as_it_is,
+                pin_memory=loader.pin_memory,
+                prefetch_factor=loader.prefetch_factor,
+                worker_init_fn=functools.partial(prepare_worker, parent=os.getpid()),
+                generator=torch.Generator(),  # else starting the workers would draw from the global generator
+            )
+        )
+
+    def take(self) -> Batch:
+        assert self.batches is not None, "taken after close()"
+        batch: Batch | _Failure = next(self.batches)
+        if isinstance(batch, _Failure):
+            batch.raise_it()
+        return batch
+
+    def close(self) -> None:
+        self.batches = None  # torch's iterator ends its workers when it is dropped
+
+
+class _Keys:
+    """What torch's loader takes as ``batch_sampler``."""
+
+    def __init__(self, keys: Iterator[list[SampleKey]]) -> None:
+        self.keys = keys
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return self.keys
+
+
+class _Fetcher:
+    """What torch's loader takes as ``dataset``: a whole batch per call; a user's mistake travels as the error it is."""
+
+    def __init__(self, keyed: KeyedDataset) -> None:
+        self.keyed = keyed
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | _Failure:
+        try:
+            return self.keyed.batch(keys)
+        except (UserError, OSError) as error:
+            return _Failure(error)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _pinned(load: Callable[[list[SampleKey]], Batch]) -> Callable[[list[SampleKey]], Batch]:
+    """``load``, with the tensors of the result in page-locked memory."""
+
+    def load_pinned(keys: list[SampleKey]) -> Batch:
+        batch = load(keys)
+        return {name: value.pin_memory() if torch.is_tensor(value) else value for name, value in batch.items()}
+
+    return load_pinned

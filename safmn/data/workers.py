@@ -1,0 +1,42 @@
+"""Loader worker processes that behave: one thread each, deaf to group signals, never outliving their parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import cv2
+import torch
+
+_POLL_SECONDS = 0.5
+
+
+def _watch(parent: int) -> None:
+    """Leave as soon as the parent is gone or asks for it with SIGTERM. Runs in a thread of the worker."""
+    while os.getppid() == parent:
+        if hasattr(signal, "sigtimedwait"):
+            received = signal.sigtimedwait({signal.SIGTERM}, _POLL_SECONDS)
+            if received is not None and received.si_pid == parent:
+                break
+        else:
+            time.sleep(_POLL_SECONDS)
+    os._exit(0)
+
+
+def prepare_worker(worker_id: int, *, parent: int) -> None:
+    """Initialise a worker process (``worker_init_fn`` of torch's loader, with ``parent`` bound).
+
+    A scheduler or a terminal signals the whole process group. The main process decides what to do about it and still
+    needs its batches meanwhile, so workers ignore SIGINT, SIGUSR1, and SIGTERM unless it comes from the main process.
+    A thread ends the worker within half a second of the parent's death, also by SIGKILL: torch's own watchdog looks
+    only every five seconds, only between batches, and can hang on a full pipe.
+    """
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigtimedwait"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_watch, args=(parent,), name=f"safmn-watch-{worker_id}", daemon=True).start()
