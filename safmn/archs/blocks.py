@@ -28,6 +28,11 @@ def max_pool(x: Tensor, factor: int) -> Tensor:
     return F.adaptive_max_pool2d(x, (max(h // factor, 1), max(w // factor, 1)))
 
 
+def enlarge(image: Tensor, scale: int) -> Tensor:
+    """Bilinear image skip: (B, C, h, w) to (B, C, h * scale, w * scale), half-pixel centres."""
+    return F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
 class ChannelNorm(nn.Module):
     """Layer normalisation over the channels of each pixel, (B, C, h, w) to (B, C, h, w), affine.
 
@@ -96,8 +101,9 @@ class SAFM(nn.Module):
 class FMM(nn.Module):
     """Feature mixing module, the block of SAFMN: ``x + SAFM(norm1(x))``, then ``x + CCM(norm2(x))``."""
 
-    # The longest way through a block: the coarsest pooling, then the 3x3 of the channel mixer.
-    reaches = (PooledConv(8), Conv())
+    window = 8
+    # The longest way through the block: the coarsest pooling, then the 3x3 of the channel mixer.
+    steps = (PooledConv(window), Conv())
 
     def __init__(self, dim: int, ffn_scale: float = 2.0) -> None:
         super().__init__()
@@ -110,4 +116,43 @@ class FMM(nn.Module):
         """(B, dim, h, w) to the same shape."""
         x = self.safm(self.norm1(x)) + x
         x = self.ccm(self.norm2(x)) + x
+        return x
+
+
+class SimpleSAFM(nn.Module):
+    """Simple feature modulation (SAFMN++): a gate, pooled by 8, for the first ``1 / ratio`` channels; no biases."""
+
+    window = 8
+    steps = (Conv(), PooledConv(window, bilinear=True))
+
+    def __init__(self, dim: int, ratio: int) -> None:
+        super().__init__()
+        self.split = (dim // ratio, dim - dim // ratio)
+        modulated = self.split[0]
+        self.proj = nn.Conv2d(dim, dim, 3, 1, 1, bias=False)
+        self.dwconv = nn.Conv2d(modulated, modulated, 3, 1, 1, groups=modulated, bias=False)
+        self.out = nn.Conv2d(dim, dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, h, w) to the same shape."""
+        modulated, plain = self.proj(x).split(self.split, dim=1)  # (B, dim / ratio, h, w), the rest
+        gate = self.dwconv(max_pool(modulated, self.window))  # (B, dim / ratio, h // 8, w // 8)
+        gate = F.interpolate(gate, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        modulated = F.gelu(gate) * modulated
+        x = self.out(F.gelu(torch.cat([plain, modulated], dim=1)))  # (B, dim, h, w)
+        return x
+
+
+class FeedForward(nn.Module):
+    """Channel mixer without biases: to ``int(dim * ffn_scale)`` channels, GELU, 1x1 back."""
+
+    def __init__(self, dim: int, ffn_scale: float, kernel_size: int) -> None:
+        super().__init__()
+        hidden = int(dim * ffn_scale)
+        self.conv1 = nn.Conv2d(dim, hidden, kernel_size, 1, kernel_size // 2, bias=False)
+        self.conv2 = nn.Conv2d(hidden, dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, h, w) to the same shape."""
+        x = self.conv2(F.gelu(self.conv1(x)))
         return x

@@ -1,23 +1,32 @@
 """How far a network sees: the halo that a tile must carry so that its core comes out as in the full frame.
 
-A network is walked backwards, from one output pixel to the input pixels it depends on, through a list of reaches. The
-pixel's place within the pooling grid matters, so every place is tried and the largest distance is the halo.
+The forward pass is walked backwards, from one output pixel to the lowest input pixel that it depends on. Where the
+pixel stands in the pooling grid matters, so every place is tried. All grids are mirror-symmetric, so that the largest
+distance to the low side, over all places, is that to the high side too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Step(Protocol):
+    """A step of the forward pass that moves information about, or changes the grid."""
+
+    def first(self, pixel: int) -> int:
+        """The lowest input coordinate that the output at ``pixel`` depends on."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of odd size ``2 * radius + 1`` on the pixel grid."""
+    """A convolution of size ``2 * radius + 1``, or bilinear enlargement seen from the grid it starts from."""
 
     radius: int = 1
 
     def first(self, pixel: int) -> int:
-        """The lowest input coordinate that the output at ``pixel`` depends on."""
+        """See :class:`Step`."""
         return pixel - self.radius
 
 
@@ -25,8 +34,8 @@ class Conv:
 class PooledConv:
     """Max pooling by ``factor``, a convolution of ``radius`` cells, and back to the pixel grid.
 
-    The way back is nearest (a pixel reads its own cell) or bilinear (it also reads the cell beside it, when it lies in
-    the nearer half of its own; half-pixel centres, ``align_corners=False``).
+    The way back is nearest (a pixel reads its own cell) or bilinear without aligned corners (it also reads the cell
+    that it stands nearest to). Pooling windows are alike where the image's sides are multiples of ``factor``.
     """
 
     factor: int
@@ -34,27 +43,46 @@ class PooledConv:
     bilinear: bool = False
 
     def first(self, pixel: int) -> int:
-        """The lowest input coordinate that the output at ``pixel`` depends on."""
+        """See :class:`Step`."""
         shift = self.factor // 2 if self.bilinear else 0
         return ((pixel - shift) // self.factor - self.radius) * self.factor
 
 
-def halo(reaches: Iterable[Conv | PooledConv], window: int) -> int:
-    """The largest distance at which an input pixel changes an output pixel.
+@dataclass(frozen=True)
+class Unshuffle:
+    """Pixel unshuffle: onto a grid that is ``factor`` times coarser."""
+
+    factor: int
+
+    def first(self, pixel: int) -> int:
+        """See :class:`Step`."""
+        return pixel * self.factor
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Pixel shuffle: onto a grid that is ``factor`` times finer."""
+
+    factor: int
+
+    def first(self, pixel: int) -> int:
+        """See :class:`Step`."""
+        return pixel // self.factor
+
+
+def halo(steps: Iterable[Step], window: int) -> int:
+    """The largest distance, in input pixels, at which the input changes an output pixel.
 
     Args:
-        reaches: the steps with a spatial extent on the longest path, in the order of the forward pass.
-        window: the coarsest pooling factor: places repeat with this period.
-
-    Returns:
-        The halo in pixels of the grid that ``reaches`` works on. Everything here is symmetric or reaches further to
-        the low side (pixel 0 of a cell and the far end of the cell before it), so the low side is walked.
+        steps: the steps of the longest way through the network, in the order of the forward pass. Input and output
+            have the same grid (the pixel shuffle that enlarges the image is left out).
+        window: the period of the network's grids, in input pixels.
     """
-    backwards = list(reaches)[::-1]
+    backwards = list(steps)[::-1]
     furthest = 0
     for place in range(window):
         pixel = place
-        for reach in backwards:
-            pixel = reach.first(pixel)
+        for step in backwards:
+            pixel = step.first(pixel)
         furthest = max(furthest, place - pixel)
     return furthest

@@ -5,10 +5,13 @@ Efficient: dim 36, 8 blocks; classic: dim 128, 16 blocks. https://github.com/sun
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from safmn.archs.blocks import FMM
 from safmn.archs.receptive import Conv, halo
+from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
 from safmn.registry import ARCH_REGISTRY
 
 
@@ -34,8 +37,8 @@ class SAFMN(nn.Module):
     def __init__(self, dim: int = 36, n_blocks: int = 8, ffn_scale: float = 2.0, upscaling_factor: int = 4) -> None:
         super().__init__()
         self.scale = upscaling_factor
-        self.window = 8
-        self.halo = halo([Conv(), *FMM.reaches * n_blocks, Conv()], self.window)
+        self.window = FMM.window
+        self.halo = halo([Conv(), *FMM.steps * n_blocks, Conv()], self.window)
         self.to_feat = nn.Conv2d(3, dim, 3, 1, 1)
         self.feats = nn.Sequential(*[FMM(dim, ffn_scale) for _ in range(n_blocks)])
         self.to_img = nn.Sequential(nn.Conv2d(dim, 3 * upscaling_factor**2, 3, 1, 1), nn.PixelShuffle(upscaling_factor))
@@ -46,3 +49,16 @@ class SAFMN(nn.Module):
         x = self.feats(x) + x
         image: Tensor = self.to_img(x)  # (B, 3, h * scale, w * scale)
         return image
+
+    @classmethod
+    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
+        """The constructor's arguments, from the names and shapes of a state dict; None if it is another network's."""
+        if not {"to_feat.weight", "feats.0.norm1.weight", "feats.0.ccm.ccm.0.weight", "to_img.0.weight"} <= set(shapes):
+            return None
+        dim = shapes["to_feat.weight"][0]
+        return {
+            "dim": dim,
+            "n_blocks": length(shapes, "feats"),
+            "ffn_scale": ffn_scale(dim, shapes["feats.0.ccm.ccm.0.weight"][0]),
+            "upscaling_factor": shuffle_scale(shapes["to_img.0.weight"][0]),
+        }

@@ -1,0 +1,94 @@
+"""SAFMN_BCIE: SAFMN blocks at half resolution, for the blind removal of JPEG artefacts.
+
+The entry to the NTIRE 2024 challenge on blind compressed image enhancement. https://github.com/sunny2109/SAFMN
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from safmn.archs.blocks import FMM
+from safmn.archs.receptive import Conv, Shuffle, Unshuffle, halo
+from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
+from safmn.registry import ARCH_REGISTRY
+
+
+class FMMGroup(nn.Module):
+    """A residual group: ``num_layers`` feature mixing modules and a 3x3 convolution."""
+
+    def __init__(self, num_layers: int, dim: int, ffn_scale: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[FMM(dim, ffn_scale) for _ in range(num_layers)])
+        self.conv = nn.Conv2d(dim, dim, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, h, w) to the same shape."""
+        x = self.conv(self.layers(x)) + x
+        return x
+
+
+@ARCH_REGISTRY.register()
+class SAFMN_BCIE(nn.Module):
+    """Restores an image at its own size.
+
+    Args:
+        dim: feature channels, a multiple of four.
+        n_blocks: groups.
+        num_layers: feature mixing modules in each group.
+        ffn_scale: width of the channel mixers, relative to ``dim``.
+        upscaling_factor: by what the image is unshuffled for the features, and shuffled back (not a scale of SR).
+
+    Attributes:
+        scale: 1, the output is as large as the input.
+        window: where both sides are multiples of this, the network is equivariant to shifts by it.
+        halo: how many pixels around an output pixel it depends on, with such a size.
+
+    Raises:
+        OptionError: ``dim`` is not a multiple of four.
+    """
+
+    def __init__(
+        self,
+        dim: int = 128,
+        n_blocks: int = 8,
+        num_layers: int = 6,
+        ffn_scale: float = 2.0,
+        upscaling_factor: int = 2,
+    ) -> None:
+        super().__init__()
+        factor = upscaling_factor
+        self.scale = 1
+        self.window = FMM.window * factor
+        groups = (*FMM.steps * num_layers, Conv()) * n_blocks
+        self.halo = halo([Unshuffle(factor), Conv(), *groups, Conv(), Shuffle(factor), Conv()], self.window)
+        self.to_feat = nn.Sequential(nn.PixelUnshuffle(factor), nn.Conv2d(3 * factor**2, dim, 3, 1, 1))
+        self.feats = nn.Sequential(*[FMMGroup(num_layers, dim, ffn_scale) for _ in range(n_blocks)])
+        self.to_img = nn.Sequential(
+            nn.Conv2d(dim, dim * factor**2, 3, 1, 1), nn.PixelShuffle(factor), nn.Conv2d(dim, 3, 3, 1, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image (B, 3, h, w), RGB in [0, 1], sides multiples of ``upscaling_factor``, to the same shape, unclamped."""
+        x = self.to_feat(x)  # (B, dim, h / factor, w / factor)
+        x = self.feats(x) + x
+        image: Tensor = self.to_img(x)  # (B, 3, h, w)
+        return image
+
+    @classmethod
+    def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
+        """The constructor's arguments, from the names and shapes of a state dict; None if it is another network's."""
+        first = "feats.0.layers.0"
+        if not {"to_feat.1.weight", f"{first}.norm1.weight", f"{first}.ccm.ccm.0.weight", "to_img.0.weight"} <= set(
+            shapes
+        ):
+            return None
+        dim = shapes["to_feat.1.weight"][0]
+        return {
+            "dim": dim,
+            "n_blocks": length(shapes, "feats"),
+            "num_layers": length(shapes, "feats.0.layers"),
+            "ffn_scale": ffn_scale(dim, shapes[f"{first}.ccm.ccm.0.weight"][0]),
+            "upscaling_factor": shuffle_scale(shapes["to_img.0.weight"][0], dim),
+        }
