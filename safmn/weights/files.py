@@ -1,0 +1,175 @@
+"""``.pth`` and ``.safetensors`` files to state dicts and back. No code of a pickle is ever run."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from safmn.errors import WeightsError
+from safmn.files import atomic_path
+
+StateDict = dict[str, Tensor]
+
+logger = logging.getLogger(__name__)
+
+# Under which keys files in the wild keep their state dict, the averaged weights first.
+_WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net", "generator")
+# What DistributedDataParallel, torch.compile and some trainers put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "netG.")
+_PICKLE_MAGIC = b"\x80"
+_ZIP_MAGIC = b"PK\x03\x04"
+
+
+def locate(source: str | os.PathLike[str]) -> Path:
+    """The file of ``source``: a path, or the name of weights that come with the package (:mod:`safmn.zoo`)."""
+    path = Path(source)
+    if path.suffix or len(path.parts) != 1 or path.exists():
+        return path
+    try:
+        zoo = importlib.import_module("safmn.zoo")
+    except ModuleNotFoundError:
+        return path
+    found: Path = zoo.path(str(source))
+    return found
+
+
+def load_state_dict(source: str | os.PathLike[str], *, param_key: str | None = None) -> StateDict:
+    """Read the weights of one network.
+
+    Args:
+        source: a ``.pth`` (``{"params": ...}``, ``{"params_ema": ...}``, both, or bare) or ``.safetensors`` file, or a
+            name that :func:`locate` knows. The content tells the format, not the ending.
+        param_key: which of several state dicts; None takes the averaged weights where there are any. Where the file
+            has another one only, that is taken, with a warning.
+
+    Returns:
+        Names and tensors, on the CPU, in the file's precision, without a ``module.`` prefix.
+
+    Raises:
+        WeightsError: missing, empty, damaged, not weights, or pickled code; names the file and the reason.
+    """
+    path = locate(source)
+    content = _read(path)
+    return _without_prefixes(_unwrap(content, path, param_key))
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    *,
+    params: Mapping[str, Tensor],
+    params_ema: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights, atomically.
+
+    ``.pth``: BasicSR's form, ``{"params": ..., "params_ema": ...}``, and ``metadata`` beside them if given.
+    ``.safetensors``: one flat state dict (``params_ema`` if given, otherwise ``params``), ``metadata`` in the header.
+
+    Raises:
+        WeightsError: the path has another ending.
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".pth", ".safetensors"):
+        raise WeightsError(
+            f"{path}: weights are written as .pth or .safetensors, not {path.suffix or 'without ending'}."
+        )
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            chosen = params if params_ema is None else params_ema
+            header = {"format": "pt", **(metadata or {})}
+            safetensors.torch.save_file(_detached(chosen), temporary, metadata=header)
+            return
+        content: dict[str, Any] = {"params": _detached(params)}
+        if params_ema is not None:
+            content["params_ema"] = _detached(params_ema)
+        if metadata:
+            content["metadata"] = dict(metadata)
+        torch.save(content, temporary)
+
+
+def _detached(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Contiguous copies on the CPU: a view would take its whole storage into the file."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in state_dict.items()
+    }
+
+
+def _read(path: Path) -> Any:
+    """The content of a weight file, whatever it is, on the CPU."""
+    if not path.exists():
+        raise WeightsError(f"{path}: no such weight file.")
+    if path.is_dir():
+        raise WeightsError(f"{path}: a folder, not a weight file.")
+    with path.open("rb") as file:
+        head = file.read(9)
+    if not head:
+        raise WeightsError(f"{path}: the file is empty (0 bytes).")
+    if head[8:] == b"{" or path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
+        return _read_torch(path)
+    raise WeightsError(f"{path}: not a weight file: neither PyTorch nor safetensors (it begins with {head!r}).")
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: damaged or incomplete safetensors file ({error}).") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise WeightsError(f"{path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """One sentence on why ``torch.load`` refused a file."""
+    text = str(error)
+    code = re.search(r"GLOBAL `?([\w.]+)", text)
+    if isinstance(error, pickle.UnpicklingError) and code:
+        return (
+            f"holds a pickled Python object ({code[1]}) and not only weights; it is refused, since loading it would "
+            "run code. Ask for a plain state dict or a .safetensors file."
+        )
+    if "TorchScript" in text:
+        return "a TorchScript archive, not a state dict."
+    return f"damaged or incomplete PyTorch file ({text.strip().splitlines()[0] if text.strip() else error!r})."
+
+
+def _unwrap(content: Any, path: Path, param_key: str | None) -> StateDict:
+    """The state dict within what a file holds."""
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path}: holds {type(content).__name__} {content!r:.60}, not weights.")
+    wrapped = [key for key in dict.fromkeys((param_key, *_WRAPPERS)) if isinstance(content.get(key), Mapping)]
+    if wrapped:
+        if param_key not in (None, wrapped[0]):
+            logger.warning("%s has no %r; using its %r.", path, param_key, wrapped[0])
+        content = content[wrapped[0]]
+    strangers = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if strangers or not content:
+        keys = ", ".join(repr(name) for name in strangers[:4])
+        raise WeightsError(f"{path}: not weights: {keys or 'nothing'} where tensors were expected.")
+    return dict(content)
+
+
+def _without_prefixes(state_dict: StateDict) -> StateDict:
+    """Take off every prefix that all names have."""
+    while any(all(name.startswith(prefix) for name in state_dict) for prefix in _PREFIXES):
+        state_dict = {name.partition(".")[2]: tensor for name, tensor in state_dict.items()}
+    return state_dict

@@ -1,0 +1,131 @@
+"""Weights into a network, and a network from weights."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from safmn.errors import WeightsError
+from safmn.weights.files import StateDict, load_state_dict, locate
+from safmn.weights.recognise import UnknownNetworkError, check_fits, difference, recognise, shapes_of
+
+logger = logging.getLogger(__name__)
+
+
+class ForeignNetwork(nn.Module):
+    """A network that spandrel recognised, in the form of ours.
+
+    Attributes:
+        scale: output pixels per input pixel, along each side.
+        window: what both sides of its input should be multiples of.
+        halo: None, not known.
+        network: the network itself.
+    """
+
+    def __init__(self, descriptor: Any) -> None:
+        super().__init__()
+        self.scale: int = descriptor.scale
+        self.window: int = descriptor.size_requirements.multiple_of
+        self.halo = None
+        self.network: nn.Module = descriptor.model
+        self._descriptor = descriptor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale) in [0, 1]; any size, padded as spandrel does."""
+        image: Tensor = self._descriptor(x)
+        return image
+
+
+def load_into(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    param_key: str | None = None,
+    strict: bool = True,
+    section: Mapping[str, Any] | None = None,
+) -> None:
+    """Load a weight file into a network that was built from an option file.
+
+    Args:
+        network: the bare network (no DistributedDataParallel around it).
+        path: see :func:`safmn.weights.load_state_dict`, as ``param_key``.
+        strict: whether every name and shape must agree; otherwise what agrees is loaded and the rest is warned about.
+        section: the option file's section of the network, which a message about wrong weights then quotes.
+
+    Raises:
+        WeightsError: the file cannot be read, or does not fit; names the file and the first wrong argument.
+    """
+    state_dict = load_state_dict(path, param_key=param_key)
+    if section is not None and strict:
+        check_fits(section, state_dict, str(path))
+    expected = shapes_of(network.state_dict())
+    problem = difference(expected, shapes_of(state_dict))
+    if problem and strict:
+        raise WeightsError(f"{path}: these weights do not fit {type(network).__name__}: {problem}.")
+    if problem:
+        logger.warning("%s does not fit %s everywhere: %s.", path, type(network).__name__, problem)
+    fitting = {name: tensor for name, tensor in state_dict.items() if expected.get(name) == tuple(tensor.shape)}
+    network.load_state_dict(fitting, strict=strict)
+
+
+def load_network(
+    path: str | os.PathLike[str], *, device: str | torch.device = "cpu", param_key: str | None = None
+) -> nn.Module:
+    """A network ready to use, from a weight file alone: its names and shapes tell which network it is.
+
+    Args:
+        path: see :func:`safmn.weights.load_state_dict`, as ``param_key``.
+        device: where the network shall live.
+
+    Returns:
+        The network in float32, in evaluation mode, without gradients, with ``scale``, ``window`` and ``halo``: one of
+        the SAFMN family, or a :class:`ForeignNetwork` where spandrel (optional) knows the weights.
+
+    Raises:
+        WeightsError: the file cannot be read, or the network is known to nobody; names the file and the reason.
+    """
+    file = locate(path)
+    state_dict = load_state_dict(file, param_key=param_key)
+    try:
+        found = recognise(state_dict)
+    except UnknownNetworkError as error:
+        network: nn.Module = _foreign(state_dict, file, str(error))
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
+    else:
+        network = found.build()
+        network.load_state_dict({name: tensor.float() for name, tensor in state_dict.items()}, assign=True)
+    return network.to(device).eval().requires_grad_(False)
+
+
+def _foreign(state_dict: StateDict, path: Path, reason: str) -> ForeignNetwork:
+    """What spandrel makes of the weights."""
+    try:
+        import spandrel
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: {reason} The optional package spandrel knows many others: pip install spandrel."
+        ) from error
+    try:
+        descriptor = spandrel.ModelLoader().load_from_state_dict(dict(state_dict))
+    except spandrel.UnsupportedModelError as error:
+        raise WeightsError(f"{path}: {reason} spandrel does not know it either.") from error
+    except Exception as error:  # its detection goes by a few names; what it then meets can be anything
+        raise WeightsError(f"{path}: {reason} spandrel failed on it: {str(error).splitlines()[0]}") from error
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
+        raise WeightsError(
+            f"{path}: {descriptor.architecture.name} ({descriptor.purpose}) does not map image to image."
+        )
+    if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
+        raise WeightsError(
+            f"{path}: {descriptor.architecture.name} maps {descriptor.input_channels} to {descriptor.output_channels} "
+            "channels; only RGB networks (3 to 3) are supported."
+        )
+    logger.info("%s: %s, scale %d, recognised by spandrel.", path, descriptor.architecture.name, descriptor.scale)
+    return ForeignNetwork(descriptor)

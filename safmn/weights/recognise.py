@@ -1,0 +1,144 @@
+"""Whose weights these are: the network and its arguments, from names and shapes alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from safmn.archs import FAMILY
+from safmn.archs.shapes import Shapes
+from safmn.errors import UserError, WeightsError
+from safmn.registry import ARCH_REGISTRY, build, find
+
+
+class UnknownNetworkError(WeightsError):
+    """The weights are of no network of the family."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A network of the family: its registered name, its constructor's arguments, its scale (1: same size)."""
+
+    type: str
+    kwargs: dict[str, Any]
+    scale: int
+
+    def build(self) -> nn.Module:
+        """The network on the meta device: shapes without values, which ``load_state_dict(assign=True)`` fills."""
+        with torch.device("meta"):
+            network: nn.Module = build(ARCH_REGISTRY, {"type": self.type, **self.kwargs})
+        return network
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name} {value}" for name, value in self.kwargs.items())
+        return f"{self.type} ({arguments})"
+
+
+def shapes_of(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+
+
+def difference(expected: Shapes, found: Shapes) -> str:
+    """What keeps weights of shapes ``found`` out of a network of shapes ``expected``; empty where nothing does."""
+    missing = [name for name in expected if name not in found]
+    surplus = [name for name in found if name not in expected]
+    other = [name for name in expected if name in found and expected[name] != found[name]]
+    parts = []
+    if other:
+        name = other[0]
+        parts.append(f"{name} is {found[name]} in the file and {expected[name]} in the network{_more(other)}")
+    if missing:
+        parts.append(f"{missing[0]} is missing{_more(missing)}")
+    if surplus:
+        parts.append(f"{surplus[0]} is unknown to the network{_more(surplus)}")
+    return "; ".join(parts)
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
+
+
+def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
+    """The network of the SAFMN family that has exactly these weights.
+
+    Raises:
+        WeightsError: the weights are of no network of the family, or of one, but not complete.
+    """
+    shapes = shapes_of(state_dict)
+    solid = {name: shape for name, shape in shapes.items() if shape and 0 not in shape}
+    for network_class in FAMILY:
+        arguments = network_class.arguments_from(solid)
+        if arguments is not None:
+            return _confirmed(network_class.__name__, arguments, shapes)
+    names = ", ".join(list(shapes)[:3])
+    raise UnknownNetworkError(f"not a network of the SAFMN family ({len(shapes)} tensors: {names}, ...).")
+
+
+def _confirmed(name: str, arguments: dict[str, Any], shapes: Shapes) -> Recognised:
+    """Every name and shape must be the network's."""
+    guess = Recognised(name, arguments, scale=0)
+    try:
+        network = guess.build()
+    except UserError as error:
+        raise WeightsError(f"looks like {guess}, but {error}") from error
+    problem = difference(shapes_of(network.state_dict()), shapes)
+    if problem:
+        raise WeightsError(f"looks like {guess}, but {problem}.")
+    return Recognised(name, arguments, scale=int(network.scale))  # type: ignore[arg-type]
+
+
+def check_fits(network_section: Mapping[str, Any], state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Check that weights are those of the network that an option file describes.
+
+    Args:
+        network_section: ``type`` and the constructor's arguments.
+        state_dict: the weights.
+        source: the file they come from, for the message.
+
+    Raises:
+        WeightsError: they are not; names the first wrong argument where the network is one of ours.
+    """
+    problem = difference(_section_shapes(network_section), shapes_of(state_dict))
+    if not problem:
+        return
+    try:
+        found = recognise(state_dict)
+    except UnknownNetworkError:
+        raise WeightsError(f"{source}: these weights do not fit {network_section['type']}: {problem}.") from None
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from error
+    wrong = first_wrong_argument(network_section, found) or f"do not fit: {problem}"
+    raise WeightsError(f"{source}: these weights {wrong}.")
+
+
+def first_wrong_argument(section: Mapping[str, Any], found: Recognised) -> str | None:
+    """``"are upscaling_factor 2, the option file says 4"``; None where every argument agrees."""
+    if section["type"] != found.type:
+        return f"are {found}, the option file says {section['type']}"
+    parameters = inspect.signature(find(ARCH_REGISTRY, found.type)).parameters
+    for name, value in found.kwargs.items():
+        wanted = section.get(name, parameters[name].default)
+        if wanted != value and not (name == "ffn_scale" and int(found.kwargs["dim"] * wanted) == _hidden(found)):
+            return f"are {name} {value}, the option file says {wanted}"
+    return None
+
+
+def _hidden(found: Recognised) -> int:
+    return int(found.kwargs["dim"] * found.kwargs["ffn_scale"])
+
+
+def _section_shapes(section: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the network of an option file."""
+    if find(ARCH_REGISTRY, section["type"]) in FAMILY:
+        with torch.device("meta"):
+            network = build(ARCH_REGISTRY, section)
+    else:  # a foreign constructor may need real tensors; it must not move the random state
+        with torch.random.fork_rng(devices=[]):
+            network = build(ARCH_REGISTRY, section)
+    return shapes_of(network.state_dict())
