@@ -1,0 +1,133 @@
+"""From a path to checked :class:`Options`: read, override, check types, components and sense, and only then build."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+
+from safmn.errors import OptionError
+from safmn.options import rules
+from safmn.options.problems import KeyPath, Problems
+from safmn.options.reader import parse_value, read_document
+from safmn.options.typed import to_struct
+from safmn.options.types import DegradationKeys, Expectation, OptionFile, Options
+
+_DEBUG_FREQUENCY = 8  # BasicSR's
+
+
+def load_options(
+    path: str | Path,
+    *,
+    mode: Literal["train", "test"],
+    overrides: Iterable[str] = (),
+    debug: bool = False,
+) -> Options:
+    """Read an option file and check all of it; nothing is built.
+
+    Args:
+        path: a YAML file with BasicSR's keys and ours.
+        mode: what it is wanted for; training needs ``train`` and ``datasets.train``.
+        overrides: ``a:b=c`` entries of ``--force_yml``; ``c`` is a YAML value.
+        debug: prefix the run's name with ``debug_``; validate and save every 8 iterations, log every one.
+
+    Raises:
+        OptionError: with the file, line, key path, what was expected and the nearest known key, of every mistake.
+    """
+    problems = Problems(path)
+    document = read_document(path, problems)
+    problems.lines = document.lines
+    data = document.data
+    for entry in overrides:
+        _override(data, entry, problems)
+    if debug:
+        _apply_debug(data)
+    raw = copy.deepcopy(data)
+    file = to_struct(OptionFile, data, (), problems)
+    rules.check_components(data, mode, problems)
+    if file is not None:
+        rules.check_sense(file, mode, problems)
+    problems.raise_all()
+    problems.log_warnings()
+    assert file is not None  # or there was a problem
+    return _resolve(file, str(path), mode, debug, raw)
+
+
+def _override(data: dict[str, Any], entry: str, problems: Problems) -> None:
+    """Apply one ``a:b=c``; sections that are not there are made, and checked with everything else."""
+    keys, equals, text = entry.partition("=")
+    path: KeyPath = tuple(key.strip() for key in keys.split(":"))
+    if not equals or not all(path):
+        raise OptionError(f"--force_yml {entry}: expected key:key=value, for example train:total_iter=1000")
+    try:
+        value = parse_value(text.strip())
+    except OptionError as error:
+        raise OptionError(f"--force_yml {entry}: {error}") from None
+    section: Any = data
+    for depth, key in enumerate(path[:-1]):
+        if section.get(key) is None:
+            section[key] = {}
+        section = section[key]
+        if not isinstance(section, dict):
+            problems.add(path[: depth + 1], f"is not a section, so --force_yml {entry} cannot set a key in it")
+            return
+    section[path[-1]] = value
+    problems.overridden[path] = entry
+
+
+def _apply_debug(data: dict[str, Any]) -> None:
+    name = data.get("name")
+    if isinstance(name, str) and not name.startswith("debug_"):
+        data["name"] = f"debug_{name}"
+    if isinstance(data.get("val"), dict):
+        data["val"]["val_freq"] = _DEBUG_FREQUENCY
+    if data.get("logger") is None:
+        data["logger"] = {}
+    if isinstance(data["logger"], dict):
+        data["logger"] |= {"print_freq": 1, "save_checkpoint_freq": _DEBUG_FREQUENCY}
+
+
+def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug: bool, raw: dict[str, Any]) -> Options:
+    keys = {field: getattr(file, field) for field in DegradationKeys.__struct_fields__}
+    degradation = {key: value for key, value in keys.items() if value is not None} | file.degradation
+    places = {name: _home(value) for name, value in msgspec.structs.asdict(file.path).items()}
+    same = {
+        name: getattr(file, name)
+        for name in Options.__struct_fields__
+        if name in OptionFile.__struct_fields__ and name not in ("num_gpu", "datasets", "degradation", "path", "expect")
+    }
+    return Options(
+        source=path,
+        mode=mode,
+        debug=debug,
+        raw=raw,
+        num_gpu=torch.cuda.device_count() if file.num_gpu == "auto" else file.num_gpu,
+        datasets={name: _dataset(name, section, file.scale) for name, section in file.datasets.items()},
+        degradation=degradation,
+        path=msgspec.structs.replace(file.path, **places),
+        expect={name: _expectation(numbers) for name, numbers in file.expect.items()},
+        **same,
+    )
+
+
+def _dataset(name: str, section: dict[str, Any], scale: int) -> dict[str, Any]:
+    """A data set's options as its constructor wants them: with the phase, the scale, and ``~`` expanded."""
+    expanded = {key: _home(value) if key in rules.DATASET_PATHS else value for key, value in section.items()}
+    return expanded | {"phase": rules.phase_of(name), "scale": scale}
+
+
+def _home(value: Any) -> Any:
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
+def _expectation(numbers: dict[str, Any]) -> Expectation:
+    values = {key: float(value) for key, value in numbers.items() if key != "tolerance"}
+    tolerance = numbers["tolerance"]
+    if not isinstance(tolerance, dict):
+        tolerance = dict.fromkeys(values, tolerance)
+    return Expectation(values=values, tolerance={key: float(value) for key, value in tolerance.items()})

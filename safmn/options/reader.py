@@ -1,0 +1,234 @@
+"""Reading an option file: text in, plain dicts, lists, strings and numbers out, with the line of every key.
+
+The rules are those of YAML 1.2's core schema where YAML 1.1 surprises people: ``1e-4`` is a number, only ``true`` and
+``false`` (also ``True``, ``TRUE``, ...) are booleans, so ``no``, ``on`` and ``yes`` stay text, and a date stays text.
+Tags other than ``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are errors, so no tag can run code.
+
+PyYAML's Python parser is used, not libyaml's: libyaml's composer overflows the C stack on deep nesting and takes the
+process down, and an option file is far too short for its speed to matter.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from safmn.errors import OptionError
+from safmn.options.problems import KeyPath, Problems
+
+_PREFIX = "tag:yaml.org,2002:"
+_NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
+_BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
+_INT = re.compile(r"(?:[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+)\Z")
+_FLOAT = re.compile(
+    r"(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+)
+# In the order in which a plain scalar is tried; the first characters are PyYAML's index.
+RESOLVERS = (
+    ("null", _NULL, ["~", "n", "N", ""]),
+    ("bool", _BOOL, list("tTfF")),
+    ("int", _INT, list("-+0123456789")),
+    ("float", _FLOAT, list("-+0123456789.")),
+)
+_MAX_NODES = 100_000  # aliases can expand a small file without bound
+
+
+class Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the resolvers above; used to compose nodes, which this module turns into values."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own form
+
+
+for _tag, _pattern, _first in RESOLVERS:
+    Loader.add_implicit_resolver(_PREFIX + _tag, _pattern, _first)
+
+
+class Document:
+    """The contents of an option file.
+
+    Attributes:
+        data: the top-level mapping.
+        lines: line number (from 1) of every key and list item, by key path.
+    """
+
+    def __init__(self, data: dict[str, Any], lines: dict[KeyPath, int]) -> None:
+        self.data = data
+        self.lines = lines
+
+
+def read_document(path: str | Path, problems: Problems) -> Document:
+    """Read an option file.
+
+    Mistakes that leave something to check (duplicate keys, bad tags) go to ``problems``.
+
+    Raises:
+        OptionError: the file cannot be read, is not YAML, or is not a mapping; names the file and, for YAML, the line.
+    """
+    text = _read_text(Path(path))
+    try:
+        node = yaml.compose(text, Loader=Loader)
+        if node is None:
+            raise OptionError(f"{path} is empty. An option file is a YAML mapping; see the files in options/.")
+        if not isinstance(node, yaml.MappingNode):
+            raise OptionError(f"{path} holds {_kind(node)}, not a mapping. An option file starts with `name: ...`.")
+        builder = _Builder(problems)
+        data = builder.value(node, ())
+    except yaml.YAMLError as error:
+        raise OptionError(f"{path}{_syntax_error(error)}") from error
+    except RecursionError:
+        raise OptionError(f"{path} is nested too deeply to be an option file.") from None
+    return Document(data, builder.lines)
+
+
+def parse_value(text: str) -> Any:
+    """The value of one override, as YAML: ``1e-4``, ``true``, ``[1, 2]``, ``{type: disk}``, text. ``None`` is null.
+
+    Raises:
+        OptionError: the text is not YAML.
+    """
+    if text.lower() == "none":  # BasicSR's --force_yml spells null so
+        return None
+    problems = Problems("")
+    try:
+        node = yaml.compose(text, Loader=Loader)
+        value = None if node is None else _Builder(problems).value(node, ())
+    except yaml.YAMLError as error:
+        raise OptionError(f"{text!r} is not a YAML value{_syntax_error(error)}. Quote it if it is text.") from error
+    except RecursionError:
+        raise OptionError("the value is nested too deeply") from None
+    problems.raise_first()
+    return value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise OptionError(f"no option file at {path}. The ones that come with SAFMN are in options/.") from None
+    except IsADirectoryError:
+        raise OptionError(f"{path} is a folder; give the option file inside it.") from None
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{path} is not UTF-8 text (byte {error.start}); is it an option file?") from None
+    except (OSError, ValueError) as error:
+        raise OptionError(f"cannot read the option file {path}: {error}") from None
+
+
+def _kind(node: yaml.Node) -> str:
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+
+
+def _syntax_error(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{where}: {problem}"
+
+
+class _Builder:
+    """Turns composed nodes into values, noting lines; the only tags it knows are those of JSON's types."""
+
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+        self.lines: dict[KeyPath, int] = {}
+        self._open: set[int] = set()  # the collections that are being built, to refuse one that contains itself
+        self._count = 0
+
+    def value(self, node: yaml.Node, where: KeyPath) -> Any:
+        self._count += 1
+        if self._count > _MAX_NODES:
+            raise yaml.YAMLError("the aliases in this file expand to more than an option file can hold")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, where)
+        if id(node) in self._open:
+            self._note(where, node, "an anchor that contains itself")
+            return None
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, where)
+            return self._sequence(node, where)
+        finally:
+            self._open.discard(id(node))
+
+    def _note(self, where: KeyPath, node: yaml.Node, message: str) -> None:
+        self.problems.add(where, message, line=node.start_mark.line + 1)
+
+    def _sequence(self, node: yaml.SequenceNode, where: KeyPath) -> list[Any]:
+        self._check_tag(node, where, "seq")
+        for index, child in enumerate(node.value):
+            self.lines[(*where, index)] = child.start_mark.line + 1
+        return [self.value(child, (*where, index)) for index, child in enumerate(node.value)]
+
+    def _mapping(self, node: yaml.MappingNode, where: KeyPath) -> dict[str, Any]:
+        self._check_tag(node, where, "map")
+        values: dict[str, Any] = {}
+        for key_node, child in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _PREFIX + "str":
+                shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else _kind(key_node)
+                self._note(where, key_node, f"a key must be text, got {shown}; put it in quotes")
+                continue
+            key = key_node.value
+            path = (*where, key)
+            first_line = self.lines.get(path)
+            self.lines[path] = key_node.start_mark.line + 1
+            value = self.value(child, path)
+            if key in values:
+                self._duplicate(path, key_node, first_line, values[key], value)
+            values[key] = value
+        return values
+
+    def _duplicate(self, path: KeyPath, node: yaml.Node, first_line: int | None, old: Any, new: Any) -> None:
+        # The published SAFMN files for GAN training say `resume_state: ~` twice: null twice says nothing twice.
+        if old is None and new is None:
+            line = node.start_mark.line + 1
+            self.problems.warn(path, f"stands twice (lines {first_line} and {line}), both times null")
+        else:
+            self._note(path, node, f"is a duplicate key; it stands on line {first_line} too. Remove one of them")
+
+    def _check_tag(self, node: yaml.Node, where: KeyPath, expected: str) -> None:
+        if node.tag != _PREFIX + expected:
+            self._note(where, node, f"the YAML tag {_shown(node.tag)} is not allowed in an option file")
+
+    def _scalar(self, node: yaml.ScalarNode, where: KeyPath) -> Any:
+        tag = node.tag.removeprefix(_PREFIX)
+        if tag == "str":
+            return node.value
+        if tag not in ("null", "bool", "int", "float"):
+            self._note(where, node, f"the YAML tag {_shown(node.tag)} is not allowed in an option file")
+            return None
+        try:
+            return _convert(tag, node.value)
+        except ValueError as error:
+            self._note(where, node, str(error))
+            return None
+
+
+def _shown(tag: str) -> str:
+    return tag.replace(_PREFIX, "!!")
+
+
+def _convert(tag: str, text: str) -> Any:
+    """The value of a scalar with one of the tags null, bool, int, float. ValueError says what is wrong."""
+    if tag == "null":
+        if not _NULL.match(text):
+            raise ValueError(f"{text!r} is not null")
+        return None
+    if tag == "bool":
+        if not _BOOL.match(text):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() == "true"
+    if tag == "int":
+        if len(text) > 30 or not _INT.match(text):
+            raise ValueError(f"{text[:40]!r} is not a whole number")
+        return int(text.replace("_", ""), 0)
+    if not (_FLOAT.match(text) or (_INT.match(text) and text[:2] not in ("0x", "0o"))):
+        raise ValueError(f"{text[:40]!r} is not a number")
+    number = math.nan if text[-1] in "fFnN" else float(text.replace("_", ""))  # .inf and .nan end in a letter
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]!r} is not a finite number")
+    return number

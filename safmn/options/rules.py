@@ -1,0 +1,236 @@
+"""What makes sense together in an option file, beyond the type of each key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from safmn.options import components
+from safmn.options.problems import Problems
+from safmn.options.typed import show
+from safmn.options.types import DegradationKeys, OptionFile, TrainSection
+
+PHASES = ("train", "val", "test")
+DATASET_PATHS = ("dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file", "store")
+_SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # how networks call it
+DEGRADING_MODELS = ("RealSRModel", "RealESRNetModel", "RealGANModel", "RealESRGANModel")
+GAN_MODELS = ("RealGANModel", "RealESRGANModel", "SRGANModel", "ESRGANModel")
+_GAN_ONLY = ("optim_d", "gan_opt", "ldl_opt", "artifacts_opt")
+
+
+def phase_of(name: str) -> str:
+    """The phase of a data set section: ``val_2`` is a validation set."""
+    return name.split("_")[0]
+
+
+def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> None:
+    """Check every component of a file against what it accepts. Works on the plain file, whatever else is wrong."""
+    for name in ("network_g", "network_d"):
+        if data.get(name) is not None:
+            signature = components.check_network(data[name], (name,), problems)
+            if name == "network_g" and signature is not None:
+                _check_scale(data, signature, problems)
+    train = data.get("train")
+    if isinstance(train, Mapping):
+        for name in components.LOSSES:
+            if train.get(name) is not None:
+                components.check_loss(train[name], ("train", name), problems)
+        for name in ("optim_g", "optim_d"):
+            if train.get(name) is not None:
+                components.check_optimiser(train[name], ("train", name), problems)
+        if train.get("scheduler") is not None:
+            components.check_scheduler(train["scheduler"], ("train", "scheduler"), problems)
+    if isinstance(data.get("datasets"), Mapping):
+        _check_datasets(data, mode, problems)
+    _check_metrics(data, problems)
+
+
+def _check_scale(data: Mapping[str, Any], signature: Any, problems: Problems) -> None:
+    section, scale = data["network_g"], data.get("scale")
+    for key in _SCALE_ARGUMENTS:
+        if key in signature.hints:
+            given = section.get(key, components.default_of(signature, key))
+            if _is_whole(given) and _is_whole(scale) and given != scale:
+                how = "" if key in section else " (its default)"
+                problems.add(("network_g", key), f"is {given}{how}, but the file's `scale` is {scale}")
+            return
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_datasets(data: Mapping[str, Any], mode: str, problems: Problems) -> None:
+    for name, section in data["datasets"].items():
+        where = ("datasets", name)
+        phase = phase_of(name)
+        if phase not in PHASES:
+            problems.add(where, f"the name of a data set section starts with one of {', '.join(PHASES)}, got {name!r}")
+            continue
+        if phase == "train" and name != "train":
+            problems.add(where, "there is one training set, called 'train'")
+        if phase == "test" and mode == "train":
+            problems.add(where, "test sets have no job in training; call it 'val' or 'val_2' to validate on it")
+        components.check_dataset(section, where, phase, problems)
+        if isinstance(section, Mapping):
+            for key, wanted in (("scale", data.get("scale")), ("phase", phase)):
+                if key in section and section[key] != wanted:
+                    problems.add((*where, key), f"is {show(section[key])}, but must be {show(wanted)}; leave it out")
+
+
+def _check_metrics(data: Mapping[str, Any], problems: Problems) -> None:
+    val = data.get("val")
+    metrics = val.get("metrics") if isinstance(val, Mapping) else None
+    if not isinstance(metrics, Mapping):
+        return
+    sets = data.get("datasets")
+    sets = sets if isinstance(sets, Mapping) else {}
+    for name, section in metrics.items():
+        where = ("val", "metrics", name)
+        if not isinstance(section, Mapping):
+            problems.add(where, f"expected a section with a `type`, got {show(section)}")
+            continue
+        if not components.check_metric(section, where, problems):
+            continue
+        for set_name, options in sets.items():
+            if phase_of(set_name) != "train" and isinstance(options, Mapping) and _without_gt(options):
+                problems.add(where, f"compares with GT images, which datasets.{set_name} does not have")
+
+
+def _without_gt(section: Mapping[str, Any]) -> bool:
+    return section.get("type") == "SingleImageDataset"
+
+
+def check_sense(file: OptionFile, mode: str, problems: Problems) -> None:
+    """Check what the sections of a file ask of each other."""
+    if mode == "train":
+        if file.train is None:
+            problems.add((), "the section 'train' is missing; is this a file for testing?")
+        else:
+            _check_training(file, file.train, problems)
+        if "train" not in file.datasets:
+            problems.add(("datasets",), "the section 'train' is missing: there is nothing to train on")
+    elif not any(phase_of(name) in ("val", "test") for name in file.datasets):
+        problems.add(("datasets",), "there is no set to test on; add a section 'test_1'")
+    _check_gt_size(file, problems)
+    _check_validation(file, mode, problems)
+    _check_degradation(file, problems)
+    _check_expectations(file, problems)
+    if file.logger.wandb.project is not None:
+        problems.add(("logger", "wandb", "project"), "Weights & Biases is not supported yet; set it to ~")
+
+
+def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -> None:
+    if not any(getattr(train, name) for name in components.LOSSES):
+        problems.add(("train",), "no loss is given; add pixel_opt")
+    if train.ldl_opt and train.artifacts_opt:
+        problems.add(("train", "artifacts_opt"), "is the same loss as ldl_opt; give one of them")
+    _check_schedule(train, problems)
+    is_gan = file.model_type in GAN_MODELS
+    if is_gan:
+        for name in ("network_d",) if file.network_d is None else ():
+            problems.add((name,), f"is missing; {file.model_type} trains a discriminator")
+        for name in ("optim_d", "gan_opt"):
+            if getattr(train, name) is None:
+                problems.add(("train",), f"the key {name!r} is missing; {file.model_type} trains a discriminator")
+    elif file.model_type in ("SRModel", "SwinIRModel", *DEGRADING_MODELS):
+        for name in _GAN_ONLY:
+            if getattr(train, name) is not None:
+                problems.add(("train", name), f"has no effect: {file.model_type} has no discriminator")
+        if file.network_d is not None:
+            problems.add(("network_d",), f"has no effect: {file.model_type} has no discriminator")
+
+
+def _check_schedule(train: TrainSection, problems: Problems) -> None:
+    where = ("train", "scheduler")
+    section = train.scheduler
+    weights = section.get("restart_weights", [1])
+    key = "periods" if section.get("type") == "CosineAnnealingRestartLR" else "restarts"
+    steps = section.get(key, [0])
+    if isinstance(steps, list) and isinstance(weights, list) and len(steps) != len(weights):
+        problems.add(where, f"{key} has {len(steps)} items, restart_weights {len(weights)}; they go in pairs")
+    periods = section.get("periods")
+    if isinstance(periods, list) and all(_is_number(period) for period in periods):
+        total = sum(periods)
+        if total < train.total_iter:
+            problems.warn(
+                (*where, "periods"), f"end at {total:g}; the rate stays at eta_min until total_iter, {train.total_iter}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _check_gt_size(file: OptionFile, problems: Problems) -> None:
+    for name, section in file.datasets.items():
+        size = section.get("gt_size")
+        if phase_of(name) == "train" and _is_whole(size) and size % file.scale:
+            problems.add(("datasets", name, "gt_size"), f"{size} is not a multiple of the scale, {file.scale}")
+    if file.gt_size is not None and file.gt_size % file.scale:
+        problems.add(("gt_size",), f"{file.gt_size} is not a multiple of the scale, {file.scale}")
+
+
+def _check_validation(file: OptionFile, mode: str, problems: Problems) -> None:
+    wanted = ("val",) if mode == "train" else ("val", "test")
+    sets = [name for name in file.datasets if phase_of(name) in wanted]
+    if file.val is not None and file.val.metrics and not sets:
+        problems.add(("val", "metrics"), f"there is no {' or '.join(wanted)} set in datasets to measure them on")
+    if file.val is None and sets and mode == "train":
+        problems.warn(("datasets", sets[0]), "is not validated on: the file has no section 'val'")
+    names: dict[str, str] = {}
+    for name in sets:
+        title = file.datasets[name].get("name")
+        if isinstance(title, str) and names.setdefault(title, name) != name:
+            problems.add(("datasets", name, "name"), f"{title!r} is the name of datasets.{names[title]} too")
+    if mode == "test" and file.path.pretrain_network_g is None:
+        problems.warn(("path", "pretrain_network_g"), "is not given: the network is tested with random weights")
+
+
+def _check_degradation(file: OptionFile, problems: Problems) -> None:
+    given = [key for key in DegradationKeys.__struct_fields__ if getattr(file, key) is not None]
+    for key in file.degradation:
+        if key in given:
+            problems.add(("degradation", key), "stands at the top level too; give it once")
+    if file.model_type in DEGRADING_MODELS:
+        return
+    for key in given:
+        problems.add((key,), f"has no effect: {file.model_type} does not degrade images")
+    if file.degradation:
+        problems.add(("degradation",), f"has no effect: {file.model_type} does not degrade images")
+
+
+def _check_expectations(file: OptionFile, problems: Problems) -> None:
+    titles = {section.get("name") for section in file.datasets.values()}
+    metrics = file.val.metrics if file.val is not None else {}
+    for title, numbers in file.expect.items():
+        where = ("expect", title)
+        if title not in titles:
+            problems.add(where, f"no data set is called {title!r}; there are {', '.join(sorted(map(str, titles)))}")
+        for key, value in numbers.items():
+            if key == "tolerance":
+                continue
+            if key not in metrics:
+                problems.add((*where, key), f"is no metric in val.metrics; there are {', '.join(metrics) or 'none'}")
+            if isinstance(value, bool) or not _is_number(value):
+                problems.add((*where, key), f"expected a number, got {show(value)}")
+        _check_tolerance(numbers, where, problems)
+
+
+def _check_tolerance(numbers: Mapping[str, Any], where: tuple[str, ...], problems: Problems) -> None:
+    values = [key for key in numbers if key != "tolerance"]
+    if "tolerance" not in numbers:
+        problems.add(where, "the key 'tolerance' is missing: a number, or one for each metric")
+        return
+    tolerance = numbers["tolerance"]
+    each = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(values, tolerance)
+    for key in values:
+        if key not in each:
+            problems.add((*where, "tolerance"), f"the key {key!r} is missing")
+    for key, value in each.items():
+        path = (*where, "tolerance", key) if isinstance(tolerance, Mapping) else (*where, "tolerance")
+        if key not in values:
+            problems.add(path, f"unknown key: there is no {key!r} to hold it against")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            problems.add(path, f"expected a number, at least 0, got {show(value)}")

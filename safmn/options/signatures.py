@@ -1,0 +1,253 @@
+"""What a component accepts, read from its constructor or function without calling it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import operator
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+REQUIRED: Any = inspect.Parameter.empty
+_PLAIN = (bool, int, float, str)
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """The keyword arguments of a component.
+
+    Attributes:
+        hints: name -> type that values must have, or Any.
+        defaults: name -> default, or REQUIRED.
+        is_open: more keywords are accepted, which cannot be known without running the component.
+    """
+
+    hints: dict[str, Any]
+    defaults: dict[str, Any]
+    is_open: bool
+
+    @property
+    def required(self) -> list[str]:
+        """The names that must be given."""
+        return [name for name, default in self.defaults.items() if default is REQUIRED]
+
+
+def signature_of(component: Callable[..., Any], without: tuple[str, ...] = ()) -> Signature:
+    """The keywords that a class's constructor or a function accepts, except those that the framework passes itself.
+
+    ``**kwargs`` that the code reads opens the signature, unless all it does is to pass them to the parent's
+    constructor, whose keywords then join; ``**kwargs`` that nothing reads swallow mistakes, and are not counted.
+    """
+    hints: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    is_open = False
+    for function in _constructors(component):
+        annotations = _annotations(function)
+        rest = None
+        for parameter in list(inspect.signature(function).parameters.values())[isinstance(component, type) :]:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                rest = parameter.name
+            elif parameter.kind is not parameter.VAR_POSITIONAL and parameter.name not in hints:
+                hints[parameter.name] = _hint(annotations.get(parameter.name, REQUIRED), parameter.default)
+                defaults[parameter.name] = parameter.default
+        use = _use_of(function, rest) if rest else "nothing"
+        if use != "parent":
+            is_open = use == "reads"
+            break
+    for name in without:
+        hints.pop(name, None)
+        defaults.pop(name, None)
+    return Signature(hints, defaults, is_open)
+
+
+def _constructors(component: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """The function itself, or the ``__init__`` of a class and then of its parents."""
+    if not isinstance(component, type):
+        yield component
+        return
+    for kind in component.__mro__:
+        if kind is not object and "__init__" in vars(kind):
+            yield vars(kind)["__init__"]
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # an annotation that cannot be evaluated here is as good as none
+        return {}
+
+
+def _hint(annotation: Any, default: Any) -> Any:
+    if annotation is not REQUIRED:
+        return plain_hint(annotation)
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, (int, float)):
+        return float  # `res_scale=1` is given as 0.1 in the published EDSR files: a default says number, not int
+    if isinstance(default, str):
+        return str | None
+    if isinstance(default, (list, tuple)):
+        return list[Any]
+    return Any
+
+
+def plain_hint(hint: Any) -> Any:
+    """The part of a type hint that a YAML value can meet; Any where it is not made of plain types.
+
+    ``float | Tensor`` becomes ``float``; ``tuple[float | Tensor, ...]`` a tuple of floats.
+    """
+    if hint in _PLAIN or hint is types.NoneType or hint is Any:
+        return hint
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is typing.Literal:
+        return hint
+    if origin in (typing.Union, types.UnionType):
+        members = [plain_hint(member) for member in arguments]
+        known = [member for member in members if member is not Any]
+        union = functools.reduce(operator.or_, known) if known and Any not in arguments else Any
+        return _checked(union)
+    if hint in (list, tuple, dict) or origin in (dict,):
+        return dict[str, Any] if dict in (hint, origin) else list[Any]
+    if origin in (list, tuple) or _is_sequence(origin):
+        inner = tuple(plain_hint(item) for item in arguments if item is not Ellipsis)
+        if origin is tuple and Ellipsis not in arguments:
+            return _checked(tuple[inner])
+        return _checked(list[inner[0]] if inner else list[Any])  # type: ignore[valid-type]
+    return Any
+
+
+def _is_sequence(origin: Any) -> bool:
+    return isinstance(origin, type) and origin.__name__ in ("Sequence", "Iterable", "Collection")
+
+
+def _checked(hint: Any) -> Any:
+    """The hint if msgspec can check it (it refuses some unions), else Any."""
+    try:
+        msgspec.inspect.type_info(hint)
+    except TypeError:
+        return Any
+    return hint
+
+
+def _tree(code: Any) -> ast.AST | None:
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(code)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+
+
+def _use_of(function: Callable[..., Any], rest: str) -> str:
+    """What a function does with its ``**rest``: ``nothing``, give it to the ``parent``'s constructor, or ``reads``."""
+    tree = _tree(function)
+    if tree is None:
+        return "reads"
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == rest]
+    passed = [
+        keyword.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("super(")
+        for keyword in node.keywords
+        if keyword.arg is None
+    ]
+    if not uses:
+        return "nothing"
+    return "parent" if all(use in passed for use in uses) else "reads"
+
+
+class OptionKeys(msgspec.Struct, frozen=True):
+    """The keys that a class reads from the option dict it is built with.
+
+    Attributes:
+        names: keys that its code reads.
+        is_open: it also reads keys that its source does not show (a computed key, the dict handed on).
+    """
+
+    names: set[str]
+    is_open: bool
+
+
+def option_keys(kind: Any, option_name: str = "opt") -> OptionKeys:
+    """The keys that the source of a class and of its parents reads as ``opt["key"]``, ``opt.get("key")`` or
+    ``"key" in opt``, with ``opt`` a parameter or ``self.opt``."""
+    names: set[str] = set()
+    is_open = False
+    for part in kind.__mro__ if isinstance(kind, type) else (kind,):
+        if part is object or getattr(part, "__module__", "").startswith(("torch.", "typing", "abc")):
+            continue
+        tree = _tree(part)
+        if tree is None:
+            is_open = True
+            continue
+        visitor = _OptionReads(option_name)
+        visitor.visit(tree)
+        names |= visitor.names
+        is_open |= visitor.is_open
+    return OptionKeys(names, is_open)
+
+
+class _OptionReads(ast.NodeVisitor):
+    """Finds the constant keys that are read from a dict called ``opt`` or ``self.opt``, and uses it cannot follow."""
+
+    def __init__(self, option_name: str) -> None:
+        self.option_name = option_name
+        self.names: set[str] = set()
+        self.is_open = False
+
+    def _is_options(self, node: ast.AST) -> bool:
+        if isinstance(node, ast.Name):
+            return node.id == self.option_name
+        return isinstance(node, ast.Attribute) and node.attr == self.option_name and isinstance(node.value, ast.Name)
+
+    def _key(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            self.names.add(node.value)
+        else:
+            self.is_open = True
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        if self._is_options(node.value):
+            self._key(node.slice)
+            self.visit(node.slice)
+        else:
+            self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        right = node.comparators[0]
+        if self._is_options(right) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            self._key(node.left)
+        else:
+            self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        if self._is_options(node.value) and all(self._is_options(target) for target in node.targets):
+            return  # self.opt = opt
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        function = node.func
+        if isinstance(function, ast.Attribute) and self._is_options(function.value):
+            if function.attr in ("get", "pop", "setdefault") and node.args:
+                self._key(node.args[0])
+                for argument in node.args[1:]:
+                    self.visit(argument)
+            else:
+                self.is_open = True
+        elif "super(" in ast.unparse(function) and all(self._is_options(argument) for argument in node.args):
+            return  # super().__init__(opt): the parent is looked at by itself
+        else:
+            self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if self._is_options(node):
+            self.is_open = True  # handed to something else
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if self._is_options(node):
+            self.is_open = True
+        else:
+            self.generic_visit(node)

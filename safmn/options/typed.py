@@ -1,0 +1,138 @@
+"""Converting plain values to typed ones, noting every mistake with its key path instead of stopping at the first."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec import inspect as describe_type
+
+from safmn.errors import did_you_mean
+from safmn.options.problems import KeyPath, Problems
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_NAMES: dict[type, str] = {
+    describe_type.BoolType: "true or false",
+    describe_type.StrType: "text",
+    describe_type.IntType: "a whole number",
+    describe_type.FloatType: "a number",
+    describe_type.NoneType: "null",
+    describe_type.DictType: "a section",
+    describe_type.StructType: "a section",
+}
+_BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "less than"}
+
+
+def to_struct(kind: type[S], value: Any, where: KeyPath, problems: Problems) -> S | None:
+    """``value`` (a mapping) as a Struct of the given kind; None, and the mistakes noted, where it is not one."""
+    if not isinstance(value, dict):
+        problems.add(where, f"expected a section, got {show(value)}")
+        return None
+    before = len(problems)
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for key in value:
+        if key not in fields:
+            problems.add((*where, key), f"unknown key.{did_you_mean(key, fields)}")
+    converted: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name not in value or (value[name] is None and not field.required):
+            if field.required:
+                problems.add(where, f"the key {name!r} is missing")
+            continue
+        converted[field.name] = to_type(field.type, value[name], (*where, name), problems)
+    return kind(**converted) if len(problems) == before else None
+
+
+def to_type(hint: Any, value: Any, where: KeyPath, problems: Problems) -> Any:
+    """``value`` as ``hint`` (a type that msgspec knows); None, and the mistake noted, where it is not one.
+
+    A whole number does for a number, and ``5e3`` does for a whole number; nothing else is converted.
+    """
+    members = _members(hint)
+    if value is None and types.NoneType in members:
+        return None
+    for member in members:
+        if isinstance(member, type) and issubclass(member, msgspec.Struct):
+            return to_struct(member, value, where, problems)
+        if get_origin(member) is dict and isinstance(value, dict):
+            inner = get_args(member)[1]
+            return {key: to_type(inner, item, (*where, key), problems) for key, item in value.items()}
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        pass
+    try:
+        return msgspec.convert(_whole(value), hint)
+    except msgspec.ValidationError:
+        problems.add(where, f"expected {describe(hint)}, got {show(value)}{_suggestion(members, value)}")
+        return None
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether ``value`` can stand for ``hint``."""
+    problems = Problems("")
+    to_type(hint, value, (), problems)
+    return not len(problems)
+
+
+def describe(hint: Any) -> str:
+    """A type in words: ``a whole number, at least 1``."""
+    return _in_words(describe_type.type_info(hint))
+
+
+def show(value: Any) -> str:
+    """A value in an error message, with its kind where the value alone would mislead."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {value[:60]!r}"
+    if isinstance(value, dict):
+        return "a section"
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(member for part in get_args(hint) for member in _members(part))
+    return (hint,)
+
+
+def _whole(value: Any) -> Any:
+    """Floats without a fraction as ints, also inside lists: BasicSR's files say ``val_freq: !!float 5e3``."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return value
+
+
+def _suggestion(members: tuple[Any, ...], value: Any) -> str:
+    choices = [choice for member in members if get_origin(member) is typing.Literal for choice in get_args(member)]
+    return did_you_mean(value, choices) if choices and isinstance(value, str) else ""
+
+
+def _in_words(info: Any) -> str:
+    if isinstance(info, describe_type.UnionType):
+        return " or ".join(_in_words(member) for member in info.types if member is not None)
+    if isinstance(info, describe_type.LiteralType):
+        return "one of " + ", ".join(repr(value) for value in info.values)
+    if isinstance(info, (describe_type.ListType, describe_type.VarTupleType)):
+        exactly = f" of {info.min_length} items" if info.min_length and info.min_length == info.max_length else ""
+        return f"a list{exactly}, each {_in_words(info.item_type)}"
+    if isinstance(info, describe_type.TupleType):
+        return f"a list of {len(info.item_types)} items: " + "; ".join(_in_words(item) for item in info.item_types)
+    words = _NAMES.get(type(info), "a value")
+    bounds = [f"{text} {getattr(info, bound):g}" for bound, text in _BOUNDS.items() if _has(info, bound)]
+    if getattr(info, "min_length", None):
+        words += " that is not empty"
+    return ", ".join([words, *bounds])
+
+
+def _has(info: Any, bound: str) -> bool:
+    return getattr(info, bound, None) is not None
