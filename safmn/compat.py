@@ -18,6 +18,8 @@ import types
 
 import torch
 
+from safmn.errors import UserError
+
 # torchvision registers fake ("meta") kernels for these at import; the registration fails when no schema is defined.
 _TORCHVISION_SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -44,7 +46,7 @@ def _define_missing_operators() -> None:
 
 def _repair_torchvision() -> None:
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise
@@ -64,16 +66,26 @@ def _repair_functional_tensor() -> None:
     sys.modules[name] = module
 
 
-def install() -> None:
-    """Make ``import basicsr`` work. Idempotent; does nothing to packages that import as they are.
+def has_basicsr() -> bool:
+    """Whether BasicSR is installed."""
+    return importlib.util.find_spec("basicsr") is not None
+
+
+def require_basicsr() -> None:
+    """Refuse to go on without BasicSR.
 
     Raises:
-        ImportError: BasicSR is not installed; the message says how to install it.
+        UserError: it is not installed; says how to install it.
     """
-    _repair_torchvision()
-    _repair_functional_tensor()
-    if importlib.util.find_spec("basicsr") is None:
-        raise ImportError(
-            "basicsr is not installed. Install it after torch with: "
-            "pip install --no-build-isolation --no-deps basicsr==1.4.2"
+    if not has_basicsr():
+        raise UserError(
+            "training and testing need BasicSR. Install it after torch: pip install 'safmn[train]' && "
+            "pip install --no-build-isolation --no-deps basicsr==1.4.2 (build needs: setuptools, wheel, cython, numpy)"
         )
+
+
+def install() -> None:
+    """Make ``import basicsr`` work where it is installed. Idempotent; leaves alone what imports as it is."""
+    if has_basicsr():
+        _repair_torchvision()
+        _repair_functional_tensor()

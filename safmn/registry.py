@@ -1,26 +1,60 @@
 """One way to find and build a component by the name that stands in an option file.
 
-BasicSR's registries are the plug-in seam. What is new here (``SAFMN``, ``FFTLoss``, ``RealGANModel``, ...) is registered
-under its plain name, so that BasicSR's own builders find it too. What replaces a component of BasicSR under the same
-name (``SRModel``, ``PairedImageDataset``, ``calculate_psnr``, ...) is registered with the suffix ``safmn``, which
-BasicSR's registries provide for this; here that one is preferred. Everything a user registers works as well.
+BasicSR's registries are the plug-in seam. What is new here (``SAFMN``, ``FFTLoss``, ``RealGANModel``, ...) is
+registered under its plain name, so that BasicSR's own builders find it too. What replaces a component of BasicSR under
+the same name (``SRModel``, ``PairedImageDataset``, ``calculate_psnr``, ...) is registered with the suffix ``safmn``,
+which BasicSR's registries provide for this; here that one is preferred. Everything a user registers works as well.
+
+Where BasicSR is not installed (upscaling and export do not need it), registries of the same interface stand in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from basicsr.utils.registry import (
-    ARCH_REGISTRY,
-    DATASET_REGISTRY,
-    LOSS_REGISTRY,
-    METRIC_REGISTRY,
-    MODEL_REGISTRY,
-    Registry,
-)
-
+from safmn import compat
 from safmn.errors import OptionError, did_you_mean
+
+if compat.has_basicsr():
+    from basicsr.utils.registry import (
+        ARCH_REGISTRY,
+        DATASET_REGISTRY,
+        LOSS_REGISTRY,
+        METRIC_REGISTRY,
+        MODEL_REGISTRY,
+        Registry,
+    )
+else:
+
+    class Registry:  # type: ignore[no-redef]
+        """Names and components, with the part of BasicSR's interface that is used here."""
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+            self._components: dict[str, Any] = {}
+
+        def register(self, component: Any = None, suffix: str | None = None) -> Any:
+            """Register under the component's own name (and suffix); without one, a decorator."""
+            if component is None:
+                return lambda decorated: self.register(decorated, suffix)
+            self._components[component.__name__ + (f"_{suffix}" if suffix else "")] = component
+            return component
+
+        def get(self, name: str) -> Any:
+            """The component of that exact name."""
+            return self._components[name]
+
+        def __contains__(self, name: str) -> bool:
+            return name in self._components
+
+        def keys(self) -> Iterable[str]:
+            """All names, with suffixes."""
+            return self._components.keys()
+
+    ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY = (
+        Registry(kind) for kind in ("arch", "dataset", "loss", "metric", "model")
+    )
 
 __all__ = [
     "ARCH_REGISTRY",

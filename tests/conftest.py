@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import safmn  # noqa: F401 - makes `import basicsr` work, which test files do before they import safmn
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SAFMN_SHARED", REPOSITORY.parent / "shared")) / "data"
 

@@ -1,0 +1,8 @@
+"""What is optimised and how: each model is registered in BasicSR's MODEL_REGISTRY when this package is imported."""
+
+from __future__ import annotations
+
+from safmn.models.base_model import Batch, Model, StepResult
+from safmn.models.sr_model import SRModel
+
+__all__ = ["Batch", "Model", "SRModel", "StepResult"]

@@ -1,0 +1,30 @@
+# make demo   train, test and compare on photographs that come with a package: the main job, from a bare clone
+# make test   the tests
+# Both create .venv first, once. make setup does only that. PYTHON=python3.11 chooses the interpreter (3.10 to 3.12).
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test lint clean
+setup: $(READY)
+
+$(READY): requirements.txt setup.py scripts/setup_environment.py
+	$(PYTHON) scripts/setup_environment.py --venv $(VENV)
+	touch $(READY)
+
+demo: $(READY)
+	$(RUN) scripts/demo.py
+
+# One thread for each of the two workers: faster on two cores than two threads each, and the same everywhere.
+test: $(READY)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+
+lint: $(READY)
+	$(VENV)/bin/ruff check safmn scripts tests setup.py
+	$(VENV)/bin/ruff format --check safmn scripts tests setup.py
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info

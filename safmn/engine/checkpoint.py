@@ -1,0 +1,223 @@
+"""Checkpoints that are complete or absent, verified when loaded, and pruned by a stated rule.
+
+A checkpoint is a directory ``training_states/<iteration>/`` with one safetensors file for each network, ``state.json``,
+and ``manifest.json``: size and SHA-256 of each file, and of the manifest's own body. It is written under a temporary
+name, flushed, and renamed into place, so a kill at any moment leaves the earlier checkpoints as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from safmn.engine import state_format
+from safmn.errors import CheckpointError
+from safmn.files import TEMPORARY, flush_directory, flush_file
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_REPLACED = ".replaced-"  # the older version of a checkpoint while the newer one takes its place
+_MANIFEST = "manifest.json"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint in memory: state of the networks by name, and the run's progress as plain data."""
+
+    path: Path
+    iteration: int
+    networks: dict[str, Any]
+    progress: dict[str, Any]
+    options: dict[str, Any]
+
+
+class Checkpointer:
+    """Writes, finds, verifies and prunes the checkpoints of one experiment.
+
+    Args:
+        folder: ``experiments/<name>/training_states``.
+        keep_last: how many scheduled checkpoints stay; all if 0.
+        keep_every: those whose iteration is a multiple of it stay for ever.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int = 3, keep_every: int | None = None) -> None:
+        self.folder = folder
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+
+    def iterations(self) -> list[int]:
+        """Iterations of the checkpoints present (verified or not), ascending."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.is_dir() and entry.name.isdigit())
+
+    def path(self, iteration: int) -> Path:
+        """Directory of one checkpoint."""
+        return self.folder / f"{iteration:09d}"
+
+    def save(
+        self,
+        iteration: int,
+        networks: Mapping[str, Any],
+        progress: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Write the checkpoint of ``iteration``, replacing one of the same iteration.
+
+        Raises:
+            CheckpointError: it could not be written (a full disk, say); what was there before is untouched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f"{TEMPORARY}{iteration:09d}-{os.getpid()}"
+        try:
+            temporary.mkdir()
+            _write(temporary, iteration, networks, {"progress": dict(progress), "options": dict(options)})
+            self._move_into_place(temporary, self.path(iteration))
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(self._cannot_write(iteration, error)) from error
+
+    def _move_into_place(self, temporary: Path, final: Path) -> None:
+        replaced = final.with_name(_REPLACED + final.name)
+        if final.exists():
+            os.rename(final, replaced)
+        os.rename(temporary, final)
+        flush_directory(self.folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _cannot_write(self, iteration: int, error: Exception) -> str:
+        free = shutil.disk_usage(self.folder).free / 2**20 if self.folder.is_dir() else 0
+        kept = [number for number in self.iterations() if number != iteration]
+        before = f"The checkpoint of iteration {kept[-1]} is whole" if kept else "There is no earlier checkpoint"
+        return (
+            f"cannot write the checkpoint of iteration {iteration} to {self.folder}: {error} ({free:.0f} MiB free). "
+            f"{before}. Make room and start again with --auto_resume."
+        )
+
+    def tidy(self) -> None:
+        """Remove what killed writers left behind, and put back a checkpoint whose replacement did not arrive."""
+        if not self.folder.is_dir():
+            return
+        for entry in list(self.folder.iterdir()):
+            if entry.name.startswith(TEMPORARY):
+                shutil.rmtree(entry)
+            elif entry.name.startswith(_REPLACED):
+                final = entry.with_name(entry.name.removeprefix(_REPLACED))
+                shutil.rmtree(entry) if final.exists() else os.rename(entry, final)
+
+    def load_latest(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies; each damaged one is named in the log. ``None`` where there is none.
+
+        Raises:
+            CheckpointError: there are checkpoints and every one is damaged.
+        """
+        iterations = self.iterations()
+        for iteration in reversed(iterations):
+            try:
+                return load(self.path(iteration))
+            except CheckpointError as error:
+                logger.error("%s; taking the one before", error)
+        if iterations:
+            raise CheckpointError(
+                f"every checkpoint in {self.folder} is damaged: restore one from a backup, or move the folder away to "
+                "start anew"
+            )
+        return None
+
+    def prune(self, *, scheduled: Callable[[int], bool], best: int | None) -> None:
+        """Delete what the rule does not keep.
+
+        Kept: the newest; the last ``keep_last`` scheduled; multiples of ``keep_every``; the best. A checkpoint that was
+        written because of a signal goes as soon as a newer one is there.
+        """
+        iterations = self.iterations()
+        on_schedule = [iteration for iteration in iterations if scheduled(iteration)]
+        kept = {*iterations[-1:], *on_schedule[-self.keep_last :]} | ({best} if best is not None else set())
+        if self.keep_every:
+            kept |= {iteration for iteration in iterations if iteration % self.keep_every == 0}
+        for iteration in iterations:
+            if iteration not in kept:
+                shutil.rmtree(self.path(iteration))
+
+
+def _write(folder: Path, iteration: int, networks: Mapping[str, Any], rest: Mapping[str, Any]) -> None:
+    """Fill a checkpoint directory: tensors, state, flush, manifest last."""
+    documents = {}
+    for name, state in networks.items():
+        documents[name], tensors = state_format.split(state)
+        safetensors.torch.save_file(tensors, folder / f"{name}.safetensors")
+    document = {"iteration": iteration, "networks": documents, **rest}
+    (folder / _STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    files = sorted(folder.iterdir())
+    for file in files:
+        flush_file(file)
+    body = json.dumps(
+        {
+            "format": _FORMAT,
+            "iteration": iteration,
+            "files": {
+                file.name: {"bytes": file.stat().st_size, "sha256": _digest(file.read_bytes())} for file in files
+            },
+        }
+    )
+    manifest = folder / _MANIFEST
+    manifest.write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n", encoding="utf-8")
+    flush_file(manifest)
+    flush_directory(folder)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        text = (folder / _MANIFEST).read_bytes().decode()
+        body, digest, rest = text.split("\n")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: its manifest is missing or cut off") from error
+    if rest or digest != _digest(body.encode()):
+        raise CheckpointError(f"checkpoint {folder} is damaged: its manifest does not match its own checksum")
+    manifest: dict[str, Any] = json.loads(body)
+    if manifest["format"] != _FORMAT:
+        raise CheckpointError(f"checkpoint {folder} has format {manifest['format']}; this version reads {_FORMAT}")
+    if f"{manifest['iteration']:09d}" != folder.name:
+        raise CheckpointError(f"checkpoint {folder} holds iteration {manifest['iteration']}: it was renamed")
+    return manifest
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read and verify one checkpoint directory.
+
+    Raises:
+        CheckpointError: a file is missing, cut off or altered; names it.
+    """
+    manifest = _read_manifest(folder)
+    contents: dict[str, bytes] = {}
+    for name, facts in manifest["files"].items():
+        try:
+            contents[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint {folder} is damaged: {name} cannot be read ({error.strerror})"
+            ) from error
+        if len(contents[name]) != facts["bytes"] or _digest(contents[name]) != facts["sha256"]:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {name} does not match its checksum")
+    document = json.loads(contents[_STATE])
+    networks = {
+        name: state_format.join(part, safetensors.torch.load(contents[f"{name}.safetensors"]))
+        for name, part in document["networks"].items()
+    }
+    return Checkpoint(folder, document["iteration"], networks, document["progress"], document["options"])

@@ -1,0 +1,161 @@
+"""The folder ``experiments/<name>/``, laid out like BasicSR's: who may write in it, what is logged there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from safmn import __version__
+from safmn.errors import UserError
+from safmn.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+class Experiment:
+    """Paths of one experiment, its lock and its record of losses.
+
+    Attributes:
+        models: ``net_g_<iteration>.pth`` and ``net_g_latest.pth`` for whoever uses the weights.
+        training_states: checkpoints to resume from.
+        record: ``record.jsonl``: every logged loss and validation, without clock times, so that it is the same after
+            a kill and resume.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models = root / "models"
+        self.training_states = root / "training_states"
+        self.visualization = root / "visualization"
+        self.record = root / "record.jsonl"
+        self._lock: IO[str] | None = None
+
+    def lock(self) -> None:
+        """Become the one run that writes here; the lock goes with the process, however it ends.
+
+        Raises:
+            UserError: another run holds it; names its process.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        file = (self.root / ".lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            raise UserError(
+                f"{self.root} is in use by {owner}: wait for it, stop it, or give this run another name"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Let the next run write here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def archive(self) -> None:
+        """Make room for a new run of the same name: an older one is renamed, never overwritten (as BasicSR does)."""
+        if self.training_states.is_dir() or self.models.is_dir():
+            self.lock()
+            aside = self.root.with_name(f"{self.root.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
+            self.root.rename(aside)
+            self.unlock()
+            logger.info("an older run of this name is kept as %s (to go on with it: --auto_resume)", aside)
+
+    def append_record(self, entry: Mapping[str, Any]) -> None:
+        """Add one line to the record."""
+        with self.record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def rewind_record(self, iteration: int) -> None:
+        """Drop what was recorded after the checkpoint that the run resumes from (also a line cut off by a kill)."""
+        if not self.record.exists():
+            return
+        kept = []
+        for line in self.record.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if entry["iter"] <= iteration:
+                kept.append(line + "\n")
+        write_atomically(self.record, "".join(kept))
+
+
+def git_commit() -> str:
+    """Commit of the checkout this package runs from, ``+changes`` where files differ from it; "unknown" outside one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changes = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + changes
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def environment() -> dict[str, str]:
+    """Versions, commit and machine, for logs and results."""
+    import basicsr
+    import cv2
+    import torchvision
+
+    return {
+        "safmn": __version__,
+        "git commit": git_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "basicsr": getattr(basicsr, "__version__", "unknown"),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "command": " ".join(sys.argv),
+    }
+
+
+def start_logging(log_file: Path | None, *, is_main: bool) -> None:
+    """Log to the console, above progress bars, and to ``log_file``; other ranks log warnings only."""
+    root = logging.getLogger("safmn")
+    root.setLevel(logging.INFO if is_main else logging.WARNING)
+    root.propagate = False
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [_BarFriendlyHandler()]
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+        root.addHandler(handler)
+
+
+class _BarFriendlyHandler(logging.Handler):
+    """Writes through tqdm, so that a line does not tear a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)

@@ -1,0 +1,44 @@
+"""Batches on the device: on a GPU the copy of the next batch overlaps with the computation of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safmn.runtime.execution import Execution
+
+Batch = dict[str, Any]
+
+
+def _move(batch: Batch, execution: Execution) -> Batch:
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim() == 4:  # (B, C, H, W)
+            return value.to(execution.device, non_blocking=True, memory_format=execution.memory_format)
+        return value
+
+    return {key: moved(value) for key, value in batch.items()}
+
+
+def feed(batches: Iterator[list[Batch]], execution: Execution) -> Iterator[list[Batch]]:
+    """The same micro-batches with every image tensor on the device, in its memory format.
+
+    On a GPU the copies run on a stream of their own, so they overlap with the step before, which is still computing.
+    """
+    if execution.device.type != "cuda":
+        for micro_batches in batches:
+            yield [_move(batch, execution) for batch in micro_batches]
+        return
+    stream = torch.cuda.Stream(execution.device)
+    for micro_batches in batches:
+        with torch.cuda.stream(stream):
+            moved = [_move(batch, execution) for batch in micro_batches]
+        current = torch.cuda.current_stream(execution.device)
+        current.wait_stream(stream)
+        for batch in moved:
+            for value in batch.values():
+                if isinstance(value, Tensor) and value.is_cuda:
+                    value.record_stream(current)  # the allocator must not reuse it before the step is done
+        yield moved

@@ -1,0 +1,62 @@
+"""Resuming, once, from a ``.state`` file of BasicSR or of the published SAFMN code."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from safmn import weights
+from safmn.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from safmn.engine.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return {"iter": int(state["iter"]), "optimizers": list(state["optimizers"])}
+    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} is not a training state of BasicSR ({type(error).__name__}: {error})") from error
+
+
+def resume(trainer: Trainer, path: Path) -> None:
+    """Take iteration and optimisers from ``path`` and the weights from ``../models/net_*_<iteration>.pth`` beside it.
+
+    The learning rate follows from the iteration. BasicSR saves neither the random states nor the place in the epoch, so
+    the run goes on from the right weights but not with the samples that it would have seen.
+
+    Raises:
+        CheckpointError: the state or its weights cannot be read, or do not fit.
+    """
+    state = _read(path)
+    networks = trainer.model.networks
+    if len(state["optimizers"]) != len(networks):
+        raise CheckpointError(f"{path} has {len(state['optimizers'])} optimisers, this model has {len(networks)}")
+    for (name, network), optimizer in zip(networks.items(), state["optimizers"], strict=True):
+        source = path.parent.parent / "models" / f"{name}_{state['iter']}.pth"
+        if not source.is_file():
+            raise CheckpointError(f"{path} needs the weights of its iteration: {source} is missing")
+        weights.load_into(network.bare, source, param_key="params")
+        if network.average:
+            weights.load_into(network.average.network, source, param_key="params_ema")
+        defaults = [dict(group) for group in network.optimizer.param_groups]
+        try:
+            network.optimizer.load_state_dict(optimizer)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: the optimiser of {name} does not fit this network: {error}") from error
+        for group, default in zip(network.optimizer.param_groups, defaults, strict=True):
+            for key in ("fused", "foreach", "capturable"):  # how the step is computed is this run's choice
+                group[key] = default.get(key)
+    trainer.progress.iteration = trainer.progress.validated_at = state["iter"]
+    logger.warning(
+        "resumed from %s, iteration %d: weights and optimiser are exact, the order of samples is not (this format does "
+        "not hold it). From the next checkpoint on, resuming is exact.",
+        *(path, state["iter"]),
+    )

@@ -1,0 +1,196 @@
+"""From a checked option file to a trainer that is ready to run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safmn.data import TrainingLoader, build_dataset
+from safmn.engine import legacy_state
+from safmn.engine.checkpoint import Checkpoint, Checkpointer
+from safmn.engine.checkpoint import load as load_checkpoint
+from safmn.engine.experiment import Experiment, environment, start_logging
+from safmn.engine.trainer import Trainer
+from safmn.engine.validation import Validator
+from safmn.errors import CheckpointError, OptionError
+from safmn.models.base_model import training_section
+from safmn.options import Options, differences, dump
+from safmn.registry import MODEL_REGISTRY, find
+from safmn.runtime import distributed
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution, apply_global_settings, choose_device, choose_execution
+from safmn.runtime.random_state import seed_everything
+
+logger = logging.getLogger(__name__)
+
+# Keys that may change between stretches of one run: they do not enter the weights.
+_HARMLESS = (
+    "name",
+    "num_gpu",
+    "path",
+    "val",
+    "logger",
+    "dist_params",
+    "expect",
+    "train.total_iter",
+    "train.on_nonfinite",
+    "train.max_skips",
+)
+_HARMLESS_IN_DATASETS = (
+    "name",
+    "num_worker_per_gpu",
+    "prefetch_mode",
+    "num_prefetch_queue",
+    "pin_memory",
+    "persistent_workers",
+    "dataroot_gt",
+    "dataroot_lq",
+    "dataroot",
+    "io_backend",
+)
+
+
+def prepare_execution(options: Options, ranks: Ranks) -> Execution:
+    """Device and precision of this process, with torch's global settings applied."""
+    train = training_section(options)
+    device = choose_device(options.num_gpu, ranks.local_rank)
+    gpus = options.num_gpu
+    if device.type == "cuda" and gpus > 1 and not ranks.distributed and torch.cuda.device_count() > 1:
+        raise OptionError(
+            f"num_gpu: {gpus} in one process: start one process for each GPU with "
+            f"`torchrun --nproc_per_node {gpus} safmn/train.py -opt {options.source}`"
+        )
+    execution = choose_execution(
+        device,
+        precision=train.precision,
+        compile=train.compile,
+        channels_last=train.channels_last,
+        deterministic=options.deterministic,
+    )
+    apply_global_settings(execution)
+    return execution
+
+
+def build_loader(options: Options, execution: Execution, ranks: Ranks) -> TrainingLoader:
+    """The endless loader of the ``train`` data set.
+
+    Raises:
+        OptionError: there is no such section, or the data set is smaller than one batch.
+    """
+    section = options.datasets.get("train")
+    if section is None:
+        raise OptionError(f"{options.source}: datasets.train is missing")
+    dataset = build_dataset(section, phase="train", scale=options.scale)
+    loader = TrainingLoader(
+        dataset,
+        batch_size=section["batch_size_per_gpu"],
+        seed=options.manual_seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        accumulate=training_section(options).accumulate,
+        enlarge_ratio=section.get("dataset_enlarge_ratio", 1),
+        num_workers=section.get("num_worker_per_gpu", 0),
+        pin_memory=execution.device.type == "cuda",
+    )
+    logger.info("training data: %s images, %s iterations per epoch", len(dataset), loader.iterations_per_epoch)
+    return loader
+
+
+def _validation_sets(options: Options) -> dict[str, Any]:
+    sections = {key: section for key, section in options.datasets.items() if key.split("_")[0] == "val"}
+    if options.val is None:
+        return {}
+    return {
+        section.get("name", key): build_dataset(section, phase="val", scale=options.scale)
+        for key, section in sections.items()
+    }
+
+
+def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Experiment:
+    experiment = Experiment(Path(options.path.experiments_root or "experiments") / options.name)
+    if ranks.is_main:
+        if not resuming:
+            experiment.archive()
+        experiment.lock()
+        start_logging(experiment.root / f"train_{options.name}.log", is_main=True)
+        for key, value in environment().items():
+            logger.info("%s: %s", key, value)
+        logger.info("options of %s:\n%s", options.source, dump(options))
+    else:
+        start_logging(None, is_main=False)
+    distributed.barrier()
+    return experiment
+
+
+def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Differences between the options of a checkpoint and those of now: (harmless, decisive), one line each."""
+    harmless: list[str] = []
+    decisive: list[str] = []
+    for key, old, new in differences(saved, current):
+        line = f"{key}: {old!r} -> {new!r}"
+        parts = key.split(".")
+        in_dataset = parts[0] == "datasets" and (parts[1] != "train" or parts[-1] in _HARMLESS_IN_DATASETS)
+        free = in_dataset or any(key == name or key.startswith(name + ".") for name in _HARMLESS)
+        (harmless if free else decisive).append(line)
+    return harmless, decisive
+
+
+def _check_unchanged(checkpoint: Checkpoint, options: Options, *, allow_changes: bool) -> None:
+    harmless, decisive = changed_keys(checkpoint.options, options.raw)
+    for line in harmless:
+        logger.info("option changed since the checkpoint: %s", line)
+    for line in decisive:
+        logger.warning("option changed since the checkpoint: %s", line)
+    if decisive and not allow_changes:
+        raise CheckpointError(
+            f"{options.source} differs from the options of {checkpoint.path} in what decides the result:\n  "
+            + "\n  ".join(decisive)
+            + "\nUse the old values, or --allow-changes to go on with the new ones."
+        )
+
+
+def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_changes: bool) -> None:
+    source = options.path.resume_state
+    if auto_resume:
+        if trainer.model.ranks.is_main:
+            trainer.checkpointer.tidy()
+        distributed.barrier()
+        checkpoint = trainer.checkpointer.load_latest()
+        if checkpoint is None and source is None:
+            logger.info("nothing to resume in %s: starting at iteration 0", trainer.experiment.training_states)
+    else:
+        checkpoint = None
+    if checkpoint is None and source is not None:
+        if Path(source).is_file():
+            legacy_state.resume(trainer, Path(source))
+            return
+        checkpoint = load_checkpoint(Path(source))
+    if checkpoint is not None:
+        _check_unchanged(checkpoint, options, allow_changes=allow_changes)
+        trainer.resume(checkpoint)
+        logger.info("resumed from %s, iteration %d", checkpoint.path, checkpoint.iteration)
+
+
+def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, allow_changes: bool = False) -> Trainer:
+    """Build everything that the option file names, and go back to a checkpoint where that is asked for.
+
+    Raises:
+        UserError: something in the option file or the data does not fit; nothing was trained or overwritten.
+    """
+    execution = prepare_execution(options, ranks)
+    experiment = _experiment(options, resuming=auto_resume or bool(options.path.resume_state), ranks=ranks)
+    logger.info("computing on %s", execution.describe())
+    loader = build_loader(options, execution, ranks)
+    validator = Validator(options, _validation_sets(options), experiment)
+    seed_everything(options.manual_seed)
+    model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
+    checkpointer = Checkpointer(
+        experiment.training_states, keep_last=options.logger.keep_last, keep_every=options.logger.keep_every
+    )
+    trainer = Trainer(options, model, loader, validator, experiment, checkpointer)
+    _resume(trainer, options, auto_resume=auto_resume, allow_changes=allow_changes)
+    return trainer

@@ -1,0 +1,185 @@
+"""The training loop. What it calls is built in :mod:`safmn.engine.setup`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from safmn.engine.checkpoint import Checkpoint, Checkpointer
+from safmn.engine.experiment import Experiment
+from safmn.engine.feed import feed
+from safmn.engine.progress import Progress
+from safmn.engine.reporter import Reporter
+from safmn.engine.validation import Interrupted, Validator
+from safmn.engine.watch import Verdict, Watch
+from safmn.errors import UserError
+from safmn.models import Model, StepResult
+from safmn.models.base_model import training_section
+from safmn.options import Options
+from safmn.runtime import distributed
+from safmn.runtime.interrupt import Interrupt
+from safmn.runtime.random_state import seed_everything
+from safmn.weights import save_weights
+
+
+class NonFiniteError(UserError):
+    """A loss or gradient is NaN or Inf; the weights are those of the iteration before."""
+
+
+class Trainer:
+    """Trains ``model`` until the last iteration or a signal.
+
+    Everything that decides the result is a function of the iteration (learning rate, batch, random state) or is in the
+    checkpoint (networks, progress); so a run that was killed and resumed ends with the same bytes.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        model: Model,
+        loader: Any,
+        validator: Validator,
+        experiment: Experiment,
+        checkpointer: Checkpointer,
+    ) -> None:
+        self.options = options
+        self.model = model
+        self.loader = loader
+        self.validator = validator
+        self.experiment = experiment
+        self.checkpointer = checkpointer
+        self.progress = Progress()
+        self.train = training_section(options)
+        self.last_iteration = self.train.total_iter
+        self.watch = Watch(model.execution.device, model.ranks)
+        self._waited = 0.0
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint."""
+        self.model.load_state(checkpoint.networks)
+        self.progress = Progress.from_dict(checkpoint.progress)
+
+    def run(self) -> int:
+        """Train; returns the exit status: 0, or 128 + the signal that asked to stop (after saving)."""
+        log, model, progress = self._reporter(), self.model, self.progress
+        try:
+            with Interrupt() as interrupt:
+                leave = self._validation_is_missing() and self._after_step(log, interrupt, [])
+                for batches in () if leave else self._batches():
+                    progress.iteration = iteration = progress.iteration + 1
+                    seed_everything(self.options.manual_seed, iteration, model.ranks.rank)
+                    model.set_learning_rate(iteration)
+                    result = model.training_step(batches, iteration)
+                    verdicts = self.watch.push(iteration, result.nonfinite, stop=bool(interrupt), batches=batches)
+                    if self._log_due(iteration):
+                        self._log(log, result)
+                    log.step()
+                    if leave := self._after_step(log, interrupt, verdicts):
+                        break
+                return interrupt.exit_status if leave else 0
+        finally:
+            log.close()
+            self.loader.close()
+
+    def _after_step(self, log: Reporter, interrupt: Interrupt, verdicts: list[Verdict]) -> bool:
+        """Validate and save where it is time; returns whether the run was asked to leave (then it has saved)."""
+        iteration = self.progress.iteration
+        validate = self.validator.due(iteration, self.last_iteration)
+        if validate or self._scheduled(iteration):
+            verdicts = verdicts + self.watch.drain()
+        leave, improved = self._judge(verdicts), False
+        if validate and not leave:
+            try:
+                improved = self.validator.run(self.model, self.progress, log, lambda: bool(interrupt))
+            except Interrupted:
+                leave = True
+        if leave or improved or self._scheduled(iteration):
+            self._save(best=improved)
+        return leave
+
+    def _batches(self) -> Any:
+        """Micro-batches of the iterations still to do, on the device; notes the time spent waiting for data."""
+        batches = feed(self.loader.batches(self.progress.iteration), self.model.execution)
+        self._began = time.perf_counter()
+        for _ in range(self.progress.iteration, self.last_iteration):
+            asked = time.perf_counter()
+            batch = next(batches)
+            self._waited += time.perf_counter() - asked
+            yield batch
+
+    def _reporter(self) -> Reporter:
+        return Reporter(
+            self.experiment,
+            start=self.progress.iteration,
+            total=self.last_iteration,
+            tensorboard=bool(self.options.logger.use_tb_logger),
+            speaks=self.model.ranks.is_main,
+        )
+
+    def _log_due(self, iteration: int) -> bool:
+        return iteration % self.options.logger.print_freq == 0 or iteration == self.last_iteration
+
+    def _log(self, log: Reporter, result: StepResult) -> None:
+        losses = {name: float(loss) for name, loss in distributed.mean_over_ranks(result.losses).items()}
+        now = time.perf_counter()
+        share = self._waited / max(now - self._began, 1e-9)
+        self._waited, self._began = 0.0, now
+        rate = self.model.networks["net_g"].learning_rate
+        iteration = self.progress.iteration
+        log.losses(iteration, self.loader.epoch_of(iteration), rate, losses, share)
+
+    def _judge(self, verdicts: list[Verdict]) -> bool:
+        """Act on what the ranks agreed on; returns whether to save and leave.
+
+        Raises:
+            NonFiniteError: something was not finite and ``on_nonfinite`` is ``stop``, or too many were skipped.
+        """
+        train = self.train
+        for verdict in verdicts:
+            if not verdict.nonfinite:
+                continue
+            samples = ", ".join(verdict.samples)
+            where = f"iteration {verdict.iteration}: a loss or gradient is NaN or Inf; samples: {samples}"
+            if train.on_nonfinite == "stop":
+                raise NonFiniteError(
+                    f"{where}. The weights were not changed. Look at these samples, lower the learning rate, set "
+                    "train.grad_clip, or train.on_nonfinite: skip"
+                )
+            self.progress.skipped += 1
+            if self.progress.skipped > train.max_skips:
+                raise NonFiniteError(f"{where}. More than train.max_skips: {train.max_skips} iterations were skipped")
+        return any(verdict.stop for verdict in verdicts)
+
+    def _validation_is_missing(self) -> bool:
+        """Whether a signal or a kill came between the last step and its validation."""
+        iteration = self.progress.iteration
+        return 0 < iteration != self.progress.validated_at and self.validator.due(iteration, self.last_iteration)
+
+    def _scheduled(self, iteration: int) -> bool:
+        return iteration % self.options.logger.save_checkpoint_freq == 0 or iteration == self.last_iteration
+
+    def _save(self, *, best: bool) -> None:
+        """Checkpoint, weights for use elsewhere, pruning. Only rank 0 writes; the others wait."""
+        iteration = self.progress.iteration
+        if self.model.ranks.is_main:
+            self.checkpointer.save(iteration, self.model.state(), self.progress.as_dict(), self.options.raw)
+            labels = ["latest"] + [str(iteration)] * self._scheduled(iteration) + ["best"] * best
+            for label in labels:
+                self._ship(label)
+            self.checkpointer.prune(scheduled=self._scheduled, best=self._best_iteration())
+        distributed.barrier()
+
+    def _ship(self, label: str) -> None:
+        """Write ``models/net_<g>_<label>.pth`` in BasicSR's format for every network."""
+        for name, network in self.model.networks.items():
+            average = network.average.network.state_dict() if network.average else None
+            save_weights(
+                self.experiment.models / f"{name}_{label}.pth", params=network.bare.state_dict(), params_ema=average
+            )
+
+    def _best_iteration(self) -> int | None:
+        """Iteration of the best value of the first metric on the first set."""
+        for metrics in self.progress.best.values():
+            for record in metrics.values():
+                return int(record["iteration"])
+        return None

@@ -1,0 +1,89 @@
+"""Validation during training: every set in turn, with the weights that would be shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from safmn.engine.evaluate import SetResult, evaluate
+from safmn.engine.experiment import Experiment
+from safmn.engine.progress import Progress
+from safmn.engine.reporter import Reporter
+from safmn.models import Model
+from safmn.options import Options
+from safmn.options.types import ValSection
+
+
+class Interrupted(Exception):
+    """A signal arrived between two images; the validation is done again after the resume."""
+
+
+class Validator:
+    """Runs the ``val`` sets of an option file and keeps the best results in the run's progress."""
+
+    def __init__(self, options: Options, datasets: Mapping[str, Any], experiment: Experiment) -> None:
+        self.options = options
+        self.val = options.val or ValSection()
+        self.datasets = datasets
+        self.experiment = experiment
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is anything to validate."""
+        return bool(self.datasets)
+
+    def due(self, iteration: int, last: int) -> bool:
+        """Whether ``iteration`` ends with a validation: every ``val_freq`` and at the end, as in BasicSR."""
+        return self.enabled and (iteration % self.val.val_freq == 0 or iteration == last)
+
+    def run(self, model: Model, progress: Progress, reporter: Reporter, stop: Callable[[], bool]) -> bool:
+        """Validate; returns whether the first metric of the first set is better than ever.
+
+        Raises:
+            Interrupted: ``stop()`` became true (single process only: with more, all ranks finish together).
+        """
+        val = self.val
+        improved = []
+        for name, dataset in self.datasets.items():
+            result = evaluate(
+                _stoppable(model.validation_network.eval(), stop if not model.ranks.distributed else lambda: False),
+                dataset,
+                name=name,
+                metrics=val.metrics,
+                device=model.execution.device,
+                save_dir=self._image_folder(name) if val.save_img else None,
+                suffix=val.suffix or str(progress.iteration),
+                rank=model.ranks.rank,
+                world_size=model.ranks.world_size,
+                progress=val.pbar,
+            )
+            improved += self._note(result, progress)
+            reporter.validation(progress.iteration, name, result.mean, progress.best.get(name, {}))
+        model.networks["net_g"].bare.train()
+        progress.validated_at = progress.iteration
+        return self.options.logger.keep_best and bool(improved and improved[0])
+
+    def _note(self, result: SetResult, progress: Progress) -> list[bool]:
+        return [
+            progress.note(
+                result.name,
+                metric,
+                value,
+                higher_is_better=self.val.metrics[metric].get("better", "higher") == "higher",
+            )
+            for metric, value in result.mean.items()
+        ]
+
+    def _image_folder(self, name: str) -> Any:
+        return self.experiment.visualization / name
+
+
+def _stoppable(network: Callable[[Tensor], Tensor], stop: Callable[[], bool]) -> Callable[[Tensor], Tensor]:
+    def forward(lq: Tensor) -> Tensor:
+        if stop():
+            raise Interrupted
+        return network(lq)
+
+    return forward

@@ -1,0 +1,162 @@
+"""What every model offers the engine."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from safmn import weights
+from safmn.errors import OptionError
+from safmn.models.trained_network import Batch, TrainedNetwork
+from safmn.optim.schedules import build_schedule
+from safmn.registry import ARCH_REGISTRY, LOSS_REGISTRY, build
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution
+
+if TYPE_CHECKING:
+    from safmn.options import Options
+    from safmn.options.types import TrainSection
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Batch", "Model", "StepResult"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Losses of one iteration (detached scalars on the device) and whether anything was not finite (1.0 or 0.0)."""
+
+    losses: dict[str, Tensor]
+    nonfinite: Tensor
+
+
+class Model(ABC):
+    """Networks, losses and the training step. Constructed with the options, the execution and the ranks.
+
+    A subclass sets :attr:`networks` (``net_g`` first) and implements :meth:`training_step`.
+    """
+
+    networks: dict[str, TrainedNetwork]
+
+    def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
+        self.options = options
+        self.train = training_section(options)
+        self.execution = execution
+        self.ranks = ranks
+        self.networks = {}
+
+    @abstractmethod
+    def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
+        """One iteration: forward, backward and update on the micro-batches (``lq``, ``gt``: (B, 3, h, w) in [0, 1])."""
+
+    @property
+    def validation_network(self) -> nn.Module:
+        """The network whose output is validated: the moving average of net_g where there is one."""
+        return self.networks["net_g"].inference
+
+    def set_learning_rate(self, iteration: int) -> None:
+        """Set every optimiser's learning rate for this iteration, counted from 1."""
+        for network in self.networks.values():
+            network.set_learning_rate(iteration)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """State of every network (see ``TrainedNetwork.state``)."""
+        return {name: network.state() for name, network in self.networks.items()}
+
+    def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take back what :meth:`state` returned."""
+        for name, network in self.networks.items():
+            network.load_state(state[name])
+
+    def _add_network(self, name: str, section: Mapping[str, Any]) -> TrainedNetwork:
+        """Build ``network_g`` or ``network_d``, load what it starts from, and add its optimiser and schedule."""
+        letter = name[-1]
+        train = self.train
+        optimizer = getattr(train, f"optim_{letter}")
+        if optimizer is None:
+            raise OptionError(f"{self.options.source}: train.optim_{letter} is missing")
+        trained = TrainedNetwork(
+            self._start(name, build(ARCH_REGISTRY, section), section),
+            self.execution,
+            self.ranks,
+            optimizer=optimizer,
+            schedule=build_schedule(train.scheduler, warmup_iter=train.warmup_iter),
+            ema_decay=train.ema_decay if name == "net_g" else 0.0,
+            grad_clip=train.grad_clip,
+            halt_on_nonfinite=train.on_nonfinite == "stop",
+            find_unused_parameters=self.options.find_unused_parameters,
+        )
+        self._start_average(name, trained, section)
+        self.networks[name] = trained
+        count = sum(parameter.numel() for parameter in trained.bare.parameters())
+        logger.info("%s: %s with %s parameters", name, section["type"], f"{count:,}")
+        return trained
+
+    def _pretrained(self, name: str) -> tuple[str | None, str, bool]:
+        letter, path = name[-1], self.options.path
+        return (
+            getattr(path, f"pretrain_network_{letter}"),
+            getattr(path, f"param_key_{letter}") or "params",
+            getattr(path, f"strict_load_{letter}"),
+        )
+
+    def _start(self, name: str, network: nn.Module, section: Mapping[str, Any]) -> nn.Module:
+        source, key, strict = self._pretrained(name)
+        if source is not None:
+            weights.load_into(network, source, param_key=key, strict=strict, section=section if strict else None)
+        return network
+
+    def _start_average(self, name: str, trained: TrainedNetwork, section: Mapping[str, Any]) -> None:
+        """As in BasicSR the average starts from the file's ``params_ema`` where it has one."""
+        source, _, strict = self._pretrained(name)
+        if source is not None and trained.average is not None:
+            network = trained.average.network
+            weights.load_into(
+                network, source, param_key="params_ema", strict=strict, section=section if strict else None
+            )
+
+    def _build_loss(self, key: str) -> nn.Module | None:
+        section = getattr(self.train, key)
+        return None if section is None else build(LOSS_REGISTRY, section).to(self.execution.device)
+
+    def _predict(self, network: TrainedNetwork, lq: Tensor) -> Tensor:
+        """Forward in the run's precision; the result is float32, as the losses want it."""
+        with self.execution.autocast():
+            output = network.forward(lq)
+        return output.float()
+
+
+def training_section(options: Options) -> TrainSection:
+    """The ``train`` section, which a run that trains cannot do without.
+
+    Raises:
+        OptionError: it is missing.
+    """
+    if options.train is None:
+        raise OptionError(f"{options.source}: the section train is missing; this option file can only test")
+    return options.train
+
+
+def reconstruction_losses(criteria: Mapping[str, nn.Module], prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Weighted losses between prediction and target, (B, 3, h, w) float32 in [0, 1].
+
+    A criterion that returns a pair (BasicSR's ``PerceptualLoss``) gives a perceptual and a style loss; either may be
+    None.
+    """
+    losses: dict[str, Tensor] = {}
+    for name, criterion in criteria.items():
+        value = criterion(prediction, target)
+        parts = dict(zip((name, "l_style"), value, strict=True)) if isinstance(value, tuple) else {name: value}
+        losses.update({part: loss for part, loss in parts.items() if loss is not None})
+    return losses
+
+
+def total_nonfinite(*flags: Tensor) -> Tensor:
+    """1.0 where any of the flags is."""
+    return torch.stack(flags).max()

@@ -1,0 +1,46 @@
+"""Paired super-resolution: pixel, frequency and perceptual losses between the network's output and the GT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from safmn.errors import OptionError
+from safmn.models.base_model import Batch, Model, StepResult, reconstruction_losses
+from safmn.registry import MODEL_REGISTRY, OURS
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution
+
+if TYPE_CHECKING:
+    from safmn.options import Options
+
+# name in the log -> key of the option file
+_LOSSES = {"l_pix": "pixel_opt", "l_freq": "fft_opt", "l_percep": "perceptual_opt"}
+
+
+@MODEL_REGISTRY.register(suffix=OURS)
+class SRModel(Model):
+    """BasicSR's ``SRModel`` with the FFT loss of SAFMN (arXiv 2302.13800, eq. 9).
+
+    Raises:
+        OptionError: the option file names no loss.
+    """
+
+    def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
+        super().__init__(options, execution, ranks)
+        built = {name: self._build_loss(key) for name, key in _LOSSES.items()}
+        self.criteria = {name: loss for name, loss in built.items() if loss is not None}
+        if not self.criteria:
+            raise OptionError(f"{options.source}: train names no loss; give one of {', '.join(_LOSSES.values())}")
+        self.net_g = self._add_network("net_g", options.network_g)
+
+    def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
+        """Forward, losses, backward, update."""
+        losses = self.net_g.accumulate(batches, self._losses)
+        return StepResult(losses, self.net_g.update(losses))
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
+        return reconstruction_losses(self.criteria, output, batch["gt"])

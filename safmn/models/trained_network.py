@@ -1,0 +1,172 @@
+"""A network together with everything that changes while it is trained: weights, optimiser, average, loss scale."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from safmn.optim.ema import MovingAverage
+from safmn.optim.optimizers import build_optimizer
+from safmn.optim.schedules import Schedule
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution
+
+Batch = Mapping[str, Any]
+Losses = dict[str, Tensor]
+
+
+class TrainedNetwork:
+    """Forward, backward and update of one network.
+
+    Args:
+        network: the bare network; moved to the device and memory format of ``execution``.
+        execution: device, precision, compilation.
+        ranks: place in the job; more than one process wraps the forward in DistributedDataParallel.
+        optimizer: section of the option file (``train.optim_g``).
+        schedule: learning rate as a function of (iteration, base rate).
+        ema_decay: decay of the moving average; 0 for none.
+        grad_clip: largest gradient norm; ``None`` does not clip.
+        halt_on_nonfinite: after the first NaN or Inf change nothing any more (``on_nonfinite: stop``).
+        find_unused_parameters: as in DistributedDataParallel.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        execution: Execution,
+        ranks: Ranks,
+        *,
+        optimizer: Mapping[str, Any],
+        schedule: Schedule,
+        ema_decay: float = 0.0,
+        grad_clip: float | None = None,
+        halt_on_nonfinite: bool = True,
+        find_unused_parameters: bool = False,
+    ) -> None:
+        self.execution = execution
+        self.ranks = ranks
+        self.bare = network.to(execution.device, memory_format=execution.memory_format).train()  # type: ignore[call-overload]
+        self.average = MovingAverage(self.bare, ema_decay) if ema_decay > 0 else None
+        self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
+        self.optimizer = build_optimizer(optimizer, self.parameters)
+        self.schedule = schedule
+        self.grad_clip = grad_clip
+        self.scaler = torch.amp.GradScaler(execution.device.type, enabled=execution.precision == "fp16")
+        self._halt = halt_on_nonfinite
+        self._halted = torch.zeros((), device=execution.device)
+        self.forward: Callable[..., Tensor] = self._wrap(find_unused_parameters)
+
+    def _wrap(self, find_unused_parameters: bool) -> Callable[..., Tensor]:
+        forward: nn.Module = torch.compile(self.bare) if self.execution.compile else self.bare  # type: ignore[assignment]
+        if not self.ranks.distributed:
+            return forward
+        device_ids = [self.ranks.local_rank] if self.execution.device.type == "cuda" else None
+        return DistributedDataParallel(
+            forward,
+            device_ids=device_ids,
+            find_unused_parameters=find_unused_parameters,
+            gradient_as_bucket_view=True,
+        )
+
+    @property
+    def inference(self) -> nn.Module:
+        """The network to validate and to ship: the average where there is one."""
+        return self.average.network if self.average else self.bare
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the first parameter group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def set_learning_rate(self, iteration: int) -> None:
+        """Set the rate of this iteration (counted from 1) in every parameter group."""
+        for group in self.optimizer.param_groups:
+            base = group.setdefault("initial_lr", group["lr"])
+            group["lr"] = self.schedule(iteration, base)
+
+    def accumulate(self, batches: Sequence[Batch], compute: Callable[[Batch], Losses]) -> Losses:
+        """Gradients of the losses averaged over ``batches``; the optimiser has not moved yet.
+
+        Args:
+            compute: forward of one batch; returns named, weighted losses (scalars).
+
+        Returns:
+            Each loss averaged over the batches, detached, on the device.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: Losses = {}
+        for number, batch in enumerate(batches):
+            with self._exchange_gradients(last=number == len(batches) - 1):
+                losses = compute(batch)
+                total = torch.stack(list(losses.values())).sum() / len(batches)
+                self.scaler.scale(total).backward()
+            for name, loss in losses.items():
+                share = loss.detach() / len(batches)
+                totals[name] = totals[name] + share if name in totals else share
+        return totals
+
+    def _exchange_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """DDP exchanges gradients once for each step: with the last micro-batch."""
+        if isinstance(self.forward, DistributedDataParallel) and not last:
+            return self.forward.no_sync()
+        return contextlib.nullcontext()
+
+    def update(self, losses: Losses) -> Tensor:
+        """Clip, step and average, unless a loss or gradient is NaN or Inf: then nothing moves.
+
+        Returns:
+            Scalar on the device, 1.0 where something was not finite, on every rank alike. In fp16 an overflow of the
+            gradients is the loss scale's business and only the losses count.
+        """
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        watched = [*losses.values()] if self.scaler.is_enabled() else [*losses.values(), norm]
+        bad = (~torch.isfinite(torch.stack([value.detach().float() for value in watched]))).any().float()
+        if self.ranks.distributed:
+            dist.all_reduce(bad, dist.ReduceOp.MAX)
+        if self._halt:
+            bad = self._halted = torch.maximum(self._halted, bad)
+        if self.grad_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
+        self._step(bad)
+        return bad
+
+    def _step(self, bad: Tensor) -> None:
+        if bad.device.type == "cpu" and bad:  # free of cost on the CPU; on a GPU the optimiser reads the flag there
+            self.scaler.update() if self.scaler.is_enabled() else None
+            return
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            if bad.device.type != "cpu":
+                self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+            self.optimizer.step()
+        if self.average:
+            self.average.update()
+
+    def state(self) -> dict[str, Any]:
+        """All that changes, as state dicts: ``params``, ``optimizer`` and, where there are any, ``params_ema``, ``scaler``."""
+        state: dict[str, Any] = {"params": self.bare.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.average:
+            state["params_ema"] = self.average.network.state_dict()
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler.state_dict()
+        return state
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state` returned."""
+        self.bare.load_state_dict(state["params"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.network.load_state_dict(state["params_ema"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])

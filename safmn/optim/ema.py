@@ -1,0 +1,30 @@
+"""Exponential moving average of a network's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class MovingAverage:
+    """A copy of ``network`` whose weights follow it: ``average = decay * average + (1 - decay) * weights``.
+
+    As in BasicSR the average covers the parameters; buffers (of a batch normalisation, say) are copied.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._averages: list[Tensor] = list(self.network.parameters())
+        self._weights = [parameter.detach() for parameter in network.parameters()]
+        self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the network's weights of this iteration."""
+        torch._foreach_mul_(self._averages, self.decay)
+        torch._foreach_add_(self._averages, self._weights, alpha=1 - self.decay)
+        for copied, current in self._buffers:
+            copied.copy_(current)

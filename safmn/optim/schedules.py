@@ -1,0 +1,83 @@
+"""Learning rates as functions of the iteration: nothing to save, nothing to replay on resume.
+
+The formulas are those of ``basicsr.models.lr_scheduler`` in closed form; a test compares every iteration with it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from safmn.errors import OptionError, did_you_mean
+
+Schedule = Callable[[int, float], float]  # (iteration from 1, base learning rate) -> learning rate
+
+
+def multi_step_restart(
+    milestones: Sequence[int],
+    gamma: float = 0.1,
+    restarts: Sequence[int] = (0,),
+    restart_weights: Sequence[float] = (1,),
+) -> Schedule:
+    """Constant between milestones, times ``gamma`` at each; back to base * weight at each restart."""
+    if len(restarts) != len(restart_weights):
+        raise OptionError("train.scheduler: restarts and restart_weights differ in length")
+    steps = sorted(milestones)
+    begins = sorted(zip(restarts, restart_weights, strict=True))
+
+    def schedule(iteration: int, base: float) -> float:
+        t = iteration - 1  # the rate of the first iteration is the scheduler's at step 0
+        begin, weight = max((pair for pair in begins if pair[0] <= t), default=(-1, 1.0))
+        passed = bisect.bisect_right(steps, t) - bisect.bisect_right(steps, begin)
+        return float(base * weight * gamma**passed)
+
+    return schedule
+
+
+def cosine_annealing_restart(
+    periods: Sequence[int], restart_weights: Sequence[float] = (1,), eta_min: float = 0.0
+) -> Schedule:
+    """Cosine from base * weight to ``eta_min`` over each period; after the last one the rate stays at ``eta_min``."""
+    if len(periods) != len(restart_weights):
+        raise OptionError("train.scheduler: periods and restart_weights differ in length")
+    ends = list(accumulate(periods))
+
+    def schedule(iteration: int, base: float) -> float:
+        t = min(iteration - 1, ends[-1])
+        index = bisect.bisect_left(ends, t)
+        begin = ends[index - 1] if index else 0
+        phase = math.pi * (t - begin) / periods[index]
+        return float(eta_min + restart_weights[index] * 0.5 * (base - eta_min) * (1 + math.cos(phase)))
+
+    return schedule
+
+
+_SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "MultiStepLR": multi_step_restart,
+    "MultiStepRestartLR": multi_step_restart,
+    "CosineAnnealingRestartLR": cosine_annealing_restart,
+}
+
+
+def build_schedule(section: Mapping[str, Any], *, warmup_iter: int = -1) -> Schedule:
+    """The schedule that ``train.scheduler`` names, with a linear warm-up over ``warmup_iter`` iterations before it.
+
+    Raises:
+        OptionError: no schedule of that name.
+    """
+    arguments = {key: value for key, value in section.items() if key != "type"}
+    kind = section["type"]
+    if kind not in _SCHEDULES:
+        raise OptionError(
+            f"train.scheduler.type: {kind!r} is not known.{did_you_mean(kind, _SCHEDULES)} "
+            f"Known: {', '.join(_SCHEDULES)}."
+        )
+    schedule = _SCHEDULES[kind](**arguments)
+
+    def with_warmup(iteration: int, base: float) -> float:
+        return base * iteration / warmup_iter if iteration < warmup_iter else schedule(iteration, base)
+
+    return with_warmup

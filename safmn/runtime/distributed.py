@@ -1,0 +1,116 @@
+"""One process or many: which rank this is, where it computes, and the few collective calls the engine needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from safmn.errors import OptionError
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT = timedelta(minutes=30)  # a long validation or store build on rank 0 must not look like a dead rank
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Place of this process in the job. ``local_rank`` counts the processes of one machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes logs, checkpoints and images."""
+        return self.rank == 0
+
+    @property
+    def distributed(self) -> bool:
+        """Whether there is more than one process."""
+        return self.world_size > 1
+
+
+def launched_by_torchrun() -> bool:
+    """Whether ``torchrun`` (or anything that sets its variables) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ and "LOCAL_RANK" in os.environ
+
+
+def _slurm_environment(port: int | None) -> None:
+    """Translate SLURM's variables of this step into those that torch.distributed reads."""
+    if "SLURM_PROCID" not in os.environ:
+        raise OptionError("--launcher slurm: this process was not started by srun (SLURM_PROCID is not set)")
+    hosts = subprocess.run(
+        ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.environ.update(
+        RANK=os.environ["SLURM_PROCID"],
+        WORLD_SIZE=os.environ["SLURM_NTASKS"],
+        LOCAL_RANK=os.environ.get("SLURM_LOCALID", "0"),
+        MASTER_ADDR=os.environ.get("MASTER_ADDR", hosts[0] if hosts else socket.gethostname()),
+        MASTER_PORT=str(os.environ.get("MASTER_PORT", port or 29500)),
+    )
+
+
+def join(launcher: str, *, backend: str = "nccl", port: int | None = None, use_cuda: bool = False) -> Ranks:
+    """Join the job that the launcher describes and return this process's place in it.
+
+    Args:
+        launcher: ``none``, ``pytorch`` (torchrun) or ``slurm``. A process that torchrun started joins in any case.
+        backend: nccl or gloo; without ``use_cuda`` always gloo.
+        port: where rank 0 listens, for SLURM; torchrun says it itself.
+        use_cuda: compute on GPUs.
+
+    Raises:
+        OptionError: the launcher's environment is missing.
+    """
+    if launcher == "slurm":
+        _slurm_environment(port)
+    elif not launched_by_torchrun():
+        if launcher == "pytorch":
+            raise OptionError("--launcher pytorch: start with `torchrun --nproc_per_node N safmn/train.py ...`")
+        return Ranks()
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    if ranks.distributed:
+        if use_cuda:
+            torch.cuda.set_device(ranks.local_rank)
+        dist.init_process_group(backend if use_cuda else "gloo", timeout=_TIMEOUT)
+    return ranks
+
+
+def leave() -> None:
+    """Leave the job; does nothing in a single process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for every rank; does nothing in a single process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def broadcast(value: Any) -> Any:
+    """Rank 0's ``value`` (any picklable object), on every rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def mean_over_ranks(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each scalar averaged over the ranks, in one collective call."""
+    if not (values and dist.is_available() and dist.is_initialized()):
+        return values
+    stacked = torch.stack([value.detach().float() for value in values.values()])  # (number of losses,)
+    dist.all_reduce(stacked)
+    return dict(zip(values, stacked / dist.get_world_size(), strict=True))

@@ -1,0 +1,110 @@
+"""How a run computes: device, precision, compilation, memory format. Decided here and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from safmn.errors import OptionError
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The decisions, as plain data. ``precision`` is that of the forward; weights and losses stay float32."""
+
+    device: torch.device
+    precision: Precision = "fp32"
+    compile: bool = False
+    channels_last: bool = True
+    deterministic: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Memory format of images and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Context of the forward: autocast to the precision, or nothing in float32."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+
+    def describe(self) -> str:
+        """One line for the log."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        parts = [name, self.precision, "compiled" if self.compile else "eager"]
+        parts += ["channels_last"] if self.channels_last else []
+        parts += ["deterministic"] if self.deterministic else []
+        return ", ".join(parts) + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else "")
+
+
+def choose_device(num_gpu: int | str | None, local_rank: int = 0) -> torch.device:
+    """The device that ``num_gpu`` asks for; where there is no GPU the CPU, saying so.
+
+    Args:
+        num_gpu: BasicSR's key: 0 the CPU, 1 or more one GPU for each process, ``auto`` what is there.
+    """
+    if num_gpu == 0:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank)
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    if num_gpu not in (None, "auto"):
+        logger.warning("num_gpu: %s, but this machine has no usable GPU: using the CPU", num_gpu)
+    return torch.device("cpu")
+
+
+def _compiler_available(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    return device.type == "cuda"
+
+
+def choose_execution(
+    device: torch.device,
+    *,
+    precision: str | None = None,
+    compile: bool | None = None,
+    channels_last: bool | None = None,
+    deterministic: bool = False,
+) -> Execution:
+    """Fill what the option file leaves open with the defaults measured to be fastest (docs/performance.md).
+
+    Raises:
+        OptionError: the device cannot do what is asked.
+    """
+    chosen = precision or "fp32"
+    if chosen not in _DTYPES:
+        raise OptionError(f"train.precision: {precision!r}; choose fp32, bf16 or fp16")
+    if chosen == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise OptionError("train.precision: bf16 is not supported by this GPU; choose fp16 or fp32")
+    if compile and not _compiler_available(device):
+        raise OptionError("train.compile: true needs a C++ compiler (g++ or clang++) on this machine; install one")
+    return Execution(
+        device,
+        chosen,  # type: ignore[arg-type]
+        compile=bool(compile),
+        channels_last=True if channels_last is None else channels_last,
+        deterministic=deterministic,
+    )
+
+
+def apply_global_settings(execution: Execution) -> None:
+    """Settings of torch that hold for the whole process."""
+    torch.backends.cudnn.benchmark = not execution.deterministic
+    if execution.deterministic:
+        torch.use_deterministic_algorithms(True)
+    elif execution.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True

@@ -1,0 +1,45 @@
+"""SIGTERM, SIGINT and SIGUSR1 ask a run to finish its step, save and leave; the exit status is 128 + the signal."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from types import FrameType, TracebackType
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Interrupt:
+    """Context in which the signals set :attr:`signal_number`. A second Ctrl-C stops at once (``KeyboardInterrupt``)."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def __enter__(self) -> Interrupt:
+        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.signal_number != 0
+
+    @property
+    def exit_status(self) -> int:
+        """128 + the signal's number, as shells report it: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1 on Linux.
+
+        143 too where another rank's signal ends the job.
+        """
+        return 128 + (self.signal_number or signal.SIGTERM)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.signal_number = number
+        logger.warning("%s: finishing the step, saving, leaving", signal.Signals(number).name)

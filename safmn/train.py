@@ -1,0 +1,69 @@
+"""Train a network from an option file: ``python safmn/train.py -opt options/train_x4.yml`` or ``safmn train -opt ...``.
+
+Exit status: 0 done; 2 a mistake in the options or the data; 130, 143 or 138 after SIGINT, SIGTERM or SIGUSR1, with the
+run saved: the same command with --auto_resume goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from safmn.errors import exit_status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="safmn train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument("--auto_resume", action="store_true", help="go on from the newest checkpoint that is whole")
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="resume although options changed that decide the result"
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="who starts the ranks")
+    parser.add_argument("--debug", action="store_true", help="log every iteration, validate and save every 8")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--force_yml",
+        nargs="+",
+        default=(),
+        metavar="A:B=C",
+        help="replace values of the option file, e.g. train:ema_decay=0.999",
+    )
+    return parser
+
+
+@exit_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the door with ``argv`` (default: the command line) and return the exit status."""
+    arguments = _parser().parse_args(argv)
+    import torch
+
+    from safmn import compat
+
+    compat.require_basicsr()
+    from safmn.engine.setup import build_trainer
+    from safmn.options import load_options
+    from safmn.runtime import distributed
+
+    options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml, debug=arguments.debug)
+    use_cuda = torch.cuda.is_available() and options.num_gpu != 0
+    dist = options.dist_params
+    ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)
+    try:
+        trainer = build_trainer(
+            options, ranks, auto_resume=arguments.auto_resume, allow_changes=arguments.allow_changes
+        )
+        return trainer.run()
+    finally:
+        distributed.leave()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

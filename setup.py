@@ -1,0 +1,46 @@
+"""The package, with ranges. Exact versions that were tested stand in requirements.txt; `make setup` installs those."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "safmn" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+# BasicSR's own run-time needs, without tb-nightly (it collides with tensorboard). BasicSR itself cannot stand here: its
+# build asks for torch in an isolated environment. README.md gives its one line.
+BASICSR_NEEDS = ["addict", "future", "requests", "scikit-image>=0.22", "scipy>=1.10", "yapf"]
+
+setup(
+    name="safmn",
+    version=VERSION,
+    description="Efficient image super-resolution with SAFMN: train, test, upscale, export",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["safmn", "safmn.*"]),
+    package_data={"safmn.zoo": ["*.safetensors", "*.json"]},
+    python_requires=">=3.10,<3.13",
+    install_requires=[
+        "torch>=2.10",
+        "numpy>=1.26",
+        "opencv-python>=4.8",
+        "pillow>=10.3",
+        "pyyaml>=6",
+        "msgspec>=0.18.6",
+        "safetensors>=0.4.3",
+        "tqdm>=4.65",
+    ],
+    extras_require={
+        "train": ["torchvision>=0.25", "lmdb>=1.4", "tensorboard>=2.14", *BASICSR_NEEDS],
+        "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
+        "openvino": ["openvino>=2024.4"],
+        "ncnn": ["ncnn>=1.0.20240820", "pnnx>=20240819"],
+        "video": ["av>=13"],
+        "spandrel": ["spandrel>=0.4"],
+    },
+    entry_points={"console_scripts": ["safmn = safmn.cli:main"]},
+)

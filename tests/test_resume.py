@@ -1,0 +1,85 @@
+"""A run that is interrupted in any way and resumed ends with the same bytes as one that is not."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import tiny_run
+
+from safmn.engine.checkpoint import Checkpointer
+from safmn.models.sr_model import SRModel
+from safmn.train import main
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the images and the finished run."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    tiny_run.make_images(folder)
+    assert tiny_run.finish(tiny_run.write_options(folder, tiny_run.options(folder))) == 0
+    return folder
+
+
+@pytest.fixture
+def fresh(uninterrupted: Path, tmp_path: Path) -> Path:
+    """A folder with the same images and no run. The option file names the first folder's images in both."""
+    options = tiny_run.options(uninterrupted)
+    options["path"]["experiments_root"] = str(tmp_path / "experiments")
+    tiny_run.write_options(tmp_path, options)
+    return tmp_path
+
+
+def assert_same_end(fresh: Path, uninterrupted: Path) -> None:
+    expected, got = tiny_run.fingerprint(uninterrupted), tiny_run.fingerprint(fresh)
+    ignored = {name for name in expected | got if name.endswith(("state.json", "manifest.json"))}  # hold the folder's name
+    assert {k: v for k, v in got.items() if k not in ignored} == {k: v for k, v in expected.items() if k not in ignored}
+    last = [Checkpointer(folder / "experiments/tiny/training_states").load_latest() for folder in (fresh, uninterrupted)]
+    assert last[0].progress == last[1].progress
+
+
+def kill_until_done(fresh: Path, uninterrupted: Path, workers: int, kills: int) -> None:
+    options = tiny_run.options(uninterrupted)
+    options["path"]["experiments_root"] = str(fresh / "experiments")
+    options["datasets"]["train"]["num_worker_per_gpu"] = workers
+    option_file = tiny_run.write_options(fresh, options)
+    random_delay = random.Random(workers)
+    done = 0
+    while done < kills:
+        done += tiny_run.kill_after(option_file, random_delay.uniform(0.05, 1.2))
+        if (fresh / "experiments/tiny/models/net_g_24.pth").exists() and done < kills:  # finished early: once more
+            assert tiny_run.finish(option_file, "--auto_resume") == 0
+            assert_same_end(fresh, uninterrupted)
+            shutil.rmtree(fresh / "experiments")
+    assert tiny_run.finish(option_file, "--auto_resume") == 0
+    assert_same_end(fresh, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_random_moments(fresh: Path, uninterrupted: Path, workers: int) -> None:
+    kill_until_done(fresh, uninterrupted, workers, kills=10)
+
+
+def test_resumed_from_every_iteration(fresh: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGUSR1 during every one of the 24 steps, one after the other: a chain of restarts."""
+    step = SRModel.training_step
+    stop_at = 0
+
+    def interrupted_step(self: SRModel, batches: object, iteration: int) -> object:
+        if iteration == stop_at:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return step(self, batches, iteration)
+
+    monkeypatch.setattr(SRModel, "training_step", interrupted_step)
+    option_file = str(fresh / "options.yml")
+    for stop_at in range(1, tiny_run.ITERATIONS + 1):  # noqa: B007 - read by the closure
+        status = main(["-opt", option_file, "--auto_resume"])
+        assert status == 128 + signal.SIGUSR1
+        assert Checkpointer(fresh / "experiments/tiny/training_states").iterations()[-1] == stop_at
+    assert main(["-opt", option_file, "--auto_resume"]) == 0
+    assert_same_end(fresh, uninterrupted)

@@ -1,0 +1,48 @@
+"""Learning rates equal BasicSR's schedulers at every iteration."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
+
+from safmn.errors import OptionError
+from safmn.optim.schedules import build_schedule
+
+CASES = [
+    (CosineAnnealingRestartLR, {"periods": [40], "restart_weights": [1], "eta_min": 1e-5}),
+    (CosineAnnealingRestartLR, {"periods": [10, 10, 20], "restart_weights": [1, 0.5, 0.25], "eta_min": 1e-7}),
+    (MultiStepRestartLR, {"milestones": [5, 20, 20, 30], "gamma": 0.5}),
+    (
+        MultiStepRestartLR,
+        {"milestones": [5, 12, 15, 30], "gamma": 0.1, "restarts": [0, 10, 25], "restart_weights": [1, 0.5, 2]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "arguments"), CASES)
+def test_equals_basicsr(scheduler: type, arguments: dict) -> None:
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=2e-4)
+    reference = scheduler(optimizer, **arguments)
+    schedule = build_schedule({"type": scheduler.__name__, **arguments})
+    for iteration in range(1, 41):
+        if iteration > 1:  # as BaseModel.update_learning_rate does
+            optimizer.step()
+            reference.step()
+        assert schedule(iteration, 2e-4) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+
+
+def test_warmup_is_linear_and_then_joins_the_schedule() -> None:
+    section = {"type": "MultiStepLR", "milestones": [100], "gamma": 0.5}
+    schedule = build_schedule(section, warmup_iter=10)
+    assert [schedule(i, 1.0) for i in (1, 5, 9, 10, 11)] == [0.1, 0.5, 0.9, 1.0, 1.0]
+
+
+def test_stays_at_the_end_after_the_last_period() -> None:
+    schedule = build_schedule({"type": "CosineAnnealingRestartLR", "periods": [10], "eta_min": 1e-6})
+    assert schedule(11, 1e-3) == schedule(50, 1e-3) == pytest.approx(1e-6)
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(OptionError, match="CosineAnnealingRestartLR"):
+        build_schedule({"type": "CosineAnnealingRestart"})

@@ -1,0 +1,150 @@
+"""A training run small enough to be repeated many times in a test: real photographs, a tiny SAFMN, real processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import yaml
+from skimage import data
+
+ITERATIONS = 24
+
+
+def make_images(folder: Path, scale: int = 2) -> None:
+    """Five 64x64 crops of photographs for training and two for validation, with LQ images."""
+    photos = [data.astronaut(), data.chelsea(), data.coffee()]
+    for number in range(7):
+        top, left = 40 + 30 * number, 60 + 17 * number
+        hr = photos[number % 3][top : top + 64, left : left + 64, ::-1]
+        part = "val" if number >= 5 else "train"
+        lr = cv2.resize(hr, (64 // scale, 64 // scale), interpolation=cv2.INTER_AREA)
+        for kind, image in (("hr", hr), ("lr", lr)):
+            path = folder / part / kind / f"photo{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), image)
+
+
+def options(folder: Path, **train: Any) -> dict[str, Any]:
+    """The option file as a dict; epochs of 5 iterations, validation every 6, checkpoints every 3."""
+
+    def section(part: str) -> dict[str, Any]:
+        return {
+            "name": part,
+            "type": "PairedImageDataset",
+            "dataroot_gt": str(folder / part / "hr"),
+            "dataroot_lq": str(folder / part / "lr"),
+            "io_backend": {"type": "disk"},
+        }
+
+    return {
+        "name": "tiny",
+        "model_type": "SRModel",
+        "scale": 2,
+        "num_gpu": 0,
+        "manual_seed": 7,
+        "datasets": {
+            "train": {
+                **section("train"),
+                "gt_size": 32,
+                "use_hflip": True,
+                "use_rot": True,
+                "batch_size_per_gpu": 2,
+                "num_worker_per_gpu": 0,
+                "dataset_enlarge_ratio": 2,
+            },
+            "val": section("val"),
+        },
+        "network_g": {"type": "SAFMN", "dim": 8, "n_blocks": 1, "ffn_scale": 2.0, "upscaling_factor": 2},
+        "path": {"experiments_root": str(folder / "experiments")},
+        "train": {
+            "ema_decay": 0.9,
+            "optim_g": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
+            "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [ITERATIONS], "eta_min": 1e-5},
+            "total_iter": ITERATIONS,
+            "warmup_iter": 4,
+            "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+            "fft_opt": {"type": "FFTLoss", "loss_weight": 0.05, "reduction": "mean"},
+            **train,
+        },
+        "val": {
+            "val_freq": 6,
+            "pbar": False,
+            "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": False}},
+        },
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 3},
+    }
+
+
+def write_options(folder: Path, content: dict[str, Any], name: str = "options.yml") -> Path:
+    """Write an option file and return its path."""
+    path = folder / name
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def _train(arguments: Sequence[str]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    from safmn.train import main
+
+    raise SystemExit(main(list(arguments)))
+
+
+_context = multiprocessing.get_context("forkserver")  # children start from a process that has imported everything
+_context.set_forkserver_preload(["safmn.train", "safmn.engine.setup", "torch.utils.data"])
+
+
+def start(option_file: Path, *arguments: str) -> Any:
+    """Start a training process; returns the ``multiprocessing.Process``."""
+    process = _context.Process(target=_train, args=(["-opt", str(option_file), *arguments],))
+    process.start()
+    return process
+
+
+def finish(option_file: Path, *arguments: str) -> int:
+    """Run a training process to its end and return its exit status."""
+    process = start(option_file, *arguments)
+    process.join()
+    return int(process.exitcode or 0)
+
+
+def kill_after(option_file: Path, seconds: float) -> bool:
+    """Resume the run, kill it with SIGKILL after ``seconds``; returns whether it was still running."""
+    process = start(option_file, "--auto_resume")
+    process.join(seconds)
+    running = process.is_alive()
+    if running:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return running
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """SHA-256 of everything that must not depend on interruptions: checkpoints, weights, the record of losses."""
+    root = folder / "experiments" / "tiny"
+    files = sorted((root / "training_states").rglob("*.*")) + sorted((root / "models").glob("*.pth"))
+    prints = {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return prints | {"record": hashlib.sha256((root / "record.jsonl").read_bytes()).hexdigest()}
+
+
+def record(folder: Path) -> list[dict[str, Any]]:
+    """The record of losses and validations."""
+    return [json.loads(line) for line in (folder / "experiments" / "tiny" / "record.jsonl").read_text().splitlines()]
+
+
+def timed(option_file: Path) -> float:
+    """Seconds of an uninterrupted run."""
+    began = time.perf_counter()
+    assert finish(option_file) == 0
+    return time.perf_counter() - began
