@@ -2,7 +2,51 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from typing import Any
+
 from safmn.data.keys import Batch, KeyedDataset, Patch, Sample, SampleKey, draw_patch, sample_rng
 from safmn.data.loader import TrainingLoader
+from safmn.data.paired import PairedImageDataset, SingleImageDataset
+from safmn.data.patch_store import PatchStore
+from safmn.errors import DataError, OptionError
+from safmn.registry import DATASET_REGISTRY, find
 
-__all__ = ["Batch", "KeyedDataset", "Patch", "Sample", "SampleKey", "TrainingLoader", "draw_patch", "sample_rng"]
+__all__ = [
+    "Batch",
+    "KeyedDataset",
+    "PairedImageDataset",
+    "Patch",
+    "PatchStore",
+    "Sample",
+    "SampleKey",
+    "SingleImageDataset",
+    "TrainingLoader",
+    "build_dataset",
+    "draw_patch",
+    "sample_rng",
+]
+
+
+def build_dataset(section: Mapping[str, Any], *, phase: str, scale: int) -> Any:
+    """Build the data set that a section of an option file names; the section itself is not modified.
+
+    Args:
+        section: has ``type``; anything registered in BasicSR's ``DATASET_REGISTRY`` works.
+        phase: ``train``, ``val`` or ``test``.
+        scale: the option file's scale.
+
+    Raises:
+        OptionError: no data set of that type, or a key it needs is missing.
+        DataError: images are missing or do not match.
+    """
+    build = find(DATASET_REGISTRY, section["type"])
+    options = {**copy.deepcopy(dict(section)), "phase": phase, "scale": scale}
+    name = section.get("name", section["type"])
+    try:
+        return build(options)
+    except KeyError as error:  # how BasicSR's data sets report a missing key
+        raise OptionError(f"data set {name!r} ({section['type']}): missing key {error}") from error
+    except AssertionError as error:  # how they report folders that do not match
+        raise DataError(f"data set {name!r} ({section['type']}): {error}") from error

@@ -1,0 +1,196 @@
+"""Data sets of GT and LQ image pairs, and of LQ images alone, with BasicSR's option keys and meaning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safmn.data.keys import Patch, Sample, draw_patch
+from safmn.data.options import CommonOptions, CropOptions, IoBackend, read_options
+from safmn.data.sources import (
+    DiskReader,
+    LmdbReader,
+    Pair,
+    Reader,
+    check_sizes,
+    list_images,
+    names_from_meta_info,
+    pairs_from_folders,
+    pairs_from_lmdb,
+    pairs_from_meta_info,
+)
+from safmn.errors import DataError
+from safmn.imaging import augment, rgb_to_y, to_tensor
+from safmn.registry import DATASET_REGISTRY, OURS
+
+
+class PairedOptions(CropOptions, frozen=True, kw_only=True):
+    """Keys of :class:`PairedImageDataset`."""
+
+    dataroot_gt: str
+    dataroot_lq: str
+    meta_info_file: str | None = None  # lists the images to use; default: all of the folder
+    filename_tmpl: str = "{}"  # name of the LQ image of GT image "{}", both without ending
+    io_backend: IoBackend = IoBackend()
+    color: Literal["y", "rgb"] | None = None  # "y": one channel, BT.601 luma in [16/255, 235/255]
+    mean: list[float] | None = None  # one for each channel; subtracted from values in [0, 1]
+    std: list[float] | None = None  # one for each channel; divided by, after the mean
+
+
+class SingleOptions(CommonOptions, frozen=True, kw_only=True):
+    """Keys of :class:`SingleImageDataset`; as those of :class:`PairedOptions`."""
+
+    dataroot_lq: str
+    meta_info_file: str | None = None
+    io_backend: IoBackend = IoBackend()
+    color: Literal["y", "rgb"] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+def finish(image: np.ndarray, options: PairedOptions | SingleOptions) -> Tensor:
+    """uint8 RGB (H, W, 3) -> float32 (C, H, W) in [0, 1]: colour space, then mean and standard deviation."""
+    if options.color == "y":
+        tensor = torch.from_numpy((rgb_to_y(image) / 255.0).astype(np.float32))[None]  # (1, H, W)
+    else:
+        tensor = to_tensor(image)
+    if options.mean is not None:
+        tensor = tensor.sub(torch.tensor(options.mean).view(-1, 1, 1))
+    if options.std is not None:
+        tensor = tensor.div(torch.tensor(options.std).view(-1, 1, 1))
+    return tensor
+
+
+def cut(image: np.ndarray, patch: Patch, side: int, factor: int) -> np.ndarray:
+    """The square of ``side`` pixels at ``factor`` times the patch's position, turned: (H, W, 3) -> (side, side, 3)."""
+    top, left = patch.top * factor, patch.left * factor
+    return augment(image[top : top + side, left : left + side], patch.hflip, patch.vflip, patch.rot90)
+
+
+@DATASET_REGISTRY.register(suffix=OURS)
+class PairedImageDataset(torch.utils.data.Dataset[Sample]):
+    """GT and LQ images in two folders or two lmdb data bases.
+
+    For training, ``sample`` cuts a random patch; ``dataset[index]`` is the whole pair, the GT image cropped to
+    ``scale`` times the LQ image.
+
+    Args:
+        opt: the data set's section of the option file, with ``phase`` and ``scale``; keys as in BasicSR.
+
+    Raises:
+        OptionError: a key is missing or wrong.
+        DataError: a folder is missing, or the two do not hold the same images (checked here); an image is unreadable,
+            or the sizes of a pair do not fit (when it is read).
+    """
+
+    OPTIONS: ClassVar[type[PairedOptions]] = PairedOptions
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.options: PairedOptions = read_options(self.OPTIONS, opt)
+        self.gt_reader: Reader = DiskReader()
+        self.lq_reader: Reader = self.gt_reader
+        try:
+            self.pairs = self._find()
+        except DataError as error:
+            raise DataError(f"data set {self.options.name!r}: {error}") from error
+        if self.options.phase == "train":
+            self.lq_patch = self.options.lq_patch
+
+    def _find(self) -> list[Pair]:
+        options = self.options
+        if options.io_backend.type == "lmdb":
+            self.gt_reader, self.lq_reader = gt, lq = LmdbReader(options.dataroot_gt), LmdbReader(options.dataroot_lq)
+            return pairs_from_lmdb(gt, lq, options.filename_tmpl)
+        if options.meta_info_file is not None:
+            return pairs_from_meta_info(
+                options.dataroot_gt, options.dataroot_lq, options.meta_info_file, options.filename_tmpl
+            )
+        return pairs_from_folders(options.dataroot_gt, options.dataroot_lq, options.filename_tmpl)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, Pair]:
+        pair = self.pairs[index]
+        gt, lq = self.gt_reader.read(pair.gt), self.lq_reader.read(pair.lq)
+        check_sizes(gt, lq, self.options.scale, pair)
+        return gt, lq, pair
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """A training sample of image ``index``; every draw comes from ``rng``.
+
+        Returns:
+            ``lq`` (C, p, p) and ``gt`` (C, gt_size, gt_size), float32 in [0, 1]; ``lq_path``, ``gt_path``.
+        """
+        gt, lq, pair = self._read(index)
+        height, width = lq.shape[:2]
+        side, scale = self.lq_patch, self.options.scale
+        if min(height, width) < side:
+            raise DataError(
+                f"{pair.lq} is {width}x{height}, smaller than the {side}x{side} crop. Remove it or lower gt_size."
+            )
+        patch = draw_patch(rng, height, width, side, self.options.use_hflip, self.options.use_rot)
+        return self._sample(cut(gt, patch, side * scale, scale), cut(lq, patch, side, 1), pair)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The whole pair: ``lq`` (C, h, w) and ``gt`` (C, scale*h, scale*w), float32 in [0, 1]; their paths."""
+        gt, lq, pair = self._read(index)
+        scale = self.options.scale
+        return self._sample(gt[: lq.shape[0] * scale, : lq.shape[1] * scale], lq, pair)
+
+    def _sample(self, gt: np.ndarray, lq: np.ndarray, pair: Pair) -> Sample:
+        return {
+            "lq": finish(lq, self.options),
+            "gt": finish(gt, self.options),
+            "lq_path": pair.lq,
+            "gt_path": pair.gt,
+        }
+
+
+@DATASET_REGISTRY.register(suffix=OURS)
+class SingleImageDataset(torch.utils.data.Dataset[Sample]):
+    """LQ images without GT, for testing.
+
+    Args:
+        opt: the data set's section of the option file; keys as in BasicSR.
+
+    Raises:
+        OptionError: a key is missing or wrong.
+        DataError: the folder or an image is missing (checked here), or unreadable (when it is read).
+    """
+
+    OPTIONS: ClassVar[type[SingleOptions]] = SingleOptions
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.options: SingleOptions = read_options(self.OPTIONS, opt)
+        self.reader: Reader = DiskReader()
+        try:
+            self.paths = self._find()
+        except DataError as error:
+            raise DataError(f"data set {self.options.name!r}: {error}") from error
+
+    def _find(self) -> list[str]:
+        folder = self.options.dataroot_lq
+        if self.options.io_backend.type == "lmdb":
+            self.reader = reader = LmdbReader(folder)
+            return sorted(reader.keys())
+        if self.options.meta_info_file is None:
+            return [os.path.join(folder, name) for name in list_images(folder)]
+        paths = [os.path.join(folder, name) for name in names_from_meta_info(self.options.meta_info_file)]
+        missing = [path for path in paths if not os.path.isfile(path)]
+        if missing:
+            raise DataError(f"{self.options.meta_info_file} lists {missing[0]}, which does not exist")
+        return paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        """``lq`` (C, h, w), float32 in [0, 1]; ``lq_path``."""
+        path = self.paths[index]
+        return {"lq": finish(self.reader.read(path), self.options), "lq_path": path}

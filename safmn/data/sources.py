@@ -1,0 +1,204 @@
+"""Where images come from (folders, meta-info files, lmdb data bases), and which LQ image belongs to which GT image."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import lmdb
+import numpy as np
+
+from safmn import imaging
+from safmn.errors import DataError
+from safmn.imaging import decode_rgb, read_rgb
+
+_NAMED_AT_MOST = 3  # missing images that a message names before it counts the rest
+
+
+class Pair(NamedTuple):
+    """Paths, or lmdb keys, of a GT image and its LQ counterpart."""
+
+    gt: str
+    lq: str
+
+
+class Reader(Protocol):
+    """Reads images by path or key."""
+
+    def read(self, name: str) -> np.ndarray:
+        """The image as uint8 RGB (H, W, 3). Raises DataError that names it."""
+        ...
+
+
+class DiskReader:
+    """Reads image files."""
+
+    def read(self, name: str) -> np.ndarray:
+        """The image file as uint8 RGB (H, W, 3)."""
+        return read_rgb(name)
+
+
+class LmdbReader:
+    """Reads encoded images from an lmdb in BasicSR's form: ``data.mdb`` and ``meta_info.txt`` in a folder.
+
+    The data base is opened when first read from, and again in every process that reads (lmdb forbids sharing it over
+    a fork); it may be pickled.
+
+    Raises:
+        DataError: the folder or one of its two files is missing.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = str(folder)
+        for file in ("data.mdb", "meta_info.txt"):
+            if not os.path.isfile(os.path.join(self.folder, file)):
+                raise DataError(
+                    f"{self.folder} is no lmdb of images: {file} is missing. Make one with safmn prepare lmdb."
+                )
+        self._environment: Any = None
+        self._process = -1
+
+    def keys(self) -> list[str]:
+        """The keys that ``meta_info.txt`` lists, in its order."""
+        with open(os.path.join(self.folder, "meta_info.txt"), encoding="utf-8") as lines:
+            return [os.path.splitext(_meta_name(line))[0] for line in lines if line.strip()]
+
+    def read(self, name: str) -> np.ndarray:
+        """The image of a key as uint8 RGB (H, W, 3)."""
+        if self._process != os.getpid():
+            self._environment = lmdb.open(self.folder, readonly=True, lock=False, readahead=False, meminit=False)
+            self._process = os.getpid()
+        with self._environment.begin(write=False, buffers=False) as transaction:
+            content = transaction.get(name.encode())
+        if content is None:
+            raise DataError(f"{self.folder} has no image {name!r}, although its meta_info.txt lists it. Make it anew.")
+        return decode_rgb(content, f"{self.folder}:{name}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_environment": None, "_process": -1}
+
+
+def list_images(folder: str | Path) -> list[str]:
+    """The names of the image files of a folder (not of its subfolders), ordered by name without ending.
+
+    The order is that of an lmdb's keys, so that index i is the same image whichever way a set is stored.
+
+    Raises:
+        DataError: no such folder, or no image in it.
+    """
+    return sorted((path.name for path in imaging.list_images(folder)), key=os.path.splitext)
+
+
+def pairs_from_folders(gt_folder: str, lq_folder: str, template: str = "{}") -> list[Pair]:
+    """Pair two folders: the LQ image of ``NAME.png`` is ``template.format("NAME")`` with any image ending.
+
+    Raises:
+        DataError: a folder is missing or empty, or images of one have no counterpart in the other; names them.
+    """
+    gt_names, lq_names = list_images(gt_folder), list_images(lq_folder)
+    pairs = _pair(gt_names, lq_names, gt_folder, lq_folder, template)
+    extra = sorted(set(lq_names) - {os.path.basename(pair.lq) for pair in pairs})
+    if extra:
+        raise DataError(
+            f"{lq_folder} has {len(lq_names)} images and {gt_folder} has {len(gt_names)}; without a GT image: "
+            f"{_enumerate(extra)}. Remove them, or list the wanted images in a meta_info_file."
+        )
+    return pairs
+
+
+def pairs_from_meta_info(gt_folder: str, lq_folder: str, meta_info: str, template: str = "{}") -> list[Pair]:
+    """Pair the images that a meta-info file lists, in its order (lines such as ``0001_s001.png (480,480,3)``).
+
+    Raises:
+        DataError: the file, a folder or an image is missing; names them.
+    """
+    names = names_from_meta_info(meta_info)
+    missing = [name for name in names if not os.path.isfile(os.path.join(gt_folder, name))]
+    if missing:
+        raise DataError(f"{len(missing)} images that {meta_info} lists are not in {gt_folder}: {_enumerate(missing)}")
+    return _pair(names, list_images(lq_folder), gt_folder, lq_folder, template)
+
+
+def pairs_from_lmdb(gt: LmdbReader, lq: LmdbReader, template: str = "{}") -> list[Pair]:
+    """Pair two lmdb data bases by key: the same key, or ``template.format(key)`` on the LQ side; ordered by key.
+
+    Raises:
+        DataError: the keys do not match; names them.
+    """
+    gt_keys, lq_keys = sorted(gt.keys()), set(lq.keys())
+    rule = "{}" if lq_keys == set(gt_keys) else template
+    pairs = [Pair(key, rule.format(key)) for key in gt_keys]
+    missing = [pair.lq for pair in pairs if pair.lq not in lq_keys]
+    extra = sorted(lq_keys - {pair.lq for pair in pairs})
+    if missing:
+        raise DataError(f"{lq.folder} lacks {len(missing)} of the images of {gt.folder}: {_enumerate(missing)}")
+    if extra:
+        raise DataError(f"{lq.folder} has {len(extra)} images without a GT image in {gt.folder}: {_enumerate(extra)}")
+    return pairs
+
+
+def names_from_meta_info(path: str | Path) -> list[str]:
+    """The image names that a meta-info file lists, in its order.
+
+    Raises:
+        DataError: there is no such file, or it lists nothing.
+    """
+    if not os.path.isfile(path):
+        raise DataError(f"no such meta_info_file: {path}")
+    with open(path, encoding="utf-8") as lines:
+        names = [_meta_name(line) for line in lines if line.strip()]
+    if not names:
+        raise DataError(f"the meta_info_file {path} lists no images")
+    return names
+
+
+def check_sizes(gt: np.ndarray, lq: np.ndarray, scale: int, pair: Pair) -> None:
+    """Refuse a pair whose sizes do not fit the scale.
+
+    A GT image may exceed ``scale`` times its LQ image by the rest that cropping to a multiple left: less than 12
+    pixels, the common multiple of the usual scales, because many sets share HR images between scales.
+
+    Raises:
+        DataError: names both images and their sizes.
+    """
+    excess = [gt_side - scale * lq_side for gt_side, lq_side in zip(gt.shape[:2], lq.shape[:2], strict=True)]
+    if min(excess) < 0 or max(excess) >= max(scale, 12):
+        raise DataError(
+            f"GT and LQ do not fit at scale {scale}: {pair.gt} is {gt.shape[1]}x{gt.shape[0]}, {pair.lq} is "
+            f"{lq.shape[1]}x{lq.shape[0]}. Check scale, dataroot_lq and filename_tmpl."
+        )
+
+
+def _pair(
+    gt_names: Sequence[str], lq_names: Sequence[str], gt_folder: str, lq_folder: str, template: str
+) -> list[Pair]:
+    present, by_stem = set(lq_names), {os.path.splitext(name)[0]: name for name in reversed(lq_names)}
+    pairs, missing = [], []
+    for gt_name in gt_names:
+        stem, ending = os.path.splitext(os.path.basename(gt_name))
+        wanted = template.format(stem)
+        lq_name = wanted + ending if wanted + ending in present else by_stem.get(wanted)
+        if lq_name is None:
+            missing.append(wanted + ending)
+        else:
+            pairs.append(Pair(os.path.join(gt_folder, gt_name), os.path.join(lq_folder, lq_name)))
+    if missing:
+        raise DataError(
+            f"{lq_folder} lacks the LQ images of {len(missing)} of the {len(gt_names)} GT images in {gt_folder}: "
+            f"{_enumerate(missing)}. Check dataroot_lq and filename_tmpl ({template!r})."
+        )
+    return pairs
+
+
+def _meta_name(line: str) -> str:
+    """``"a b.png (480,480,3) 1"`` -> ``"a b.png"``."""
+    return re.split(r"\s+\(", line.strip(), maxsplit=1)[0]
+
+
+def _enumerate(names: Iterable[str]) -> str:
+    names = list(names)
+    more = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")

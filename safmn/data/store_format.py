@@ -1,0 +1,205 @@
+"""The file of a patch store: decoded images behind one another, so that a crop is a slice of a memory map.
+
+``header | pixels of image 0: GT, LQ | pixels of image 1 ... | index``. Pixels are uint8 RGB, planar (3, H, W), each
+block on a multiple of 64 bytes; the index (msgpack) holds sizes, offsets, a checksum of each image's pixels, and what
+the source files were. The header points to the index and is written when all else is on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from safmn.errors import DataError
+from safmn.imaging import IMAGE_SUFFIXES
+
+ALIGNMENT = 64
+_MAGIC = b"SAFMNPS\x01"
+_HEADER = struct.Struct("<8sQQ16s")  # magic and version, offset and length of the index, its digest
+_CHECKED_AT_MOST = 4096  # source files looked at when a store is opened: start-up must not grow with the data
+
+
+def digest_of(*blocks: bytes | np.ndarray) -> bytes:
+    """BLAKE2b, 16 bytes, of the blocks (of arrays: their elements in C order) in turn."""
+    digest = hashlib.blake2b(digest_size=16)
+    for block in blocks:
+        digest.update(block if isinstance(block, bytes) else block.reshape(-1).data)
+    return digest.digest()
+
+
+def aligned(size: int) -> int:
+    """``size`` rounded up to the alignment of blocks."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class SourceFile(msgspec.Struct, frozen=True, array_like=True):
+    """An image file as it was when the store was built."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    digest: bytes
+
+    def is_unchanged(self, folder: str) -> bool:
+        """Whether the file is the same: by size and time, or where only the time differs (a copy), by content.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        path = Path(folder, self.name)
+        now = path.stat()
+        if now.st_size != self.size:
+            return False
+        return now.st_mtime_ns == self.mtime_ns or digest_of(path.read_bytes()) == self.digest
+
+
+class StoredImage(msgspec.Struct, frozen=True, array_like=True):
+    """One pair of images in a store. ``lr`` is None where the LQ image was made from the GT image."""
+
+    offset: int
+    lq_height: int
+    lq_width: int
+    digest: bytes
+    hr: SourceFile
+    lr: SourceFile | None
+
+    @property
+    def lq_bytes(self) -> int:
+        """Bytes of the LQ pixels."""
+        return 3 * self.lq_height * self.lq_width
+
+    def gt_bytes(self, scale: int) -> int:
+        """Bytes of the GT pixels."""
+        return self.lq_bytes * scale * scale
+
+    def lq_offset(self, scale: int) -> int:
+        """Where the LQ pixels start in the file."""
+        return self.offset + aligned(self.gt_bytes(scale))
+
+    def end(self, scale: int) -> int:
+        """Where the next image starts in the file."""
+        return self.lq_offset(scale) + aligned(self.lq_bytes)
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where the images of a store came from. ``lr_folder`` is None where LQ was made from GT by MATLAB's bicubic."""
+
+    scale: int
+    hr_folder: str
+    lr_folder: str | None
+    filename_tmpl: str
+    meta_info: str | None
+
+
+class StoreIndex(msgspec.Struct, frozen=True):
+    """What a store holds."""
+
+    source: Source
+    images: list[StoredImage]
+
+    def first_change(self, *, at_most: int = _CHECKED_AT_MOST) -> str | None:
+        """What is different now in the sources, in words; None when nothing is.
+
+        Looks at the names in the folders and at up to ``at_most`` files, evenly spread.
+        """
+        checked = self.images[:: -(-len(self.images) // at_most)]
+        names = {image.hr.name for image in self.images} if self.source.meta_info is None else None
+        change = _first_change(self.source.hr_folder, [image.hr for image in checked], names)
+        if change or self.source.lr_folder is None:
+            return change
+        return _first_change(self.source.lr_folder, [image.lr for image in checked if image.lr], None)
+
+
+def _first_change(folder: str, files: Sequence[SourceFile], names: set[str] | None) -> str | None:
+    if names is not None:
+        now = {entry for entry in os.listdir(folder) if os.path.splitext(entry)[1].lower() in IMAGE_SUFFIXES}
+        added = sorted(name for name in now - names if not name.startswith("."))
+        if added:
+            return f"{os.path.join(folder, added[0])} is new ({len(added)} new images)"
+    for file in files:
+        path = os.path.join(folder, file.name)
+        if not os.path.isfile(path):
+            return f"{path} is gone"
+        if not file.is_unchanged(folder):
+            return f"{path} was changed"
+    return None
+
+
+def finish_file(descriptor: int, end: int, index: StoreIndex) -> None:
+    """Write index and header to a file whose pixels end at ``end``; each is on the disk before the next is written."""
+    content = msgspec.msgpack.encode(index)
+    os.pwrite(descriptor, content, end)
+    os.fsync(descriptor)
+    os.pwrite(descriptor, _HEADER.pack(_MAGIC, end, len(content), digest_of(content)), 0)
+    os.fsync(descriptor)
+
+
+def read_index(path: str | Path) -> StoreIndex:
+    """The index of a store.
+
+    Raises:
+        DataError: the file is missing, no patch store, cut short, or its index is damaged.
+    """
+    if not os.path.isfile(path):
+        raise DataError(f"no such patch store: {path}. Make one with: safmn prepare store --hr DIR --scale S -o {path}")
+    with open(path, "rb") as file:
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size or header[:8] != _MAGIC:
+            raise DataError(
+                f"{path} is no patch store, or one of another version. Make it anew with safmn prepare store."
+            )
+        _, offset, length, digest = _HEADER.unpack(header)
+        file.seek(offset)
+        content = file.read(length)
+    if len(content) != length or digest_of(content) != digest:
+        raise DataError(f"the patch store {path} is cut short or damaged. Make it anew with safmn prepare store.")
+    return msgspec.msgpack.decode(content, type=StoreIndex)
+
+
+class StoreFile:
+    """An open patch store: its index, and its pixels as a read-only memory map (made when first used; may be pickled).
+
+    Raises:
+        DataError: see :func:`read_index`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self.index = read_index(path)
+        self._pixels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.index.images)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The whole file as uint8, (bytes,)."""
+        if self._pixels is None:
+            self._pixels = np.memmap(self.path, dtype=np.uint8, mode="r").view(np.ndarray)
+        return self._pixels
+
+    def gt(self, number: int) -> np.ndarray:
+        """GT image: uint8 RGB (3, H, W), a view of the map."""
+        image, scale = self.index.images[number], self.index.source.scale
+        block = self.pixels[image.offset : image.offset + image.gt_bytes(scale)]
+        return block.reshape(3, image.lq_height * scale, image.lq_width * scale)
+
+    def lq(self, number: int) -> np.ndarray:
+        """LQ image: uint8 RGB (3, h, w), a view of the map."""
+        image = self.index.images[number]
+        offset = image.lq_offset(self.index.source.scale)
+        return self.pixels[offset : offset + image.lq_bytes].reshape(3, image.lq_height, image.lq_width)
+
+    def is_intact(self, number: int) -> bool:
+        """Whether the pixels of an image are those that were written (reads all of them)."""
+        return digest_of(self.gt(number), self.lq(number)) == self.index.images[number].digest
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pixels": None}

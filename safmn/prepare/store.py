@@ -1,0 +1,295 @@
+"""``safmn prepare store``: decode HR and LR images once, into one file that training slices patches from.
+
+The file grows image by image under the name ``FILE.partial``, beside a journal of what is in it; a build that was
+killed goes on after the last image whose pixels are intact. Only a complete store gets the name ``FILE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+import cv2
+import msgspec
+import numpy as np
+from tqdm import tqdm
+
+from safmn.console import say
+from safmn.data.sources import (
+    Pair,
+    check_sizes,
+    list_images,
+    names_from_meta_info,
+    pairs_from_folders,
+    pairs_from_meta_info,
+)
+from safmn.data.store_format import (
+    ALIGNMENT,
+    Source,
+    SourceFile,
+    StoredImage,
+    StoreFile,
+    StoreIndex,
+    digest_of,
+    finish_file,
+    read_index,
+)
+from safmn.errors import EXIT_FAILED, DataError, exit_status
+from safmn.files import flush_directory
+from safmn.imaging import decode_rgb, imresize, mod_crop
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Decoded(NamedTuple):
+    """The pixels of a pair, planar uint8 (3, H, W) and (3, h, w), and what their files were."""
+
+    gt: np.ndarray
+    lq: np.ndarray
+    hr: SourceFile
+    lr: SourceFile | None
+
+
+def build_store(output: Path, source: Source, *, jobs: int) -> int:
+    """Build the store, or go on with an unfinished build of the same source; returns how many images were decoded.
+
+    A store at ``output`` that is up to date is left alone; one that is not is replaced when the new one is complete.
+
+    Raises:
+        DataError: an image is missing, unreadable or does not fit its counterpart (what was built is kept); another
+            process is building the same store.
+    """
+    pairs = find_pairs(source)
+    if is_up_to_date(output, source, pairs):
+        return 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial, journal = (output.with_name(f"{output.name}.{ending}") for ending in ("partial", "journal"))
+    with _locked(partial) as file, _open(journal) as notes:
+        images = _intact_images(file, notes, source, pairs)
+        done = len(images)
+        for image in _append(file, source, pairs[done:], images[-1].end(source.scale) if images else ALIGNMENT, jobs):
+            notes.write(msgspec.json.encode(image) + b"\n")
+            images.append(image)
+        end = images[-1].end(source.scale)
+        finish_file(file.fileno(), end, StoreIndex(source, images))
+        os.replace(partial, output)
+    flush_directory(output.parent)
+    journal.unlink()
+    return len(pairs) - done
+
+
+def find_pairs(source: Source) -> list[Pair]:
+    """Paths of the images in the order of the data set; where LR is to be made, both are the HR image's path.
+
+    Raises:
+        DataError: a folder or an image is missing.
+    """
+    if source.lr_folder is None:
+        names = names_from_meta_info(source.meta_info) if source.meta_info else list_images(source.hr_folder)
+        return [Pair(os.path.join(source.hr_folder, name), os.path.join(source.hr_folder, name)) for name in names]
+    if source.meta_info:
+        return pairs_from_meta_info(source.hr_folder, source.lr_folder, source.meta_info, source.filename_tmpl)
+    return pairs_from_folders(source.hr_folder, source.lr_folder, source.filename_tmpl)
+
+
+def is_up_to_date(output: Path, source: Source, pairs: Sequence[Pair]) -> bool:
+    """Whether ``output`` is a store of exactly these images as they are now."""
+    if not output.exists():
+        return False
+    index = read_index(output)
+    names = [os.path.relpath(pair.gt, source.hr_folder) for pair in pairs]
+    same = index.source == source and [image.hr.name for image in index.images] == names
+    return same and index.first_change(at_most=len(names)) is None
+
+
+def decode(pair: Pair, source: Source) -> Decoded:
+    """Read a pair; the LQ image is made by MATLAB's bicubic where the source has none. GT is cropped to fit LQ.
+
+    Raises:
+        DataError: an image is missing, unreadable, or the sizes do not fit; names it.
+    """
+    gt, hr = _read(pair.gt, source.hr_folder)
+    if source.lr_folder is None:
+        if min(gt.shape[:2]) < source.scale:
+            raise DataError(f"{pair.gt} is smaller than the scale of {source.scale}. Remove it.")
+        gt, lr = mod_crop(gt, source.scale), None
+        lq = imresize(gt, 1 / source.scale)
+    else:
+        lq, lr = _read(pair.lq, source.lr_folder)
+        check_sizes(gt, lq, source.scale, pair)
+        gt = gt[: lq.shape[0] * source.scale, : lq.shape[1] * source.scale]
+    return Decoded(_planar(gt), _planar(lq), hr, lr)
+
+
+def damaged_images(path: Path, *, jobs: int) -> list[str]:
+    """Names of the images whose pixels in the store are not those that were written. Reads the whole file.
+
+    Raises:
+        DataError: the file is no store, or its index is damaged.
+    """
+    store = StoreFile(path)
+    intact = _in_order(store.is_intact, range(len(store)), jobs)
+    bar = tqdm(intact, total=len(store), unit="image", desc="verifying", disable=None)
+    return [image.hr.name for image, good in zip(store.index.images, bar, strict=True) if not good]
+
+
+def _append(file: BinaryIO, source: Source, pairs: Sequence[Pair], offset: int, jobs: int) -> Iterator[StoredImage]:
+    """Decode in parallel, write in order; an image is yielded when its pixels are in the file."""
+    with tqdm(total=len(pairs), unit="image", desc="building", disable=None) as bar:
+        for pixels in _in_order(lambda pair: decode(pair, source), pairs, jobs):
+            height, width = pixels.lq.shape[1:]
+            digest = digest_of(pixels.gt, pixels.lq)
+            image = StoredImage(offset, height, width, digest, pixels.hr, pixels.lr)
+            try:
+                _write(file, pixels.gt, offset)
+                _write(file, pixels.lq, image.lq_offset(source.scale))
+            except OSError as error:
+                raise DataError(
+                    f"cannot write the store: {error.strerror}. The same command goes on from here."
+                ) from error
+            yield image
+            offset = image.end(source.scale)
+            bar.set_postfix_str(f"{offset / 2**30:.2f} GiB", refresh=False)
+            bar.update()
+
+
+def _in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
+    """``map`` with threads (decoding and hashing release the interpreter), at most a few results ahead."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open for reading and writing without emptying it; unbuffered, so that what is written survives a kill."""
+    return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)  # type: ignore[return-value]
+
+
+def _locked(partial: Path) -> BinaryIO:
+    file = _open(partial)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat())
+    except BlockingIOError:
+        taken = True
+    if taken:
+        file.close()
+        raise DataError(f"another process is building {partial}. Wait for it to end.")
+    return file
+
+
+def _write(file: BinaryIO, block: np.ndarray, offset: int) -> None:
+    content = block.reshape(-1).data
+    while content:
+        written = os.pwrite(file.fileno(), content, offset)
+        content, offset = content[written:], offset + written
+
+
+def _intact_images(file: BinaryIO, notes: BinaryIO, source: Source, pairs: Sequence[Pair]) -> list[StoredImage]:
+    """What an unfinished build keeps: a prefix of ``pairs``, checked against files and pixels; the rest is cut off."""
+    notes.seek(0)
+    lines = notes.read().split(b"\n")[:-1]  # what follows the last line end was cut off
+    opening = msgspec.json.encode(source)
+    images = []
+    if lines and lines[0] == opening:
+        for line, pair in zip(lines[1:], pairs, strict=False):
+            image = msgspec.json.decode(line, type=StoredImage)
+            if not _is_kept(file, image, source, pair):
+                break
+            images.append(image)
+    notes.seek(0)
+    notes.truncate()
+    notes.write(b"".join(msgspec.json.encode(part) + b"\n" for part in (source, *images)))
+    file.truncate(images[-1].end(source.scale) if images else 0)
+    return images
+
+
+def _is_kept(file: BinaryIO, image: StoredImage, source: Source, pair: Pair) -> bool:
+    if os.path.join(source.hr_folder, image.hr.name) != pair.gt or not image.hr.is_unchanged(source.hr_folder):
+        return False
+    if source.lr_folder and not (image.lr and image.lr.is_unchanged(source.lr_folder)):
+        return False
+    gt = os.pread(file.fileno(), image.gt_bytes(source.scale), image.offset)
+    lq = os.pread(file.fileno(), image.lq_bytes, image.lq_offset(source.scale))
+    return digest_of(gt, lq) == image.digest
+
+
+def _read(path: str, folder: str) -> tuple[np.ndarray, SourceFile]:
+    try:
+        with open(path, "rb") as file:
+            state, content = os.fstat(file.fileno()), file.read()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    name = os.path.relpath(path, folder)
+    return decode_rgb(content, path), SourceFile(name, state.st_size, state.st_mtime_ns, digest_of(content))
+
+
+def _planar(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="safmn prepare store",
+        description="Decode HR and LR images into one file for data sets of type PatchStore. Full images are best: the "
+        "store makes sub-images unnecessary. Running it again goes on where it stopped, or does nothing.",
+    )
+    parser.add_argument("--hr", type=Path, metavar="DIR", help="folder of HR (GT) images")
+    parser.add_argument(
+        "--lr", type=Path, metavar="DIR", help="folder of LR images (default: made by MATLAB's bicubic)"
+    )
+    parser.add_argument("--filename-tmpl", default="{}", metavar="T", help="name of the LR image of HR image {}")
+    parser.add_argument(
+        "--meta-info", type=Path, metavar="FILE", help="use the images that this file lists, in its order"
+    )
+    parser.add_argument("--scale", type=int, metavar="S", help="HR size / LR size")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the store to make")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: all cores)"
+    )
+    parser.add_argument("--verify", type=Path, metavar="FILE", help="instead: check all pixels of a store")
+    return parser
+
+
+@exit_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0; 1 when ``--verify`` found damage; 2 for a user's mistake."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    jobs = max(arguments.jobs, 1)
+    cv2.setNumThreads(1)  # one image per thread
+    if arguments.verify:
+        return _verify(arguments.verify, jobs)
+    if not (arguments.hr and arguments.scale and arguments.output):
+        parser.error("--hr, --scale and -o are needed (or --verify FILE)")
+    absolute = [str(path.resolve()) if path else None for path in (arguments.hr, arguments.lr, arguments.meta_info)]
+    source = Source(arguments.scale, str(absolute[0]), absolute[1], arguments.filename_tmpl, absolute[2])
+    decoded = build_store(arguments.output, source, jobs=jobs)
+    size = arguments.output.stat().st_size / 2**30
+    count = len(read_index(arguments.output).images)
+    say(f"{arguments.output}: {count} images, {size:.2f} GiB" + ("" if decoded else " (was up to date)"))
+    return 0
+
+
+def _verify(path: Path, jobs: int) -> int:
+    damaged = damaged_images(path, jobs=jobs)
+    for name in damaged:
+        say(f"damaged: {name}")
+    say(f"{path}: {len(damaged)} damaged images" + (". Delete it and make it anew." if damaged else ""))
+    return EXIT_FAILED if damaged else 0
