@@ -1,0 +1,33 @@
+"""Images as numpy arrays, (H, W, C) in RGB order: MATLAB-exact resize, colour, reading and writing, cropping."""
+
+from __future__ import annotations
+
+from safmn.imaging.colour import rgb_to_y, to_tensor, to_uint8
+from safmn.imaging.io import (
+    IMAGE_SUFFIXES,
+    decode_rgb,
+    image_size,
+    list_images,
+    read_image,
+    read_rgb,
+    write_image,
+)
+from safmn.imaging.patches import augment, crop_border, mod_crop
+from safmn.imaging.resize import imresize
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "augment",
+    "crop_border",
+    "decode_rgb",
+    "image_size",
+    "imresize",
+    "list_images",
+    "mod_crop",
+    "read_image",
+    "read_rgb",
+    "rgb_to_y",
+    "to_tensor",
+    "to_uint8",
+    "write_image",
+]

@@ -1,0 +1,52 @@
+"""Colour, and the way between 8-bit images and the networks' tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from safmn.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# ITU-R BT.601, studio swing, as MATLAB's rgb2ycbcr: Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255
+_LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
+
+
+def rgb_to_y(image: Array) -> Array:
+    """The Y channel (BT.601, as MATLAB's ``rgb2ycbcr``), not rounded.
+
+    Args:
+        image: (H, W, 3) RGB with values in [0, 255], of any numeric type.
+
+    Returns:
+        (H, W) float64 with values in [16, 235].
+
+    Raises:
+        DataError: the array has not three channels last.
+    """
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"rgb_to_y takes an (H, W, 3) RGB array, not one of shape {image.shape}")
+    red, green, blue = (image[..., channel] * np.float64(_LUMA[channel]) for channel in range(3))
+    return np.asarray(red + green + blue + 16.0)
+
+
+def to_tensor(image: Array) -> torch.Tensor:
+    """uint8 (H, W, C) in [0, 255] -> float32 (C, H, W) in [0, 1], contiguous; an (H, W) image gets one channel."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise DataError(f"to_tensor takes a uint8 (H, W, C) array, not {image.dtype} of shape {image.shape}")
+    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)  # (C, H, W)
+    return torch.from_numpy(np.ascontiguousarray(planes)).to(torch.float32).div_(255.0)
+
+
+def to_uint8(tensor: torch.Tensor) -> Array:
+    """Float (C, H, W) or (B, C, H, W) in [0, 1] -> uint8 (H, W, C) or (B, H, W, C).
+
+    Values are clamped, multiplied by 255 in float32 and rounded half to even, as BasicSR's ``tensor2img`` does.
+    """
+    if tensor.ndim not in (3, 4):
+        raise DataError(f"to_uint8 takes a (C, H, W) or (B, C, H, W) tensor, not one of shape {tuple(tensor.shape)}")
+    levels = tensor.detach().to(torch.float32).clamp(0, 1).mul_(255.0).round_().to(torch.uint8)
+    return levels.movedim(-3, -1).contiguous().cpu().numpy()

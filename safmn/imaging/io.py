@@ -1,0 +1,169 @@
+"""Read and write images: RGB order, pixels as stored (no EXIF orientation applied), writes that are all or nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from safmn.errors import DataError
+from safmn.files import write_atomically
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".gif")
+_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
+_WEBP_LOSSLESS = 101  # any quality above 100 means lossless to OpenCV
+_WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """The images directly inside a folder (by suffix; hidden files left out), sorted by name.
+
+    Raises:
+        DataError: there is no such folder, or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
+    found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    if not found:
+        raise DataError(f"{folder}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
+    return sorted(found)
+
+
+def read_rgb(path: str | os.PathLike[str]) -> Array:
+    """Read any image as uint8 (H, W, 3) RGB: grey is expanded, alpha dropped, 16 bits cut to 8, orientation ignored.
+
+    Raises:
+        DataError: the file is missing, not an image, or ends too early; names it.
+    """
+    return decode_rgb(_read_bytes(path), str(path))
+
+
+def read_image(path: str | os.PathLike[str]) -> Array:
+    """Read an image as stored: uint8 or uint16, (H, W) grey or (H, W, 3) RGB or (H, W, 4) RGBA.
+
+    Raises:
+        DataError: as :func:`read_rgb`.
+    """
+    name, data = str(path), _read_bytes(path)
+    _check_complete(data, name)
+    image = _opencv_decode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        return _pillow_decode(data, name, colour=False)
+    if image.ndim == 3 and image.shape[2] >= 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return np.asarray(image)
+
+
+def decode_rgb(data: bytes | memoryview, name: str) -> Array:
+    """Decode an image file's bytes as :func:`read_rgb` does; ``name`` stands in the error message."""
+    _check_complete(data, name)
+    image = _opencv_decode(data, _COLOUR)
+    if image is None:
+        return _pillow_decode(data, name, colour=True)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) from the file's header, without decoding the pixels.
+
+    Raises:
+        DataError: the file is missing or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def write_image(path: str | os.PathLike[str], image: Array, *, quality: int | None = None) -> None:
+    """Write an image in the format of the path's suffix, so that the file is there whole or not at all.
+
+    Args:
+        path: where to; missing folders are made.
+        image: uint8 (or, for PNG and TIFF, uint16) of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
+        quality: 1..100 for JPEG (default 95) and WebP (default: lossless).
+
+    Raises:
+        DataError: the array or the suffix is not one that can be written.
+    """
+    path = Path(path)
+    write_atomically(path, _encode(image, path, quality), flush=False)
+
+
+def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _check_complete(data: bytes | memoryview, name: str) -> None:
+    """Refuse PNG, JPEG and WebP files that end too early: decoders may fill the rest with grey and say nothing."""
+    data = bytes(data)
+    if not data:
+        raise DataError(f"{name}: the file is empty")
+    if data.startswith(b"\x89PNG"):
+        complete = data.rfind(b"IEND") > 0
+    elif data.startswith(b"\xff\xd8"):
+        # The last end-of-image marker must follow the last start of scan; an EXIF thumbnail has its own, earlier.
+        complete = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    elif data.startswith(b"RIFF"):
+        complete = len(data) >= int.from_bytes(data[4:8], "little") + 8
+    else:
+        return
+    if not complete:
+        raise DataError(f"{name}: the image file is damaged: it ends too early ({len(data)} bytes). Get it again.")
+
+
+def _opencv_decode(data: bytes | memoryview, flags: int) -> Array | None:
+    """OpenCV's decoders are the fastest for PNG, JPEG and WebP; ``None`` where they cannot read the file."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _pillow_decode(data: bytes | memoryview, name: str, *, colour: bool) -> Array:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if colour or image.mode not in ("L", "RGB", "RGBA", "I;16"):
+                image = image.convert("RGB")
+            return np.array(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: cannot be read as an image ({error})") from error
+
+
+def _encode(image: Array, path: Path, quality: int | None) -> bytes:
+    suffix = path.suffix.lower()
+    if suffix not in _WRITABLE:
+        raise DataError(f"{path}: cannot write images with the suffix {suffix!r}; use one of {', '.join(_WRITABLE)}")
+    deep = image.dtype == np.uint16 and suffix in (".png", ".tif", ".tiff")
+    channels = 1 if image.ndim == 2 else image.shape[-1]
+    if not (image.dtype == np.uint8 or deep) or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
+        raise DataError(f"{path}: cannot write a {image.dtype} array of shape {image.shape} as {suffix}")
+    parameters = []
+    if suffix in _JPEG:
+        parameters = [cv2.IMWRITE_JPEG_QUALITY, 95 if quality is None else quality]
+    elif suffix == ".webp":
+        parameters = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_LOSSLESS if quality is None else quality]
+    elif suffix in _PNG:
+        parameters = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    if channels > 1:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR if channels == 3 else cv2.COLOR_RGBA2BGRA)
+    try:
+        done, data = cv2.imencode(suffix, image, parameters)
+    except cv2.error as error:
+        raise DataError(f"{path}: cannot be written as {suffix} ({error.err})") from error
+    if not done:
+        raise DataError(f"{path}: cannot be written as {suffix}")
+    return data.tobytes()
