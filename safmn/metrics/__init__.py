@@ -1,0 +1,10 @@
+"""Image quality measures. Importing this package registers ours, and BasicSR's (NIQE, ...) beside them."""
+
+from __future__ import annotations
+
+import basicsr.metrics  # noqa: F401 - registers BasicSR's metrics
+
+from safmn.metrics.fidelity import calculate_psnr, calculate_ssim, psnr, ssim
+from safmn.metrics.published import network_name, published
+
+__all__ = ["calculate_psnr", "calculate_ssim", "network_name", "psnr", "published", "ssim"]

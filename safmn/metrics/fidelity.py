@@ -1,0 +1,176 @@
+"""PSNR and SSIM: the numbers of the field, on RGB or on the Y channel, with a border left out.
+
+:func:`psnr` and :func:`ssim` take RGB arrays. :func:`calculate_psnr` and :func:`calculate_ssim` are the same measures
+behind BasicSR's signatures, in BasicSR's channel order (BGR), and stand in the metric registry under its names. They
+do without BasicSR's ``**kwargs``, so that a misspelt argument in an option file is found.
+
+SSIM follows Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
+similarity", IEEE TIP 2004: Gaussian window of 11x11 with sigma 1.5, valid region only, K1 = 0.01, K2 = 0.03.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from safmn.errors import DataError, OptionError
+from safmn.registry import METRIC_REGISTRY, OURS
+
+Image = np.ndarray[Any, np.dtype[Any]]
+
+_PEAK = 255.0
+_C1 = (0.01 * _PEAK) ** 2
+_C2 = (0.03 * _PEAK) ** 2
+_WINDOW = 11
+_KERNEL = cv2.getGaussianKernel(_WINDOW, 1.5)  # the 11x11 window is its outer product with itself
+_RGB_LUMA = np.array([65.481, 128.553, 24.966])  # for channels in [0, 1]: BT.601, 16 to 235, as MATLAB's rgb2ycbcr
+_BGR_LUMA = _RGB_LUMA[::-1]
+_STRIP = 64  # rows of the result computed at a time, so that the intermediate planes stay in the processor's cache
+
+
+def psnr(a: Image, b: Image, *, crop: int = 0, y: bool = False) -> float:
+    """Peak signal-to-noise ratio of two images, in dB; ``inf`` where they are equal.
+
+    Args:
+        a: (H, W, 3) RGB or (H, W) or (H, W, 1) grey, any real type, values in [0, 255].
+        b: the same shape.
+        crop: pixels left out at each edge.
+        y: compare the Y channel (BT.601, 16 to 235, not rounded) of colour images.
+
+    Raises:
+        DataError: the shapes differ, or nothing is left after cropping.
+    """
+    return _psnr(*_comparable(a, b, crop, _RGB_LUMA if y else None, least=1))
+
+
+def ssim(a: Image, b: Image, *, crop: int = 0, y: bool = False) -> float:
+    """Structural similarity of two images, at most 1; the mean over the channels.
+
+    Args:
+        a: (H, W, 3) RGB or (H, W) or (H, W, 1) grey, any real type, values in [0, 255].
+        b: the same shape.
+        crop: pixels left out at each edge.
+        y: compare the Y channel (BT.601, 16 to 235, not rounded) of colour images.
+
+    Raises:
+        DataError: the shapes differ, or fewer than 11 rows or columns are left after cropping.
+    """
+    return _ssim(*_comparable(a, b, crop, _RGB_LUMA if y else None, least=_WINDOW))
+
+
+@METRIC_REGISTRY.register(suffix=OURS)
+def calculate_psnr(
+    img: Image, img2: Image, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
+) -> float:
+    """:func:`psnr` with the signature and the channel order (BGR) of BasicSR's ``calculate_psnr``.
+
+    Args:
+        img: (H, W, 3) BGR, or (3, H, W) with ``input_order`` CHW, or (H, W); values in [0, 255].
+        img2: the same shape.
+        crop_border: pixels left out at each edge.
+        input_order: ``HWC`` or ``CHW``.
+        test_y_channel: compare the Y channel of colour images.
+
+    Raises:
+        DataError: the shapes differ, or nothing is left after cropping.
+        OptionError: another ``input_order``.
+    """
+    a, b = _as_hwc(img, input_order), _as_hwc(img2, input_order)
+    return _psnr(*_comparable(a, b, crop_border, _BGR_LUMA if test_y_channel else None, least=1))
+
+
+@METRIC_REGISTRY.register(suffix=OURS)
+def calculate_ssim(
+    img: Image, img2: Image, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
+) -> float:
+    """:func:`ssim` with the signature and the channel order (BGR) of BasicSR's ``calculate_ssim``.
+
+    Args:
+        img: (H, W, 3) BGR, or (3, H, W) with ``input_order`` CHW, or (H, W); values in [0, 255].
+        img2: the same shape.
+        crop_border: pixels left out at each edge.
+        input_order: ``HWC`` or ``CHW``.
+        test_y_channel: compare the Y channel of colour images.
+
+    Raises:
+        DataError: the shapes differ, or fewer than 11 rows or columns are left after cropping.
+        OptionError: another ``input_order``.
+    """
+    a, b = _as_hwc(img, input_order), _as_hwc(img2, input_order)
+    return _ssim(*_comparable(a, b, crop_border, _BGR_LUMA if test_y_channel else None, least=_WINDOW))
+
+
+def _as_hwc(image: Image, input_order: str) -> Image:
+    """A view of an image in HWC or CHW order as (H, W, C); grey (H, W) images as they are."""
+    if input_order not in ("HWC", "CHW"):
+        raise OptionError(f"input_order: {input_order!r}; choose HWC or CHW")
+    return image.transpose(1, 2, 0) if input_order == "CHW" and image.ndim == 3 else image
+
+
+def _comparable(a: Image, b: Image, crop: int, luma: Image | None, *, least: int) -> tuple[Image, Image]:
+    """Both images checked, cropped and, with the weights of the channels, reduced to Y: (H, W) or (H, W, C)."""
+    if a.shape != b.shape:
+        raise DataError(f"the images to compare differ in shape: {a.shape} and {b.shape}")
+    if crop < 0:
+        raise OptionError(f"crop_border: {crop}; it counts pixels, so it cannot be negative")
+    height, width = a.shape[:2]
+    if min(height, width) - 2 * crop < least:
+        raise DataError(
+            f"an image of {width}x{height} is too small to compare: {least}x{least} pixels are needed"
+            f" inside a border of {crop}"
+        )
+    inside = np.s_[crop : height - crop, crop : width - crop]
+    a, b = a[inside], b[inside]
+    if luma is not None and a.ndim == 3 and a.shape[2] == 3:
+        return _y_channel(a, luma), _y_channel(b, luma)
+    return a, b
+
+
+def _y_channel(image: Image, luma: Image) -> Image:
+    """The Y channel of an (H, W, 3) image whose channels weigh ``luma``: (H, W) float32 in [16, 235], not rounded.
+
+    The steps and the float32 between them are BasicSR's: an exact Y (:func:`safmn.imaging.rgb_to_y`) moves the PSNR of
+    nearly equal images in the fifth decimal.
+    """
+    y = (image.astype(np.float32) / np.float32(255)) @ luma + 16.0  # (H, W) float64
+    return (y / 255.0).astype(np.float32) * np.float32(255)
+
+
+def _psnr(a: Image, b: Image) -> float:
+    if a.dtype == b.dtype == np.uint8:
+        squared_error = cv2.norm(a, b, cv2.NORM_L2SQR)  # exact: integers
+    else:
+        difference = a.astype(np.float64) - b
+        squared_error = float(np.vdot(difference, difference))
+    if squared_error == 0:
+        return float("inf")
+    return float(10 * np.log10(_PEAK**2 * a.size / squared_error))
+
+
+def _ssim(a: Image, b: Image) -> float:
+    rows = a.shape[0] - _WINDOW + 1
+    total = 0.0
+    for top in range(0, rows, _STRIP):
+        strip = np.s_[top : min(top + _STRIP, rows) + _WINDOW - 1]
+        total += _ssim_sum(a[strip].astype(np.float64), b[strip].astype(np.float64))
+    return total / (rows * (a.shape[1] - _WINDOW + 1) * (a.size // (a.shape[0] * a.shape[1])))
+
+
+def _ssim_sum(a: Image, b: Image) -> float:
+    """The sum of the SSIM map of two float64 strips. The variances only occur added, so four filters do, not five."""
+    mean_a, mean_b = _smooth(a), _smooth(b)
+    means_product = mean_a * mean_b
+    means_squared = mean_a * mean_a + mean_b * mean_b
+    covariance = _smooth(a * b) - means_product
+    variances = _smooth(a * a + b * b) - means_squared
+    numerator = (2 * means_product + _C1) * (2 * covariance + _C2)
+    denominator = (means_squared + _C1) * (variances + _C2)
+    return float((numerator / denominator).sum())
+
+
+def _smooth(plane: Image) -> Image:
+    """The Gaussian window applied to (H, W) or (H, W, C) float64, valid region: (H - 10, W - 10[, C])."""
+    half = _WINDOW // 2
+    return cv2.sepFilter2D(plane, -1, _KERNEL, _KERNEL)[half:-half, half:-half]
