@@ -210,7 +210,7 @@ class _WorkerSource(_Source):
     """Micro-batches loaded ahead by torch's worker processes, one endless pass, so that no epoch end stalls."""
 
     def __init__(self, loader: TrainingLoader, keys: Iterator[list[SampleKey]]) -> None:
-        self.batches: Iterator[Any] | None = iter(
+        self.batches: Any = iter(
             DataLoader(
                 _Fetcher(loader.keyed),  # type: ignore[arg-type]
                 batch_sampler=_Keys(keys),  # type: ignore[arg-type]
@@ -224,14 +224,15 @@ class _WorkerSource(_Source):
         )
 
     def take(self) -> Batch:
-        assert self.batches is not None, "taken after close()"
         batch: Batch | _Failure = next(self.batches)
         if isinstance(batch, _Failure):
             batch.raise_it()
         return batch
 
     def close(self) -> None:
-        self.batches = None  # torch's iterator ends its workers when it is dropped
+        # Private, but there is no public way: torch ends its workers when the iterator is collected, and after an error
+        # the traceback keeps it alive.
+        self.batches._shutdown_workers()
 
 
 class _Keys:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
@@ -44,8 +45,8 @@ class DiskReader:
 class LmdbReader:
     """Reads encoded images from an lmdb in BasicSR's form: ``data.mdb`` and ``meta_info.txt`` in a folder.
 
-    The data base is opened when first read from, and again in every process that reads (lmdb forbids sharing it over
-    a fork); it may be pickled.
+    The data base is opened when first read from. It may be read from several threads, and after a fork (nothing is
+    locked and nothing written, so processes have no state to share); the reader may be pickled.
 
     Raises:
         DataError: the folder or one of its two files is missing.
@@ -59,7 +60,6 @@ class LmdbReader:
                     f"{self.folder} is no lmdb of images: {file} is missing. Make one with safmn prepare lmdb."
                 )
         self._environment: Any = None
-        self._process = -1
 
     def keys(self) -> list[str]:
         """The keys that ``meta_info.txt`` lists, in its order."""
@@ -68,9 +68,8 @@ class LmdbReader:
 
     def read(self, name: str) -> np.ndarray:
         """The image of a key as uint8 RGB (H, W, 3)."""
-        if self._process != os.getpid():
-            self._environment = lmdb.open(self.folder, readonly=True, lock=False, readahead=False, meminit=False)
-            self._process = os.getpid()
+        if self._environment is None:
+            self._environment = _open(os.path.realpath(self.folder))
         with self._environment.begin(write=False, buffers=False) as transaction:
             content = transaction.get(name.encode())
         if content is None:
@@ -78,7 +77,19 @@ class LmdbReader:
         return decode_rgb(content, f"{self.folder}:{name}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_environment": None, "_process": -1}
+        return {**self.__dict__, "_environment": None}
+
+
+_environments: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
+def _open(folder: str) -> Any:
+    """The environment of a folder: lmdb allows one in a process, so all readers share it."""
+    environment = _environments.get(folder)
+    if environment is None:
+        environment = lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+        _environments[folder] = environment
+    return environment
 
 
 def list_images(folder: str | Path) -> list[str]:

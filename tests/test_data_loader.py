@@ -1,0 +1,312 @@
+"""The order of samples, their randomness, and the loader: a function of (seed, epoch, index) and of nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data_helpers import make_folders, make_lmdb, make_store, paired_section
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safmn.data import KeyedDataset, SampleKey, TrainingLoader, build_dataset, draw_patch, sample_rng
+from safmn.errors import DataError
+from safmn.registry import DATASET_REGISTRY
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
+
+class Numbers:
+    """A data set whose sample is its index and a draw."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        return {"index": index, "lq": torch.from_numpy(rng.random(2))}
+
+
+def take(loader: TrainingLoader, count: int, start: int = 0) -> list[list[dict[str, Any]]]:
+    """``count`` iterations from ``start``; the loader is closed afterwards."""
+    try:
+        return list(itertools.islice(loader.batches(start), count))
+    finally:
+        loader.close()
+
+
+def keys_of(loader: TrainingLoader, count: int, start: int = 0) -> list[SampleKey]:
+    """The keys of ``count`` iterations of this rank, flat."""
+    return [key for keys in itertools.islice(loader.keys(start), count * loader.accumulate) for key in keys]
+
+
+settings = st.tuples(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
+
+
+@given(settings, st.integers(0, 2**40))
+def test_an_epoch_visits_every_enlarged_index_at_most_once(setting: tuple[int, ...], seed: int) -> None:
+    length, batch, world, accumulate, ratio = setting
+    if length * ratio < batch * world * accumulate:
+        return
+    options = {"batch_size": batch, "seed": seed, "world_size": world, "accumulate": accumulate, "enlarge_ratio": ratio}
+    loaders = [TrainingLoader(Numbers(length), rank=rank, **options) for rank in range(world)]
+    per_epoch = loaders[0].iterations_per_epoch
+    keys = [key for loader in loaders for key in keys_of(loader, per_epoch)]
+    assert len(set(keys)) == len(keys) == per_epoch * batch * world * accumulate
+    assert {key.epoch for key in keys} == {0}
+    assert {key.index for key in keys} <= set(range(length * ratio))
+    assert length * ratio - len(keys) < batch * world * accumulate
+    assert {key.epoch for key in keys_of(loaders[0], per_epoch, per_epoch)} == {1}
+
+
+@given(st.integers(0, 30))
+def test_any_start_continues_the_same_order(start: int) -> None:
+    loader = TrainingLoader(Numbers(11), batch_size=2, seed=5, accumulate=2)
+    assert loader.iterations_per_epoch == 2
+    assert keys_of(loader, 5, start) == keys_of(loader, start + 5)[start * 4 :]
+
+
+def test_ranks_and_micro_steps_divide_the_same_iterations() -> None:
+    alone = TrainingLoader(Numbers(50), batch_size=12, seed=1)
+    ranks = [TrainingLoader(Numbers(50), batch_size=2, seed=1, rank=r, world_size=3, accumulate=2) for r in range(3)]
+    micro = [itertools.islice(rank.keys(0), 20) for rank in ranks]
+    together = [key for per_rank in zip(*micro, strict=True) for keys in per_rank for key in keys]
+    assert together == keys_of(alone, 10)
+
+
+def test_epochs_and_seeds_shuffle_differently() -> None:
+    orders = [
+        [key.index for key in keys_of(TrainingLoader(Numbers(64), batch_size=64, seed=seed), 1, epoch)]
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    ]
+    assert all(a != b for a, b in itertools.combinations(orders, 2))
+    assert orders[0] != sorted(orders[0])
+
+
+def test_epoch_of_an_iteration() -> None:
+    loader = TrainingLoader(Numbers(10), batch_size=4, seed=0)
+    assert [loader.epoch_of(iteration) for iteration in (0, 1, 2, 3, 4, 5)] == [0, 0, 0, 1, 1, 2]
+    first = [next(loader.keys(start))[0].epoch for start in range(4)]
+    assert first == [loader.epoch_of(start + 1) for start in range(4)]
+
+
+def test_a_set_smaller_than_one_batch_is_refused() -> None:
+    with pytest.raises(DataError, match=r"5 images.*at least 4"):
+        TrainingLoader(Numbers(5), batch_size=16, seed=0)
+    TrainingLoader(Numbers(5), batch_size=16, seed=0, enlarge_ratio=4)
+
+
+def test_every_appearance_of_an_image_has_draws_of_its_own() -> None:
+    keyed = KeyedDataset(Numbers(4), seed=0)
+    draws = {tuple(keyed[SampleKey(epoch, index)]["lq"].tolist()) for epoch in range(3) for index in (1, 5, 9)}
+    assert len(draws) == 9
+    assert {keyed[SampleKey(0, index)]["index"] for index in (1, 5, 9)} == {1}
+
+
+@given(st.integers(0, 2**20), st.integers(1, 80), st.integers(1, 80), st.data())
+def test_patches_lie_inside(seed: int, height: int, width: int, data: st.DataObject) -> None:
+    side = data.draw(st.integers(1, min(height, width)))
+    patch = draw_patch(sample_rng(seed, SampleKey(0, 0)), height, width, side, False, False)
+    assert 0 <= patch.top <= height - side
+    assert 0 <= patch.left <= width - side
+    assert patch[2:] == (False, False, False)
+
+
+def test_patches_are_uniform() -> None:
+    patches = [draw_patch(sample_rng(0, SampleKey(0, i)), 4, 3, 2, True, True) for i in range(4000)]
+    counts = np.unique([[p.top * 2 + p.left, p.hflip + 2 * p.vflip + 4 * p.rot90] for p in patches], axis=0)
+    assert len(counts) == 6 * 8
+    means = np.mean(patches, axis=0)
+    assert np.allclose(means, [1, 0.5, 0.5, 0.5, 0.5], atol=0.06)
+    corners = np.corrcoef(np.array(patches, float).T) - np.eye(5)
+    assert np.abs(corners).max() < 0.07
+
+
+@pytest.fixture(scope="module")
+def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The same images on disk, as lmdb and as patch store, and on disk through BasicSR's class."""
+    root = tmp_path_factory.mktemp("same")
+    hr, lr = make_folders(root)
+    lmdbs = (make_lmdb(hr, root / "hr.lmdb"), make_lmdb(lr, root / "lr.lmdb", "x2"))
+    store = make_store(hr, lr, root / "images.store")
+    disk = paired_section(hr, lr)
+    return {
+        "disk": disk,
+        "lmdb": {**disk, "dataroot_gt": str(lmdbs[0]), "dataroot_lq": str(lmdbs[1]), "io_backend": {"type": "lmdb"}},
+        "store": {**disk, "type": "PatchStore", "dataroot": str(store)},
+        "basicsr": {**disk, "scale": 2, "phase": "train"},
+    }
+
+
+def load(sections: dict[str, dict[str, Any]], kind: str, workers: int) -> tuple[torch.Tensor, torch.Tensor, list[Any]]:
+    """Seven iterations of two micro-batches, over an epoch's end: LQ, GT, keys."""
+    if kind == "basicsr":
+        dataset = DATASET_REGISTRY.get("PairedImageDataset")(dict(sections[kind], io_backend={"type": "disk"}))
+        dataset.paths.sort(key=lambda paths: paths["gt_path"])
+    else:
+        dataset = build_dataset(sections[kind], phase="train", scale=2)
+    loader = TrainingLoader(dataset, batch_size=3, seed=7, accumulate=2, enlarge_ratio=5, num_workers=workers)
+    batches = [batch for micro in take(loader, 7, start=1) for batch in micro]
+    assert batches[0]["lq"].shape == (3, 3, 16, 16)
+    assert batches[0]["gt"].shape == (3, 3, 32, 32)
+    assert batches[0]["gt"].dtype == torch.float32
+    assert [len(batch["lq_path"]) for batch in batches] == [3] * 14
+    return (
+        torch.cat([batch["lq"] for batch in batches]),
+        torch.cat([batch["gt"] for batch in batches]),
+        [batch["keys"] for batch in batches],
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("kind", ["disk", "lmdb", "store"])
+def test_the_same_batches_from_everywhere(sections: dict[str, dict[str, Any]], kind: str, workers: int) -> None:
+    expected, got = load(sections, "disk", 0), load(sections, kind, workers)
+    assert torch.equal(got[0], expected[0])
+    assert torch.equal(got[1], expected[1])
+    assert got[2] == expected[2]
+
+
+def test_basicsr_data_sets_give_the_same_batches_for_any_worker_count(sections: dict[str, dict[str, Any]]) -> None:
+    none, one, four = (load(sections, "basicsr", workers) for workers in (0, 1, 4))
+    assert torch.equal(none[0], one[0])
+    assert torch.equal(none[0], four[0])
+    assert torch.equal(none[1], four[1])
+    assert len(torch.unique(none[0].flatten(1), dim=0)) > 30  # of 42: the samples do differ
+
+
+@pytest.mark.parametrize("kind", ["disk", "basicsr"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_leaves_the_global_generators_alone(
+    sections: dict[str, dict[str, Any]], kind: str, workers: int
+) -> None:
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    load(sections, kind, workers)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+def test_an_lmdb_may_be_read_before_the_workers_start(sections: dict[str, dict[str, Any]]) -> None:
+    dataset = build_dataset(sections["lmdb"], phase="train", scale=2)
+    expected = dataset.sample(0, sample_rng(0, SampleKey(0, 0)))["lq"]
+    other = build_dataset(sections["lmdb"], phase="val", scale=2)  # a second data set of the same files
+    assert len(other[0]["lq"]) == 3
+    loader = TrainingLoader(dataset, batch_size=1, seed=0, num_workers=1, enlarge_ratio=4)
+    batches = {batch["keys"][0]: batch["lq"][0] for micro in take(loader, 20) for batch in micro}
+    assert torch.equal(batches[SampleKey(0, 0)], expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_named(tmp_path: Path, workers: int) -> None:
+    hr, lr = make_folders(tmp_path)
+    (lr / "ax2.png").write_bytes((lr / "ax2.png").read_bytes()[:100])
+    dataset = build_dataset(paired_section(hr, lr), phase="train", scale=2)
+    loader = TrainingLoader(dataset, batch_size=1, seed=0, num_workers=workers)
+    with pytest.raises(DataError, match=r"ax2\.png") as raised:
+        take(loader, 5)
+    assert "Traceback" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+class Broken(Numbers):
+    """A data set with a bug."""
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bug_in_a_data_set_keeps_its_traceback(workers: int) -> None:
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        take(TrainingLoader(Broken(4), batch_size=1, seed=0, num_workers=workers), 1)
+
+
+def test_close_ends_workers_and_threads() -> None:
+    for workers in (0, 2):
+        loader = TrainingLoader(Numbers(8), batch_size=2, seed=0, num_workers=workers)
+        batches = loader.batches(0)
+        next(batches)
+        assert len(multiprocessing.active_children()) == workers
+        loader.close()
+        deadline = time.monotonic() + 3
+        while multiprocessing.active_children() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert multiprocessing.active_children() == []
+        loader.close()
+        first = next(loader.batches(0))
+        assert first[0]["keys"] == next(loader.keys(0))
+        loader.close()
+
+
+_PROGRAM = """
+import multiprocessing, signal, sys, time
+from tests.test_data_loader import Numbers
+from safmn.data import TrainingLoader
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, lambda *_: None)
+loader = TrainingLoader(Numbers(1000), batch_size=2, seed=0, num_workers=2, prefetch_factor=1)
+batches = loader.batches(0)
+next(batches)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+for line in sys.stdin:
+    for _ in range(5):
+        next(batches)
+    print(line.strip(), len(multiprocessing.active_children()), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_workers_ignore_group_signals_and_die_with_a_killed_parent() -> None:
+    repository = Path(__file__).resolve().parent.parent
+    paths = os.pathsep.join([str(repository), str(repository / "tests")])
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        workers = [int(word) for word in process.stdout.readline().split()]
+        assert len(workers) == 2
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.killpg(process.pid, number)
+            time.sleep(0.1)
+            process.stdin.write(f"{number}\n")
+            process.stdin.flush()
+            assert process.stdout.readline().split() == [str(int(number)), "2"]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+    deadline = time.monotonic() + 3  # torch alone would look every five seconds
+    while any(_is_running(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in workers if _is_running(pid)] == []
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process runs; a zombie that waits for its reaper does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,243 @@
+"""Paired and single image data sets: BasicSR's result, aligned crops, and a clear message for every mistake."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from data_helpers import SIZES, make_folders, make_lmdb, paired_section
+
+from safmn.data import SampleKey, build_dataset, sample_rng
+from safmn.data.sources import Pair, check_sizes
+from safmn.errors import DataError, OptionError
+from safmn.imaging import write_image
+from safmn.registry import DATASET_REGISTRY, find
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    return make_folders(tmp_path)
+
+
+@pytest.mark.parametrize("more", [{}, {"color": "y"}, {"mean": [0.4, 0.5, 0.6], "std": [0.5, 0.4, 0.3]}])
+def test_validation_images_equal_basicsr(benchmark_dir: Path, more: dict[str, Any]) -> None:
+    section = {
+        **paired_section(benchmark_dir / "Set5" / "HR", benchmark_dir / "Set5" / "LR_bicubic" / "X3"),
+        "filename_tmpl": "{}x3",
+        **more,
+    }
+    ours = build_dataset(section, phase="val", scale=3)
+    assert type(ours).__module__.startswith("safmn")
+    theirs = DATASET_REGISTRY.get("PairedImageDataset")({**copy.deepcopy(section), "phase": "val", "scale": 3})
+    by_path = {paths["gt_path"]: index for index, paths in enumerate(theirs.paths)}
+    assert len(ours) == len(by_path) == 5
+    for index in range(5):
+        sample = ours[index]
+        expected = theirs[by_path[sample["gt_path"]]]
+        assert sample["lq_path"] == expected["lq_path"]
+        for side in ("lq", "gt"):
+            assert sample[side].dtype == torch.float32
+            if more.get("color") == "y":  # the order of a sum differs
+                torch.testing.assert_close(sample[side], expected[side], rtol=0, atol=1e-7)
+            else:
+                assert torch.equal(sample[side], expected[side])
+
+
+def test_single_images_equal_basicsr(benchmark_dir: Path) -> None:
+    section = {
+        "name": "set",
+        "type": "SingleImageDataset",
+        "dataroot_lq": str(benchmark_dir / "Set5" / "LR_bicubic" / "X2"),
+        "io_backend": {"type": "disk"},
+    }
+    ours = build_dataset(section, phase="test", scale=2)
+    theirs = DATASET_REGISTRY.get("SingleImageDataset")(copy.deepcopy(section))
+    assert len(ours) == 5
+    for index in range(5):
+        assert ours[index]["lq_path"] == theirs[index]["lq_path"]
+        assert torch.equal(ours[index]["lq"], theirs[index]["lq"])
+
+
+def test_crops_of_gt_and_lq_show_the_same_place(folders: tuple[Path, Path]) -> None:
+    dataset = build_dataset(paired_section(*folders), phase="train", scale=2)
+    seen = set()
+    for index in range(60):
+        sample = dataset.sample(index % len(dataset), sample_rng(0, SampleKey(0, index)))
+        lq, gt = ((sample[side] * 255).round().int() for side in ("lq", "gt"))
+        assert lq.shape == (3, 16, 16)
+        assert torch.equal(gt, lq.repeat_interleave(2, 1).repeat_interleave(2, 2))
+        rows, columns = lq[0], lq[1]
+        height, width = SIZES[int(lq[2, 0, 0])]
+        assert rows.max() < height
+        assert columns.max() < width
+        steps = tuple(int(step) for step in (rows[1, 0] - rows[0, 0], rows[0, 1] - rows[0, 0]))
+        signs = tuple(int(step) for step in (columns[1, 0] - columns[0, 0], columns[0, 1] - columns[0, 0]))
+        assert {tuple(map(abs, steps)), tuple(map(abs, signs))} == {(1, 0), (0, 1)}
+        seen.add((steps, signs))
+    assert len(seen) == 8  # every flip and rotation
+
+
+def test_flips_are_off_when_not_asked_for(folders: tuple[Path, Path]) -> None:
+    dataset = build_dataset(paired_section(*folders, use_hflip=False, use_rot=False), phase="train", scale=2)
+    for index in range(20):
+        lq = (dataset.sample(0, sample_rng(0, SampleKey(0, index)))["lq"] * 255).round().int()
+        assert (lq[0, 1, 0] - lq[0, 0, 0], lq[1, 0, 1] - lq[1, 0, 0]) == (1, 1)
+
+
+def test_images_are_ordered_by_name_without_ending(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    hr, lr = folders
+    disk = build_dataset(paired_section(hr, lr), phase="val", scale=2)
+    assert [Path(pair.gt).stem for pair in disk.pairs] == ["a", "a_long.name", "b", "b-1", "c"]
+    lmdbs = {"dataroot_gt": str(make_lmdb(hr, tmp_path / "h.lmdb")), "io_backend": {"type": "lmdb"}}
+    for name, ending in (("same", "x2"), ("templated", "")):
+        lq = str(make_lmdb(lr, tmp_path / f"{name}.lmdb", ending))
+        section = paired_section(hr, lr, **lmdbs, dataroot_lq=lq)
+        lmdb = build_dataset(section, phase="val", scale=2)
+        assert [pair.gt for pair in lmdb.pairs] == ["a", "a_long.name", "b", "b-1", "c"]
+        for index in range(5):
+            assert torch.equal(lmdb[index]["gt"], disk[index]["gt"])
+            assert torch.equal(lmdb[index]["lq"], disk[index]["lq"])
+
+
+def test_meta_info_chooses_and_orders(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    meta = tmp_path / "meta.txt"
+    meta.write_text("b.png (96,72,3)\na.png (72,72,3)\n\n")
+    dataset = build_dataset(paired_section(*folders, meta_info_file=str(meta)), phase="val", scale=2)
+    assert [Path(pair.lq).name for pair in dataset.pairs] == ["bx2.png", "ax2.png"]
+    single = {"type": "SingleImageDataset", "dataroot_lq": str(folders[0]), "meta_info_file": str(meta)}
+    assert len(build_dataset(single, phase="test", scale=2)) == 2
+    meta.write_text("b.png (96,72,3)\nnone.png (72,72,3)\n")
+    for section in (paired_section(*folders, meta_info_file=str(meta)), single):
+        with pytest.raises(DataError, match=r"none\.png"):
+            build_dataset(section, phase="val", scale=2)
+    with pytest.raises(DataError, match=r"no such meta_info_file.*other\.txt"):
+        build_dataset(paired_section(*folders, meta_info_file="other.txt"), phase="val", scale=2)
+
+
+def test_images_may_differ_in_format(folders: tuple[Path, Path]) -> None:
+    hr, lr = folders
+    image = cv2.imread(str(hr / "c.png"))
+    (hr / "c.png").unlink()
+    cv2.imwrite(str(hr / "c.webp"), image, [cv2.IMWRITE_WEBP_QUALITY, 101])
+    dataset = build_dataset(paired_section(hr, lr), phase="val", scale=2)
+    assert Path(dataset.pairs[4].gt).name == "c.webp"
+    assert torch.equal(dataset[4]["gt"], dataset[4]["lq"].repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+def test_gt_may_exceed_a_multiple_of_lq(folders: tuple[Path, Path]) -> None:
+    hr, lr = folders
+    image = cv2.imread(str(hr / "a.png"))
+    write_image(hr / "a.png", np.pad(image[..., ::-1], ((0, 1), (0, 1), (0, 0))))
+    assert build_dataset(paired_section(hr, lr), phase="val", scale=2)[0]["gt"].shape == (3, 72, 72)
+
+
+@pytest.mark.parametrize(("gt", "fits"), [((20, 20), True), ((31, 31), True), ((32, 20), False), ((20, 19), False)])
+def test_sizes_that_do_not_fit(gt: tuple[int, int], fits: bool) -> None:
+    arguments = (np.zeros((*gt, 3)), np.zeros((10, 10, 3)), 2, Pair("the_gt.png", "the_lq.png"))
+    if fits:
+        check_sizes(*arguments)
+    else:
+        with pytest.raises(DataError, match=r"scale 2.*the_gt\.png.*the_lq\.png"):
+            check_sizes(*arguments)
+
+
+def test_mistakes_in_folders(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    hr, lr = folders
+
+    def refused(match: str, **more: Any) -> None:
+        with pytest.raises(DataError, match=match) as raised:
+            build_dataset(paired_section(hr, lr, **more), phase="train", scale=2)
+        assert "'set'" in str(raised.value)
+
+    refused("no_such_place", dataroot_gt=str(tmp_path / "no_such_place"))
+    refused("no_such_place", dataroot_lq=str(tmp_path / "no_such_place"))
+    (tmp_path / "empty").mkdir()
+    refused("empty", dataroot_lq=str(tmp_path / "empty"))
+    refused(r"5 of the 5.*a\.png.*and 2 more.*filename_tmpl", filename_tmpl="{}")
+    refused(r"data\.mdb is missing", io_backend={"type": "lmdb"})
+    shutil.copy(lr / "ax2.png", lr / "zx2.png")
+    refused(r"without a GT image: zx2\.png")
+    (lr / "zx2.png").unlink()
+    (lr / "ax2.png").unlink()
+    refused(r"1 of the 5.*ax2\.png")
+
+
+def test_mistakes_in_lmdb(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    hr, lr = folders
+    full = make_lmdb(hr, tmp_path / "full.lmdb")
+    (hr / "a.png").unlink()
+    less = make_lmdb(hr, tmp_path / "less.lmdb")
+    backend = {"io_backend": {"type": "lmdb"}, "filename_tmpl": "{}"}
+    for gt, lq, match in ((full, less, "lacks 1.*: a$"), (less, full, "1 images without.*: a$")):
+        with pytest.raises(DataError, match=match):
+            build_dataset(
+                paired_section(hr, lr, dataroot_gt=str(gt), dataroot_lq=str(lq), **backend), phase="val", scale=2
+            )
+    with open(less / "meta_info.txt", "a") as meta:
+        meta.write("listed_only.png (1,1,3) 1\n")
+    section = {"type": "SingleImageDataset", "dataroot_lq": str(less), "io_backend": {"type": "lmdb"}}
+    with pytest.raises(DataError, match="listed_only"):
+        list(build_dataset(section, phase="test", scale=2))
+
+
+def test_mistakes_in_images(folders: tuple[Path, Path]) -> None:
+    hr, lr = folders
+    dataset = build_dataset(paired_section(hr, lr), phase="val", scale=4)
+    with pytest.raises(DataError, match=r"scale 4.*a\.png is 72x72.*ax2\.png is 36x36"):
+        dataset[0]
+    large = build_dataset(paired_section(hr, lr, gt_size=76), phase="train", scale=2)
+    with pytest.raises(DataError, match=r"ax2\.png is 36x36.*38x38.*gt_size"):
+        large.sample(0, np.random.default_rng(0))
+    (hr / "a.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"HR.a\.png"):
+        dataset[0]
+
+
+def test_mistakes_in_options(folders: tuple[Path, Path]) -> None:
+    def refused(match: str, phase: str = "train", **more: Any) -> None:
+        section = {key: value for key, value in paired_section(*folders, **more).items() if value is not ...}
+        with pytest.raises(OptionError, match=match):
+            build_dataset(section, phase=phase, scale=2)
+
+    refused("'set'.*gt_size.*needed", gt_size=None)
+    refused("gt_size 33 is no multiple of scale 2", gt_size=33)
+    refused("'set'.*`int.*`str`.*gt_size", gt_size="large")
+    refused("missing key `dataroot_gt`", dataroot_gt=...)
+    refused("tape", io_backend={"type": "tape"})
+    refused("Did you mean 'PairedImageDataset'", type="PairedImageDatset")
+    refused("dataroot_lq", type="SingleImageDataset", dataroot_lq=...)
+
+
+def test_basicsr_data_sets_report_as_ours(folders: tuple[Path, Path]) -> None:
+    section = {"name": "set", "type": "FFHQDataset", "dataroot_gt": str(folders[0])}
+    with pytest.raises(OptionError, match=r"'set'.*FFHQDataset.*io_backend"):
+        build_dataset(section, phase="train", scale=2)
+
+
+def test_sections_are_not_modified(folders: tuple[Path, Path]) -> None:
+    for kind in ("PairedImageDataset", "RealESRGANPairedDataset"):  # the latter, BasicSR's, pops and adds keys
+        section = paired_section(*folders, type=kind)
+        before = copy.deepcopy(section)
+        build_dataset(section, phase="val", scale=2)[0]
+        assert section == before
+
+
+def test_data_sets_can_be_pickled_after_use(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    hr, _ = folders
+    section = {"type": "SingleImageDataset", "dataroot_lq": str(make_lmdb(hr, tmp_path / "x.lmdb"))}
+    dataset = build_dataset({**section, "io_backend": {"type": "lmdb"}}, phase="test", scale=2)
+    expected = dataset[0]["lq"]
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0]["lq"], expected)
+
+
+def test_ours_comes_before_basicsr() -> None:
+    for name in ("PairedImageDataset", "SingleImageDataset", "PatchStore"):
+        assert find(DATASET_REGISTRY, name).__module__.startswith("safmn.data")
+    assert find(DATASET_REGISTRY, "RealESRGANDataset").__module__.startswith("basicsr")
