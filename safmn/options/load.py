@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from safmn.errors import OptionError
-from safmn.options import rules
+from safmn.options import datasets, rules
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.reader import parse_value, read_document
 from safmn.options.typed import to_struct
@@ -62,7 +62,7 @@ def _override(data: dict[str, Any], entry: str, problems: Problems) -> None:
     """Apply one ``a:b=c``; sections that are not there are made, and checked with everything else."""
     keys, equals, text = entry.partition("=")
     path: KeyPath = tuple(key.strip() for key in keys.split(":"))
-    if not equals or not all(path):
+    if not equals or not all(path) or (len(path) == 1 and "." in keys):
         raise OptionError(f"--force_yml {entry}: expected key:key=value, for example train:total_iter=1000")
     try:
         value = parse_value(text.strip())
@@ -117,7 +117,7 @@ def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug:
 
 def _dataset(name: str, section: dict[str, Any], scale: int) -> dict[str, Any]:
     """A data set's options as its constructor wants them: with the phase, the scale, and ``~`` expanded."""
-    expanded = {key: _home(value) if key in rules.DATASET_PATHS else value for key, value in section.items()}
+    expanded = {key: _home(value) if key in datasets.PATHS else value for key, value in section.items()}
     return expanded | {"phase": rules.phase_of(name), "scale": scale}
 
 

@@ -149,20 +149,21 @@ class _Builder:
             return None
         self._open.add(id(node))
         try:
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, where)
-            return self._sequence(node, where)
+            return self._mapping(node, where) if isinstance(node, yaml.MappingNode) else self._sequence(node, where)
         finally:
             self._open.discard(id(node))
 
     def _note(self, where: KeyPath, node: yaml.Node, message: str) -> None:
         self.problems.add(where, message, line=node.start_mark.line + 1)
 
-    def _sequence(self, node: yaml.SequenceNode, where: KeyPath) -> list[Any]:
+    def _sequence(self, node: yaml.Node, where: KeyPath) -> list[Any]:
         self._check_tag(node, where, "seq")
+        items = []
         for index, child in enumerate(node.value):
-            self.lines[(*where, index)] = child.start_mark.line + 1
-        return [self.value(child, (*where, index)) for index, child in enumerate(node.value)]
+            path = (*where, index)
+            self.lines[path] = child.start_mark.line + 1
+            items.append(self.value(child, path))
+        return items
 
     def _mapping(self, node: yaml.MappingNode, where: KeyPath) -> dict[str, Any]:
         self._check_tag(node, where, "map")

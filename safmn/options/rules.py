@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from safmn.options import components
+from safmn.options.datasets import check_dataset
 from safmn.options.problems import Problems
 from safmn.options.typed import show
 from safmn.options.types import DegradationKeys, OptionFile, TrainSection
 
 PHASES = ("train", "val", "test")
-DATASET_PATHS = ("dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file", "store")
 _SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # how networks call it
 DEGRADING_MODELS = ("RealSRModel", "RealESRNetModel", "RealGANModel", "RealESRGANModel")
 GAN_MODELS = ("RealGANModel", "RealESRGANModel", "SRGANModel", "ESRGANModel")
@@ -72,8 +72,8 @@ def _check_datasets(data: Mapping[str, Any], mode: str, problems: Problems) -> N
             problems.add(where, "there is one training set, called 'train'")
         if phase == "test" and mode == "train":
             problems.add(where, "test sets have no job in training; call it 'val' or 'val_2' to validate on it")
-        components.check_dataset(section, where, phase, problems)
         if isinstance(section, Mapping):
+            check_dataset(section, where, phase, problems)
             for key, wanted in (("scale", data.get("scale")), ("phase", phase)):
                 if key in section and section[key] != wanted:
                     problems.add((*where, key), f"is {show(section[key])}, but must be {show(wanted)}; leave it out")
@@ -88,10 +88,7 @@ def _check_metrics(data: Mapping[str, Any], problems: Problems) -> None:
     sets = sets if isinstance(sets, Mapping) else {}
     for name, section in metrics.items():
         where = ("val", "metrics", name)
-        if not isinstance(section, Mapping):
-            problems.add(where, f"expected a section with a `type`, got {show(section)}")
-            continue
-        if not components.check_metric(section, where, problems):
+        if not isinstance(section, Mapping) or not components.check_metric(section, where, problems):
             continue
         for set_name, options in sets.items():
             if phase_of(set_name) != "train" and isinstance(options, Mapping) and _without_gt(options):
@@ -166,7 +163,7 @@ def _is_number(value: Any) -> bool:
 def _check_gt_size(file: OptionFile, problems: Problems) -> None:
     for name, section in file.datasets.items():
         size = section.get("gt_size")
-        if phase_of(name) == "train" and _is_whole(size) and size % file.scale:
+        if phase_of(name) == "train" and isinstance(size, int) and size % file.scale:
             problems.add(("datasets", name, "gt_size"), f"{size} is not a multiple of the scale, {file.scale}")
     if file.gt_size is not None and file.gt_size % file.scale:
         problems.add(("gt_size",), f"{file.gt_size} is not a multiple of the scale, {file.scale}")
@@ -184,8 +181,6 @@ def _check_validation(file: OptionFile, mode: str, problems: Problems) -> None:
         title = file.datasets[name].get("name")
         if isinstance(title, str) and names.setdefault(title, name) != name:
             problems.add(("datasets", name, "name"), f"{title!r} is the name of datasets.{names[title]} too")
-    if mode == "test" and file.path.pretrain_network_g is None:
-        problems.warn(("path", "pretrain_network_g"), "is not given: the network is tested with random weights")
 
 
 def _check_degradation(file: OptionFile, problems: Problems) -> None:

@@ -109,15 +109,16 @@ def plain_hint(hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         members = [plain_hint(member) for member in arguments]
         known = [member for member in members if member is not Any]
-        union = functools.reduce(operator.or_, known) if known and Any not in arguments else Any
-        return _checked(union)
+        if Any in arguments or all(member is types.NoneType for member in known):
+            return Any
+        return _checked(functools.reduce(operator.or_, known))
     if hint in (list, tuple, dict) or origin in (dict,):
         return dict[str, Any] if dict in (hint, origin) else list[Any]
     if origin in (list, tuple) or _is_sequence(origin):
         inner = tuple(plain_hint(item) for item in arguments if item is not Ellipsis)
         if origin is tuple and Ellipsis not in arguments:
-            return _checked(tuple[inner])
-        return _checked(list[inner[0]] if inner else list[Any])  # type: ignore[valid-type]
+            return _checked(types.GenericAlias(tuple, inner))
+        return _checked(types.GenericAlias(list, inner or (Any,)))
     return Any
 
 

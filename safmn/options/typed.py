@@ -46,10 +46,11 @@ def to_struct(kind: type[S], value: Any, where: KeyPath, problems: Problems) -> 
     return kind(**converted) if len(problems) == before else None
 
 
-def to_type(hint: Any, value: Any, where: KeyPath, problems: Problems) -> Any:
+def to_type(hint: Any, value: Any, where: KeyPath, problems: Problems, *, whole_floats: bool = True) -> Any:
     """``value`` as ``hint`` (a type that msgspec knows); None, and the mistake noted, where it is not one.
 
-    A whole number does for a number, and ``5e3`` does for a whole number; nothing else is converted.
+    A whole number does for a number, and with ``whole_floats`` ``5e3`` does for a whole number; nothing else is
+    converted.
     """
     members = _members(hint)
     if value is None and types.NoneType in members:
@@ -65,17 +66,10 @@ def to_type(hint: Any, value: Any, where: KeyPath, problems: Problems) -> Any:
     except msgspec.ValidationError:
         pass
     try:
-        return msgspec.convert(_whole(value), hint)
+        return msgspec.convert(_whole(value) if whole_floats else value, hint)
     except msgspec.ValidationError:
         problems.add(where, f"expected {describe(hint)}, got {show(value)}{_suggestion(members, value)}")
         return None
-
-
-def fits(hint: Any, value: Any) -> bool:
-    """Whether ``value`` can stand for ``hint``."""
-    problems = Problems("")
-    to_type(hint, value, (), problems)
-    return not len(problems)
 
 
 def describe(hint: Any) -> str:
