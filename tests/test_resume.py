@@ -36,9 +36,13 @@ def fresh(uninterrupted: Path, tmp_path: Path) -> Path:
 
 def assert_same_end(fresh: Path, uninterrupted: Path) -> None:
     expected, got = tiny_run.fingerprint(uninterrupted), tiny_run.fingerprint(fresh)
-    ignored = {name for name in expected | got if name.endswith(("state.json", "manifest.json"))}  # hold the folder's name
+    ignored = {
+        name for name in expected | got if name.endswith(("state.json", "manifest.json"))
+    }  # hold the folder's name
     assert {k: v for k, v in got.items() if k not in ignored} == {k: v for k, v in expected.items() if k not in ignored}
-    last = [Checkpointer(folder / "experiments/tiny/training_states").load_latest() for folder in (fresh, uninterrupted)]
+    last = [
+        Checkpointer(folder / "experiments/tiny/training_states").load_latest() for folder in (fresh, uninterrupted)
+    ]
     assert last[0].progress == last[1].progress
 
 
@@ -77,7 +81,7 @@ def test_resumed_from_every_iteration(fresh: Path, uninterrupted: Path, monkeypa
 
     monkeypatch.setattr(SRModel, "training_step", interrupted_step)
     option_file = str(fresh / "options.yml")
-    for stop_at in range(1, tiny_run.ITERATIONS + 1):  # noqa: B007 - read by the closure
+    for stop_at in range(1, tiny_run.ITERATIONS + 1):
         status = main(["-opt", option_file, "--auto_resume"])
         assert status == 128 + signal.SIGUSR1
         assert Checkpointer(fresh / "experiments/tiny/training_states").iterations()[-1] == stop_at

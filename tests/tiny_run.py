@@ -95,7 +95,8 @@ def _train(arguments: Sequence[str]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    log = Path(arguments[1]).with_suffix(".log")  # stderr of every process of this run
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     from safmn.train import main
 
     raise SystemExit(main(list(arguments)))

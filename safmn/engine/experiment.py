@@ -19,7 +19,7 @@ import torch
 
 from safmn import __version__
 from safmn.errors import UserError
-from safmn.files import write_atomically
+from safmn.files import TEMPORARY, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,12 @@ class Experiment:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def tidy(self) -> None:
+        """Remove the half-written files of killed runs; only the holder of the lock may."""
+        for folder in (self.root, self.models):
+            for left_over in folder.glob(f"{TEMPORARY}*"):
+                left_over.unlink()
 
     def archive(self) -> None:
         """Make room for a new run of the same name: an older one is renamed, never overwritten (as BasicSR does)."""

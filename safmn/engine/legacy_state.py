@@ -48,7 +48,7 @@ def resume(trainer: Trainer, path: Path) -> None:
             weights.load_into(network.average.network, source, param_key="params_ema")
         defaults = [dict(group) for group in network.optimizer.param_groups]
         try:
-            network.optimizer.load_state_dict(optimizer)
+            network.load_optimizer(optimizer)
         except ValueError as error:
             raise CheckpointError(f"{path}: the optimiser of {name} does not fit this network: {error}") from error
         for group, default in zip(network.optimizer.param_groups, defaults, strict=True):

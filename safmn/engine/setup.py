@@ -116,6 +116,7 @@ def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Experiment
         if not resuming:
             experiment.archive()
         experiment.lock()
+        experiment.tidy()
         start_logging(experiment.root / f"train_{options.name}.log", is_main=True)
         for key, value in environment().items():
             logger.info("%s: %s", key, value)

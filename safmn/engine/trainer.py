@@ -58,6 +58,8 @@ class Trainer:
         """Continue from a checkpoint."""
         self.model.load_state(checkpoint.networks)
         self.progress = Progress.from_dict(checkpoint.progress)
+        if self.model.ranks.is_main and checkpoint.iteration == max(self.checkpointer.iterations(), default=0):
+            self._prune()  # the kill may have come between saving and pruning
 
     def run(self) -> int:
         """Train; returns the exit status: 0, or 128 + the signal that asked to stop (after saving)."""
@@ -159,15 +161,21 @@ class Trainer:
         return iteration % self.options.logger.save_checkpoint_freq == 0 or iteration == self.last_iteration
 
     def _save(self, *, best: bool) -> None:
-        """Checkpoint, weights for use elsewhere, pruning. Only rank 0 writes; the others wait."""
+        """Weights for use elsewhere, checkpoint, pruning. Only rank 0 writes; the others wait.
+
+        The checkpoint comes after the weights, so that one that is there implies that they are.
+        """
         iteration = self.progress.iteration
         if self.model.ranks.is_main:
-            self.checkpointer.save(iteration, self.model.state(), self.progress.as_dict(), self.options.raw)
             labels = ["latest"] + [str(iteration)] * self._scheduled(iteration) + ["best"] * best
             for label in labels:
                 self._ship(label)
-            self.checkpointer.prune(scheduled=self._scheduled, best=self._best_iteration())
+            self.checkpointer.save(iteration, self.model.state(), self.progress.as_dict(), self.options.raw)
+            self._prune()
         distributed.barrier()
+
+    def _prune(self) -> None:
+        self.checkpointer.prune(scheduled=self._scheduled, best=self._best_iteration())
 
     def _ship(self, label: str) -> None:
         """Write ``models/net_<g>_<label>.pth`` in BasicSR's format for every network."""

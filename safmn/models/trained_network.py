@@ -165,8 +165,20 @@ class TrainedNetwork:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state` returned."""
         self.bare.load_state_dict(state["params"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.load_optimizer(state["optimizer"])
         if self.average:
             self.average.network.load_state_dict(state["params_ema"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+
+    def load_optimizer(self, state: Mapping[str, Any]) -> None:
+        """Take back an optimiser's state dict.
+
+        Fused optimisers walk through memory without looking at strides, so each moment must lie in memory as its
+        parameter does; a state that comes from a file is contiguous, a parameter here may be channels_last.
+        """
+        self.optimizer.load_state_dict(dict(state))
+        for parameter, moments in self.optimizer.state.items():
+            for name, moment in moments.items():
+                if isinstance(moment, Tensor) and moment.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)

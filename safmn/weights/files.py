@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import pickle
@@ -96,7 +97,9 @@ def save_weights(
             content["params_ema"] = _detached(params_ema)
         if metadata:
             content["metadata"] = dict(metadata)
-        torch.save(content, temporary)
+        buffer = io.BytesIO()  # torch.save writes a file's own name into it; a buffer makes equal weights equal bytes
+        torch.save(content, buffer)
+        temporary.write_bytes(buffer.getvalue())
 
 
 def _detached(state_dict: Mapping[str, Tensor]) -> StateDict:
