@@ -1,0 +1,268 @@
+"""Run a network over a test set and score what comes out: the one place that validation and ``safmn test`` share."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from safmn.errors import DataError, UserError
+from safmn.imaging import to_uint8, write_image
+from safmn.registry import METRIC_REGISTRY, find
+from safmn.runtime.execution import Execution, Precision
+
+logger = logging.getLogger(__name__)
+
+_SCORES_WAITING = 2  # outputs held in memory until the scoring thread gets to them
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """Scores of one set.
+
+    Attributes:
+        name: the set's name.
+        per_image: image (name of the LQ file without ending) -> metric -> value, in the order of the data set.
+        mean: metric -> mean over the images.
+        seconds: wall-clock time: reading, network, scoring and saving.
+    """
+
+    name: str
+    per_image: dict[str, dict[str, float]]
+    mean: dict[str, float]
+    seconds: float
+
+
+def evaluate(
+    network: Callable[[Tensor], Tensor],
+    dataset: Any,
+    *,
+    name: str,
+    metrics: Mapping[str, Mapping[str, Any]],
+    device: torch.device | str,
+    save_dir: Path | str | None = None,
+    suffix: str | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: bool = True,
+    precision: Precision = "fp32",
+) -> SetResult:
+    """Score ``network`` on every item of ``dataset``, whole images, without padding.
+
+    With several ranks, image i is done by rank i modulo ``world_size``; every rank gets all results, and they are the
+    same numbers as with one. Call it on all ranks, with a network that is not wrapped for distributed training.
+
+    Args:
+        network: (1, C, h, w) in [0, 1] to (1, C, h * scale, w * scale). A module runs in eval mode.
+        dataset: ``dataset[i]`` is a dict: ``lq`` and, where there is one, ``gt``: float (C, H, W) RGB in [0, 1];
+            ``lq_path`` and ``gt_path``.
+        name: the set's name, for the bar and for messages.
+        metrics: metric's name -> section of an option file: ``type`` is a registered function, the rest its arguments.
+            It is called with ``img`` and ``img2``, uint8 (H, W, C) BGR; where there is no GT, those that need one are
+            left out, with a warning.
+        device: where the network is.
+        save_dir: folder for the output images, ``<image>_<suffix>.png``; ``None``: they are not saved.
+        suffix: see ``save_dir``; ``None``: ``<image>.png``.
+        progress: show a bar (rank 0, on a terminal).
+        precision: ``bf16`` and ``fp16`` run the network under autocast.
+
+    Raises:
+        DataError: the set is empty, an image cannot be read, or a GT image is not ``scale`` times its LQ image; on
+            every rank, whichever met it.
+        OptionError: a metric is not registered.
+    """
+    start = time.perf_counter()
+    if len(dataset) == 0:
+        raise DataError(f"data set {name!r} holds no images")
+    scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix)
+    forward = _Forward(network, Execution(torch.device(device), precision))
+    indices = range(rank, len(dataset), world_size)
+    shown = progress and rank == 0
+    outcome: list[_Score] | UserError
+    with tqdm(total=len(indices), desc=name, unit="image", leave=False, disable=None if shown else True) as bar:
+        try:
+            with _in_eval_mode(network):
+                outcome = list(_score_all(forward, dataset, indices, scorer, bar))
+        except UserError as error:
+            outcome = error
+    return _collect(name, _gather(outcome, world_size), start)
+
+
+@dataclass(frozen=True)
+class _Score:
+    index: int
+    image: str
+    path: str
+    values: dict[str, float]
+
+
+class _Forward:
+    """The network on one item: float (C, h, w) in [0, 1] to uint8 (H, W, C) RGB."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], execution: Execution) -> None:
+        self.network = network
+        self.execution = execution
+
+    def __call__(self, item: Mapping[str, Any]) -> np.ndarray:
+        lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
+        with torch.no_grad(), self.execution.autocast():
+            output = self.network(lq)[0].float()  # (C, H, W)
+        if not torch.isfinite(output).all():
+            logger.warning("the network's output for %s holds NaN or Inf: its scores mean nothing", item["lq_path"])
+        return to_uint8(output)
+
+
+@contextlib.contextmanager
+def _in_eval_mode(network: object) -> Iterator[None]:
+    """Puts a module into eval mode for the block; leaves anything else alone."""
+    module = network if isinstance(network, nn.Module) and network.training else None
+    if module is not None:
+        module.eval()
+    try:
+        yield
+    finally:
+        if module is not None:
+            module.train()
+
+
+def _score_all(
+    forward: _Forward, dataset: Any, indices: Sequence[int], scorer: _Scorer, bar: tqdm[Any]
+) -> Iterator[_Score]:
+    """The scores of ``indices`` in order. While the network runs, the next item is read and the last one scored.
+
+    One thread reads and one scores, so neither data sets nor metrics need to be thread-safe.
+    """
+    with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "score") as scoring:
+        waiting: deque[Future[_Score]] = deque()
+        ahead = [reading.submit(dataset.__getitem__, index) for index in indices[:1]]
+        for position, index in enumerate(indices):
+            item = ahead.pop().result()
+            ahead += [reading.submit(dataset.__getitem__, following) for following in indices[position + 1 :][:1]]
+            waiting.append(scoring.submit(scorer, index, item, forward(item)))
+            if len(waiting) > _SCORES_WAITING:
+                yield waiting.popleft().result()
+            bar.update()
+        yield from (score.result() for score in waiting)
+
+
+@dataclass(frozen=True)
+class _Metric:
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    @property
+    def needs_reference(self) -> bool:
+        parameter = inspect.signature(self.function).parameters.get("img2")
+        return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+class _Scorer:
+    """Saves an output image and measures it against its GT."""
+
+    def __init__(
+        self, set_name: str, metrics: Mapping[str, Mapping[str, Any]], save_dir: Path | None, suffix: str | None
+    ) -> None:
+        self.set_name = set_name
+        self.save_dir = save_dir
+        self.ending = f"_{suffix}.png" if suffix else ".png"
+        # `better` tells validation which way is up; it is no argument of the function
+        self.metrics = {
+            name: _Metric(
+                find(METRIC_REGISTRY, section["type"]),
+                {k: v for k, v in section.items() if k not in ("type", "better")},
+            )
+            for name, section in metrics.items()
+        }
+        self._warned = False
+
+    def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray) -> _Score:
+        """Score one item, given the network's output, uint8 (H, W, C) RGB."""
+        path = str(item["lq_path"])
+        image = Path(path).stem
+        if self.save_dir is not None:
+            write_image(self.save_dir / f"{image}{self.ending}", output)
+        images = {"img": _bgr(output)}
+        if item.get("gt") is not None:
+            images["img2"] = _bgr(_matching(to_uint8(item["gt"]), output, item))
+        return _Score(index, image, path, self._measure(path, images))
+
+    def _measure(self, path: str, images: Mapping[str, np.ndarray]) -> dict[str, float]:
+        values = {}
+        for name, metric in self.metrics.items():
+            if metric.needs_reference and "img2" not in images:
+                self._warn_once(name)
+                continue
+            try:
+                with torch.no_grad():
+                    values[name] = float(metric.function(**images, **metric.arguments))
+            except UserError as error:
+                raise type(error)(f"data set {self.set_name!r}, {path}: metric {name!r}: {error}") from error
+        return values
+
+    def _warn_once(self, metric: str) -> None:
+        if not self._warned:
+            logger.warning("data set %r has no GT images: metrics such as %r are left out", self.set_name, metric)
+            self._warned = True
+
+
+def _bgr(image: np.ndarray) -> np.ndarray:
+    """RGB (H, W, 3) to BGR, the order of BasicSR's metrics; grey (H, W, 1) as it is."""
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
+    """The part of the GT that the output shows; fewer than ``scale`` rows and columns may be left over.
+
+    Raises:
+        DataError: the sizes do not belong together; names both images.
+    """
+    height, width = output.shape[:2]
+    lq_height, lq_width = item["lq"].shape[-2:]
+    scale = max(1, height // lq_height)
+    excess = gt.shape[0] - height, gt.shape[1] - width
+    if not all(0 <= pixels < scale for pixels in excess):
+        raise DataError(
+            f"{item.get('gt_path', 'the GT image')} is {gt.shape[1]}x{gt.shape[0]}, but {item['lq_path']}"
+            f" ({lq_width}x{lq_height}) upscaled by {scale} is {width}x{height}: they are no pair at this scale"
+        )
+    return gt[:height, :width]
+
+
+def _gather(outcome: list[_Score] | UserError, world_size: int) -> list[_Score]:
+    """The scores of all ranks, in the order of the data set; an error of one of them is raised on all."""
+    outcomes: list[Any] = [outcome]
+    if world_size > 1:
+        outcomes = [None] * world_size
+        dist.all_gather_object(outcomes, outcome)
+    for each in outcomes:
+        if isinstance(each, UserError):
+            raise each
+    return sorted((score for each in outcomes for score in each), key=lambda score: score.index)
+
+
+def _collect(name: str, scores: Sequence[_Score], start: float) -> SetResult:
+    per_image: dict[str, dict[str, float]] = {}
+    for score in scores:
+        if score.image in per_image:
+            logger.warning("data set %r: another image is also called %r: %s", name, score.image, score.path)
+        per_image[score.path if score.image in per_image else score.image] = score.values
+    values: dict[str, list[float]] = {}
+    for score in scores:
+        for metric, value in score.values.items():
+            values.setdefault(metric, []).append(value)
+    mean = {metric: math.fsum(each) / len(each) for metric, each in values.items()}
+    return SetResult(name, per_image, mean, time.perf_counter() - start)
