@@ -11,20 +11,22 @@ axis and a scale ``s`` (1-based indices, double precision):
 - the axis that shrinks most is done first (rows, the vertical pass, where both are alike);
 - integers become ``floor(value + 0.5)``, clamped to the type's range, after each pass; floats are kept.
 
-How it is fast: an axis is a sparse matrix with the taps of each output sample in a row, applied to the image in blocks
-of columns that stay in the processor's cache. On 8-bit images the sums are taken in single precision at the scales
-where that provably cannot change a rounded value (:func:`_single_precision_is_exact`), and in double, in MATLAB's order
-of taps, elsewhere.
+How it is fast: on 8-bit images, at the usual integer factors, a pass is PyTorch's fixed-point bicubic, which cannot
+round differently there (:func:`_resize_rows_in_fixed_point` says why). Anywhere else a pass is a sparse matrix with the
+taps of each output sample in a row, applied in double precision to blocks of columns that stay in the processor's
+cache.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from functools import lru_cache
 from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 
 from safmn.errors import DataError
@@ -32,8 +34,14 @@ from safmn.errors import DataError
 Border = Literal["symmetric", "replicate"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
+logger = logging.getLogger(__name__)
+
 _KERNEL_WIDTH = 4.0
-_BLOCK_BYTES = 2048  # of one row of a block, after conversion: the rows that a tap sum touches stay in the L1 cache
+_TIE = 1e-9
+_BLOCK = 256  # columns at a time: the rows that a tap sum touches (16 of 2 KB at x4) stay in the L1 cache
+_FIXED_POINT_SCALES = (1 / 8, 1 / 4, 1 / 3, 1 / 2, 2.0, 3.0, 4.0)
+_FIXED_POINT_MARGIN = 3  # samples beyond each border, of the coarser side: more than half a kernel
+_FIXED_POINT_CHANNELS = 4  # of the image that the fixed-point kernel sees
 _DTYPES = (np.uint8, np.uint16, np.float32, np.float64)
 
 
@@ -112,17 +120,67 @@ def _transpose(image: Array) -> Array:
 def _resize_rows(image: Array, rows: int, scale: float, border: Border, antialiasing: bool) -> Array:
     """One pass, along axis 0: (H, W, C) -> (rows, W, C) of the same type."""
     height, width, channels = image.shape
-    taps = _matrix(height, rows, scale, border, antialiasing, image.dtype == np.uint8)
     columns = image.reshape(height, width * channels)
-    result = np.empty((rows, width * channels), image.dtype)
-    step = _BLOCK_BYTES // taps.dtype.itemsize
-    for start in range(0, width * channels, step):
-        block = taps @ columns[:, start : start + step].astype(taps.dtype)
-        if image.dtype.kind == "u":
-            block += 0.5  # the cast below truncates, which is floor once nothing is negative
-            np.clip(block, 0, np.iinfo(image.dtype).max, out=block)
-        result[:, start : start + step] = block
+    usual = image.dtype == np.uint8 and scale in _FIXED_POINT_SCALES and rows == math.ceil(scale * height)
+    if usual and antialiasing and _fixed_point_is_exact(scale):
+        result = _resize_rows_in_fixed_point(columns, rows, scale, border)
+    else:
+        result = _resize_rows_by_matrix(columns, rows, scale, border, antialiasing)
     return result.reshape(rows, width, channels)
+
+
+def _resize_rows_in_fixed_point(columns: Array, rows: int, scale: float, border: Border) -> Array:
+    """(H, N) -> (rows, N), uint8, by PyTorch's antialiased bicubic (a = -0.5), at the scales where it is exact.
+
+    That kernel scales the weights by the power of two that makes the largest just fit int16, sums in int32, adds a
+    half, shifts and clamps. At x2, x4 and x8 the weights are multiples of 2^-7 to 2^-16, so that weights, sums and
+    rounding are exact. At x3 they are multiples of 1/81 (up: 1/27), so that an exact sum is at least 1/162 (1/54) away
+    from the next half, while weights of 16 (14) bits move it by less than 0.0052 (0.0156).
+    """
+    height, width = columns.shape
+    factor = round(max(scale, 1 / scale))
+    shrinks = scale < 1
+    margin = _FIXED_POINT_MARGIN * factor if shrinks else _FIXED_POINT_MARGIN
+    rest = -height % factor if shrinks else 0
+    # The kernel drops the taps beyond its borders, so the image is extended; its width, to whole pixels of 4 channels.
+    fill = -width % _FIXED_POINT_CHANNELS
+    extended = np.pad(columns, ((margin, margin + rest), (0, fill)), "symmetric" if border == "symmetric" else "edge")
+    pixels = torch.from_numpy(extended.reshape(1, len(extended), -1, _FIXED_POINT_CHANNELS)).permute(0, 3, 1, 2)
+    size = (len(extended) // factor if shrinks else len(extended) * factor, pixels.shape[3])
+    resized = torch.nn.functional.interpolate(pixels, size=size, mode="bicubic", antialias=True)  # (1, 4, size)
+    result = resized.permute(0, 2, 3, 1).reshape(size[0], width + fill).numpy()
+    start = _FIXED_POINT_MARGIN if shrinks else _FIXED_POINT_MARGIN * factor
+    return result[start : start + rows, :width]
+
+
+@lru_cache(maxsize=len(_FIXED_POINT_SCALES))
+def _fixed_point_is_exact(scale: float) -> bool:
+    """Whether this build of PyTorch does as described above: tried on noise, once for each scale and process."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 256), dtype=np.uint8)
+    rows = math.ceil(scale * len(noise))
+    fast = _resize_rows_in_fixed_point(noise, rows, scale, "symmetric")
+    exact = bool(np.array_equal(fast, _resize_rows_by_matrix(noise, rows, scale, "symmetric", True)))
+    if not exact:
+        logger.warning("PyTorch's uint8 bicubic is not exact at scale %g on this machine: imresize is slower", scale)
+    return exact
+
+
+def _resize_rows_by_matrix(columns: Array, rows: int, scale: float, border: Border, antialiasing: bool) -> Array:
+    """(H, N) -> (rows, N) of the same type, any scale and type, summed in double precision.
+
+    A sum within 1e-9 of a half is taken as that half: where weights have no exact double (scale 1.5, say), the last bit
+    of a tie depends on the order of the sum and on the compiler.
+    """
+    height, width = columns.shape
+    taps = _matrix(height, rows, scale, border, antialiasing)
+    result = np.empty((rows, width), columns.dtype)
+    for start in range(0, width, _BLOCK):
+        block = taps @ columns[:, start : start + _BLOCK].astype(np.float64)
+        if columns.dtype.kind == "u":
+            block += 0.5 + _TIE  # the cast below truncates, which is floor once nothing is negative
+            np.clip(block, 0, np.iinfo(columns.dtype).max, out=block)
+        result[:, start : start + _BLOCK] = block
+    return result
 
 
 def _cubic(x: Array) -> Array:
@@ -151,26 +209,9 @@ def _contributions(
     return weights, mirrored[indices % (2 * length)]
 
 
-def _single_precision_is_exact(weights: Array) -> bool:
-    """Whether float32 sums of these weights times 8-bit samples are rounded to the same integers as exact sums.
-
-    True at x2 and x4 (up and down), where the weights are multiples of 1/4096: every product and partial sum then is a
-    multiple of 1/4096 below 2^12 and has an exact float32. True at x3, where they are multiples of 1/81: a sum stays
-    1/162 away from the nearest half, far more than the accumulated float32 error.
-    """
-    largest = 255 * np.abs(weights).sum(axis=1).max()
-    if np.array_equal(weights * 4096, np.rint(weights * 4096)):
-        return bool((largest + 1) * 4096 < 2**24)
-    error = (weights.shape[1] + 2) * 2.0**-24 * largest
-    return bool(np.allclose(weights * 81, np.rint(weights * 81), rtol=0, atol=1e-9) and error < 1 / 324)
-
-
 @lru_cache(maxsize=64)
-def _matrix(
-    length: int, out_length: int, scale: float, border: Border, antialiasing: bool, eight_bit: bool
-) -> csr_matrix:
-    """The (out_length, length) matrix of one pass; the entries of a row stand, and are summed, in the order of taps."""
+def _matrix(length: int, out_length: int, scale: float, border: Border, antialiasing: bool) -> csr_matrix:
+    """The (out_length, length) matrix of one pass: a row holds the taps of an output sample."""
     weights, indices = _contributions(length, out_length, scale, border, antialiasing)
-    dtype = np.float32 if eight_bit and _single_precision_is_exact(weights) else np.float64
     starts = np.arange(out_length + 1) * weights.shape[1]
-    return csr_matrix((weights.ravel().astype(dtype), indices.ravel(), starts), shape=(out_length, length))
+    return csr_matrix((weights.ravel(), indices.ravel(), starts), shape=(out_length, length))
