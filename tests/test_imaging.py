@@ -1,0 +1,265 @@
+"""Reading and writing images, colour, cropping."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from safmn.errors import DataError
+from safmn.imaging import (
+    augment,
+    crop_border,
+    decode_rgb,
+    image_size,
+    list_images,
+    mod_crop,
+    read_image,
+    read_rgb,
+    rgb_to_y,
+    to_tensor,
+    to_uint8,
+    write_image,
+)
+
+LOSSLESS = [".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"]
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """A real photograph, (300, 451, 3) RGB."""
+    skimage_data = pytest.importorskip("skimage.data")
+    return np.ascontiguousarray(skimage_data.cat())
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_lossless_round_trip(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
+    path = tmp_path / "new" / f"a photo ü{suffix}"
+    write_image(path, photo)
+    np.testing.assert_array_equal(read_rgb(path), photo)
+    np.testing.assert_array_equal(read_image(path), photo)
+    np.testing.assert_array_equal(np.asarray(Image.open(path).convert("RGB")), photo)  # RGB order on disk, too
+    assert image_size(path) == photo.shape[:2]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
+def test_quality_decides_the_size(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
+    sizes = []
+    for quality in (30, 95):
+        write_image(tmp_path / f"photo{suffix}", photo, quality=quality)
+        read = read_rgb(tmp_path / f"photo{suffix}").astype(float)
+        assert 0 < np.abs(read - photo).mean() < 10
+        sizes.append((tmp_path / f"photo{suffix}").stat().st_size)
+    assert sizes[0] < sizes[1] / 2
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".avif"])
+def test_formats_that_only_pillow_reads(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
+    path = tmp_path / f"photo{suffix}"
+    try:
+        Image.fromarray(photo).save(path)
+    except (KeyError, OSError, ValueError):
+        pytest.skip(f"this Pillow cannot write {suffix}")
+    image = read_rgb(path)
+    assert image.shape == photo.shape
+    assert np.abs(image.astype(float) - photo).mean() < 12
+
+
+def test_grey_alpha_palette_and_sixteen_bits(tmp_path: Path, photo: np.ndarray) -> None:
+    grey = photo[..., 0]
+    write_image(tmp_path / "grey.png", grey)
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), grey)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "grey.png"), np.repeat(grey[..., None], 3, axis=2))
+    rgba = np.dstack([photo, grey])
+    write_image(tmp_path / "rgba.png", rgba)
+    np.testing.assert_array_equal(read_image(tmp_path / "rgba.png"), rgba)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "rgba.png"), photo)
+    deep = photo.astype(np.uint16) * 257
+    write_image(tmp_path / "deep.png", deep)
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), deep)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "deep.png"), photo)
+    palette = Image.fromarray(photo).quantize(16)
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_rgb(tmp_path / "palette.png"), np.asarray(palette.convert("RGB")))
+
+
+def test_exif_orientation_is_ignored(tmp_path: Path, photo: np.ndarray) -> None:
+    image = Image.fromarray(photo)
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees to show
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert read_rgb(tmp_path / "turned.jpg").shape == photo.shape
+    assert read_image(tmp_path / "turned.jpg").shape == photo.shape
+    assert image_size(tmp_path / "turned.jpg") == photo.shape[:2]
+
+
+def test_jpeg_with_thumbnail_is_complete(photo: np.ndarray) -> None:
+    """A thumbnail in the header has an end-of-image marker of its own, before the image's."""
+    small, large = io.BytesIO(), io.BytesIO()
+    Image.fromarray(photo[:40, :40]).save(small, "jpeg")
+    Image.fromarray(photo).save(large, "jpeg")
+    segment = b"Exif\0\0" + small.getvalue()
+    data = large.getvalue()
+    data = data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
+    assert decode_rgb(data, "with thumbnail").shape == photo.shape
+    with pytest.raises(DataError, match=r"cut\.jpg.*ends too early"):
+        decode_rgb(data[: len(data) * 3 // 4], "cut.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 0.99])
+def test_cut_files_are_named(tmp_path: Path, photo: np.ndarray, suffix: str, share: float) -> None:
+    path = tmp_path / f"cut{suffix}"
+    write_image(path, photo)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    for read in (read_rgb, read_image):
+        with pytest.raises(DataError, match=f"cut\\{suffix}"):
+            read(path)
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image at all")
+    for read in (read_rgb, read_image, image_size):
+        with pytest.raises(DataError, match=r"text\.png"):
+            read(tmp_path / "text.png")
+        with pytest.raises(DataError, match=r"missing\.png"):
+            read(tmp_path / "missing.png")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_rgb(tmp_path)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "photo.png"
+    write_image(path, photo)
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_image(path, photo[::-1])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("a.xyz", np.zeros((4, 4, 3), np.uint8)),
+        ("a.gif", np.zeros((4, 4, 3), np.uint8)),
+        ("a.png", np.zeros((4, 4, 3), np.float32)),
+        ("a.jpg", np.zeros((4, 4, 3), np.uint16)),
+        ("a.png", np.zeros((4, 4, 2), np.uint8)),
+        ("a.png", np.zeros((0, 4, 3), np.uint8)),
+        ("a.jpg", np.zeros((2, 70000), np.uint8)),
+    ],
+)
+def test_what_cannot_be_written_is_named(tmp_path: Path, name: str, image: np.ndarray) -> None:
+    with pytest.raises(DataError, match=name):
+        write_image(tmp_path / name, image)
+    assert not list(tmp_path.iterdir())
+
+
+def test_list_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        list_images(tmp_path / "none")
+    with pytest.raises(DataError, match="no image"):
+        list_images(tmp_path)
+    for name in ("b.png", "a.JPG", ".hidden.png", "notes.txt", "c.webp"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["a.JPG", "b.png", "c.webp"]
+
+
+def test_y_channel_is_matlabs_and_basicsrs(photo: np.ndarray) -> None:
+    from basicsr.utils.color_util import bgr2ycbcr
+
+    corners = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    np.testing.assert_allclose(rgb_to_y(corners), [[16, 235, 81.481, 144.553, 40.966]], atol=1e-12)
+    theirs = bgr2ycbcr(photo[..., ::-1].astype(np.float32) / 255, y_only=True) * 255
+    y = rgb_to_y(photo)
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y, theirs, atol=1e-4)
+    np.testing.assert_array_equal(rgb_to_y(photo.astype(np.float32)), y)
+    with pytest.raises(DataError, match="rgb_to_y"):
+        rgb_to_y(photo[..., 0])
+
+
+def test_tensor_round_trip(photo: np.ndarray) -> None:
+    tensor = to_tensor(photo)
+    assert tensor.dtype == torch.float32
+    assert tensor.shape == (3, *photo.shape[:2])
+    np.testing.assert_array_equal(tensor.numpy(), photo.transpose(2, 0, 1).astype(np.float32) / 255)
+    np.testing.assert_array_equal(to_uint8(tensor), photo)
+    np.testing.assert_array_equal(to_uint8(torch.stack([tensor, tensor.flip(1)])), np.stack([photo, photo[::-1]]))
+    assert to_tensor(photo[..., 0]).shape == (1, *photo.shape[:2])
+    assert to_tensor(augment(photo, True, True, True)).is_contiguous()
+    for wrong in (photo.astype(np.float32), photo[None]):
+        with pytest.raises(DataError, match="to_tensor"):
+            to_tensor(wrong)
+    with pytest.raises(DataError, match="to_uint8"):
+        to_uint8(tensor[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**20))
+def test_to_uint8_is_basicsrs_tensor2img(seed: int) -> None:
+    from basicsr.utils import tensor2img
+
+    values = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(seed)) * 1.4 - 0.2
+    values[0, 0] = (torch.arange(11) + 0.5) / 255  # on or near halves
+    np.testing.assert_array_equal(to_uint8(values), tensor2img(values, rgb2bgr=False))
+
+
+@settings(max_examples=50, deadline=None)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), number=st.integers(0, 12))
+def test_crops(height: int, width: int, number: int) -> None:
+    image = np.arange(height * width).reshape(height, width)
+    if 1 <= number <= min(height, width):
+        cropped = mod_crop(image, number)
+        assert [side % number for side in cropped.shape] == [0, 0]
+        assert height - cropped.shape[0] < number > width - cropped.shape[1]
+        np.testing.assert_array_equal(cropped, image[: cropped.shape[0], : cropped.shape[1]])
+    else:
+        with pytest.raises(DataError, match="mod_crop"):
+            mod_crop(image, number)
+    if 2 * number < min(height, width):
+        np.testing.assert_array_equal(np.pad(crop_border(image, number), number), _blank_border(image, number))
+    else:
+        with pytest.raises(DataError, match="crop_border"):
+            crop_border(image, number)
+
+
+def _blank_border(image: np.ndarray, border: int) -> np.ndarray:
+    rows, columns = np.indices(image.shape)
+    height, width = image.shape
+    inside = (rows >= border) & (rows < height - border) & (columns >= border) & (columns < width - border)
+    return np.where(inside, image, 0)
+
+
+def test_augment_is_basicsrs_order_and_covers_the_square(photo: np.ndarray) -> None:
+    seen = set()
+    for number in range(8):
+        hflip, vflip, rot90 = bool(number & 1), bool(number & 2), bool(number & 4)
+        expected = photo
+        if hflip:
+            expected = cv2.flip(expected, 1)
+        if vflip:
+            expected = cv2.flip(expected, 0)
+        if rot90:
+            expected = expected.transpose(1, 0, 2)
+        made = augment(photo, hflip, vflip, rot90)
+        np.testing.assert_array_equal(made, expected)
+        seen.add(made.tobytes())
+    assert len(seen) == 8
