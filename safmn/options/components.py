@@ -148,7 +148,10 @@ def _check(
     accepted = {**signature.hints, **(extra or {})}
     for key, value in section.items():
         if key in accepted:
-            check_value((hints or {}).get(key, accepted[key]), value, (*where, key), problems)
+            if hints and key in hints:
+                to_type(hints[key], value, (*where, key), problems)
+            else:
+                check_value(accepted[key], value, (*where, key), problems)
         elif key != "type" and not signature.is_open:
             problems.add((*where, key), f"{section['type']} has no argument {key!r}.{did_you_mean(key, accepted)}")
     for key in signature.required:

@@ -100,7 +100,7 @@ _LOADER_WITHOUT_EFFECT = {
 _UNREAD = {
     "filename_tmpl": _Key(str, "has no effect: this data set has no pairs of files to match"),
     "meta_info_file": _Key(str | None, "has no effect: this data set does not read it"),
-    "gt_size": _Key(Positive, "has no effect here: the crop is that of the top-level gt_size"),
+    "gt_size": _Key(Positive),  # of a real-world set: the same as the top-level gt_size, which the rules check
 }
 _CROP = ("gt_size", "use_hflip", "use_rot")
 

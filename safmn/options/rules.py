@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from safmn.options import components
 from safmn.options.datasets import check_dataset
@@ -51,13 +51,13 @@ def _check_scale(data: Mapping[str, Any], signature: Any, problems: Problems) ->
     for key in _SCALE_ARGUMENTS:
         if key in signature.hints:
             given = section.get(key, components.default_of(signature, key))
-            if _is_whole(given) and _is_whole(scale) and given != scale:
+            if _is_whole(given) and _is_whole(scale) and scale >= 1 and given != scale:
                 how = "" if key in section else " (its default)"
                 problems.add(("network_g", key), f"is {given}{how}, but the file's `scale` is {scale}")
             return
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -165,6 +165,8 @@ def _check_gt_size(file: OptionFile, problems: Problems) -> None:
         size = section.get("gt_size")
         if phase_of(name) == "train" and isinstance(size, int) and size % file.scale:
             problems.add(("datasets", name, "gt_size"), f"{size} is not a multiple of the scale, {file.scale}")
+        if phase_of(name) == "train" and None not in (size, file.gt_size) and size != file.gt_size:
+            problems.add(("datasets", name, "gt_size"), f"is {show(size)}, but the top-level gt_size is {file.gt_size}")
     if file.gt_size is not None and file.gt_size % file.scale:
         problems.add(("gt_size",), f"{file.gt_size} is not a multiple of the scale, {file.scale}")
 

@@ -108,7 +108,8 @@ def _whole(value: Any) -> Any:
 
 def _suggestion(members: tuple[Any, ...], value: Any) -> str:
     choices = [choice for member in members if get_origin(member) is typing.Literal for choice in get_args(member)]
-    return did_you_mean(value, choices) if choices and isinstance(value, str) else ""
+    near = did_you_mean(value, choices) if choices and isinstance(value, str) else ""
+    return f".{near}" if near else ""
 
 
 def _in_words(info: Any) -> str:

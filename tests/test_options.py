@@ -1,0 +1,533 @@
+"""load_options: what is accepted, what it becomes, and what every kind of mistake says."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+import safmn  # noqa: F401 - registers the components that option files name
+from safmn.errors import OptionError
+from safmn.options import Options, differences, dump, load_options
+from safmn.options.compare import MISSING, to_yaml
+from safmn.options.schema import json_schema
+
+OPTION_FILES = sorted((Path(__file__).resolve().parent.parent / "options").glob("*.yml"))
+Mode = Literal["train", "test"]
+
+
+def paired(**keys: Any) -> dict[str, Any]:
+    return {
+        "name": "Set",
+        "type": "PairedImageDataset",
+        "dataroot_gt": "data/HR",
+        "dataroot_lq": "data/LR",
+        "io_backend": {"type": "disk"},
+        **keys,
+    }
+
+
+def for_training(**sections: Any) -> dict[str, Any]:
+    """A file for training as short as one can be that uses every section."""
+    data = {
+        "name": "run",
+        "model_type": "SRModel",
+        "scale": 2,
+        "manual_seed": 3,
+        "datasets": {
+            "train": paired(name="Train", gt_size=64, use_hflip=True, batch_size_per_gpu=4, num_worker_per_gpu=0),
+            "val": paired(),
+        },
+        "network_g": {"type": "SAFMN", "dim": 36, "n_blocks": 8, "ffn_scale": 2.0, "upscaling_factor": 2},
+        "path": {"pretrain_network_g": None, "strict_load_g": True},
+        "train": {
+            "total_iter": 100,
+            "ema_decay": 0.9,
+            "optim_g": {"type": "Adam", "lr": 1e-3, "weight_decay": 0, "betas": [0.9, 0.99]},
+            "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [100], "restart_weights": [1]},
+            "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+        },
+        "val": {"val_freq": 50, "metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 2, "better": "higher"}}},
+        "logger": {"print_freq": 10, "save_checkpoint_freq": 50},
+    }
+    return {**data, **sections}
+
+
+def for_testing(**sections: Any) -> dict[str, Any]:
+    data = {key: value for key, value in for_training().items() if key not in ("train", "logger")}
+    data["datasets"] = {"test_1": paired(name="Set5"), "test_2": paired(name="Set14")}
+    return {**data, **sections}
+
+
+def load(tmp_path: Path, data: dict[str, Any], mode: Mode = "train", **arguments: Any) -> Options:
+    path = tmp_path / "options.yml"
+    path.write_text(to_yaml(data), encoding="utf-8")
+    return load_options(path, mode=mode, **arguments)
+
+
+def set_at(data: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
+    """A copy of ``data`` with one value set; sections on the way are made."""
+    data = copy.deepcopy(data)
+    *way, last = keys.split(".")
+    section = data
+    for key in way:
+        section = section.setdefault(key, {})
+    section[last] = value
+    return data
+
+
+def without(data: dict[str, Any], keys: str) -> dict[str, Any]:
+    data = copy.deepcopy(data)
+    *way, last = keys.split(".")
+    section = data
+    for key in way:
+        section = section[key]
+    del section[last]
+    return data
+
+
+# --- what comes with the framework -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", OPTION_FILES, ids=lambda path: path.stem)
+def test_every_option_file_of_ours_loads(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = load_options(path, mode="test" if path.stem.startswith("test") else "train")
+    assert f"x{options.scale}" in path.stem
+    assert options.network_g["upscaling_factor"] == options.scale
+    assert not caplog.records
+
+
+def test_the_recipes_are_the_published_ones() -> None:
+    for path in OPTION_FILES:
+        if not path.stem.startswith("train_"):
+            continue
+        options = load_options(path, mode="train")
+        train, data = options.train, options.datasets["train"]
+        assert train is not None
+        large = options.network_g["dim"] == 128
+        assert options.network_g["n_blocks"] == (16 if large else 8)
+        assert (options.manual_seed, train.ema_decay, train.total_iter) == (10, 0.999, 500_000)
+        if options.model_type == "SRModel":
+            patch, batch, rate, least = (48, 48, 3e-4, 1e-6) if large else (64, 64, 1e-3, 1e-5)
+            assert data["gt_size"] == patch * options.scale
+            assert (data["batch_size_per_gpu"], data["dataset_enlarge_ratio"]) == (batch, 10)
+            assert (train.optim_g["lr"], train.scheduler["eta_min"]) == (rate, least)
+            assert train.fft_opt == {"type": "FFTLoss", "loss_weight": 0.05, "reduction": "mean"}
+        else:
+            assert train.optim_g["lr"] == 1e-4
+            assert options.degradation["jpeg_range2"] == [10, 95]
+            assert options.degradation["gt_size"] == data["gt_size"] == (180 if train.gan_opt is None else 128)
+
+
+def test_the_test_files_measure_what_the_tables_say() -> None:
+    for path in OPTION_FILES:
+        if path.stem.startswith("test_") and "real" not in path.stem:
+            options = load_options(path, mode="test")
+            assert [section["name"] for section in options.datasets.values()] == [
+                "Set5",
+                "Set14",
+                "B100",
+                "Urban100",
+                "Manga109",
+            ]
+            assert options.val is not None
+            for metric in options.val.metrics.values():
+                assert (metric["crop_border"], metric["test_y_channel"]) == (options.scale, True)
+
+
+# --- what a file becomes ---------------------------------------------------------------------------------------------
+
+
+def test_values_and_defaults(tmp_path: Path) -> None:
+    options = load(tmp_path, for_training())
+    assert (options.name, options.model_type, options.scale, options.manual_seed) == ("run", "SRModel", 2, 3)
+    assert (options.mode, options.debug, options.source) == ("train", False, str(tmp_path / "options.yml"))
+    train = options.train
+    assert train is not None
+    assert (train.total_iter, train.accumulate, train.grad_clip, train.on_nonfinite) == (100, 1, None, "stop")
+    assert (train.precision, train.compile, train.channels_last) == (None, None, None)
+    assert (options.logger.keep_last, options.logger.keep_every, options.logger.keep_best) == (3, None, True)
+    assert options.path.strict_load_g is True
+    assert options.datasets["train"]["phase"] == "train"
+    assert all(section["scale"] == 2 for section in options.datasets.values())
+    assert options.network_d is None
+    assert options.expect == {}
+
+
+def test_a_whole_number_may_be_written_as_5e3(tmp_path: Path) -> None:
+    options = load(tmp_path, set_at(set_at(for_training(), "val.val_freq", 5e3), "train.scheduler.periods", [1e5]))
+    assert options.val is not None
+    assert options.val.val_freq == 5000
+    assert isinstance(options.val.val_freq, int)
+
+
+def test_phases_and_home_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/user")
+    data = for_testing()
+    data["datasets"]["val_2"] = paired(name="Val", dataroot_gt="~/data/HR")
+    data["path"]["pretrain_network_g"] = "~/net.pth"
+    options = load(tmp_path, data, "test")
+    assert [section["phase"] for section in options.datasets.values()] == ["test", "test", "val"]
+    assert options.datasets["val_2"]["dataroot_gt"] == "/home/user/data/HR"
+    assert options.path.pretrain_network_g == "/home/user/net.pth"
+    assert options.raw["path"]["pretrain_network_g"] == "~/net.pth"
+
+
+def test_num_gpu_auto_is_the_number_of_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert load(tmp_path, for_training(num_gpu="auto")).num_gpu == 3
+    assert load(tmp_path, for_training(num_gpu=1)).num_gpu == 1
+
+
+def test_options_are_frozen_and_can_be_sent_to_workers(tmp_path: Path) -> None:
+    options = load(tmp_path, for_training())
+    with pytest.raises(AttributeError):
+        options.scale = 4  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        options.train.total_iter = 4  # type: ignore[misc, union-attr]
+    assert pickle.loads(pickle.dumps(options)) == options
+
+
+def test_raw_is_a_copy(tmp_path: Path) -> None:
+    options = load(tmp_path, for_training())
+    options.raw["network_g"]["dim"] = 1
+    assert options.network_g["dim"] == 36
+
+
+def test_dump_is_an_option_file_with_the_same_options(tmp_path: Path) -> None:
+    for path in OPTION_FILES:
+        options = load_options(path, mode="test" if path.stem.startswith("test") else "train")
+        copied = tmp_path / path.name
+        copied.write_text(dump(options), encoding="utf-8")
+        again = load_options(copied, mode=options.mode)
+        same = {name: getattr(options, name) for name in ("source", "raw")}
+        assert msgspec.structs.replace(again, **same) == options
+
+
+def test_expectations(tmp_path: Path) -> None:
+    data = for_testing(
+        expect={"Set5": {"psnr": 38, "tolerance": 0.002}, "Set14": {"psnr": 33.5, "tolerance": {"psnr": 1}}}
+    )
+    options = load(tmp_path, data, "test")
+    assert options.expect["Set5"].values == {"psnr": 38.0}
+    assert options.expect["Set5"].tolerance == {"psnr": 0.002}
+    assert options.expect["Set14"].tolerance == {"psnr": 1.0}
+    again = tmp_path / "again.yml"
+    again.write_text(dump(options))
+    assert load_options(again, mode="test").expect == options.expect
+
+
+def test_differences(tmp_path: Path) -> None:
+    old = load(tmp_path, for_training()).raw
+    changed = load(tmp_path, for_training(), overrides=["train:optim_g:lr=2e-3", "train:grad_clip=1", "name=other"]).raw
+    assert differences(old, old) == []
+    assert differences(old, changed) == [
+        ("name", "run", "other"),
+        ("train.optim_g.lr", 1e-3, 2e-3),
+        ("train.grad_clip", MISSING, 1),
+    ]
+    assert differences({"a": None, "b": 1, "c": [1]}, {"b": 1.0, "c": [1.0]}) == []
+    assert differences({"a": True}, {"a": 1}) == [("a", True, 1)]
+    assert differences({"a": {"b": 1}}, {"a": 2}) == [("a", {"b": 1}, 2)]
+
+
+# --- overrides and debug ---------------------------------------------------------------------------------------------
+
+
+def test_overrides(tmp_path: Path) -> None:
+    entries = [
+        "train:optim_g:lr=5e-4",
+        "datasets:val:dataroot_gt=/a=b/c",
+        "path:resume_state=~",
+        "name=no",
+        "train:precision=bf16",
+        "val:metrics:ssim={type: calculate_ssim, crop_border: 2}",
+        "dist_params:backend=gloo",
+    ]
+    options = load(tmp_path, for_training(), overrides=entries)
+    assert options.train is not None
+    assert options.val is not None
+    assert (options.train.optim_g["lr"], options.train.precision) == (5e-4, "bf16")
+    assert options.datasets["val"]["dataroot_gt"] == "/a=b/c"
+    assert (options.name, options.path.resume_state, options.dist_params.backend) == ("no", None, "gloo")
+    assert list(options.val.metrics) == ["psnr", "ssim"]
+    assert options.raw["train"]["optim_g"]["lr"] == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            "train:total_itr=5",
+            r"--force_yml train:total_itr=5: train\.total_itr: unknown key\. Did you mean 'total_iter'",
+        ),
+        ("train:optim_g:lrr=5", r"train\.optim_g\.lrr: Adam has no argument 'lrr'\. Did you mean 'lr'"),
+        ("train:total_iter=soon", r"train\.total_iter: expected a whole number, at least 1, got the text 'soon'"),
+        ("name:first=x", r"name: is not a section, so --force_yml name:first=x cannot set a key in it"),
+        ("train:total_iter", r"expected key:key=value"),
+        ("=5", r"expected key:key=value"),
+        ("train::x=5", r"expected key:key=value"),
+        ("train.total_iter=5", r"expected key:key=value"),
+        ("name=[1", r"--force_yml name=\[1: '\[1' is not a YAML value"),
+        ("name=!!python/name:os.system ''", r"the YAML tag"),
+        ("name=__import__('os').system('true')", None),
+    ],
+)
+def test_wrong_overrides(tmp_path: Path, entry: str, message: str | None) -> None:
+    if message is None:
+        assert load(tmp_path, for_training(), overrides=[entry]).name == entry.partition("=")[2]
+        return
+    with pytest.raises(OptionError, match=message):
+        load(tmp_path, for_training(), overrides=[entry])
+
+
+def test_debug(tmp_path: Path) -> None:
+    options = load(tmp_path, for_training(), debug=True, overrides=["val:val_freq=20"])
+    assert (options.name, options.debug) == ("debug_run", True)
+    assert options.val is not None
+    assert (options.val.val_freq, options.logger.save_checkpoint_freq, options.logger.print_freq) == (8, 8, 1)
+    assert load(tmp_path, for_training(name="debug_run"), debug=True).name == "debug_run"
+    assert load(tmp_path, without(for_training(), "logger"), debug=True).logger.print_freq == 1
+
+
+def test_debug_in_the_name_changes_nothing(tmp_path: Path) -> None:
+    options = load(tmp_path, for_training(name="debug_of_mine"))
+    assert options.val is not None
+    assert (options.debug, options.val.val_freq, options.logger.print_freq) == (False, 50, 10)
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("scal", "scale"),
+        ("train.total_iters", "total_iter"),
+        ("path.pretrain_model_g", "pretrain_network_g"),
+        ("logger.print_frequency", "print_freq"),
+        ("logger.wandb.projekt", "project"),
+        ("network_g.upscale_factor", "upscaling_factor"),
+        ("train.optim_g.learning_rate", None),
+        ("train.optim_g.beta", "betas"),
+        ("train.scheduler.period", "periods"),
+        ("train.pixel_opt.weight", "loss_weight"),
+        ("val.metrics.psnr.crop_boarder", "crop_border"),
+        ("val.metrics.psnr.img2", None),
+        ("datasets.train.use_flip", "use_hflip"),
+        ("datasets.train.batch_size", "batch_size_per_gpu"),
+        ("datasets.val.dataroot_g", "dataroot_gt"),
+        ("datasets.val.io_backend.tipe", "type"),
+        ("dist_params.ports", "port"),
+    ],
+)
+def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None) -> None:
+    with pytest.raises(OptionError) as caught:
+        load(tmp_path, set_at(for_training(), key, 1))
+    message = str(caught.value)
+    assert "options.yml, line " in message
+    assert f": {key}: " in message
+    assert (f"Did you mean {nearest!r}?" in message) if nearest else True
+    line = int(message.split("line ")[1].split(":")[0])
+    assert key.split(".")[-1] in (tmp_path / "options.yml").read_text().splitlines()[line - 1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("scale", "2", r"expected a whole number, at least 1, got the text '2'"),
+        ("scale", 0, r"expected a whole number, at least 1, got 0"),
+        ("scale", 2.5, r"got 2\.5"),
+        ("scale", True, r"got true"),
+        ("scale", None, r"got null"),
+        ("name", 5, r"expected text that is not empty, got 5"),
+        ("num_gpu", "all", r"expected a whole number, at least 0 or one of 'auto', got the text 'all'"),
+        ("num_gpu", -1, r"got -1"),
+        ("manual_seed", -1, r"at least 0"),
+        ("datasets", [], r"expected a section, got \[\]"),
+        ("datasets.train", "here", r"expected a section, got the text 'here'"),
+        ("train", "much", r"expected a section, got the text 'much'"),
+        ("train.total_iter", 0, r"at least 1, got 0"),
+        ("train.ema_decay", 1, r"less than 1, got 1"),
+        ("train.ema_decay", "high", r"expected a number, at least 0, less than 1, got the text 'high'"),
+        (
+            "train.precision",
+            "fp61",
+            r"expected one of 'bf16', 'fp16', 'fp32'.*got the text 'fp61'\. Did you mean 'fp16'",
+        ),
+        ("train.grad_clip", 0, r"greater than 0"),
+        ("train.on_nonfinite", "ignore", r"one of 'skip', 'stop'"),
+        ("train.optim_g", None, r"expected a section, got null"),
+        ("train.optim_g.lr", "1e-3", r"expected a number, greater than 0, got the text '1e-3'"),
+        ("train.optim_g.lr", -1e-3, r"greater than 0"),
+        ("train.optim_g.betas", [0.9], r"a list of 2 items"),
+        ("train.optim_g.betas", [0.9, 1.5], r"a list of 2 items"),
+        ("train.optim_g.amsgrad", 1, r"expected true or false, got 1"),
+        ("train.optim_g.type", "Adamm", r"no optimiser named 'Adamm'\. Did you mean 'Adam'"),
+        ("train.optim_g.type", 3, r"expected a name, got 3"),
+        ("train.scheduler.type", "Cosine", r"no scheduler named 'Cosine'"),
+        ("train.scheduler.periods", 100, r"expected a list, each a whole number, at least 1, got 100"),
+        ("train.pixel_opt.type", "L2Loss", r"no loss named 'L2Loss' is registered"),
+        ("train.pixel_opt.loss_weight", "1", r"expected a number, got the text '1'"),
+        ("network_g.type", "SAFNM", r"no network named 'SAFNM' is registered\. Did you mean 'SAFMN'"),
+        ("network_g.dim", "36", r"expected a whole number, got the text '36'"),
+        ("network_g.dim", 36.0, r"expected a whole number, got 36\.0"),
+        ("network_g.ffn_scale", "two", r"expected a number, got the text 'two'"),
+        ("datasets.train.type", "PairedDataset", r"no data set named 'PairedDataset'"),
+        ("datasets.train.gt_size", "64", r"got the text '64'"),
+        ("datasets.train.use_hflip", "yes", r"expected true or false, got the text 'yes'"),
+        ("datasets.train.batch_size_per_gpu", 0, r"at least 1"),
+        ("datasets.train.io_backend.type", "zip", r"expected one of 'disk', 'lmdb', got the text 'zip'"),
+        ("val.metrics.psnr.type", "calculate_pnsr", r"no metric named 'calculate_pnsr'.*Did you mean 'calculate_psnr'"),
+        ("val.metrics.psnr.better", "more", r"one of 'higher', 'lower'"),
+        ("val.metrics.psnr.test_y_channel", "y", r"expected true or false"),
+        ("val.metrics", [], r"expected a section, got \[\]"),
+        ("path.strict_load_g", "no", r"expected true or false, got the text 'no'"),
+        ("logger.wandb.project", "mine", r"Weights & Biases is not supported yet"),
+        ("dist_params.backend", "mpi", r"one of 'gloo', 'nccl'"),
+    ],
+)
+def test_wrong_values(tmp_path: Path, key: str, value: object, message: str) -> None:
+    with pytest.raises(OptionError, match=message) as caught:
+        load(tmp_path, set_at(for_training(), key, value))
+    assert key in str(caught.value)
+    assert "mistakes" not in str(caught.value), "one mistake was reported as several"
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("name", r"the key 'name' is missing"),
+        ("scale", r"the key 'scale' is missing"),
+        ("network_g", r"the key 'network_g' is missing"),
+        ("network_g.type", r"network_g: the key 'type' is missing"),
+        ("datasets.val.type", r"datasets\.val: the key 'type' is missing"),
+        ("datasets", r"the key 'datasets' is missing"),
+        ("datasets.train", r"datasets: the section 'train' is missing"),
+        ("datasets.train.gt_size", r"datasets\.train: the key 'gt_size' is missing"),
+        ("datasets.train.batch_size_per_gpu", r"datasets\.train: the key 'batch_size_per_gpu' is missing"),
+        ("datasets.val.dataroot_gt", r"datasets\.val: the key 'dataroot_gt' is missing"),
+        ("datasets.val.name", r"datasets\.val: the key 'name' is missing"),
+        ("train", r"the section 'train' is missing"),
+        ("train.total_iter", r"train: the key 'total_iter' is missing"),
+        ("train.optim_g", r"train: the key 'optim_g' is missing"),
+        ("train.optim_g.lr", r"train\.optim_g: Adam needs 'lr', which is missing"),
+        ("train.scheduler.periods", r"CosineAnnealingRestartLR needs 'periods'"),
+        ("train.pixel_opt", r"train: no loss is given"),
+        ("val.metrics.psnr.crop_border", r"calculate_psnr needs 'crop_border'"),
+        ("datasets.val", r"val\.metrics: there is no val set"),
+    ],
+)
+def test_missing_keys(tmp_path: Path, key: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        load(tmp_path, without(for_training(), key))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("datasets.train.gt_size", 63, r"datasets\.train\.gt_size: 63 is not a multiple of the scale, 2"),
+        ("network_g.upscaling_factor", 4, r"network_g\.upscaling_factor: is 4, but the file's `scale` is 2"),
+        ("network_g", {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3}, r"upscale: is 4 \(its default\), but"),
+        ("network_g", {"type": "EDSR", "num_out_ch": 3, "upscale": 2}, r"network_g: EDSR needs 'num_in_ch', which is"),
+        ("network_g", {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3}, r"network_g\.scale: is 4 \(its default\)"),
+        ("train.scheduler.restart_weights", [1, 1], r"periods has 1 items, restart_weights 2"),
+        ("train.scheduler", {"type": "MultiStepLR", "milestones": [5], "restarts": [0, 5]}, r"restarts has 2 items"),
+        ("train.gan_opt", {"type": "GANLoss", "gan_type": "vanilla"}, r"train\.gan_opt: has no effect: SRModel"),
+        ("network_d", {"type": "UNetDiscriminatorSN", "num_in_ch": 3}, r"network_d: has no effect: SRModel"),
+        ("jpeg_range", [30, 95], r"jpeg_range: has no effect: SRModel does not degrade images"),
+        ("degradation.mode", "per_sample", r"degradation: has no effect: SRModel"),
+        ("datasets.val.scale", 3, r"datasets\.val\.scale: is 3, but must be 2"),
+        ("datasets.test_1", paired(name="Test"), r"datasets\.test_1: test sets have no job in training"),
+        ("datasets.train_2", paired(name="More"), r"datasets\.train_2: there is one training set"),
+        ("datasets.validation", paired(name="More"), r"datasets\.validation: the name of a data set section starts"),
+        ("datasets.val_2", paired(), r"datasets\.val_2\.name: 'Set' is the name of datasets\.val too"),
+        ("expect.Set6", {"psnr": 1.0, "tolerance": 1}, r"expect\.Set6: no data set is called 'Set6'"),
+        ("expect.Set", {"snr": 1.0, "tolerance": 1}, r"expect\.Set\.snr: is no metric in val\.metrics; there are psnr"),
+        ("expect.Set", {"psnr": 1.0}, r"expect\.Set: the key 'tolerance' is missing"),
+        ("expect.Set", {"psnr": "1", "tolerance": 1}, r"expect\.Set\.psnr: expected a number"),
+        ("expect.Set", {"psnr": 1, "tolerance": -1}, r"expect\.Set\.tolerance: expected a number, at least 0"),
+        ("expect.Set", {"psnr": 1, "tolerance": {}}, r"expect\.Set\.tolerance: the key 'psnr' is missing"),
+        ("expect.Set", {"psnr": 1, "tolerance": {"psnr": 1, "x": 1}}, r"expect\.Set\.tolerance\.x: unknown key"),
+    ],
+)
+def test_what_does_not_go_together(tmp_path: Path, key: str, value: object, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        load(tmp_path, set_at(for_training(), key, value))
+
+
+def test_a_metric_that_needs_gt_needs_a_set_that_has_it(tmp_path: Path) -> None:
+    single = {"name": "Real", "type": "SingleImageDataset", "dataroot_lq": "real", "io_backend": {"type": "disk"}}
+    niqe = {"metrics": {"niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}}}
+    load(tmp_path, for_testing(datasets={"test_1": single}, val=niqe), "test")
+    with pytest.raises(
+        OptionError, match=r"val\.metrics\.psnr: compares with GT images, which datasets\.test_1 does not"
+    ):
+        load(tmp_path, for_testing(datasets={"test_1": single}), "test")
+
+
+def test_modes(tmp_path: Path) -> None:
+    assert load(tmp_path, for_training(), "test").train is not None  # a file for training has what testing needs
+    with pytest.raises(OptionError, match="the section 'train' is missing; is this a file for testing"):
+        load(tmp_path, for_testing())
+    with pytest.raises(OptionError, match="there is no set to test on"):
+        load(tmp_path, without(without(for_training(), "datasets.val"), "val"), "test")
+
+
+def test_all_mistakes_are_reported_together_in_the_order_of_the_file(tmp_path: Path) -> None:
+    data = for_training()
+    data["scale"] = "two"
+    data["network_g"]["dims"] = 3
+    data["train"]["optim_g"]["lr"] = "fast"
+    data["val"]["metrics"]["psnr"]["crop"] = 3
+    data["val"]["freq"] = 5
+    with pytest.raises(OptionError) as caught:
+        load(tmp_path, data, overrides=["logger:print_freq=0"])
+    header, *lines = str(caught.value).splitlines()
+    assert header == f"{tmp_path / 'options.yml'} has 6 mistakes:"
+    keys = ["logger.print_freq", "scale", "network_g.dims", "train.optim_g.lr", "val.metrics.psnr.crop", "val.freq"]
+    assert [key in line for key, line in zip(keys, lines, strict=True)] == [True] * 6
+
+
+def test_keys_without_effect_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = for_training()
+    data["datasets"]["train"] |= {"use_shuffle": True, "prefetch_mode": None, "persistent_workers": True}
+    load(tmp_path, data)
+    assert not caplog.records
+    data["datasets"]["train"] |= {"use_shuffle": False, "prefetch_mode": "cuda", "pin_memory": True}
+    data["datasets"]["val"] |= {"use_hflip": False, "num_worker_per_gpu": 4}
+    with caplog.at_level(logging.WARNING):
+        load(tmp_path, data)
+    said = [record.getMessage() for record in caplog.records]
+    assert all("has no effect" in text for text in said)
+    assert [text.split(": ")[1].split(".", 1)[1] for text in said] == [
+        "train.use_shuffle",
+        "train.prefetch_mode",
+        "train.pin_memory",
+        "val.use_hflip",
+        "val.num_worker_per_gpu",
+    ]
+
+
+def test_a_schedule_that_ends_early_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load(tmp_path, set_at(for_training(), "train.total_iter", 200))
+    assert "train.scheduler.periods: end at 100; the rate stays at eta_min until total_iter, 200" in caplog.text
+
+
+# --- schema ----------------------------------------------------------------------------------------------------------
+
+
+def test_json_schema_has_every_key_and_the_registered_names() -> None:
+    schema = json_schema()
+    top = schema["$defs"]["OptionFile"]
+    assert top["additionalProperties"] is False
+    assert {"name", "datasets", "degradation", "resize_prob2", "expect"} <= set(top["properties"])
+    assert "SAFMN" in top["properties"]["network_g"]["properties"]["type"]["enum"]
+    train = schema["$defs"]["TrainSection"]["properties"]
+    assert train["total_iter"] == {"type": "integer", "minimum": 1}
+    assert any("FFTLoss" in str(part) for part in train["fft_opt"]["anyOf"])

@@ -1,0 +1,199 @@
+"""Reading option files: numbers, text, duplicates, tags, syntax, and files that are none."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safmn.errors import OptionError
+from safmn.options.compare import to_yaml
+from safmn.options.problems import Problems
+from safmn.options.reader import parse_value, read_document
+
+
+def read(tmp_path: Path, text: str) -> dict[str, Any]:
+    path = tmp_path / "options.yml"
+    path.write_text(text, encoding="utf-8")
+    problems = Problems(path)
+    document = read_document(path, problems)
+    problems.lines = document.lines
+    problems.raise_all()
+    return document.data
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("!!float 1e-3", 1e-3),
+        ("!!float 5000", 5000.0),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-1", -1),
+        ("500_000", 500_000),
+        ("0x10", 16),
+        ("true", True),
+        ("False", False),
+        ("TRUE", True),
+        ("~", None),
+        ("null", None),
+        ("", None),
+        ("no", "no"),
+        ("off", "off"),
+        ("on", "on"),
+        ("Yes", "Yes"),
+        ("y", "y"),
+        ("2024-01-02", "2024-01-02"),
+        ("12:30", "12:30"),
+        ("007", "007"),
+        ("1e", "1e"),
+        ("'1e-4'", "1e-4"),
+        ("'{}x4'", "{}x4"),
+        ("!!str 12", "12"),
+        ("~/data", "~/data"),
+        ("[0.9, 0.99]", [0.9, 0.99]),
+    ],
+)
+def test_scalars(tmp_path: Path, text: str, value: object) -> None:
+    found = read(tmp_path, f"key: {text}\n")["key"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_comments_anchors_and_a_byte_order_mark(tmp_path: Path) -> None:
+    text = "\ufeffa: &betas [0.9, 0.99]  # shared\nb: *betas\n"
+    assert read(tmp_path, text) == {"a": [0.9, 0.99], "b": [0.9, 0.99]}
+
+
+def test_the_smaller_surprises_of_yaml_1_1(tmp_path: Path) -> None:
+    assert read(tmp_path, "no: 1\non: 2\nyes: 3\n") == {"no": 1, "on": 2, "yes": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb:\n  c: 2\n  c: 3\n", r"line 4: b\.c: is a duplicate key; it stands on line 3 too"),
+        ("a: 1\na: 1\n", r"line 2: a: is a duplicate key"),
+        ("a: 1\nb: !!python/object/apply:os.system ['true']\n", r"line 2: b: the YAML tag !!python/object/apply:os\.s"),
+        ("b: !!python/name:os.system ''\n", r"line 1: b: the YAML tag"),
+        ("b: !mine 3\n", r"line 1: b: the YAML tag !mine"),
+        ("b: !!set {a, b}\n", r"the YAML tag !!set"),
+        ("b: !!timestamp 2024-01-02\n", r"the YAML tag !!timestamp"),
+        ("b: !!binary aGk=\n", r"the YAML tag !!binary"),
+        ("a: !!float fast\n", r"line 1: a: 'fast' is not a number"),
+        ("a: !!int 1.5\n", r"a: '1\.5' is not a whole number"),
+        ("a: !!bool maybe\n", r"a: 'maybe' is neither true nor false"),
+        ("a: .nan\n", r"not a finite number"),
+        ("a: -.inf\n", r"not a finite number"),
+        ("a: 1e999\n", r"not a finite number"),
+        (f"a: {'9' * 5000}\n", r"not a whole number"),
+        ("1: a\n", r"line 1: a key must be text, got 1"),
+        ("[a, b]: c\n", r"a key must be text, got a list"),
+        ("a: &x [*x]\n", r"a\[0\]: an anchor that contains itself"),
+    ],
+)
+def test_mistakes_name_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message) as caught:
+        read(tmp_path, text)
+    assert str(tmp_path / "options.yml") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: b: c\n", r"options\.yml, line 1, column 5: mapping values are not allowed here"),
+        ("a: 1\n\tb: 2\n", r"options\.yml, line 2, column 1"),
+        ("a: [1, 2\nb: 3\n", r"options\.yml, line 2"),
+        ("a: 'x\n", r"options\.yml, line 2"),
+        ("a: *nowhere\n", r"undefined alias"),
+        ("a: 1\n---\nb: 2\n", r"options\.yml, line 2"),
+        ("a: \x07\n", r"special characters are not allowed"),
+        ("", r"is empty"),
+        ("# nothing\n", r"is empty"),
+        ("- a\n", r"holds a list, not a mapping"),
+        ("just text\n", r"holds a single value, not a mapping"),
+        ("[" * 20_000, r"nested too deeply"),
+        ("- " * 20_000, r"nested too deeply"),
+    ],
+)
+def test_what_is_not_an_option_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        read(tmp_path, text)
+
+
+def test_aliases_cannot_fill_the_memory(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    with pytest.raises(OptionError, match="aliases"):
+        read(tmp_path, "\n".join(lines))
+
+
+def test_null_given_twice_is_only_a_remark(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "options.yml"
+    path.write_text("path:\n  resume_state: ~\n  strict: true\n  resume_state: ~\n")
+    problems = Problems(path)
+    assert read_document(path, problems).data == {"path": {"resume_state": None, "strict": True}}
+    problems.raise_all()
+    problems.log_warnings()
+    assert "path.resume_state: stands twice (lines 2 and 4), both times null" in caplog.text
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "binary.yml").write_bytes(b"name: \xff\xfe\x00")
+    cases = {"absent.yml": "no option file at", ".": "is a folder", "binary.yml": "is not UTF-8"}
+    for name, message in cases.items():
+        with pytest.raises(OptionError, match=message):
+            read_document(tmp_path / name, Problems(name))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("None", None),
+        ("~", None),
+        ("", None),
+        ("True", True),
+        ("no", "no"),
+        ("[1, 2]", [1, 2]),
+        ("{type: disk}", {"type": "disk"}),
+        ("a b", "a b"),
+        ("'1'", "1"),
+        ("!!float 1e-3", 1e-3),
+    ],
+)
+def test_override_values(text: str, value: object) -> None:
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize("text", ["[1", "!!python/name:os.system ''", "{a: 1, a: 2}", "@x", "[" * 20_000])
+def test_override_values_that_are_not_yaml(text: str) -> None:
+    with pytest.raises(OptionError):
+        parse_value(text)
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**18), 10**18)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(string.printable, max_size=12)
+    | st.sampled_from(
+        ["no", "on", "1e-4", "1e4", "~", "null", "0x1", ".5", "1_000", "2024-01-02", "true", "é", "12:30"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(string.printable, min_size=1), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.dictionaries(st.text(string.printable, min_size=1, max_size=8), plain, min_size=1, max_size=4))
+def test_what_is_written_reads_back_the_same(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert read(tmp_path_factory.mktemp("yaml"), to_yaml(data)) == data
