@@ -96,7 +96,7 @@ def evaluate(
     with tqdm(total=len(indices), desc=name, unit="image", leave=False, disable=None if shown else True) as bar:
         try:
             with _in_eval_mode(network):
-                outcome = list(_score_all(forward, dataset, indices, scorer, bar))
+                outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar))
         except UserError as error:
             outcome = error
     return _collect(name, _gather(outcome, world_size), start)
@@ -139,9 +139,7 @@ def _in_eval_mode(network: object) -> Iterator[None]:
             module.train()
 
 
-def _score_all(
-    forward: _Forward, dataset: Any, indices: Sequence[int], scorer: _Scorer, bar: tqdm[Any]
-) -> Iterator[_Score]:
+def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: _Scorer) -> Iterator[_Score]:
     """The scores of ``indices`` in order. While the network runs, the next item is read and the last one scored.
 
     One thread reads and one scores, so neither data sets nor metrics need to be thread-safe.
@@ -155,8 +153,18 @@ def _score_all(
             waiting.append(scoring.submit(scorer, index, item, forward(item)))
             if len(waiting) > _SCORES_WAITING:
                 yield waiting.popleft().result()
-            bar.update()
         yield from (score.result() for score in waiting)
+
+
+def _shown(scores: Iterator[_Score], bar: tqdm[Any]) -> Iterator[_Score]:
+    """The same scores, with the bar moved on by each and the means so far beside it."""
+    sums: dict[str, float] = {}
+    for done, score in enumerate(scores, 1):
+        for metric, value in score.values.items():
+            sums[metric] = sums.get(metric, 0.0) + value
+        bar.set_postfix({metric: f"{total / done:.4g}" for metric, total in sums.items()}, refresh=False)
+        bar.update()
+        yield score
 
 
 @dataclass(frozen=True)

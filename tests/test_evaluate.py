@@ -1,0 +1,274 @@
+"""Evaluation of a set: numbers, names, pairs that do not fit, and the same results on any number of ranks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from safmn.data import build_dataset
+from safmn.engine.evaluate import SetResult, evaluate
+from safmn.errors import DataError, OptionError
+from safmn.imaging import read_rgb
+from safmn.registry import METRIC_REGISTRY
+
+PSNR = {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": False}}
+
+
+@pytest.fixture(autouse=True)
+def _log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doors keep the package's log to themselves; caplog listens at the root."""
+    monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)
+
+
+def enlarge(lq: Tensor) -> Tensor:
+    """Stands in for a network: bicubic by two."""
+    return functional.interpolate(lq, scale_factor=2, mode="bicubic", align_corners=False)
+
+
+def item(index: int, size: tuple[int, int] = (20, 24), extra: int = 0, gt: bool = True) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(index)
+    lq = torch.rand(3, *size, generator=generator)
+    found: dict[str, Any] = {"lq": lq, "lq_path": f"lq/image{index}x2.png"}
+    if gt:
+        shape = (3, 2 * size[0] + extra, 2 * size[1] + extra)
+        found |= {"gt": torch.rand(shape, generator=generator), "gt_path": f"gt/image{index}.png"}
+    return found
+
+
+def score(dataset: Any, network: Any = enlarge, metrics: Mapping[str, Any] = PSNR, **arguments: Any) -> SetResult:
+    return evaluate(network, dataset, name="set", metrics=metrics, device="cpu", progress=False, **arguments)
+
+
+def test_numbers_are_those_of_basicsr_on_a_real_set(benchmark_dir: Path) -> None:
+    from basicsr.metrics import calculate_metric
+    from basicsr.utils import tensor2img
+
+    folders = {
+        "dataroot_gt": benchmark_dir / "Set5" / "HR",
+        "dataroot_lq": benchmark_dir / "Set5" / "LR_bicubic" / "X2",
+    }
+    section = {"name": "Set5", "type": "PairedImageDataset", "filename_tmpl": "{}x2", "io_backend": {"type": "disk"}}
+    dataset = build_dataset({**section, **{k: str(v) for k, v in folders.items()}}, phase="test", scale=2)
+    metrics = {"psnr_y": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": True}, **PSNR}
+    result = score(dataset, metrics=metrics)
+    assert list(result.per_image) == [f"{name}x2" for name in ("baby", "bird", "butterfly", "head", "woman")]
+    for index, values in enumerate(result.per_image.values()):
+        pair = dataset[index]
+        images = {"img": tensor2img(enlarge(pair["lq"][None])), "img2": tensor2img(pair["gt"])}
+        for metric, options in metrics.items():
+            assert values[metric] == pytest.approx(calculate_metric(images, options), abs=1e-6)
+    assert result.mean["psnr_y"] == pytest.approx(33.66, abs=0.5)  # bicubic of another kind
+
+
+def test_results_stand_in_the_order_of_the_set_with_means() -> None:
+    result = score([item(index) for index in range(7)])
+    assert list(result.per_image) == [f"image{index}x2" for index in range(7)]
+    values = [each["psnr"] for each in result.per_image.values()]
+    assert len(set(values)) == 7
+    assert result.mean["psnr"] == pytest.approx(np.mean(values), rel=1e-12)
+    assert result.seconds > 0
+    assert result.name == "set"
+
+
+def test_images_are_saved_under_basicsrs_names(tmp_path: Path) -> None:
+    dataset = [item(0), item(1, gt=False)]
+    score(dataset, metrics={}, save_dir=tmp_path / "set", suffix="run")
+    score(dataset, metrics={}, save_dir=tmp_path / "set")
+    names = ("image0x2_run.png", "image1x2_run.png", "image0x2.png", "image1x2.png")
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == sorted(names)
+    saved = read_rgb(tmp_path / "set" / "image0x2_run.png")
+    expected = enlarge(dataset[0]["lq"][None])[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
+    np.testing.assert_array_equal(saved, expected.numpy())
+    assert cv2.imread(str(tmp_path / "set" / "image0x2_run.png")).shape == (40, 48, 3)
+
+
+def test_a_users_metric_gets_uint8_bgr() -> None:
+    seen = []
+
+    def blue_of_lq(img: np.ndarray, img2: np.ndarray, gain: float = 1.0) -> np.float32:
+        seen.append((img, img2))
+        return np.float32(gain * img[..., 0].mean())
+
+    METRIC_REGISTRY.register(suffix="testing")(blue_of_lq)
+    pair = item(3)
+    result = score([pair], metrics={"blue": {"type": "blue_of_lq_testing", "gain": 2, "better": "lower"}})
+    img, img2 = seen[0]
+    assert img.dtype == img2.dtype == np.uint8
+    assert img.shape == img2.shape == (40, 48, 3)
+    assert result.mean["blue"] == pytest.approx(2 * img[..., 0].mean(), rel=1e-6)
+    np.testing.assert_array_equal(img2[..., 0], pair["gt"][2].mul(255).round().byte().numpy())
+
+
+def test_a_remainder_of_the_gt_smaller_than_the_scale_is_cropped() -> None:
+    larger = item(0, extra=1)
+    exact = {**larger, "gt": larger["gt"][:, :-1, :-1]}
+    assert score([larger]).mean == score([exact]).mean
+
+
+@pytest.mark.parametrize("extra", [2, -1, -20])
+def test_a_pair_of_other_sizes_names_both_images(extra: int) -> None:
+    with pytest.raises(DataError, match=r"gt/image1.png is .* but lq/image1x2.png \(24x20\) upscaled by 2 is 48x40"):
+        score([item(0), item(1, extra=extra)])
+
+
+def test_without_gt_metrics_that_need_one_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    def brightness(img: np.ndarray, **kwargs: Any) -> float:
+        return float(img.mean())
+
+    METRIC_REGISTRY.register(suffix="testing")(brightness)
+    metrics = {**PSNR, "brightness": {"type": "brightness_testing"}}
+    result = score([item(index, gt=False) for index in range(3)], metrics=metrics)
+    assert set(result.mean) == {"brightness"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "data set 'set' has no GT images: metrics such as 'psnr' are left out"
+    ]
+
+
+def test_an_empty_set_an_unknown_metric_and_a_tiny_image_are_named() -> None:
+    with pytest.raises(DataError, match="data set 'set' holds no images"):
+        score([])
+    with pytest.raises(OptionError, match="no metric named 'calculate_pnsr' is registered"):
+        score([item(0)], metrics={"psnr": {"type": "calculate_pnsr"}})
+    with pytest.raises(
+        DataError, match=r"data set 'set', lq/image0x2.png: metric 'ssim': an image of 10x8 is too small"
+    ):
+        score([item(0, size=(4, 5))], metrics={"ssim": {"type": "calculate_ssim", "crop_border": 2}})
+
+
+class TrainingModeMatters(nn.Module):
+    def forward(self, lq: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        return enlarge(lq) * (0 if self.training else 1)
+
+
+def test_a_module_runs_in_eval_mode_without_gradients_and_gets_its_mode_back() -> None:
+    network = TrainingModeMatters()
+    assert score([item(0)], network).mean == score([item(0)]).mean
+    assert network.training
+    assert torch.is_grad_enabled()
+    network.eval()
+    score([item(0)], network)
+    assert not network.training
+
+
+def test_whatever_a_network_raises_comes_through_and_modes_are_restored() -> None:
+    class Stop(Exception):
+        pass
+
+    class Failing(nn.Module):
+        calls = 0
+
+        def forward(self, lq: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls == 3:
+                raise Stop
+            return enlarge(lq)
+
+    network = Failing()
+    with pytest.raises(Stop):
+        score([item(index) for index in range(9)], network)
+    assert network.calls == 3
+    assert network.training
+
+
+def test_low_precision_runs_under_autocast() -> None:
+    network = nn.Conv2d(3, 12, 3, padding=1)
+    seen = []
+
+    def forward(lq: Tensor) -> Tensor:
+        output = functional.pixel_shuffle(network(lq), 2)
+        seen.append(output.dtype)
+        return output
+
+    full, low = (score([item(0)], forward, precision=precision) for precision in ("fp32", "bf16"))  # type: ignore[misc]
+    assert seen == [torch.float32, torch.bfloat16]
+    assert low.mean["psnr"] == pytest.approx(full.mean["psnr"], abs=0.1)
+
+
+def test_a_network_that_yields_nan_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    score([item(0)], lambda lq: enlarge(lq) * float("nan"))
+    assert "the network's output for lq/image0x2.png holds NaN or Inf" in caplog.text
+
+
+def test_images_of_the_same_name_are_all_kept(caplog: pytest.LogCaptureFixture) -> None:
+    first, second = item(0), {**item(1), "lq_path": "other/image0x2.png"}
+    result = score([first, second])
+    assert list(result.per_image) == ["image0x2", "other/image0x2.png"]
+    assert "another image is also called 'image0x2'" in caplog.text
+
+
+class Reads:
+    """A set that fails on one image, and says which were read."""
+
+    def __init__(self, length: int, bad: int | None = None) -> None:
+        self.length, self.bad, self.read = length, bad, []
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.read.append(index)
+        if index == self.bad:
+            raise DataError(f"image {index} cannot be read")
+        return item(index)
+
+
+def test_every_image_is_read_once_and_an_unreadable_one_is_an_error() -> None:
+    dataset = Reads(5)
+    score(dataset)
+    assert dataset.read == [0, 1, 2, 3, 4]
+    with pytest.raises(DataError, match="image 4 cannot be read"):
+        score(Reads(5, bad=4))
+
+
+RANK_SCRIPT = """
+import json, os, sys
+import torch.distributed as dist
+sys.path[:0] = [{repository!r}, {tests!r}]
+from safmn.runtime import distributed
+from safmn.errors import DataError
+from test_evaluate import Reads, item, score
+ranks = distributed.join("pytorch")
+arguments = dict(rank=ranks.rank, world_size=ranks.world_size)
+counted = Reads(5)
+result = score(counted, **arguments)
+alone = score([item(0)], **arguments)
+try:
+    score(Reads(5, bad=1), **arguments)
+except DataError as error:
+    message = str(error)
+found = dict(per_image=result.per_image, mean=result.mean, read=counted.read, alone=alone.mean, message=message)
+open(os.path.join({out!r}, f"{{ranks.rank}}.json"), "w").write(json.dumps(found))
+distributed.leave()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_work_and_get_the_same_numbers_as_one(tmp_path: Path) -> None:
+    tests = Path(__file__).resolve().parent
+    script = tmp_path / "rank.py"
+    script.write_text(RANK_SCRIPT.format(repository=str(tests.parent), tests=str(tests), out=str(tmp_path)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    single = score([item(index) for index in range(5)])
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["per_image"] == single.per_image
+        assert list(found["per_image"]) == list(single.per_image)
+        assert found["mean"] == single.mean
+        assert found["read"] == list(range(rank, 5, 2))
+        assert found["alone"] == score([item(0)]).mean  # fewer images than ranks
+        assert found["message"] == "image 1 cannot be read"  # on the rank that did not meet it, too
