@@ -156,9 +156,9 @@ def read_index(path: str | Path) -> StoreIndex:
                 f"{path} is no patch store, or one of another version. Make it anew with safmn prepare store."
             )
         _, offset, length, digest = _HEADER.unpack(header)
-        file.seek(offset)
-        content = file.read(length)
-    if len(content) != length or digest_of(content) != digest:
+        whole = offset + length == os.fstat(file.fileno()).st_size
+        content = os.pread(file.fileno(), length, offset) if whole else b""
+    if not whole or digest_of(content) != digest:
         raise DataError(f"the patch store {path} is cut short or damaged. Make it anew with safmn prepare store.")
     return msgspec.msgpack.decode(content, type=StoreIndex)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -15,7 +16,8 @@ _POLL_SECONDS = 0.5
 
 def _watch(parent: int) -> None:
     """Leave as soon as the parent is gone or asks for it with SIGTERM. Runs in a thread of the worker."""
-    while os.getppid() == parent:
+    process = multiprocessing.parent_process()  # also right where a fork server, not the parent, started the worker
+    while process is not None and process.is_alive():
         if hasattr(signal, "sigtimedwait"):
             received = signal.sigtimedwait({signal.SIGTERM}, _POLL_SECONDS)
             if received is not None and received.si_pid == parent:
