@@ -1,0 +1,527 @@
+"""Weight files: every form in the wild, whose they are, and what is wrong with those that cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from safmn import weights
+from safmn.archs import FAMILY, SAFMN, SAFMN_BCIE
+from safmn.archs.shapes import ffn_scale
+from safmn.errors import WeightsError
+from safmn.registry import ARCH_REGISTRY, build
+
+SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 2, "ffn_scale": 1.5, "upscaling_factor": 2}
+
+# What each file's description says: network, arguments, parameters.
+PUBLISHED = {
+    "safmn_x2_official_fp16.pth": ("SAFMN", (36, 8, 2.0, 2), 227_820),
+    "safmn_x2_official_fp16.safetensors": ("SAFMN", (36, 8, 2.0, 2), 227_820),
+    "safmn_ntire23_x4.pth": ("SAFMN_NTIRE23", (36, 8, 2.0, 4), 237_000),
+    "safmnpp_x4.pth": ("SAFMNPP", (36, 6, 1.5, 4), 211_572),
+    "light_safmnpp_x4.pth": ("LightSAFMNPP", (32, 2, 1.5, 4), 66_176),
+    "safmnv3_x4.pth": ("SAFMNv3", (40, 6, 1.5, 4), 144_672),
+}
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build(ARCH_REGISTRY, SECTION).eval()
+
+
+@pytest.fixture
+def state(network: nn.Module) -> dict[str, Tensor]:
+    return dict(network.state_dict())
+
+
+def refusal(call: Callable[[], object], path: Path) -> str:
+    """The one-sentence message with which a file is refused; it names the file."""
+    with pytest.raises(WeightsError) as caught:
+        call()
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+# ------------------------------------------------------------------------------------------- whose weights these are
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_file_is_recognised(name: str, weights_dir: Path) -> None:
+    kind, arguments, params = PUBLISHED[name]
+    found = weights.recognise(weights.load_state_dict(weights_dir / name))
+    assert (found.type, tuple(found.kwargs.values()), found.scale) == (kind, arguments, arguments[-1])
+
+    network = weights.load_network(weights_dir / name)
+    assert type(network).__name__ == kind
+    assert network.scale == arguments[-1]
+    assert sum(parameter.numel() for parameter in network.parameters()) == params
+    assert not network.training
+    assert all(parameter.dtype == torch.float32 and not parameter.requires_grad for parameter in network.parameters())
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+FAMILY_ARGUMENTS = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["SAFMN", "SAFMN_NTIRE23", "SAFMNPP", "LightSAFMNPP"]),
+            "dim": st.sampled_from([4, 12, 36]),
+            "n_blocks": st.integers(1, 12),
+            "ffn_scale": st.sampled_from([1.0, 1.5, 1.7, 2.0, 2.66]),
+            "upscaling_factor": st.integers(1, 5),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("SAFMNv3"),
+            "dim": st.sampled_from([16, 40]),
+            "num_blocks": st.integers(1, 12),
+            "ffn_scale": st.sampled_from([1.0, 1.5, 2.0]),
+            "upscaling_factor": st.integers(1, 5),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("SAFMN_BCIE"),
+            "dim": st.sampled_from([8, 20]),
+            "n_blocks": st.integers(1, 3),
+            "num_layers": st.integers(1, 11),
+            "ffn_scale": st.sampled_from([1.0, 1.5, 2.0]),
+            "upscaling_factor": st.integers(1, 3),
+        }
+    ),
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(FAMILY_ARGUMENTS)
+def test_every_network_of_the_family_is_recognised(section: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        network = build(ARCH_REGISTRY, section)
+    found = weights.recognise(network.state_dict())
+    assert {"type": found.type, **found.kwargs} | {"ffn_scale": 0} == section | {"ffn_scale": 0}
+    assert int(found.kwargs["dim"] * found.kwargs["ffn_scale"]) == int(section["dim"] * section["ffn_scale"])
+    assert found.scale == network.scale
+
+
+@given(st.integers(1, 256), st.integers(1, 1024))
+def test_ffn_scale_gives_the_same_width(dim: int, hidden: int) -> None:
+    assert int(dim * ffn_scale(dim, hidden)) == hidden
+
+
+def test_ffn_scale_is_the_published_decimal() -> None:
+    assert [ffn_scale(36, 72), ffn_scale(36, 54), ffn_scale(36, int(36 * 1.7)), ffn_scale(40, 60)] == [2, 1.5, 1.7, 1.5]
+
+
+@pytest.mark.parametrize("break_it", ["drop", "reshape", "add"])
+def test_incomplete_weights_of_the_family_say_what_is_wrong(
+    state: dict[str, Tensor], tmp_path: Path, break_it: str
+) -> None:
+    if break_it == "drop":
+        del state["feats.1.safm.aggr.bias"]
+    elif break_it == "reshape":
+        state["feats.1.norm2.bias"] = torch.zeros(7)
+    else:
+        state["feats.0.extra"] = torch.zeros(1)
+    path = tmp_path / "broken.pth"
+    torch.save(state, path)
+    message = refusal(lambda: weights.load_network(path), path)
+    assert "looks like SAFMN (dim 8, n_blocks 2, ffn_scale 1.5, upscaling_factor 2)" in message
+    assert {"drop": "safm.aggr.bias", "reshape": "norm2.bias is (7,)", "add": "feats.0.extra"}[break_it] in message
+
+
+# --------------------------------------------------------------------------------------------------------- the files
+
+
+@pytest.mark.parametrize("form", ["params", "params_ema", "both", "bare", "safetensors", "module", "compiled", "model"])
+def test_every_form_in_the_wild_loads(network: nn.Module, state: dict[str, Tensor], tmp_path: Path, form: str) -> None:
+    path = tmp_path / "w.pth"
+    other = {name: value + 1 for name, value in state.items()}
+    forms: dict[str, Any] = {
+        "params": {"params": state},
+        "params_ema": {"params_ema": state},
+        "both": {"params": other, "params_ema": state},
+        "bare": state,
+        "module": {"params": {f"module.{name}": value for name, value in state.items()}},
+        "compiled": {f"module._orig_mod.{name}": value for name, value in state.items()},
+        "model": {"epoch": 3, "model": state},
+    }
+    if form == "safetensors":
+        safetensors.torch.save_file(state, path)  # the ending does not matter
+    else:
+        torch.save(forms[form], path)
+    loaded = weights.load_network(path)
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(loaded(image), network(image))
+
+
+def test_param_key_chooses_and_falls_back_with_a_warning(
+    state: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, single = tmp_path / "both.pth", tmp_path / "single.pth"
+    average = {name: value + 1 for name, value in state.items()}
+    torch.save({"params": state, "params_ema": average}, path)
+    torch.save({"params_ema": average}, single)
+    name = "to_feat.bias"
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(weights.load_state_dict(path)[name], average[name])
+        assert torch.equal(weights.load_state_dict(path, param_key="params")[name], state[name])
+        assert torch.equal(weights.load_state_dict(path, param_key="params_ema")[name], average[name])
+        assert not caplog.records
+        assert torch.equal(weights.load_state_dict(single, param_key="params")[name], average[name])
+    assert f"{single} has no 'params'; using its 'params_ema'" in caplog.text
+
+
+def test_weights_saved_on_a_gpu_load_without_one(
+    state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cuda.pth"
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:3")
+        torch.save({"params": state}, path)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):  # the file does claim to come from a GPU
+            torch.load(path, weights_only=True)
+    assert all(value.device.type == "cpu" for value in weights.load_state_dict(path).values())
+    assert weights.load_network(path).scale == 2
+
+
+def test_saved_weights_come_back(state: dict[str, Tensor], tmp_path: Path) -> None:
+    average = {name: value.half() for name, value in state.items()}
+    for path in (tmp_path / "new" / "w.pth", tmp_path / "w.safetensors"):
+        weights.save_weights(path, params=state, params_ema=average, metadata={"scale": "2"})
+        loaded = weights.load_state_dict(path)
+        assert list(loaded) == list(average) or path.suffix == ".safetensors"  # which sorts
+        assert all(torch.equal(loaded[name], average[name]) for name in average)
+    assert torch.load(tmp_path / "new" / "w.pth", weights_only=True)["metadata"] == {"scale": "2"}
+    with safetensors.safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "scale": "2"}
+
+
+def test_a_view_is_saved_without_its_storage(tmp_path: Path) -> None:
+    weights.save_weights(tmp_path / "w.pth", params={"a": torch.zeros(1_000_000)[:3]})
+    assert (tmp_path / "w.pth").stat().st_size < 10_000
+
+
+def test_a_failed_save_leaves_the_old_file(
+    state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.pth"
+    weights.save_weights(path, params=state)
+    before = path.read_bytes()
+
+    def full_disk(path: Path) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safmn.files.flush_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        weights.save_weights(path, params={})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_endings_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"\.pth or \.safetensors, not \.bin"):
+        weights.save_weights(tmp_path / "w.bin", params={})
+
+
+class Exploit:
+    """What a pickle can do to those who load it."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.victim,)
+
+
+def test_pickled_code_is_refused_and_not_run(network: nn.Module, tmp_path: Path) -> None:
+    path, victim = tmp_path / "evil.pth", tmp_path / "victim"
+    torch.save({"params": {"to_feat.weight": Exploit(victim)}}, path)
+    assert "pickled Python object" in refusal(lambda: weights.load_network(path), path)
+    assert not victim.exists()
+    torch.save(network, path)  # a whole network, as some tools save it
+    message = refusal(lambda: weights.load_network(path), path)
+    assert "pickled Python object (safmn.archs.safmn_arch.SAFMN)" in message
+
+
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")
+def test_files_that_are_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    load = lambda: weights.load_state_dict(path)  # noqa: E731
+    assert "no such weight file" in refusal(load, path)
+    path.write_bytes(b"")
+    assert "is empty (0 bytes)" in refusal(load, path)
+    path.write_bytes(b"<!DOCTYPE html><html>404</html>")
+    assert "not a weight file" in refusal(load, path)
+    torch.jit.save(torch.jit.trace(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 1, 1)), path)
+    assert "TorchScript" in refusal(load, path)
+    torch.save({"epoch": 3, "iter": 100, "optimizers": []}, path)
+    assert "not weights: 'epoch', 'iter', 'optimizers' where tensors were expected" in refusal(load, path)
+    for nothing in ({}, [], 7, torch.zeros(3), {"params": {}}):
+        torch.save(nothing, path)
+        assert "not weights" in refusal(load, path)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "a folder" in refusal(lambda: weights.load_state_dict(folder), folder)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".legacy.pth"])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.floats(0, 1, exclude_max=True))
+def test_truncated_files_are_named(suffix: str, state: dict[str, Tensor], tmp_path: Path, cut: float) -> None:
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".legacy.pth":
+        torch.save({"params": state}, path, _use_new_zipfile_serialization=False)
+    else:
+        weights.save_weights(path, params=state)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * cut)])
+    message = refusal(lambda: weights.load_network(path), path)
+    assert any(reason in message for reason in ("damaged or incomplete", "is empty", "not a weight file"))
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_damaged_pth_is_refused_or_harmless(
+    state: dict[str, Tensor], tmp_path: Path, place: float, flip: int
+) -> None:
+    """Wherever a byte changes: the same weights come out (the byte did not matter), or none."""
+    path = tmp_path / "w.pth"
+    weights.save_weights(path, params=state)
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= flip
+    path.write_bytes(content)
+    with contextlib.suppress(WeightsError):
+        loaded = weights.load_state_dict(path)
+        assert list(loaded) == list(state)
+        assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_damaged_safetensors_raises_nothing_else(
+    state: dict[str, Tensor], tmp_path: Path, place: float, flip: int
+) -> None:
+    """The format has no checksums: a byte within a tensor cannot be told from another weight."""
+    path = tmp_path / "w.safetensors"
+    weights.save_weights(path, params=state)
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= flip
+    path.write_bytes(content)
+    with contextlib.suppress(WeightsError):
+        weights.load_network(path)
+
+
+def test_checksums_that_were_left_out_are_not_missed(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert weights.load_network(path).scale == 2
+
+
+# ------------------------------------------------------------------------------------------------ against the options
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"upscaling_factor": 4}, "these weights are upscaling_factor 2, the option file says 4"),
+        ({"dim": 12}, "these weights are dim 8, the option file says 12"),
+        ({"n_blocks": 3}, "these weights are n_blocks 2, the option file says 3"),
+        ({"ffn_scale": 2.0}, "these weights are ffn_scale 1.5, the option file says 2.0"),
+        ({"dim": 16, "n_blocks": 9}, "these weights are dim 8, the option file says 16"),
+        ({"type": "SAFMNPP"}, "the option file says SAFMNPP"),
+    ],
+)
+def test_the_first_wrong_argument_is_named(
+    state: dict[str, Tensor], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "w.pth"
+    weights.save_weights(path, params=state)
+    section = SECTION | change
+    network = build(ARCH_REGISTRY, section)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert message in refusal(lambda: weights.load_into(network, path, section=section), path)
+    assert "do not fit" in refusal(lambda: weights.load_into(network, path), path)  # nobody said what was wanted
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_defaults_and_equal_widths_fit(state: dict[str, Tensor]) -> None:
+    weights.check_fits(SECTION, state, "w.pth")
+    weights.check_fits(SECTION | {"ffn_scale": 1.51}, state, "w.pth")  # int(8 * 1.51) == int(8 * 1.5)
+    with pytest.raises(WeightsError, match="upscaling_factor 2, the option file says 4"):
+        weights.check_fits({"type": "SAFMN", "dim": 8, "n_blocks": 2, "ffn_scale": 1.5}, state, "w.pth")
+
+
+def test_foreign_networks_are_checked_by_their_shapes() -> None:
+    section = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 2, "upscale": 2}
+    random_state = torch.get_rng_state()
+    state = build(ARCH_REGISTRY, section).state_dict()
+    torch.set_rng_state(random_state)
+    weights.check_fits(section, state, "w.pth")
+    with pytest.raises(WeightsError, match=r"w\.pth: these weights do not fit SRVGGNetCompact: body\.6\.weight is"):
+        weights.check_fits(section | {"upscale": 3}, state, "w.pth")
+    assert torch.equal(torch.get_rng_state(), random_state), "checking weights changed the random state"
+
+
+def test_not_strict_loads_what_fits_and_warns(
+    network: nn.Module, state: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "w.pth"
+    weights.save_weights(path, params=state)
+    larger = build(ARCH_REGISTRY, SECTION | {"upscaling_factor": 3})
+    with caplog.at_level(logging.WARNING):
+        weights.load_into(larger, path, strict=False)
+    assert "to_img.0.weight is (12, 8, 3, 3) in the file and (27, 8, 3, 3) in the network (and 1 more" in caplog.text
+    assert all(torch.equal(a, state[name]) for name, a in larger.state_dict().items() if "to_img" not in name)
+
+
+# ----------------------------------------------------------------------------------------- spandrel, BasicSR, the zoo
+
+
+@pytest.mark.parametrize(
+    "section",
+    [SECTION, {"type": "SAFMN_BCIE", "dim": 8, "n_blocks": 2, "num_layers": 2, "ffn_scale": 1.5}],
+    ids=lambda section: section["type"],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_spandrel_reads_ours_and_we_read_its(section: dict[str, Any], suffix: str, tmp_path: Path) -> None:
+    spandrel = pytest.importorskip("spandrel")
+    ours = build(ARCH_REGISTRY, section).eval()
+    path, back = tmp_path / f"w{suffix}", tmp_path / f"back{suffix}"
+    average = {name: value * 1.1 for name, value in ours.state_dict().items()}
+    weights.save_weights(path, params=ours.state_dict(), params_ema=average, metadata={"note": "x"})
+
+    descriptor = spandrel.ModelLoader().load_from_file(path)
+    assert descriptor.architecture.id == section["type"].replace("_", "")
+    assert descriptor.scale == ours.scale
+    image = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        theirs = descriptor.model(image)
+        torch.testing.assert_close(weights.load_network(path)(image), theirs, rtol=1e-4, atol=1e-5)
+
+        if suffix == ".pth":
+            torch.save(descriptor.model.state_dict(), back)
+        else:
+            safetensors.torch.save_file(descriptor.model.state_dict(), back)
+        torch.testing.assert_close(weights.load_network(back)(image), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_basicsr_reads_ours_and_we_read_its(network: nn.Module, state: dict[str, Tensor], tmp_path: Path) -> None:
+    from basicsr.models.base_model import BaseModel
+
+    model = BaseModel({"num_gpu": 0, "is_train": False, "path": {"models": str(tmp_path)}})
+    ours = tmp_path / "w.pth"
+    weights.save_weights(ours, params=state, params_ema=state, metadata={"note": "x"})
+    for key in ("params", "params_ema"):
+        theirs = build(ARCH_REGISTRY, SECTION)
+        model.load_network(theirs, str(ours), strict=True, param_key=key)
+        assert all(torch.equal(value, state[name]) for name, value in theirs.state_dict().items())
+
+    model.save_network([network, network], "net_g", 7, param_key=["params", "params_ema"])
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(weights.load_network(tmp_path / "net_g_7.pth")(image), network(image))
+
+
+@pytest.fixture
+def compact(tmp_path: Path) -> tuple[Path, nn.Module]:
+    """A network that is not ours, saved as its authors save it."""
+    torch.manual_seed(0)
+    section = {"type": "SRVGGNetCompact", "num_feat": 8, "num_conv": 3, "upscale": 2, "act_type": "prelu"}
+    network = build(ARCH_REGISTRY, section).eval()
+    path = tmp_path / "compact.pth"
+    torch.save({"params": network.state_dict()}, path)
+    return path, network
+
+
+def test_spandrel_knows_other_networks(compact: tuple[Path, nn.Module]) -> None:
+    pytest.importorskip("spandrel")
+    path, original = compact
+    network = weights.load_network(path)
+    assert isinstance(network, weights.ForeignNetwork)
+    assert (network.scale, network.window, network.halo) == (2, 1, None)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    image = torch.rand(2, 3, 17, 13)
+    torch.testing.assert_close(network(image), original(image).clamp(0, 1))
+
+
+def test_without_spandrel_the_message_says_how_to_get_it(
+    compact: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = compact
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    message = refusal(lambda: weights.load_network(path), path)
+    assert "not a network of the SAFMN family" in message
+    assert "pip install spandrel" in message
+
+
+def test_networks_that_nobody_knows(tmp_path: Path) -> None:
+    pytest.importorskip("spandrel")
+    path = tmp_path / "w.pth"
+    torch.save(nn.Linear(2, 2).state_dict(), path)
+    message = refusal(lambda: weights.load_network(path), path)
+    assert "spandrel does not know it either" in message
+
+
+def test_names_of_the_zoo(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import ModuleType
+
+    file = tmp_path / "w.safetensors"
+    weights.save_weights(file, params=state)
+    zoo = ModuleType("safmn.zoo")
+    zoo.path = {"tiny-x2": file}.__getitem__  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "safmn.zoo", zoo)
+    assert weights.load_network("tiny-x2").scale == 2
+    assert weights.locate(tmp_path / "w.pth") == tmp_path / "w.pth"
+
+
+# ------------------------------------------------------------------------------------------------------ real images
+
+# File: state dict, scale, PSNR on Set5, full-frame (Y channel, crop = scale).
+SET5 = {
+    "safmn_x2_official_fp16.safetensors": ("params", 2, 38.000),
+    "safmn_ntire23_x4.pth": ("params", 4, 32.165),
+    "safmnpp_x4.pth": ("params", 4, 32.023),
+    "safmnv3_x4.pth": ("params", 4, 32.031),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SET5)
+def test_set5_figures(name: str, weights_dir: Path, benchmark_dir: Path) -> None:
+    from safmn import imaging, metrics
+
+    key, scale, expected = SET5[name]
+    network = weights.load_network(weights_dir / name, param_key=key)
+    values = []
+    for path in sorted((benchmark_dir / "Set5" / "HR").glob("*.png")):
+        lr = imaging.read_rgb(benchmark_dir / "Set5" / "LR_bicubic" / f"X{scale}" / f"{path.stem}x{scale}.png")
+        with torch.inference_mode():
+            result = imaging.to_uint8(network(imaging.to_tensor(lr)[None])[0])
+        hr = imaging.read_rgb(path)[: result.shape[0], : result.shape[1]]
+        values.append(metrics.psnr(result, hr, crop=scale, y=True))
+    assert np.mean(values) == pytest.approx(expected, abs=0.003)
+
+
+def test_family_covers_what_is_tested() -> None:
+    assert {network.__name__ for network in FAMILY} >= {kind for kind, _, _ in PUBLISHED.values()}
+    assert {SAFMN, SAFMN_BCIE} <= set(FAMILY)
