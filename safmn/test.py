@@ -1,0 +1,125 @@
+"""Test a network: ``python safmn/test.py -opt options/test_x4.yml``, or ``safmn test -opt ...``.
+
+Without an option file, ``safmn test --weights FILE`` recognises the network and tests it on the benchmark sets in
+datasets/benchmark, or on those that --benchmark or --set name. Prints a table beside the published numbers and writes
+results/<name>/metrics.json and metrics.md.
+
+Exit status: 0 done; 1 a number differs from what the option file expects; 2 a mistake in the options or weights, or a
+set that is missing or damaged (the others are tested); 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from safmn.errors import exit_status
+
+_INTERRUPTED = 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="safmn test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-opt", metavar="FILE", help="option file (YAML)")
+    what.add_argument("--weights", metavar="FILE", help="weights to test without an option file")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: what num_gpu in the option file says")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="who starts the ranks")
+    file = parser.add_argument_group("with -opt")
+    file.add_argument(
+        "--force_yml",
+        nargs="+",
+        default=(),
+        metavar="A:B=C",
+        help="replace values of the option file, e.g. path:pretrain_network_g=net_g_latest.pth",
+    )
+    file.add_argument("--debug", action="store_true", help="results go to debug_<name>")
+    file.add_argument("--auto_resume", action="store_true", help="accepted as in BasicSR; a test has nothing to resume")
+    file.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    alone = parser.add_argument_group("with --weights")
+    alone.add_argument("--scale", type=int, help="checked against the weights")
+    alone.add_argument(
+        "--set", dest="sets", nargs="+", action="extend", default=[], metavar="NAME=HR_DIR,LR_DIR", help="test sets"
+    )
+    alone.add_argument("--benchmark", metavar="DIR", help="folder of <Set>/HR and <Set>/LR_bicubic/X<scale>")
+    alone.add_argument("--save_img", action="store_true", help="write the output images")
+    return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; one that belongs to the other way of testing is an error, never ignored."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    for name in ("force_yml", "debug") if arguments.weights else ("scale", "sets", "benchmark", "save_img"):
+        if getattr(arguments, name) != parser.get_default(name):
+            flag = "--set" if name == "sets" else f"--{name}"
+            parser.error(f"{flag} goes with {'-opt' if arguments.weights else '--weights'}")
+    return arguments
+
+
+@exit_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the door with ``argv`` (default: the command line) and return the exit status."""
+    arguments = _parse(argv)
+    try:
+        return _from_options(arguments) if arguments.opt else _from_weights(arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("safmn: interrupted\n")
+        return _INTERRUPTED
+
+
+def _from_options(arguments: argparse.Namespace) -> int:
+    from safmn.engine import testing
+    from safmn.options import load_options
+    from safmn.runtime import distributed
+
+    options = load_options(arguments.opt, mode="test", overrides=arguments.force_yml, debug=arguments.debug)
+    dist = options.dist_params
+    use_cuda = _on_cuda(arguments.device, options.num_gpu)
+    ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)
+    try:
+        folder = testing.open_results(options.name, ranks, options.path.results_root)
+        device = testing.find_device(arguments.device, options.num_gpu, ranks)
+        return testing.run(testing.plan_from_options(options, folder, device), ranks, device)
+    finally:
+        distributed.leave()
+
+
+def _from_weights(arguments: argparse.Namespace) -> int:
+    from safmn.engine import testing
+    from safmn.runtime import distributed
+
+    ranks = distributed.join(arguments.launcher, use_cuda=_on_cuda(arguments.device, None))
+    try:
+        folder = testing.open_results(Path(arguments.weights).stem, ranks)
+        device = testing.find_device(arguments.device, None, ranks)
+        plan = testing.plan_from_weights(
+            arguments.weights,
+            folder,
+            device,
+            scale=arguments.scale,
+            pairs=arguments.sets,
+            benchmark=arguments.benchmark,
+            save_images=arguments.save_img,
+        )
+        return testing.run(plan, ranks, device)
+    finally:
+        distributed.leave()
+
+
+def _on_cuda(device: str | None, num_gpu: int | str | None) -> bool:
+    import torch
+
+    wanted = num_gpu != 0 if device is None else device.startswith("cuda")
+    return wanted and torch.cuda.is_available()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
