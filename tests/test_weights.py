@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from safmn import weights
 from safmn.archs import FAMILY, SAFMN, SAFMN_BCIE
+from safmn.archs.complexity import complexity
 from safmn.archs.shapes import ffn_scale
 from safmn.errors import WeightsError
 from safmn.registry import ARCH_REGISTRY, build
@@ -462,6 +463,8 @@ def test_spandrel_knows_other_networks(compact: tuple[Path, nn.Module]) -> None:
     assert not any(parameter.requires_grad for parameter in network.parameters())
     image = torch.rand(2, 3, 17, 13)
     torch.testing.assert_close(network(image), original(image).clamp(0, 1))
+    original.scale = 2
+    assert complexity(network) == complexity(original)
 
 
 def test_without_spandrel_the_message_says_how_to_get_it(

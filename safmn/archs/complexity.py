@@ -42,8 +42,13 @@ class _Counter(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         operation = func.overloadpacket
+        if operation not in flop_registry and operation not in _ENLARGEMENTS:
+            with self:  # in inference mode composite operations arrive whole
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
         if operation in flop_registry:
             # PyTorch's formulas count a multiply-add as two.
             self.multiply_adds += flop_registry[operation](*args, **kwargs, out_val=result) // 2

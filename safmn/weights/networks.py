@@ -117,7 +117,8 @@ def _foreign(state_dict: StateDict, path: Path, reason: str) -> ForeignNetwork:
     except spandrel.UnsupportedModelError as error:
         raise WeightsError(f"{path}: {reason} spandrel does not know it either.") from error
     except Exception as error:  # its detection goes by a few names; what it then meets can be anything
-        raise WeightsError(f"{path}: {reason} spandrel failed on it: {str(error).splitlines()[0]}") from error
+        detail = " ".join(str(error).split())
+        raise WeightsError(f"{path}: {reason} spandrel failed on it: {detail:.200}") from error
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise WeightsError(
             f"{path}: {descriptor.architecture.name} ({descriptor.purpose}) does not map image to image."
