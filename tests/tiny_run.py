@@ -94,6 +94,7 @@ def write_options(folder: Path, content: dict[str, Any], name: str = "options.ym
 def _train(arguments: Sequence[str]) -> None:
     import torch
 
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a run of its own
     torch.set_num_threads(1)
     log = Path(arguments[1]).with_suffix(".log")  # stderr of every process of this run
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)

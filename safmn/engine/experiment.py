@@ -51,8 +51,9 @@ class Experiment:
         self.root.mkdir(parents=True, exist_ok=True)
         file = (self.root / ".lock").open("a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # a record lock: unlike flock it stays with this process, not with the loader's workers that it forks
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             file.seek(0)
             owner = file.read().strip() or "another process"
             file.close()

@@ -20,7 +20,8 @@ def split(state: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
 
     def inner(value: Any, key: Any) -> Any:
-        document, found = split(value, f"{path}.{key}" if path else str(key))
+        document, found = split(value, f"{path}/{key}" if path else str(key))
+        assert not tensors.keys() & found.keys(), "two tensors under one path"
         tensors.update(found)
         return document
 

@@ -11,6 +11,7 @@ from safmn.engine.evaluate import SetResult, evaluate
 from safmn.engine.experiment import Experiment
 from safmn.engine.progress import Progress
 from safmn.engine.reporter import Reporter
+from safmn.imaging import to_uint8
 from safmn.models import Model
 from safmn.options import Options
 from safmn.options.types import ValSection
@@ -47,8 +48,9 @@ class Validator:
         val = self.val
         improved = []
         for name, dataset in self.datasets.items():
+            network = _Watched(model.validation_network.eval(), None if model.ranks.distributed else stop)
             result = evaluate(
-                _stoppable(model.validation_network.eval(), stop if not model.ranks.distributed else lambda: False),
+                network,
                 dataset,
                 name=name,
                 metrics=val.metrics,
@@ -60,6 +62,8 @@ class Validator:
                 progress=val.pbar,
             )
             improved += self._note(result, progress)
+            if network.first_output is not None:
+                reporter.image(progress.iteration, f"images/{name}", to_uint8(network.first_output[0]))
             reporter.validation(progress.iteration, name, result.mean, progress.best.get(name, {}))
         model.networks["net_g"].bare.train()
         progress.validated_at = progress.iteration
@@ -80,10 +84,18 @@ class Validator:
         return self.experiment.visualization / name
 
 
-def _stoppable(network: Callable[[Tensor], Tensor], stop: Callable[[], bool]) -> Callable[[Tensor], Tensor]:
-    def forward(lq: Tensor) -> Tensor:
-        if stop():
-            raise Interrupted
-        return network(lq)
+class _Watched:
+    """The network during validation: stops between two images, and keeps its first output for TensorBoard."""
 
-    return forward
+    def __init__(self, network: Callable[[Tensor], Tensor], stop: Callable[[], bool] | None) -> None:
+        self.network = network
+        self.stop = stop
+        self.first_output: Tensor | None = None  # (1, 3, H, W)
+
+    def __call__(self, lq: Tensor) -> Tensor:
+        if self.stop is not None and self.stop():
+            raise Interrupted
+        output = self.network(lq)
+        if self.first_output is None:
+            self.first_output = output
+        return output

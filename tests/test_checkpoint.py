@@ -1,0 +1,208 @@
+"""Checkpoints are complete or absent; damage of any kind is noticed and the one before is taken."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safmn.engine import checkpoint as module
+from safmn.engine import state_format
+from safmn.engine.checkpoint import Checkpointer, load
+from safmn.errors import CheckpointError
+
+
+def state(seed: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        "conv.weight": torch.randn(4, 3, 3, 3, generator=generator),
+        "conv.bias": torch.randn(4, generator=generator),
+    }
+    moments = {0: {"step": torch.tensor(float(seed)), "exp_avg": torch.randn(4, generator=generator)}}
+    groups = [{"lr": 1e-3, "betas": [0.9, 0.99], "params": [0], "foreach": None}]
+    return {"params": weights, "optimizer": {"state": moments, "param_groups": groups}}
+
+
+def save(folder: Path, iteration: int) -> Path:
+    checkpointer = Checkpointer(folder)
+    checkpointer.save(iteration, {"net_g": state(iteration)}, {"iteration": iteration}, {"name": "x"})
+    return checkpointer.path(iteration)
+
+
+def assert_is(checkpoint: Any, iteration: int) -> None:
+    expected = state(iteration)
+    assert checkpoint.iteration == iteration
+    assert checkpoint.progress == {"iteration": iteration}
+    got = checkpoint.networks["net_g"]
+    assert got["optimizer"]["param_groups"] == expected["optimizer"]["param_groups"]
+    for name, tensor in expected["params"].items():
+        assert torch.equal(got["params"][name], tensor)
+    assert torch.equal(got["optimizer"]["state"][0]["exp_avg"], expected["optimizer"]["state"][0]["exp_avg"])
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    assert_is(load(save(tmp_path, 12)), 12)
+
+
+def test_same_state_same_bytes(tmp_path: Path) -> None:
+    first, second = save(tmp_path / "a", 5), save(tmp_path / "b", 5)
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes()
+
+
+def damage(folder: Path, number: int, kind: str) -> str:
+    """Cut off or flip one bit of a file, spread over all files; returns what was done."""
+    generator = random.Random(number)
+    file = generator.choice(sorted(folder.iterdir()))
+    content = bytearray(file.read_bytes())
+    if kind == "truncation":
+        file.write_bytes(content[: generator.randrange(len(content))])
+    else:
+        place = generator.randrange(len(content) * 8)
+        content[place // 8] ^= 1 << place % 8
+        file.write_bytes(content)
+    return f"{kind} {number} of {file.name}"
+
+
+@pytest.mark.parametrize(("kind", "times"), [("truncation", 64), ("bit flip", 200)])
+def test_damage_is_detected_and_the_one_before_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, times: int
+) -> None:
+    before, newest = save(tmp_path / "whole", 10), save(tmp_path / "whole", 20)
+    for number in range(times):
+        folder = tmp_path / f"damaged{number}"
+        shutil.copytree(newest, folder / newest.name)
+        shutil.copytree(before, folder / before.name)
+        what = damage(folder / newest.name, number, kind)
+        with pytest.raises(CheckpointError):
+            load(folder / newest.name)
+        caplog.clear()
+        loaded = Checkpointer(folder).load_latest()
+        assert loaded is not None, what
+        assert_is(loaded, 10)
+        assert newest.name in caplog.text, what
+
+
+def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    (save(tmp_path, 10) / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="every checkpoint"):
+        Checkpointer(tmp_path).load_latest()
+
+
+def test_none_is_none(tmp_path: Path) -> None:
+    assert Checkpointer(tmp_path / "absent").load_latest() is None
+
+
+class Crash(BaseException):
+    """Stands for a kill: nothing in the writer catches it."""
+
+
+def system_calls(monkeypatch: pytest.MonkeyPatch, crash_at: int | None, error: BaseException) -> Iterator[int]:
+    """Count the writer's steps (files written, flushes, renames) and fail at one of them."""
+    count = 0
+
+    def counted(function: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == crash_at:
+                raise error
+            return function(*arguments, **keywords)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for owner, name in (
+            (module.safetensors.torch, "save_file"),
+            (module, "flush_file"),
+            (module, "flush_directory"),
+            (module.os, "rename"),
+            (Path, "write_text"),
+            (Path, "mkdir"),
+            (module.shutil, "rmtree"),
+        ):
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        yield 0
+    yield count
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_crash_at_each_step_of_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replacing: bool) -> None:
+    steps = system_calls(monkeypatch, None, Crash())
+    next(steps)
+    save(tmp_path / "count", 20)
+    total = next(steps)
+    assert total >= 8
+    for step in range(1, total + 1 + 3 * replacing):
+        folder = tmp_path / str(step)
+        save(folder, 10)
+        if replacing:
+            save(folder, 20)
+        patched = system_calls(monkeypatch, step, Crash())
+        next(patched)
+        crashed = False
+        try:
+            save(folder, 20)
+        except Crash:
+            crashed = True
+        next(patched)
+        checkpointer = Checkpointer(folder)
+        checkpointer.tidy()
+        loaded = checkpointer.load_latest()
+        assert loaded is not None
+        assert_is(loaded, loaded.iteration)
+        assert loaded.iteration in ({20} if replacing or not crashed else {10, 20})
+        assert {path.name for path in folder.iterdir()} <= {"000000010", "000000020"}  # nothing left behind
+
+
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 10)
+    steps = system_calls(monkeypatch, 4, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    next(steps)
+    with pytest.raises(CheckpointError, match=r"iteration 20.*No space left.*iteration 10 is whole.*--auto_resume"):
+        save(tmp_path, 20)
+    next(steps)
+    assert Checkpointer(tmp_path).iterations() == [10]
+    assert_is(Checkpointer(tmp_path).load_latest(), 10)
+
+
+def test_pruning(tmp_path: Path) -> None:
+    for iteration in (10, 15, 20, 30, 40, 44, 50):
+        save(tmp_path, iteration)
+    checkpointer = Checkpointer(tmp_path, keep_last=2, keep_every=20)
+    checkpointer.prune(scheduled=lambda iteration: iteration % 10 == 0, best=15)
+    assert checkpointer.iterations() == [15, 20, 40, 50]  # best, every 20th, last two; 44 was a signal's
+
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+tensors = st.integers(0, 4).map(lambda n: torch.arange(n, dtype=torch.float32))
+keys = st.text("abc.", max_size=3) | st.integers(0, 9)
+states = st.recursive(
+    plain | tensors, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=12
+)
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(equal, a, b))
+    return type(a) is type(b) and a == b
+
+
+@settings(max_examples=150, deadline=None)
+@given(states)
+def test_any_state_survives_the_format(value: Any) -> None:
+    document, flat = state_format.split({"state": value})
+    assert equal(state_format.join(document, flat)["state"], value)

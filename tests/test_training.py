@@ -1,0 +1,348 @@
+"""The training step and the door: accumulation, ranks, non-finite values, locks, changed options, mistakes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+from basicsr.archs import build_network
+
+from safmn.engine.experiment import Experiment
+from safmn.errors import UserError
+from safmn.models.sr_model import SRModel
+from safmn.models.trained_network import TrainedNetwork
+from safmn.optim.ema import MovingAverage
+from safmn.optim.schedules import build_schedule
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution
+from safmn.train import main
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 1, "ffn_scale": 2.0, "upscaling_factor": 2}
+CPU = Execution(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    tiny_run.make_images(folder)
+    return folder
+
+
+def write(images: Path, folder: Path, **train: Any) -> Path:
+    content = tiny_run.options(images, **train)
+    content["path"]["experiments_root"] = str(folder / "experiments")
+    return tiny_run.write_options(folder, content)
+
+
+def trained(execution: Execution = CPU, **keywords: Any) -> TrainedNetwork:
+    torch.manual_seed(0)
+    section = {"type": "CosineAnnealingRestartLR", "periods": [10]}
+    optimizer = {"type": "Adam", "lr": 1e-3}
+    network = build_network(SECTION)
+    return TrainedNetwork(
+        network, execution, Ranks(), optimizer=optimizer, schedule=build_schedule(section), **keywords
+    )
+
+
+def batch(size: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "lq": torch.rand(size, 3, 16, 16, generator=generator),
+        "gt": torch.rand(size, 3, 32, 32, generator=generator),
+    }
+
+
+def step(network: TrainedNetwork, batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    losses = network.accumulate(batches, lambda b: {"l1": (network.forward(b["lq"]) - b["gt"]).abs().mean()})
+    network.update(losses)
+    return losses
+
+
+def test_accumulated_micro_batches_equal_the_large_batch() -> None:
+    whole, parts = trained(), trained()
+    large = batch(8)
+    for _ in range(3):
+        expected = step(whole, [large])
+        got = step(parts, [{name: image[i : i + 2] for name, image in large.items()} for i in range(0, 8, 2)])
+        torch.testing.assert_close(got["l1"], expected["l1"])
+    for a, b in zip(whole.bare.parameters(), parts.bare.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_keeps_float32_weights_and_learns(precision: str) -> None:
+    network = trained(Execution(torch.device("cpu"), precision))  # type: ignore[arg-type]
+    losses = []
+    for _ in range(12):
+        with network.execution.autocast():
+            losses.append(float(step(network, [batch(4)])["l1"]))
+    assert losses[-1] < losses[0]
+    assert all(parameter.dtype == torch.float32 for parameter in network.bare.parameters())
+
+
+def test_state_round_trip_continues_exactly() -> None:
+    for execution in (CPU, Execution(torch.device("cpu"), channels_last=False)):
+        first = trained(execution, ema_decay=0.9)
+        step(first, [batch(4)])
+        second = trained(execution, ema_decay=0.9)
+        contiguous = copy.deepcopy(first.state())
+        for moments in contiguous["optimizer"]["state"].values():
+            moments["exp_avg"] = moments["exp_avg"].contiguous()
+            moments["exp_avg_sq"] = moments["exp_avg_sq"].contiguous()
+        second.load_state(contiguous)
+        for network in (first, second):
+            step(network, [batch(4)])
+        for name, tensor in first.state()["params_ema"].items():
+            assert torch.equal(tensor, second.state()["params_ema"][name]), name
+
+
+def test_average_equals_basicsr_formula() -> None:
+    network = build_network(SECTION)
+    average = MovingAverage(network, 0.99)
+    expected = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    for _ in range(3):
+        for name, parameter in network.named_parameters():
+            parameter.data += torch.randn_like(parameter)
+            expected[name].mul_(0.99).add_(parameter.data, alpha=0.01)
+        average.update()
+    for name, parameter in average.network.named_parameters():
+        torch.testing.assert_close(parameter.data, expected[name])
+
+
+def test_clipping_bounds_the_norm() -> None:
+    network = trained(grad_clip=1e-3)
+    step(network, [batch(2)])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters])
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_nonfinite_gradient_changes_nothing() -> None:
+    network = trained(ema_decay=0.9)
+    step(network, [batch(2)])
+    before = copy.deepcopy(network.state())
+    poisoned = batch(2)
+    poisoned["gt"][0, 0, 0, 0] = float("nan")
+    losses = network.accumulate([poisoned], lambda b: {"l1": (network.forward(b["lq"]) - b["gt"]).abs().mean()})
+    assert network.update(losses) == 1.0
+    for part in ("params", "params_ema"):
+        assert all(torch.equal(before[part][name], value) for name, value in network.state()[part].items())
+    assert network.optimizer.state_dict()["state"][0]["step"] == before["optimizer"]["state"][0]["step"]
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> None:
+    original = SRModel.training_step
+
+    def poisoned_step(self: SRModel, batches: Any, iteration: int) -> Any:
+        if iteration in at:
+            batches[0]["gt"][0] = float("inf")
+        return original(self, batches, iteration)
+
+    monkeypatch.setattr(SRModel, "training_step", poisoned_step)
+
+
+def test_stop_on_nonfinite_names_iteration_and_samples(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    poison(monkeypatch, {5})
+    assert main(["-opt", str(write(images, tmp_path))]) == 2
+    message = capfd.readouterr().err
+    assert "iteration 5" in message
+    assert "photo" in message
+    assert Experiment(tmp_path / "experiments/tiny").training_states.joinpath("000000003").is_dir()
+
+
+def test_skip_on_nonfinite_counts_and_is_bounded(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    poison(monkeypatch, {5, 9})
+    assert main(["-opt", str(write(images, tmp_path, on_nonfinite="skip"))]) == 0
+    state = json.loads((tmp_path / "experiments/tiny/training_states/000000024/state.json").read_text())
+    assert state["progress"]["skipped"] == 2
+    shutil.rmtree(tmp_path / "experiments")
+    assert main(["-opt", str(write(images, tmp_path, on_nonfinite="skip", max_skips=1))]) == 2
+    assert "max_skips" in capfd.readouterr().err
+
+
+def test_second_run_in_a_folder_is_refused(images: Path, tmp_path: Path) -> None:
+    option_file = write(images, tmp_path)
+    first = tiny_run.start(option_file, "--force_yml", "train:total_iter=100000", "val:val_freq=100000")
+    root = tmp_path / "experiments/tiny"
+    for _ in range(200):
+        if (root / "record.jsonl").exists():
+            break
+        time.sleep(0.05)
+    second = tiny_run.finish(option_file, "--auto_resume")
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    assert second == 2
+    assert "is in use by process" in (tmp_path / "options.log").read_text()
+
+
+def test_older_run_is_archived_not_overwritten(images: Path, tmp_path: Path) -> None:
+    option_file = str(write(images, tmp_path, total_iter=3))
+    assert main(["-opt", option_file]) == 0
+    assert main(["-opt", option_file]) == 0
+    archived = [path for path in (tmp_path / "experiments").iterdir() if "_archived_" in path.name]
+    assert len(archived) == 1
+    assert (archived[0] / "models/net_g_3.pth").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_save_and_leave_within_ten_seconds(images: Path, tmp_path: Path, number: signal.Signals) -> None:
+    option_file = write(images, tmp_path)
+    run = tiny_run.start(option_file, "--force_yml", "train:total_iter=100000", "logger:save_checkpoint_freq=90000")
+    root = tmp_path / "experiments/tiny"
+    while not (root / "record.jsonl").exists():
+        time.sleep(0.05)
+    sent = time.monotonic()
+    os.kill(run.pid, number)
+    run.join()
+    assert time.monotonic() - sent < 10
+    assert run.exitcode == 128 + number
+    assert len(list((root / "training_states").iterdir())) == 1
+
+
+def test_changed_options_are_shown_and_refused(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    option_file = str(write(images, tmp_path))
+    assert main(["-opt", option_file, "--force_yml", "train:total_iter=6"]) == 0
+    decisive = ["-opt", option_file, "--auto_resume", "--force_yml", "train:total_iter=8", "train:optim_g:lr=5e-4"]
+    assert main(decisive) == 2
+    message = capfd.readouterr().err
+    assert "train.optim_g.lr: 0.001 -> 0.0005" in message
+    assert "--allow-changes" in message
+    assert main([*decisive, "--allow-changes"]) == 0
+    harmless = ["-opt", option_file, "--auto_resume", "--force_yml", "train:total_iter=10", "logger:print_freq=2"]
+    assert main([*harmless, "train:optim_g:lr=5e-4"]) == 0
+
+
+def test_resumes_from_a_basicsr_state(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = build_network(SECTION)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
+    network(torch.rand(1, 3, 16, 16)).mean().backward()
+    optimizer.step()
+    old = tmp_path / "old"
+    (old / "models").mkdir(parents=True)
+    (old / "training_states").mkdir()
+    weights = network.state_dict()
+    torch.save({"params": weights, "params_ema": weights}, old / "models/net_g_20.pth")
+    state = {"epoch": 3, "iter": 20, "optimizers": [optimizer.state_dict()], "schedulers": []}
+    torch.save(state, old / "training_states/20.state")
+    arguments = [
+        "-opt",
+        str(write(images, tmp_path)),
+        "--force_yml",
+        f"path:resume_state={old}/training_states/20.state",
+    ]
+    assert main(arguments) == 0
+    assert [entry["iter"] for entry in tiny_run.record(tmp_path) if "lr" in entry] == [21, 22, 23, 24]
+    saved = json.loads((tmp_path / "experiments/tiny/training_states/000000024/state.json").read_text())
+    assert saved["iteration"] == 24
+    log = (tmp_path / "experiments/tiny/train_tiny.log").read_text()
+    assert "not" in log
+    assert "order of samples" in log
+
+
+def test_weights_are_in_basicsr_format(images: Path, tmp_path: Path) -> None:
+    assert main(["-opt", str(write(images, tmp_path, total_iter=3))]) == 0
+    loaded = torch.load(tmp_path / "experiments/tiny/models/net_g_3.pth", weights_only=True)
+    assert set(loaded) == {"params", "params_ema"}
+    build_network(SECTION).load_state_dict(loaded["params_ema"], strict=True)
+
+
+def test_log_holds_options_versions_and_device(images: Path, tmp_path: Path) -> None:
+    assert main(["-opt", str(write(images, tmp_path, total_iter=3))]) == 0
+    log = (tmp_path / "experiments/tiny/train_tiny.log").read_text()
+    for expected in (
+        "git commit",
+        f"torch: {torch.__version__}",
+        "computing on cpu",
+        "upscaling_factor: 2",
+        "ema_decay",
+    ):
+        assert expected in log
+
+
+def test_tensorboard_has_scalars(images: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    arguments = ["-opt", str(write(images, tmp_path, total_iter=6)), "--force_yml", "logger:use_tb_logger=true"]
+    assert main(arguments) == 0
+    events = EventAccumulator(str(tmp_path / "experiments/tiny/tb_logger")).Reload()
+    assert {"losses/l_pix", "losses/l_freq", "metrics/val/psnr", "learning_rate"} <= set(events.Tags()["scalars"])
+    assert events.Tags()["images"]
+
+
+def torchrun(option_file: Path, *arguments: str, processes: int = 2) -> int:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command += [str(REPOSITORY / "safmn/train.py"), "-opt", str(option_file), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=120).returncode
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_twice_the_batch(images: Path, tmp_path: Path) -> None:
+    content = tiny_run.options(images, total_iter=8)
+    results = []
+    for name, processes, size in (("one", 1, 4), ("two", 2, 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        content["path"]["experiments_root"] = str(folder / "experiments")
+        content["datasets"]["train"]["batch_size_per_gpu"] = size
+        content["datasets"]["train"]["dataset_enlarge_ratio"] = 4
+        assert torchrun(tiny_run.write_options(folder, content), processes=processes) == 0
+        results.append((tiny_run.record(folder), torch.load(folder / "experiments/tiny/models/net_g_8.pth")))
+    for a, b in zip(results[0][0], results[1][0], strict=True):
+        assert a.keys() == b.keys()
+        assert a == pytest.approx(b, rel=2e-4) if "lr" in a else True
+    for name, tensor in results[0][1]["params"].items():
+        torch.testing.assert_close(results[1][1]["params"][name], tensor, rtol=1e-3, atol=1e-5)
+    # a checkpoint of two processes goes on in one
+    option_file = tmp_path / "two/options.yml"
+    content["train"]["total_iter"] = 10
+    content["datasets"]["train"]["batch_size_per_gpu"] = 4
+    tiny_run.write_options(tmp_path / "two", content)
+    assert main(["-opt", str(option_file), "--auto_resume", "--allow-changes"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["network_g:dimm=8"], "network_g.dimm"),
+        (["scale=3"], "upscaling_factor"),
+        (["datasets:train:dataroot_gt=/nowhere"], "/nowhere"),
+        (["path:pretrain_network_g=/no/weights.pth"], "/no/weights.pth"),
+        (["datasets:train:batch_size_per_gpu=1000"], "dataset_enlarge_ratio"),
+    ],
+)
+def test_mistakes_end_with_one_message_and_status_two(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    assert main(["-opt", str(write(images, tmp_path)), "--force_yml", *arguments]) == 2
+    message = capfd.readouterr().err.strip().splitlines()
+    errors = [line for line in message if line.startswith("safmn: error:")]
+    assert len(errors) == 1
+    assert expected in "\n".join(message)
+    assert "Traceback" not in "\n".join(message)
+
+
+def test_experiment_lock_is_released_with_the_run(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "x")
+    experiment.lock()
+    experiment.unlock()
+    Experiment(tmp_path / "x").lock()
+
+
+def test_user_error_is_a_value_error() -> None:
+    assert issubclass(UserError, ValueError)
