@@ -6,6 +6,7 @@ from safmn.imaging.colour import rgb_to_y, to_tensor, to_uint8
 from safmn.imaging.io import (
     IMAGE_SUFFIXES,
     decode_rgb,
+    encode_png,
     image_size,
     list_images,
     read_image,
@@ -20,6 +21,7 @@ __all__ = [
     "augment",
     "crop_border",
     "decode_rgb",
+    "encode_png",
     "image_size",
     "imresize",
     "list_images",

@@ -100,6 +100,11 @@ def write_image(path: str | os.PathLike[str], image: Array, *, quality: int | No
     write_atomically(path, _encode(image, path, quality), flush=False)
 
 
+def encode_png(image: Array, *, compression: int = 3) -> bytes:
+    """The PNG file of an image, uint8 or uint16, shaped as for :func:`write_image`; ``compression`` is 0 to 9."""
+    return _encode(image, Path("image.png"), None, compression)
+
+
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()
@@ -143,7 +148,7 @@ def _pillow_decode(data: bytes | memoryview, name: str, *, colour: bool) -> Arra
         raise DataError(f"{name}: cannot be read as an image ({error})") from error
 
 
-def _encode(image: Array, path: Path, quality: int | None) -> bytes:
+def _encode(image: Array, path: Path, quality: int | None, compression: int = 3) -> bytes:
     suffix = path.suffix.lower()
     if suffix not in _WRITABLE:
         raise DataError(f"{path}: cannot write images with the suffix {suffix!r}; use one of {', '.join(_WRITABLE)}")
@@ -157,7 +162,7 @@ def _encode(image: Array, path: Path, quality: int | None) -> bytes:
     elif suffix == ".webp":
         parameters = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_LOSSLESS if quality is None else quality]
     elif suffix in _PNG:
-        parameters = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+        parameters = [cv2.IMWRITE_PNG_COMPRESSION, compression]
     if channels > 1:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR if channels == 3 else cv2.COLOR_RGBA2BGRA)
     try:

@@ -1,0 +1,345 @@
+"""``safmn prepare download``: get the published data sets from their official hosts and lay them out.
+
+An archive is fetched into ``<root>/downloads`` (resumed where an earlier attempt stopped), checked against its known
+size and checksum, its images are put into place, and it is deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import shutil
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import requests
+from tqdm import tqdm
+
+from safmn.console import say
+from safmn.errors import DataError, exit_status
+from safmn.files import atomic_path
+from safmn.prepare.parallel import progress
+
+_CHUNK = 2**20
+_TIMEOUT = (10, 60)  # seconds to connect, and without a byte
+_TRIES = 4  # in a row without a byte
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file on an official host. ``digest`` is ``"<algorithm>:<hex>"``, ``None`` where no published one is known."""
+
+    url: str
+    size: int | None = None
+    digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which members of an archive go where: those that match ``pattern``, to ``target`` with its groups filled in.
+
+    ``counts`` says how many files match which patterns below the root, once it is all there.
+    """
+
+    archive: Archive
+    pattern: str
+    target: str
+    counts: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What is in a set, where its files come from, and what to run afterwards (with the root filled in)."""
+
+    about: str
+    parts: tuple[Part, ...]
+    then: tuple[str, ...] = ()
+
+
+def _div2k(name: str, size: int, sha256: str) -> Archive:
+    # Sizes and checksums: tensorflow_datasets/datasets/div2k/checksums.tsv (TensorFlow Datasets).
+    return Archive(f"https://data.vision.ee.ethz.ch/cvl/DIV2K/{name}", size, f"sha256:{sha256}")
+
+
+_TRAIN_HR = _div2k("DIV2K_train_HR.zip", 3530603713, "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335")
+_VALID_HR = _div2k("DIV2K_valid_HR.zip", 448993893, "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc")
+_VALID_LR = {
+    2: _div2k(
+        "DIV2K_valid_LR_bicubic_X2.zip", 117763600, "60eed9875c697df51204aa579e2a699e1d5215095788a097ff54dd17e2664d57"
+    ),
+    3: _div2k(
+        "DIV2K_valid_LR_bicubic_X3.zip", 54513392, "04b9a2ed3b4a0715d3924d3ae8514830c3328fac8d30512ce716d6f419e052a3"
+    ),
+    4: _div2k(
+        "DIV2K_valid_LR_bicubic_X4.zip", 31505881, "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553"
+    ),
+}
+# The host of EDSR publishes no checksums; these two are torchSR's (torchsr/datasets/benchmarks.py and flickr2k.py).
+_EDSR = "https://cv.snu.ac.kr/research/EDSR"
+_FLICKR2K = Archive(f"{_EDSR}/Flickr2K.tar", digest="md5:5d3f39443d5e9489bff8963f8f26cb03")
+_BENCHMARK = Archive(f"{_EDSR}/benchmark.tar", digest="md5:4ace41d33c2384b97e6b320cd0afd6ba")
+
+
+def _hr(archive: Archive, folder: str, names: str, count: int) -> Part:
+    pattern = r"(?:.*/)?(?:DIV2K_(?:train|valid)_HR|Flickr2K_HR)/(?P<name>[^/.]+\.png)"
+    return Part(archive, pattern, f"{folder}/{{name}}", ((f"{folder}/{names}", count),))
+
+
+def _valid_lr(scale: int) -> Part:
+    folder = f"{_VALIDATION}/LR_bicubic/X{scale}"
+    pattern = rf"(?:.*/)?X{scale}/(?P<name>[^/.]+\.png)"
+    return Part(_VALID_LR[scale], pattern, f"{folder}/{{name}}", ((f"{folder}/????x{scale}.png", 100),))
+
+
+_VALIDATION = "benchmark/DIV2K_val100"
+_DIV2K_NAMES, _FLICKR2K_NAMES = "????.png", "??????.png"  # 0001.png and 000001.png
+_BENCHMARK_SIZES = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100}
+_BENCHMARKS = Part(
+    _BENCHMARK,
+    r"(?:.*/)?(?P<set>Set5|Set14|B100|Urban100)/(?P<rest>HR|LR_bicubic/X\d)/(?P<name>[^/.]+\.png)",
+    "benchmark/{set}/{rest}/{name}",
+    tuple((f"benchmark/{name}/HR/[!.]*.png", count) for name, count in _BENCHMARK_SIZES.items()),
+)
+_MAKE_LR = "safmn prepare lr --hr {root}/%s/HR --scales 2 3 4"
+_CUT = "safmn prepare subimages --hr {root}/%s/HR --scales 2 3 4"
+
+SETS = {
+    "df2k": DataSet(
+        "DIV2K and Flickr2K, 3450 HR images for training (24 GB to download)",
+        (_hr(_TRAIN_HR, "DF2K/HR", _DIV2K_NAMES, 800), _hr(_FLICKR2K, "DF2K/HR", _FLICKR2K_NAMES, 2650)),
+        (_MAKE_LR % "DF2K", _CUT % "DF2K"),
+    ),
+    "div2k": DataSet(
+        "800 HR images for training (3.5 GB)",
+        (_hr(_TRAIN_HR, "DIV2K/HR", _DIV2K_NAMES, 800),),
+        (_MAKE_LR % "DIV2K", _CUT % "DIV2K"),
+    ),
+    "flickr2k": DataSet(
+        "2650 HR images for training (20 GB)",
+        (_hr(_FLICKR2K, "Flickr2K/HR", _FLICKR2K_NAMES, 2650),),
+        (_MAKE_LR % "Flickr2K", _CUT % "Flickr2K"),
+    ),
+    "div2k-val": DataSet(
+        "the 100 validation images of DIV2K, HR and LR x2, x3, x4 (0.7 GB)",
+        (_hr(_VALID_HR, f"{_VALIDATION}/HR", _DIV2K_NAMES, 100), *map(_valid_lr, _VALID_LR)),
+    ),
+    "benchmark": DataSet("Set5, Set14, B100 and Urban100, HR and LR (0.25 GB)", (_BENCHMARKS,)),
+}
+
+
+def download(parts: Sequence[Part], root: Path, *, keep: bool = False) -> None:
+    """Fetch and lay out what is missing of a set below ``root``.
+
+    Raises:
+        DataError: an archive cannot be had or is damaged; says what to do by hand.
+    """
+    for part in parts:
+        archive = root / "downloads" / part.archive.name
+        if is_complete(part, root):
+            continue
+        fetch(part.archive, archive)
+        extract(archive, part, root)
+        missing = [f"{c - n} of {c} {p}" for p, c in part.counts if (n := _count(root, p)) < c]
+        if missing:
+            raise DataError(
+                f"{archive} does not hold all that was expected: {', '.join(missing)} are missing in {root}"
+            )
+        if not keep:
+            archive.unlink()
+
+
+def is_complete(part: Part, root: Path) -> bool:
+    """Whether its images are all there, and no archive is left that may have been put into place only half."""
+    left = (root / "downloads" / part.archive.name).exists()
+    return not left and all(_count(root, pattern) >= count for pattern, count in part.counts)
+
+
+def _count(root: Path, pattern: str) -> int:
+    return sum(1 for _ in root.glob(pattern))
+
+
+def fetch(archive: Archive, path: Path, *, tries: int = _TRIES, pause: float = 2.0) -> None:
+    """Bring the archive to ``path``: nothing to do where it is; resumed where ``path.part`` is a beginning of it.
+
+    Raises:
+        DataError: it cannot be had, or it is not the file that is expected; says what to do by hand.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begun = path.with_name(f"{path.name}.part")
+        _download(archive, begun, path, tries, pause)
+        try:
+            _verify(archive, begun)
+        except DataError:
+            begun.unlink()
+            raise
+        begun.replace(path)
+    else:
+        _verify(archive, path)
+
+
+def _download(archive: Archive, begun: Path, path: Path, tries: int, pause: float) -> None:
+    failed = 0
+    while True:
+        before = begun.stat().st_size if begun.exists() else 0
+        try:
+            return _download_once(archive.url, begun)
+        except requests.RequestException as error:
+            reached = begun.stat().st_size if begun.exists() else 0
+            failed = 1 if reached > before else failed + 1
+            if failed >= tries or _is_final(error):
+                raise DataError(
+                    f"cannot download {archive.url}: {_reason(error)}\n"
+                    f"  {reached / 1e6:.1f} MB of it are kept; the same command goes on from there.\n"
+                    f"  By hand: get the file in any other way, put it at {path}, and run the same command again."
+                ) from error
+            time.sleep(pause)
+
+
+def _is_final(error: requests.RequestException) -> bool:
+    """Whether trying again is of no use: the host says that there is no such file, or that we may not have it."""
+    return error.response is not None and 400 <= error.response.status_code < 500
+
+
+def _reason(error: requests.RequestException) -> str:
+    """The innermost cause: requests wraps it three times."""
+    cause: object = error
+    while isinstance(cause, Exception) and cause.args and isinstance(cause.args[0], Exception):
+        cause = cause.args[0]
+    return str(getattr(cause, "reason", None) or cause)
+
+
+def _download_once(url: str, begun: Path) -> None:
+    """One attempt, from the end of ``begun``; what came is kept when it fails."""
+    start = begun.stat().st_size if begun.exists() else 0
+    tag = begun.with_name(f"{begun.name}.tag")  # the host's mark of the version that ``begun`` began with
+    headers = {"Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        if tag.exists():
+            headers["If-Range"] = tag.read_text()
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if response.status_code == 416 and response.headers.get("Content-Range", "").endswith(f"/{start}"):
+            return  # there is nothing after what we have
+        response.raise_for_status()
+        if response.status_code != 206:
+            start = 0
+        mark = response.headers.get("ETag", "")
+        tag.write_text(mark) if mark and not mark.startswith("W/") else tag.unlink(missing_ok=True)
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with (
+            begun.open("ab" if start else "wb") as file,
+            tqdm(
+                desc=url.rsplit("/", 1)[1], total=total, initial=start, unit="B", unit_scale=True, disable=None
+            ) as bar,
+        ):
+            for chunk in response.iter_content(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and begun.stat().st_size != total:
+        raise requests.ConnectionError(f"the connection ended after {begun.stat().st_size} of {total} bytes")
+    tag.unlink(missing_ok=True)
+
+
+def _verify(archive: Archive, path: Path) -> None:
+    size = path.stat().st_size
+    if archive.size is not None and size != archive.size:
+        raise DataError(
+            f"{path} has {size} bytes, {archive.url} has {archive.size}: delete it and run the command again"
+        )
+    if archive.digest is None:
+        return
+    algorithm, _, expected = archive.digest.partition(":")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with (
+        path.open("rb") as file,
+        tqdm(desc=f"checking {archive.name}", total=size, unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    if digest.hexdigest() != expected:
+        raise DataError(
+            f"{path} is damaged, or not the file that is known: its {algorithm} is {digest.hexdigest()}, expected "
+            f"{expected}. Delete it and run the command again."
+        )
+
+
+def extract(archive: Path, part: Part, root: Path) -> None:
+    """Put the archive's images into place; those that are there with the same size are left alone.
+
+    Raises:
+        DataError: the archive is damaged.
+    """
+    try:
+        for name, size, source in _members(archive):
+            match = re.fullmatch(part.pattern, name)
+            if match is None:
+                continue
+            target = root / part.target.format(**match.groupdict())
+            if target.is_file() and target.stat().st_size == size:
+                continue
+            with atomic_path(target, flush=False) as temporary, source() as content, temporary.open("wb") as file:
+                shutil.copyfileobj(content, file)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(f"{archive} is damaged ({error}): delete it and run the command again") from error
+
+
+def _members(archive: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    """Name, size and a function that opens it, for every file in a zip or tar archive."""
+    description = f"extracting {archive.name}"
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as file:
+            for info in progress(file.infolist(), len(file.infolist()), description, "file"):
+                yield info.filename, info.file_size, partial(file.open, info)
+        return
+    with tarfile.open(archive) as tar:
+        for member in tqdm(tar, desc=description, unit="file", disable=None):
+            if member.isfile():
+                yield member.name, member.size, partial(_open_member, tar, member)
+
+
+def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = tar.extractfile(member)
+    assert content is not None  # a regular file
+    return content
+
+
+def _parser() -> argparse.ArgumentParser:
+    sets = "\n".join(f"  {name:10s} {data_set.about}" for name, data_set in SETS.items())
+    parser = argparse.ArgumentParser(
+        prog="safmn prepare download",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"Get data sets from their official hosts, in the layout of datasets/README.md:\n\n{sets}\n\n"
+        "What is there is not fetched again; an interrupted download goes on where it stopped.",
+    )
+    parser.add_argument("sets", nargs="+", choices=SETS, metavar="SET", help=f"one or more of {', '.join(SETS)}")
+    parser.add_argument("--root", type=Path, default=Path("datasets"), metavar="DIR", help="default: datasets")
+    parser.add_argument("--keep", action="store_true", help="keep the archives in DIR/downloads")
+    return parser
+
+
+@exit_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0; 2 where something could not be had, or is damaged."""
+    arguments = _parser().parse_args(argv)
+    for name in arguments.sets:
+        download(SETS[name].parts, arguments.root, keep=arguments.keep)
+        say(f"{name}: complete in {arguments.root}")
+        for command in SETS[name].then:
+            say(f"  next: {command.format(root=arguments.root)}")
+    return 0

@@ -1,0 +1,69 @@
+"""Which command gets or makes a data set that is not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePath
+
+_DOWNLOADED_BENCHMARKS = ("Set5", "Set14", "B100", "Urban100")
+_LAYOUT = "datasets/README.md says how data sets are laid out, got and made."
+
+
+def hint(path: str | os.PathLike[str]) -> str:
+    """One sentence with the command that gets or makes the missing data set at ``path`` (or of that name).
+
+    >>> hint("datasets/benchmark/Set5/LR_bicubic/X4")
+    'Get it with: safmn prepare download benchmark'
+    """
+    place = PurePath(path)
+    name = place.name
+    if name.endswith(".store"):
+        return f"Make it with: safmn prepare store --hr DIR --scale S -o {place}"
+    if name.endswith(".lmdb"):
+        return f"Make it with: safmn prepare lmdb {place.with_suffix('')}"
+    if name.endswith(".txt"):
+        return f"Make it with: safmn prepare meta DIR -o {place}"
+    return _by_set(place) or _from_hr(place) or _LAYOUT
+
+
+def _by_set(place: PurePath) -> str | None:
+    """For the sets that have a place of their own."""
+    if any(part in _DOWNLOADED_BENCHMARKS for part in place.parts):
+        return "Get it with: safmn prepare download benchmark"
+    if "DIV2K_val100" in place.parts:
+        return "Get it with: safmn prepare download div2k-val"
+    if "Manga109" in place.parts:
+        return (
+            "Manga109 is given on request only (http://www.manga109.org): put its images into "
+            "datasets/benchmark/Manga109/HR, then run: safmn prepare lr --hr datasets/benchmark/Manga109/HR"
+        )
+    return None
+
+
+def _from_hr(place: PurePath) -> str | None:
+    """For folders that are made from HR images, or hold them: ``.../HR``, ``HR_sub``, ``LR_bicubic(_sub)/X4``."""
+    scale = place.name[1:] if place.name[:1] == "X" and place.name[1:].isdigit() else ""
+    kind = place.parent.name if scale else place.name
+    root = place.parent.parent if scale else place.parent
+    scales = f" --scales {scale}" if scale else ""
+    hr = root / "HR"
+    if kind == "HR":
+        known = {"DF2K": "df2k", "DIV2K": "div2k", "Flickr2K": "flickr2k"}.get(root.name)
+        return f"Get it with: safmn prepare download {known}" if known else None
+    made = {
+        "LR_bicubic": f"Make it with: safmn prepare lr --hr {hr}{scales}",
+        "HR_sub": f"Make it with: safmn prepare subimages --hr {hr}",
+        "LR_bicubic_sub": f"Make it with: safmn prepare subimages --hr {hr}{scales or ' --scales 2 3 4'}",
+    }.get(kind)
+    if made is None:
+        return None
+    if os.path.isdir(hr):
+        if kind == "LR_bicubic_sub" and not os.path.isdir(root / "LR_bicubic" / place.name):
+            return f"Make it with: safmn prepare lr --hr {hr}{scales} && {made.removeprefix('Make it with: ')}"
+        return made
+    first = _from_hr(hr)
+    return (
+        f"{first}; {made[0].lower()}{made[1:].replace('Make', 'make')}"
+        if first
+        else f"{made} (HR images in {hr} first)"
+    )

@@ -1,0 +1,149 @@
+"""``safmn prepare lmdb``: put the images of a folder into one lmdb data base, in BasicSR's form.
+
+``NAME.lmdb/data.mdb`` maps keys (image names without suffix) to PNG files, and ``NAME.lmdb/meta_info.txt`` has a line
+``key.png (height,width,channels) compression`` for each. It grows under the name ``NAME.lmdb.partial``; a build that
+was stopped goes on from what was committed. Only a complete data base gets its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import lmdb
+
+from safmn.console import say
+from safmn.errors import DataError, exit_status
+from safmn.files import flush_directory, write_atomically
+from safmn.imaging import encode_png, image_size
+from safmn.prepare.outputs import inputs, read_colours
+from safmn.prepare.parallel import default_jobs, in_order, progress
+
+_META = "meta_info.txt"
+_COMMIT_EVERY = 200  # images
+_CHANNELS_OF_COLOUR_TYPE = {0: 1, 2: 3}  # of PNG
+
+
+def make_lmdb(folder: Path, output: Path, *, drop: str = "", compression: int = 1, jobs: int | None = None) -> int:
+    """Build ``output`` from the images of ``folder``; returns how many were encoded (0: it was up to date).
+
+    Args:
+        drop: an ending to leave out of the keys: with ``"x4"``, ``0001x4.png`` gets the key ``0001`` of its HR image.
+        compression: of the PNG files, 0..9; low numbers are fast to write.
+
+    Raises:
+        DataError: no such folder or images, an unreadable image (what was built is kept), ``output`` does not end in
+            ``.lmdb`` or holds other images.
+    """
+    if output.suffix != ".lmdb":
+        raise DataError(f"{output}: the name of an lmdb folder must end in .lmdb (BasicSR's rule)")
+    paths = {path.stem.removesuffix(drop): path for path in inputs(folder)}
+    if output.exists():
+        _check_up_to_date(output, paths)
+        return 0
+    building = output.with_name(f"{output.name}.partial")
+    building.mkdir(parents=True, exist_ok=True)
+    size = sum(2 * 3 * height * width for height, width in map(image_size, paths.values()))
+    with lmdb.open(str(building), map_size=size + 2**28) as base:
+        made = _fill(base, paths, building / "data.mdb", compression, jobs or default_jobs(), str(output))
+        with base.begin() as transaction:
+            shapes = {key: _shape(transaction.get(key.encode(), b"")) for key in sorted(paths)}
+    lines = [f"{key}.png {shape} {compression}\n" for key, shape in shapes.items()]
+    write_atomically(building / _META, "".join(lines))
+    os.replace(building, output)
+    flush_directory(output.parent)
+    return made
+
+
+def _fill(
+    base: lmdb.Environment, paths: dict[str, Path], file: Path, compression: int, jobs: int, description: str
+) -> int:
+    """Add the images that are not in the data base, or newer than it, and drop what is not wanted."""
+    changed = file.stat().st_mtime
+    with base.begin(write=True) as transaction:
+        present = {bytes(key).decode() for key in transaction.cursor().iternext(keys=True, values=False)}
+        for key in present - set(paths):
+            transaction.delete(key.encode())
+    missing = [key for key in sorted(paths) if key not in present or paths[key].stat().st_mtime > changed]
+    encode = partial(_encode, paths=paths, compression=compression)
+    with contextlib.closing(in_order(encode, missing, jobs)) as results:
+        batch: list[tuple[bytes, bytes]] = []
+        try:
+            for result in progress(results, len(missing), description):
+                batch.append(result())
+                if len(batch) == _COMMIT_EVERY:
+                    _commit(base, batch)
+        finally:  # also when interrupted: what was encoded is kept
+            _commit(base, batch)
+    return len(missing)
+
+
+def _encode(key: str, *, paths: dict[str, Path], compression: int) -> tuple[bytes, bytes]:
+    return key.encode(), encode_png(read_colours(paths[key]), compression=compression)
+
+
+def _commit(base: lmdb.Environment, batch: list[tuple[bytes, bytes]]) -> None:
+    with base.begin(write=True) as transaction:
+        for key, value in batch:
+            transaction.put(key, value)
+    batch.clear()
+
+
+def _shape(png: bytes) -> str:
+    """``"(height,width,channels)"`` of one of our PNG files, from its header."""
+    width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+    return f"({height},{width},{_CHANNELS_OF_COLOUR_TYPE[png[25]]})"
+
+
+def _check_up_to_date(output: Path, paths: dict[str, Path]) -> None:
+    try:
+        lines = (output / _META).read_text(encoding="utf-8").splitlines()
+        changed = (output / "data.mdb").stat().st_mtime
+    except OSError as error:
+        raise DataError(f"{output} is there, but it is no whole lmdb of images ({error}). Remove it.") from error
+    keys = [line.rsplit(" ", 2)[0].removesuffix(".png") for line in lines]
+    if keys != sorted(paths):
+        raise DataError(f"{output} is there and holds other images. Remove it, or choose another name.")
+    newer = [path for path in paths.values() if path.stat().st_mtime > changed]
+    if newer:
+        raise DataError(
+            f"{output} is older than {newer[0]} and {len(newer) - 1} more images. Remove it to make it anew."
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="safmn prepare lmdb",
+        description="Put the images of a folder into one lmdb data base, in BasicSR's form (io_backend: type: lmdb). "
+        "A build that was stopped goes on when the command is run again.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: <DIR>.lmdb beside the folder")
+    parser.add_argument(
+        "--drop",
+        default="",
+        metavar="ENDING",
+        help="leave this ending out of the keys, e.g. x4: BasicSR wants equal keys for HR and LR",
+    )
+    parser.add_argument("--compression", type=int, default=1, choices=range(10), metavar="0..9", help="default: 1")
+    parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
+    parser.add_argument("--restart", action="store_true", help="first delete what an interrupted build left")
+    return parser
+
+
+@exit_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0; 2 for a user's mistake or an unreadable image."""
+    arguments = _parser().parse_args(argv)
+    folder = arguments.folder
+    output = arguments.output or folder.with_name(f"{folder.name}.lmdb")
+    if arguments.restart:
+        shutil.rmtree(output.with_name(f"{output.name}.partial"), ignore_errors=True)
+    made = make_lmdb(folder, output, drop=arguments.drop, compression=arguments.compression, jobs=arguments.jobs)
+    say(f"{output}: {f'{made} images encoded' if made else 'was up to date'}")
+    return 0

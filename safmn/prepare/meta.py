@@ -1,0 +1,82 @@
+"""``safmn prepare meta``: list the images of a folder, with their sizes, in a BasicSR meta-info file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from safmn.console import say
+from safmn.errors import DataError, exit_status
+from safmn.files import write_atomically
+from safmn.imaging import IMAGE_SUFFIXES, list_images
+from safmn.prepare.parallel import default_jobs, in_order, progress
+
+
+def write_meta(folder: Path, output: Path, *, recursive: bool = False, jobs: int | None = None) -> int:
+    """Write a line ``name.png (height,width,channels)`` for each image, sorted by name; returns how many.
+
+    With ``recursive``, images in subfolders are listed as ``sub/name.png``.
+
+    Raises:
+        DataError: no such folder, no image, or an unreadable one (nothing is written then).
+    """
+    paths = _images_below(folder) if recursive else list_images(folder)
+    with contextlib.closing(in_order(describe, paths, jobs or default_jobs())) as results:
+        shapes = [shape() for shape in progress(results, len(paths), f"sizes in {folder}")]
+    lines = [f"{path.relative_to(folder).as_posix()} {shape}\n" for path, shape in zip(paths, shapes, strict=True)]
+    write_atomically(output, "".join(lines))
+    return len(lines)
+
+
+def describe(path: Path) -> str:
+    """``"(height,width,channels)"`` from the file's header.
+
+    Raises:
+        DataError: the file is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            # A palette or an alpha channel is not what training reads: 3 channels, unless the image is grey.
+            channels = 1 if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;") else 3
+            return f"({image.height},{image.width},{channels})"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def _images_below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    if not found:
+        raise DataError(f"{folder}: no image in this folder or below")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="safmn prepare meta",
+        description="Write a meta-info file, a line 'name.png (height,width,channels)' for each image of a folder, for "
+        "the option meta_info_file (paired sets) or meta_info (real-world training).",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="default: meta_info_<DIR>.txt beside the folder"
+    )
+    parser.add_argument("--recursive", action="store_true", help="also the images in subfolders")
+    parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
+    return parser
+
+
+@exit_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns 0; 2 for a user's mistake or an unreadable image."""
+    arguments = _parser().parse_args(argv)
+    folder = arguments.folder
+    output = arguments.output or folder.with_name(f"meta_info_{folder.name}.txt")
+    count = write_meta(folder, output, recursive=arguments.recursive, jobs=arguments.jobs)
+    say(f"{output}: {count} images")
+    return 0

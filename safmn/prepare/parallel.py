@@ -1,0 +1,111 @@
+"""Work on many images at once: in threads (decoding, resizing, encoding release Python's lock), with a bar."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import cv2
+import torch
+from tqdm import tqdm
+
+from safmn.console import say
+from safmn.errors import EXIT_FAILED, DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_SHOWN_FAILURES = 10
+_SECONDS_BETWEEN_LINES = 20.0
+
+
+@dataclass
+class Outcome:
+    """What became of the items: how many files were made, how many were there already, and messages of failures."""
+
+    made: int = 0
+    kept: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def report(self, title: str) -> int:
+        """Say it in a line, the failures below it, and return the exit status: 0, or 1 where something failed."""
+        say(f"{title}: {self.made} made, {self.kept} already there, {len(self.failures)} failed")
+        for message in self.failures[:_SHOWN_FAILURES]:
+            say(f"  {message}")
+        if len(self.failures) > _SHOWN_FAILURES:
+            say(f"  ... and {len(self.failures) - _SHOWN_FAILURES} more")
+        return EXIT_FAILED if self.failures else 0
+
+
+def default_jobs() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def for_each(work: Callable[[Item], tuple[int, int]], items: Sequence[Item], *, jobs: int, description: str) -> Outcome:
+    """Run ``work`` on every item; it returns how many files it made and how many it found in order.
+
+    A DataError fails its item only and is collected. Any other error, and Ctrl-C, lets the running items finish,
+    starts no more, and is raised.
+    """
+    outcome = Outcome()
+    with contextlib.closing(in_order(work, items, jobs)) as results:
+        for result in progress(results, len(items), description):
+            try:
+                made, kept = result()
+            except DataError as error:
+                outcome.failures.append(str(error))
+                continue
+            outcome.made += made
+            outcome.kept += kept
+    return outcome
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], jobs: int
+) -> Generator[Callable[[], Result], None, None]:
+    """Yield for each item, in order, a function that returns (or raises) what ``work`` returned (or raised).
+
+    Closing the generator (``contextlib.closing``) lets the running items finish and starts no more.
+    """
+    waiting: deque[Future[Result]] = deque()
+    with _one_thread_per_library(), ThreadPoolExecutor(max(jobs, 1)) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 4 * max(jobs, 1):  # bounds what is finished but not yet taken
+                    yield waiting.popleft().result
+            while waiting:
+                yield waiting.popleft().result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def progress(items: Iterable[Item], total: int, description: str, unit: str = "image") -> Iterator[Item]:
+    """A tqdm bar on a terminal; elsewhere a plain line now and then."""
+    bar = tqdm(items, total=total, desc=description, unit=unit, disable=None)
+    last = time.monotonic()
+    for number, item in enumerate(bar, start=1):
+        yield item
+        if bar.disable and time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"{description}: {number} of {total} {unit}s")
+
+
+@contextlib.contextmanager
+def _one_thread_per_library() -> Iterator[None]:
+    """One thread per image is enough: OpenCV and PyTorch are kept from starting more inside each."""
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])

@@ -1,0 +1,13 @@
+"""Cut images into sub-images, as ``safmn prepare subimages`` does: ``python scripts/extract_subimages.py --help``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without the package installed, too
+
+from safmn.prepare.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["subimages", *sys.argv[1:]]))

@@ -1,0 +1,13 @@
+"""Write a meta-info file, as ``safmn prepare meta`` does: ``python scripts/make_meta_info.py --help``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without the package installed, too
+
+from safmn.prepare.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["meta", *sys.argv[1:]]))
