@@ -28,6 +28,7 @@ setup(
         "torch>=2.10",
         "numpy>=1.26",
         "opencv-python>=4.8",
+        "lmdb>=1.4",
         "pillow>=10.3",
         "pyyaml>=6",
         "msgspec>=0.18.6",
@@ -35,7 +36,7 @@ setup(
         "tqdm>=4.65",
     ],
     extras_require={
-        "train": ["torchvision>=0.25", "lmdb>=1.4", "tensorboard>=2.14", *BASICSR_NEEDS],
+        "train": ["torchvision>=0.25", "tensorboard>=2.14", *BASICSR_NEEDS],
         "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
         "openvino": ["openvino>=2024.4"],
         "ncnn": ["ncnn>=1.0.20240820", "pnnx>=20240819"],

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from safmn.data.bundled_photos import BundledPhotos
 from safmn.data.keys import Batch, KeyedDataset, Patch, Sample, SampleKey, draw_patch, sample_rng
 from safmn.data.loader import TrainingLoader
 from safmn.data.paired import PairedImageDataset, SingleImageDataset
@@ -15,6 +16,7 @@ from safmn.registry import DATASET_REGISTRY, find
 
 __all__ = [
     "Batch",
+    "BundledPhotos",
     "KeyedDataset",
     "PairedImageDataset",
     "Patch",

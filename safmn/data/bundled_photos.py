@@ -1,0 +1,78 @@
+"""Photographs that come inside the installed scikit-image: training data that needs no download, for the demo."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from safmn.data.options import CropOptions
+from safmn.data.paired import PairedImageDataset
+from safmn.data.sources import Pair
+from safmn.errors import DataError, did_you_mean
+from safmn.imaging import imresize, mod_crop, read_rgb
+from safmn.registry import DATASET_REGISTRY
+
+
+class BundledPhotosOptions(CropOptions, frozen=True, kw_only=True):
+    """Keys of :class:`BundledPhotos`."""
+
+    names: list[str]  # file names in scikit-image's data folder, e.g. coffee.png
+    color: Literal["y", "rgb"] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+def photo_folder() -> Path:
+    """The data folder of the installed scikit-image.
+
+    Raises:
+        DataError: scikit-image is not installed.
+    """
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        raise DataError("data set of type BundledPhotos: scikit-image is not installed; pip install scikit-image")
+    return Path(found.origin).parent / "data"
+
+
+@DATASET_REGISTRY.register()
+class BundledPhotos(PairedImageDataset):
+    """Pairs of a photograph and its MATLAB-exact bicubic reduction, both kept in memory.
+
+    Args:
+        opt: ``names`` (files of scikit-image's data folder), ``scale``, ``phase`` and the crop keys of
+            :class:`PairedImageDataset`.
+
+    Raises:
+        OptionError: a key is missing or wrong.
+        DataError: scikit-image is not installed, or has no such photograph.
+    """
+
+    OPTIONS: ClassVar[Any] = BundledPhotosOptions
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        super().__init__(opt)
+        self._pair = functools.cache(self._make_pair)
+
+    def _find(self) -> list[Pair]:
+        folder = photo_folder()
+        there = [path.name for path in folder.iterdir()]
+        names: list[str] = self.options.names  # type: ignore[attr-defined]
+        for name in names:
+            if name not in there:
+                raise DataError(f"scikit-image has no photograph {name!r} in {folder}.{did_you_mean(name, there)}")
+        return [Pair(str(folder / name), name) for name in names]
+
+    def _make_pair(self, path: str) -> tuple[np.ndarray, np.ndarray]:
+        scale = self.options.scale
+        gt = mod_crop(read_rgb(path), scale)
+        return gt, imresize(gt, 1 / scale)
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, Pair]:
+        pair = self.pairs[index]
+        gt, lq = self._pair(pair.gt)
+        return gt, lq, pair
