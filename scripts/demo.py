@@ -1,7 +1,7 @@
 """Train SAFMN on photographs that come with scikit-image, and compare it with bicubic on two that it never saw.
 
-`make demo` runs it. What is done is not done again: an interrupted demo goes on where it stopped. It ends with a table and
-the path of a picture that shows LQ, bicubic, ours and GT.
+`make demo` runs it. What is done is not done again: an interrupted demo goes on where it stopped. It ends with a table
+and the path of a picture that shows LQ, bicubic, ours and GT.
 """
 
 from __future__ import annotations
@@ -37,19 +37,18 @@ def bicubic(scale: int) -> Callable[[Tensor], Tensor]:
 
 
 def scores(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor], Tensor]]) -> str:
-    """A table of the held-out photographs: PSNR-Y and SSIM-Y of each network and the gain of the last over the first."""
+    """A table of the held-out photographs: PSNR-Y and SSIM-Y of each network, and the last one's gain over the first."""
     assert options.val is not None
     results = {
         name: evaluate(network, dataset, name=name, metrics=options.val.metrics, device="cpu", progress=False)
         for name, network in networks.items()
     }
-    first, last = list(results.values())[0], list(results.values())[-1]
+    images = next(iter(results.values())).per_image
     rows = []
-    for image in [*first.per_image, "mean"]:
+    for image in [*images, "mean"]:
         values = [result.mean if image == "mean" else result.per_image[image] for result in results.values()]
         cells = [f"{value['psnr']:.2f} / {value['ssim']:.4f}" for value in values]
         rows.append([image, *cells, f"{values[-1]['psnr'] - values[0]['psnr']:+.2f} dB"])
-    assert first.per_image.keys() == last.per_image.keys()
     return table(["held-out photograph", *(f"{name} PSNR-Y / SSIM-Y" for name in results), "gain"], rows)
 
 

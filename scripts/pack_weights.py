@@ -1,0 +1,85 @@
+"""Measure trained weights and pack them into the package: ``scripts/pack_weights.py NET.pth --name safmn-x2 ...``.
+
+The safetensors file gets a header that says what it is; ``safmn/zoo/index.json`` gets its checksum.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from safmn import weights
+from safmn.console import say
+from safmn.data import build_dataset
+from safmn.engine.evaluate import evaluate
+from safmn.errors import exit_status
+from safmn.files import write_atomically
+from safmn.zoo import FOLDER, INDEX
+
+SETS = ("Set5", "Set14")
+
+
+def measure(path: Path, param_key: str, scale: int, benchmark: Path) -> dict[str, dict[str, float]]:
+    """Mean PSNR and SSIM on Y, crop = scale, full frame, of each set."""
+    network = weights.load_network(path, param_key=param_key)
+    arguments = {"crop_border": scale, "test_y_channel": True}
+    metrics = {name: {"type": f"calculate_{name}", **arguments} for name in ("psnr", "ssim")}
+    results = {}
+    for name in SETS:
+        section = {
+            "type": "PairedImageDataset",
+            "name": name,
+            "dataroot_gt": str(benchmark / name / "HR"),
+            "dataroot_lq": str(benchmark / name / "LR_bicubic" / f"X{scale}"),
+            "filename_tmpl": f"{{}}x{scale}",
+        }
+        dataset = build_dataset(section, phase="test", scale=scale)
+        results[name] = evaluate(network, dataset, name=name, metrics=metrics, device="cpu").mean
+    return results
+
+
+@exit_status
+def main() -> int:
+    """Measure, write, index; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", type=Path, help="net_g_<iter>.pth of a run")
+    parser.add_argument("--name", required=True, help="name in the zoo, e.g. safmn-x2")
+    parser.add_argument("--param-key", default="params_ema", choices=["params", "params_ema"])
+    parser.add_argument("--iterations", type=int, required=True)
+    parser.add_argument("--option-file", required=True, help="the option file that trained them, in options/")
+    parser.add_argument("--commit", required=True, help="git commit of the code that trained them (the log names it)")
+    parser.add_argument("--data", required=True, help="what they were trained on, in a few words")
+    parser.add_argument("--licence", default="CC BY-SA 4.0")
+    parser.add_argument("--benchmark", type=Path, default=Path("datasets/benchmark"))
+    arguments = parser.parse_args()
+    state = weights.load_state_dict(arguments.weights, param_key=arguments.param_key)
+    found = weights.recognise(state)
+    card = {
+        "type": found.type,
+        "arguments": found.kwargs,
+        "scale": found.scale,
+        "iterations": arguments.iterations,
+        "option_file": arguments.option_file,
+        "commit": arguments.commit,
+        "data": arguments.data,
+        "licence": arguments.licence,
+        "param_key": arguments.param_key,
+        "metrics": measure(arguments.weights, arguments.param_key, found.scale, arguments.benchmark),
+    }
+    header = {key: value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
+    file = FOLDER / f"{arguments.name}.safetensors"
+    weights.save_weights(file, params=state, metadata=header)
+    index = json.loads(INDEX.read_text(encoding="utf-8"))
+    index[arguments.name] = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    write_atomically(INDEX, json.dumps(dict(sorted(index.items())), indent=1) + "\n")
+    say(f"{file}\n{json.dumps(card, indent=1)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

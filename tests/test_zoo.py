@@ -1,0 +1,62 @@
+"""Weights that come with the package are what the index says, and load by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from safmn import weights, zoo
+from safmn.errors import WeightsError
+from safmn.registry import ARCH_REGISTRY, build
+from safmn.zoo.cli import main
+
+
+@pytest.fixture
+def stocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo with one small network in it."""
+    import hashlib
+
+    network = build(ARCH_REGISTRY, {"type": "SAFMN", "dim": 8, "n_blocks": 1, "upscaling_factor": 2})
+    file = tmp_path / "tiny.safetensors"
+    header = {"type": "SAFMN", "scale": "2", "iterations": "5", "licence": "CC0"}
+    header["metrics"] = json.dumps({"Set5": {"psnr": 30.126, "ssim": 0.9}})
+    weights.save_weights(file, params=network.state_dict(), metadata=header)
+    index = {"safmn-tiny": {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path)
+    monkeypatch.setattr(zoo, "INDEX", tmp_path / "index.json")
+    return tmp_path
+
+
+def test_loads_by_name(stocked: Path) -> None:
+    network = weights.load_network("safmn-tiny")
+    assert network(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16)
+
+
+def test_lists_measured_numbers(stocked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "30.13 / 0.9000" in capsys.readouterr().out
+
+
+def test_unknown_name_suggests_the_nearest(stocked: Path) -> None:
+    with pytest.raises(WeightsError, match="'safmn-tiny'"):
+        weights.load_network("safmn-tyni")
+
+
+def test_altered_file_is_refused(stocked: Path) -> None:
+    with (stocked / "tiny.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(WeightsError, match="not the file that was shipped"):
+        weights.load_network("safmn-tiny")
+
+
+@pytest.mark.parametrize("name", sorted(zoo.entries()))
+def test_shipped_weights_load_and_say_what_they_are(name: str) -> None:
+    card = zoo.entries()[name].card
+    network = weights.load_network(name)
+    assert type(network).__name__ == card["type"]
+    assert network.scale == card["scale"]
+    assert {"data", "iterations", "commit", "metrics", "licence", "option_file"} <= set(card)
