@@ -35,6 +35,7 @@ RESOLVERS = (
     ("int", _INT, list("-+0123456789")),
     ("float", _FLOAT, list("-+0123456789.")),
 )
+_MAX_BYTES = 1_000_000
 _MAX_NODES = 100_000  # aliases can expand a small file without bound
 
 
@@ -107,15 +108,20 @@ def parse_value(text: str) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= _MAX_BYTES else b""
     except FileNotFoundError:
         raise OptionError(f"no option file at {path}. The ones that come with SAFMN are in options/.") from None
     except IsADirectoryError:
         raise OptionError(f"{path} is a folder; give the option file inside it.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise OptionError(f"cannot read the option file {path}: {error}") from None
+    if size > _MAX_BYTES:
+        raise OptionError(f"{path} has {size:,} bytes; that is no option file.")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise OptionError(f"{path} is not UTF-8 text (byte {error.start}); is it an option file?") from None
-    except (OSError, ValueError) as error:
-        raise OptionError(f"cannot read the option file {path}: {error}") from None
 
 
 def _kind(node: yaml.Node) -> str:

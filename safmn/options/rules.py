@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+import msgspec
+
+from safmn.errors import OptionError, did_you_mean
 from safmn.options import components
 from safmn.options.datasets import check_dataset
 from safmn.options.problems import Problems
-from safmn.options.typed import show
+from safmn.options.typed import show, to_type
 from safmn.options.types import DegradationKeys, OptionFile, TrainSection
 
 PHASES = ("train", "val", "test")
@@ -112,10 +115,10 @@ def check_sense(file: OptionFile, mode: str, problems: Problems) -> None:
         problems.add(("datasets",), "there is no set to test on; add a section 'test_1'")
     _check_gt_size(file, problems)
     _check_validation(file, mode, problems)
-    _check_degradation(file, problems)
     _check_expectations(file, problems)
     if file.logger.wandb.project is not None:
         problems.add(("logger", "wandb", "project"), "Weights & Biases is not supported yet; set it to ~")
+    _check_degradation(file, mode, problems)
 
 
 def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -> None:
@@ -185,21 +188,41 @@ def _check_validation(file: OptionFile, mode: str, problems: Problems) -> None:
             problems.add(("datasets", name, "name"), f"{title!r} is the name of datasets.{names[title]} too")
 
 
-def _check_degradation(file: OptionFile, problems: Problems) -> None:
+def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
     given = [key for key in DegradationKeys.__struct_fields__ if getattr(file, key) is not None]
     for key in file.degradation:
         if key in given:
             problems.add(("degradation", key), "stands at the top level too; give it once")
-    if file.model_type in DEGRADING_MODELS:
+    if file.model_type not in DEGRADING_MODELS:
+        for key in (*given, *(["degradation"] if file.degradation else [])):
+            problems.add((key,), f"has no effect: {file.model_type} does not degrade images")
         return
-    for key in given:
-        problems.add((key,), f"has no effect: {file.model_type} does not degrade images")
-    if file.degradation:
-        problems.add(("degradation",), f"has no effect: {file.model_type} does not degrade images")
+    from safmn.degradations import check_options  # not a floor below: only files that need it pay for the import
+    from safmn.degradations.options import DegradationKeys as Known
+
+    known = {field.encode_name: field.type for field in msgspec.structs.fields(Known)}
+    for key, value in file.degradation.items():
+        if key in known:
+            to_type(known[key], value, ("degradation", key), problems, whole_floats=False)
+        else:
+            problems.add(("degradation", key), f"unknown key.{did_you_mean(key, known)}")
+    if mode == "train" and "train" in file.datasets and not len(problems):
+        values = {key: getattr(file, key) for key in given} | file.degradation
+        try:
+            check_options(values, file.datasets["train"], scale=file.scale)
+        except OptionError as error:
+            _note_degradation(str(error), file, problems)
+
+
+def _note_degradation(error: str, file: OptionFile, problems: Problems) -> None:
+    """Note an error of ``check_options``, which begins with the key; a key of ``degradation`` may come without it."""
+    key, _, message = error.partition(": ")
+    where = ("degradation", key) if key in file.degradation else tuple(key.split("."))
+    problems.add(where if message else (), message or error)
 
 
 def _check_expectations(file: OptionFile, problems: Problems) -> None:
-    titles = {section.get("name") for section in file.datasets.values()}
+    titles = [section.get("name") for section in file.datasets.values()]
     metrics = file.val.metrics if file.val is not None else {}
     for title, numbers in file.expect.items():
         where = ("expect", title)

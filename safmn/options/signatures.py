@@ -6,6 +6,7 @@ import ast
 import functools
 import inspect
 import operator
+import re
 import textwrap
 import types
 import typing
@@ -16,6 +17,8 @@ import msgspec
 
 REQUIRED: Any = inspect.Parameter.empty
 _PLAIN = (bool, int, float, str)
+_WORDS: dict[str, Any] = {kind.__name__: kind for kind in _PLAIN} | {"dict": dict[str, Any], "list": list[Any]}
+_DOCUMENTED = re.compile(rf"^\s+(\w+) \(({'|'.join(_WORDS)})\):", re.MULTILINE)
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -46,6 +49,7 @@ def signature_of(component: Callable[..., Any], without: tuple[str, ...] = ()) -
     hints: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     is_open = False
+    documented = _documented(component)
     for function in _constructors(component):
         annotations = _annotations(function)
         rest = None
@@ -53,7 +57,9 @@ def signature_of(component: Callable[..., Any], without: tuple[str, ...] = ()) -
             if parameter.kind is parameter.VAR_KEYWORD:
                 rest = parameter.name
             elif parameter.kind is not parameter.VAR_POSITIONAL and parameter.name not in hints:
-                hints[parameter.name] = _hint(annotations.get(parameter.name, REQUIRED), parameter.default)
+                hint = _hint(annotations.get(parameter.name, REQUIRED), parameter.default)
+                required = parameter.default is REQUIRED
+                hints[parameter.name] = documented.get(parameter.name, hint) if required and hint is Any else hint
                 defaults[parameter.name] = parameter.default
         use = _use_of(function, rest) if rest else "nothing"
         if use != "parent":
@@ -80,6 +86,16 @@ def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(function)
     except Exception:  # an annotation that cannot be evaluated here is as good as none
         return {}
+
+
+def _documented(component: Callable[..., Any]) -> dict[str, Any]:
+    """The types that a docstring in BasicSR's style gives to arguments: ``crop_border (int): ...``."""
+    kinds = component.__mro__ if isinstance(component, type) else (component,)
+    found: dict[str, Any] = {}
+    for text in (inspect.getdoc(kind) or "" for kind in kinds if kind is not object):
+        for name, word in _DOCUMENTED.findall(text):
+            found.setdefault(name, _WORDS[word])
+    return found
 
 
 def _hint(annotation: Any, default: Any) -> Any:
@@ -172,6 +188,7 @@ class OptionKeys(msgspec.Struct, frozen=True):
     is_open: bool
 
 
+@functools.lru_cache(maxsize=64)
 def option_keys(kind: Any, option_name: str = "opt") -> OptionKeys:
     """The keys that the source of a class and of its parents reads as ``opt["key"]``, ``opt.get("key")`` or
     ``"key" in opt``, with ``opt`` a parameter or ``self.opt``."""
