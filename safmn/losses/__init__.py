@@ -1,9 +1,8 @@
-"""Training losses. Importing this package registers ours, and BasicSR's (L1, perceptual, GAN, ...) beside them."""
+"""Training losses. Importing this package registers ours; BasicSR's (L1, GAN, ...) stand beside them."""
 
 from __future__ import annotations
 
-import basicsr.losses  # noqa: F401 - registers BasicSR's losses
-
 from safmn.losses.fft_loss import FFTLoss
+from safmn.losses.perceptual_loss import PerceptualLoss
 
-__all__ = ["FFTLoss"]
+__all__ = ["FFTLoss", "PerceptualLoss"]

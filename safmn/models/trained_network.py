@@ -90,24 +90,28 @@ class TrainedNetwork:
             base = group.setdefault("initial_lr", group["lr"])
             group["lr"] = self.schedule(iteration, base)
 
-    def accumulate(self, batches: Sequence[Batch], compute: Callable[[Batch], Losses]) -> Losses:
+    def accumulate(
+        self, batches: Sequence[Any], compute: Callable[[Any], Losses], *, parts: int | None = None
+    ) -> Losses:
         """Gradients of the losses averaged over ``batches``; the optimiser has not moved yet.
 
         Args:
             compute: forward of one batch; returns named, weighted losses (scalars).
+            parts: what the sum over the batches is divided by, if not by their number.
 
         Returns:
             Each loss averaged over the batches, detached, on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        parts = parts or len(batches)
         totals: Losses = {}
         for number, batch in enumerate(batches):
             with self._exchange_gradients(last=number == len(batches) - 1):
                 losses = compute(batch)
-                total = torch.stack(list(losses.values())).sum() / len(batches)
+                total = torch.stack(list(losses.values())).sum() / parts
                 self.scaler.scale(total).backward()
             for name, loss in losses.items():
-                share = loss.detach() / len(batches)
+                share = loss.detach() / parts
                 totals[name] = totals[name] + share if name in totals else share
         return totals
 
@@ -154,7 +158,7 @@ class TrainedNetwork:
             self.average.update()
 
     def state(self) -> dict[str, Any]:
-        """All that changes, as state dicts: ``params``, ``optimizer`` and, where there are any, ``params_ema``, ``scaler``."""
+        """All that changes, as state dicts: ``params``, ``optimizer``; where there are any, ``params_ema``, ``scaler``."""
         state: dict[str, Any] = {"params": self.bare.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.average:
             state["params_ema"] = self.average.network.state_dict()

@@ -1,0 +1,161 @@
+"""Perceptual loss on VGG features, with the weights taken from this machine and never fetched behind one's back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safmn.errors import OptionError, WeightsError, did_you_mean
+from safmn.registry import LOSS_REGISTRY, OURS
+
+# Names that torchvision gives the files it downloads; the hash is part of them.
+_FILES = {"vgg16": "vgg16-397923af.pth", "vgg19": "vgg19-dcbb9e9d.pth"}
+_URL = "https://download.pytorch.org/models/"
+_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
+_STD = (0.229, 0.224, 0.225)
+
+
+def vgg_file(vgg_type: str, given: str | None) -> Path:
+    """Where the weights of torchvision's VGG are on this machine.
+
+    Args:
+        given: a file, or ``None`` to look in torchvision's cache and where BasicSR keeps them.
+
+    Raises:
+        WeightsError: they are nowhere; says how to get them.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / _FILES[vgg_type]
+    places = [Path(given)] if given else [cached, Path("experiments/pretrained_models") / _FILES[vgg_type]]
+    for place in places:
+        if place.is_file():
+            return place
+    raise WeightsError(
+        f"PerceptualLoss needs the weights of torchvision's {vgg_type}; not found: {', '.join(map(str, places))}. "
+        f"Get them with: curl --create-dirs -o {cached} {_URL}{_FILES[vgg_type]} (or name a file with vgg_weights)"
+    )
+
+
+def _load_features(features: nn.Module, file: Path) -> None:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        prefix = "features."
+        features.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        )
+    except Exception as error:  # whatever a wrong file can lead to
+        raise WeightsError(f"{file} does not hold the weights of torchvision's VGG: {error}") from error
+
+
+def layer_names(features: nn.Sequential) -> list[str]:
+    """``conv1_1, relu1_1, conv1_2, ..., pool1, conv2_1, ...`` for the modules of torchvision's ``vgg.features``."""
+    names, stage, number = [], 1, 0
+    for module in features:
+        if isinstance(module, nn.MaxPool2d):
+            names.append(f"pool{stage}")
+            stage, number = stage + 1, 0
+        elif isinstance(module, nn.Conv2d):
+            number += 1
+            names.append(f"conv{stage}_{number}")
+        else:
+            names.append(f"relu{stage}_{number}")
+    return names
+
+
+@LOSS_REGISTRY.register(suffix=OURS)
+class PerceptualLoss(nn.Module):
+    """Weighted distance of VGG features (Johnson et al., arXiv 1603.08155), and of their Gram matrices.
+
+    As BasicSR's loss of this name, except where the weights come from.
+
+    Args:
+        layer_weights: layer (``conv5_4``: before its ReLU) -> weight.
+        vgg_type: ``vgg16`` or ``vgg19``.
+        use_input_norm: normalise with ImageNet's mean and standard deviation.
+        range_norm: the images are in [-1, 1].
+        perceptual_weight: weight of the feature distance; 0 leaves it out.
+        style_weight: weight of the Gram distance; 0 leaves it out.
+        criterion: ``l1``, ``l2`` or ``fro`` (Frobenius norm).
+        vgg_weights: file of torchvision's weights; default: see :func:`vgg_file`.
+
+    Raises:
+        OptionError: a layer or criterion is not known.
+        WeightsError: the weights are not on this machine.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        layer_weights: Mapping[str, float],
+        vgg_type: str = "vgg19",
+        use_input_norm: bool = True,
+        range_norm: bool = False,
+        perceptual_weight: float = 1.0,
+        style_weight: float = 0.0,
+        criterion: str = "l1",
+        vgg_weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        if vgg_type not in _FILES:
+            raise OptionError(f"PerceptualLoss: vgg_type {vgg_type!r} is not known; choose {' or '.join(_FILES)}")
+        if criterion not in ("l1", "l2", "fro"):
+            raise OptionError(f"PerceptualLoss: criterion {criterion!r} is not known; choose l1, l2 or fro")
+        from torchvision.models import vgg
+
+        features: nn.Sequential = getattr(vgg, vgg_type)(weights=None).features
+        names = layer_names(features)
+        for layer in layer_weights:
+            if layer not in names:
+                raise OptionError(f"PerceptualLoss: {vgg_type} has no layer {layer!r}.{did_you_mean(layer, names)}")
+        _load_features(features, vgg_file(vgg_type, vgg_weights))
+        self.layer_weights = dict(layer_weights)
+        self.names = names[: 1 + max(names.index(layer) for layer in layer_weights)]
+        self.features = nn.ModuleList(features[: len(self.names)]).eval().requires_grad_(False)
+        for module in self.features:
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # the features before it are wanted too
+        self.range_norm, self.use_input_norm = range_norm, use_input_norm
+        self.perceptual_weight, self.style_weight, self.criterion = perceptual_weight, style_weight, criterion
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+
+    def extract(self, image: Tensor) -> dict[str, Tensor]:
+        """Features of the chosen layers; ``image`` is (B, 3, h, w)."""
+        x = (image + 1) / 2 if self.range_norm else image
+        x = (x - self.mean) / self.std if self.use_input_norm else x
+        found = {}
+        for name, module in zip(self.names, self.features, strict=True):
+            x = module(x)
+            if name in self.layer_weights:
+                found[name] = x
+        return found
+
+    def forward(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Perceptual and style loss (scalars; ``None`` where the weight is 0) of (B, 3, h, w) images."""
+        predicted = self.extract(x)
+        with torch.no_grad():
+            wanted = self.extract(gt)
+        perceptual = style = None
+        if self.perceptual_weight > 0:
+            perceptual = self.perceptual_weight * self._distance(predicted, wanted)
+        if self.style_weight > 0:
+            grams = ({name: _gram(feature) for name, feature in part.items()} for part in (predicted, wanted))
+            style = self.style_weight * self._distance(*grams)
+        return perceptual, style
+
+    def _distance(self, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+        measure: Any = {"l1": F.l1_loss, "l2": F.mse_loss, "fro": lambda p, q: torch.linalg.vector_norm(p - q)}
+        terms = [weight * measure[self.criterion](a[name], b[name]) for name, weight in self.layer_weights.items()]
+        return torch.stack(terms).sum()
+
+
+def _gram(feature: Tensor) -> Tensor:
+    """(B, C, h, w) to the Gram matrix (B, C, C), divided by C * h * w."""
+    flat = feature.flatten(2)  # (B, C, h*w)
+    return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])

@@ -1,0 +1,198 @@
+"""Real-world models: who trains when, who sees which target, and that the generator feels the discriminator."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import tiny_run
+import torch
+from basicsr.losses.basic_loss import PerceptualLoss as BasicSRPerceptualLoss
+from torchvision.models import vgg19
+
+from safmn.errors import OptionError, WeightsError
+from safmn.losses import perceptual_loss
+from safmn.losses.perceptual_loss import PerceptualLoss, vgg_file
+from safmn.models import RealGANModel, RealSRModel
+from safmn.options import load_options
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution
+
+CPU = Execution(torch.device("cpu"))
+
+
+def build(folder: Path, model: str, *, degradation: dict[str, Any] | None = None, **train: Any) -> Any:
+    """A model without its degradation: the options of a paired run, with the GAN's parts put in."""
+    folder.mkdir(exist_ok=True)
+    options = load_options(str(tiny_run.write_options(folder, tiny_run.options(folder))), mode="train")
+    gan: dict[str, Any] = {}
+    if model == "RealGANModel":
+        gan["optim_d"] = {"type": "Adam", "lr": 1e-4}
+        gan["gan_opt"] = {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1}
+    options = msgspec.structs.replace(
+        options,
+        degradation=degradation or {},
+        network_d={"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 8},
+        train=msgspec.structs.replace(options.train, **gan, **train),
+    )
+    torch.manual_seed(0)
+    return {"RealSRModel": RealSRModel, "RealGANModel": RealGANModel}[model](options, CPU, Ranks())
+
+
+def batch(seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = {"lq": 16, "gt": 32, "gt_usm": 32}
+    return {name: torch.rand(2, 3, side, side, generator=generator) for name, side in images.items()}
+
+
+def weights(network: Any) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in network.bare.parameters()]
+
+
+def moved(network: Any, before: list[torch.Tensor]) -> bool:
+    return any(not torch.equal(a, b) for a, b in zip(network.bare.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("sharpened", [False, True])
+def test_stage_one_trains_towards_the_gt_it_is_told(tmp_path: Path, sharpened: bool) -> None:
+    model = build(tmp_path, "RealSRModel", degradation={"gt_usm": sharpened}, fft_opt=None)
+    data = batch()
+    with torch.no_grad():
+        output = model.net_g.bare(data["lq"])
+    losses = model.training_step([data], 1).losses
+    expected = (output - data["gt_usm" if sharpened else "gt"]).abs().mean()
+    torch.testing.assert_close(losses["l_pix"], expected)
+
+
+def test_generator_receives_the_adversarial_gradient(tmp_path: Path) -> None:
+    model = build(tmp_path, "RealGANModel", pixel_opt=None, fft_opt=None)
+    before_g, before_d = weights(model.net_g), weights(model.net_d)
+    result = model.training_step([batch()], 1)
+    assert set(result.losses) == {"l_g_gan", "l_d_real", "l_d_fake"}
+    assert all(torch.isfinite(loss) for loss in result.losses.values())
+    assert moved(model.net_g, before_g)  # by the adversarial loss alone: there is no other
+    assert moved(model.net_d, before_d)
+
+
+def test_discriminator_is_frozen_while_the_generator_trains(tmp_path: Path) -> None:
+    model = build(tmp_path, "RealGANModel")
+    seen = []
+    original = model.net_g.update
+
+    def update(losses: Any) -> Any:
+        seen.append([parameter.grad is None for parameter in model.net_d.parameters])
+        return original(losses)
+
+    model.net_g.update = update
+    model.training_step([batch()], 1)
+    assert all(seen[0])
+    assert all(parameter.requires_grad for parameter in model.net_d.parameters)
+
+
+def test_net_d_iters_and_net_d_init_iters(tmp_path: Path) -> None:
+    model = build(tmp_path, "RealGANModel", net_d_iters=2, net_d_init_iters=3)
+    trained = []
+    for iteration in range(1, 9):
+        before = weights(model.net_g)
+        before_d = weights(model.net_d)
+        model.training_step([batch(iteration)], iteration)
+        assert moved(model.net_d, before_d)
+        if moved(model.net_g, before):
+            trained.append(iteration)
+    assert trained == [4, 6, 8]
+
+
+@pytest.mark.parametrize(("key", "loss"), [("l1_gt_usm", "l_g_pix"), ("gan_gt_usm", "l_d_real")])
+def test_which_loss_sees_the_sharpened_gt(tmp_path: Path, key: str, loss: str) -> None:
+    values = []
+    for sharpened in (False, True):
+        model = build(tmp_path / str(sharpened), "RealGANModel", degradation={key: sharpened})
+        values.append(float(model.training_step([batch()], 1).losses[loss]))
+    assert values[0] != values[1]
+
+
+def test_discriminator_losses_equal_basicsr(tmp_path: Path) -> None:
+    """BasicSR: loss weight 1 for the discriminator, a mean over all pixels of the logits."""
+    model = build(tmp_path, "RealGANModel")
+    data = batch()
+    model.net_d.bare.eval()  # no power iterations, so that both sides see the same spectral norm
+    with torch.no_grad():
+        logits = model.net_d.bare(data["gt"])
+        fake = model.net_d.bare(model.net_g.bare(data["lq"]))
+    criterion = torch.nn.functional.binary_cross_entropy_with_logits
+    losses = model.training_step([data], 1).losses
+    torch.testing.assert_close(losses["l_d_real"], criterion(logits, torch.ones_like(logits)))
+    torch.testing.assert_close(losses["l_d_fake"], criterion(fake, torch.zeros_like(fake)))
+
+
+def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
+    results = []
+    for parts in (1, 2):
+        model = build(tmp_path / str(parts), "RealGANModel")
+        model.net_d.bare.eval()
+        data = batch()
+        batches = [data] if parts == 1 else [{k: v[i : i + 1] for k, v in data.items()} for i in range(2)]
+        results.append((model.training_step(batches, 1).losses, model))
+    for name, value in results[0][0].items():
+        torch.testing.assert_close(results[1][0][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_artefact_loss_is_finite_and_needs_an_average(tmp_path: Path) -> None:
+    ldl = {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"}
+    model = build(tmp_path / "a", "RealGANModel", ldl_opt=ldl)
+    assert torch.isfinite(model.training_step([batch()], 1).losses["l_g_ldl"])
+    with pytest.raises(OptionError, match="ema_decay"):
+        build(tmp_path / "b", "RealGANModel", ldl_opt=ldl, ema_decay=0)
+
+
+def test_state_holds_both_networks(tmp_path: Path) -> None:
+    first = build(tmp_path / "a", "RealGANModel")
+    first.training_step([batch()], 1)
+    second = build(tmp_path / "b", "RealGANModel")
+    second.load_state(copy.deepcopy(first.state()))
+    torch.manual_seed(5)
+    first.training_step([batch(1)], 2)
+    torch.manual_seed(5)
+    second.training_step([batch(1)], 2)
+    for name in ("net_g", "net_d"):
+        for a, b in zip(first.networks[name].bare.parameters(), second.networks[name].bare.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.fixture
+def random_vgg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with random weights for VGG19's features, in the form of torchvision's."""
+    torch.manual_seed(3)
+    state = vgg19(weights=None).features.state_dict()
+    file = tmp_path / "vgg.pth"
+    torch.save({f"features.{name}": value for name, value in state.items()}, file)
+    return file
+
+
+def test_perceptual_loss_equals_basicsr(random_vgg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = {"conv1_2": 0.1, "conv3_4": 1.0, "conv5_4": 1.0, "relu2_1": 0.5}
+    ours = PerceptualLoss(layers, style_weight=2.0, vgg_weights=str(random_vgg))
+    full = vgg19(weights=None)
+    full.load_state_dict(torch.load(random_vgg), strict=False)
+    monkeypatch.setattr("basicsr.archs.vgg_arch.vgg.vgg19", lambda pretrained: full)
+    theirs = BasicSRPerceptualLoss(layers, style_weight=2.0)
+    images = torch.rand(2, 1, 3, 64, 64)
+    for a, b in zip(ours(*images), theirs(*images), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_perceptual_loss_says_how_to_get_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(perceptual_loss.torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"curl .*vgg19-dcbb9e9d\.pth"):
+        vgg_file("vgg19", None)
+    with pytest.raises(WeightsError, match="nowhere"):
+        PerceptualLoss({"conv5_4": 1.0}, vgg_weights="/nowhere/vgg.pth")
+
+
+def test_unknown_layer_suggests_the_nearest(random_vgg: Path) -> None:
+    with pytest.raises(OptionError, match="conv5_4"):
+        PerceptualLoss({"conv5_44": 1.0}, vgg_weights=str(random_vgg))
