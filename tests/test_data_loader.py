@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -227,6 +228,27 @@ class Broken(Numbers):
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         raise ZeroDivisionError("a bug")
+
+
+class Threads(Numbers):
+    """A data set whose sample says how many threads the libraries may use."""
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        cv2.cvtColor(np.zeros((1000, 1000, 3), np.uint8), cv2.COLOR_BGR2RGB)
+        return {"threads": (cv2.getNumThreads(), torch.get_num_threads())}
+
+
+def test_workers_use_one_thread_each_even_when_this_process_has_a_pool() -> None:
+    before = cv2.getNumThreads()
+    try:
+        for _ in range(5):
+            cv2.setNumThreads(3)
+            Threads(1).sample(0, np.random.default_rng(0))  # starts OpenCV's pool
+            (batch,), *_ = take(TrainingLoader(Threads(8), batch_size=2, seed=0, num_workers=2), 2)
+            assert [threads.tolist() for threads in batch["threads"]] == [[1, 1], [1, 1]]
+            assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from safmn.data import PatchStore, SampleKey, TrainingLoader, build_dataset
 from safmn.data.patch_store import gather
 from safmn.data.store_format import Source, StoreFile, digest_of, read_index
+from safmn.data.workers import one_opencv_thread
 from safmn.errors import DataError, OptionError
 from safmn.imaging import imresize, list_images, mod_crop, read_rgb, write_image
 from safmn.prepare import store as builder
@@ -387,17 +388,18 @@ def _build(argv: list[str]) -> None:
 
 def test_a_killed_build_goes_on(tmp_path: Path) -> None:
     """SIGKILL a real build at several moments; what comes out is the store of a build that was left alone."""
-    folders = make_folders(tmp_path, sizes=[(300 + number, 400) for number in range(30)])
+    folders = make_folders(tmp_path, sizes=[(300 + number, 400) for number in range(16)])
     output = tmp_path / "images.store"
     journal, kills = output.with_name("images.store.journal"), 0
-    for lines in (0, 1, 3, 8, 15, 20, 26):
+    for lines in (1, 4, 9, 13):
         process = multiprocessing.get_context("fork").Process(target=_build, args=(arguments(folders, output),))
-        process.start()
+        with one_opencv_thread():
+            process.start()
         while process.is_alive() and not (journal.exists() and journal.read_bytes().count(b"\n") > lines):
             time.sleep(0.0005)
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-    assert kills > 2
+    assert kills > 1
     assert main(arguments(folders, output)) == 0
     assert output.read_bytes() == make_store(*folders, tmp_path / "whole.store").read_bytes()

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from safmn.data.keys import Batch, KeyedDataset, SampleKey
-from safmn.data.workers import prepare_worker
+from safmn.data.workers import one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError
 
 _ORDER_STREAM = (0x5AF,)  # keeps the generator of an epoch's order apart from those of its samples
@@ -209,19 +209,19 @@ class _ThreadSource(_Source):
 class _WorkerSource(_Source):
     """Micro-batches loaded ahead by torch's worker processes, one endless pass, so that no epoch end stalls."""
 
-    def __init__(self, loader: TrainingLoader, keys: Iterator[list[SampleKey]]) -> None:
-        self.batches: Any = iter(
-            DataLoader(
-                _Fetcher(loader.keyed),  # type: ignore[arg-type]
-                batch_sampler=_Keys(keys),  # type: ignore[arg-type]
-                num_workers=loader.num_workers,
-                collate_fn=_as_it_is,
-                pin_memory=loader.pin_memory,
-                prefetch_factor=loader.prefetch_factor,
-                worker_init_fn=functools.partial(prepare_worker, parent=os.getpid()),
-                generator=torch.Generator(),  # else starting the workers would draw from the global generator
-            )
+    def __init__(self, training: TrainingLoader, keys: Iterator[list[SampleKey]]) -> None:
+        loader = DataLoader(
+            _Fetcher(training.keyed),  # type: ignore[arg-type]
+            batch_sampler=_Keys(keys),  # type: ignore[arg-type]
+            num_workers=training.num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=training.pin_memory,
+            prefetch_factor=training.prefetch_factor,
+            worker_init_fn=functools.partial(prepare_worker, parent=os.getpid()),
+            generator=torch.Generator(),  # else starting the workers would draw from the global generator
         )
+        with one_opencv_thread():
+            self.batches: Any = iter(loader)
 
     def take(self) -> Batch:
         batch: Batch | _Failure = next(self.batches)

@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import torch
@@ -27,6 +29,21 @@ def _watch(parent: int) -> None:
     os._exit(0)
 
 
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Fork inside this context: OpenCV's pool of threads is ended before, and may start again afterwards.
+
+    The child of a process with such a pool has the pool but not its threads, and waits for them for ever as soon as it
+    changes their number.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 def prepare_worker(worker_id: int, *, parent: int) -> None:
     """Initialise a worker process (``worker_init_fn`` of torch's loader, with ``parent`` bound).
 
@@ -36,7 +53,8 @@ def prepare_worker(worker_id: int, *, parent: int) -> None:
     only every five seconds, only between batches, and can hang on a full pipe.
     """
     torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    if cv2.getNumThreads() != 1:  # in a spawned process; for forked ones see one_opencv_thread
+        cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):

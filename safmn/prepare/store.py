@@ -7,18 +7,15 @@ killed goes on after the last image whose pixels are intact. Only a complete sto
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple
 
-import cv2
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
 from safmn.console import say
 from safmn.data.sources import (
@@ -43,9 +40,7 @@ from safmn.data.store_format import (
 from safmn.errors import EXIT_FAILED, DataError, exit_status
 from safmn.files import flush_directory
 from safmn.imaging import decode_rgb, imresize, mod_crop
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from safmn.prepare.parallel import default_jobs, in_order, progress
 
 
 class Decoded(NamedTuple):
@@ -135,45 +130,25 @@ def damaged_images(path: Path, *, jobs: int) -> list[str]:
         DataError: the file is no store, or its index is damaged.
     """
     store = StoreFile(path)
-    intact = _in_order(store.is_intact, range(len(store)), jobs)
-    bar = tqdm(intact, total=len(store), unit="image", desc="verifying", disable=None)
-    return [image.hr.name for image, good in zip(store.index.images, bar, strict=True) if not good]
+    with contextlib.closing(in_order(store.is_intact, range(len(store)), jobs)) as results:
+        intact = [result() for result in progress(results, len(store), "verifying")]
+    return [image.hr.name for image, good in zip(store.index.images, intact, strict=True) if not good]
 
 
 def _append(file: BinaryIO, source: Source, pairs: Sequence[Pair], offset: int, jobs: int) -> Iterator[StoredImage]:
     """Decode in parallel, write in order; an image is yielded when its pixels are in the file."""
-    with tqdm(total=len(pairs), unit="image", desc="building", disable=None) as bar:
-        for pixels in _in_order(lambda pair: decode(pair, source), pairs, jobs):
+    with contextlib.closing(in_order(lambda pair: decode(pair, source), pairs, jobs)) as results:
+        for result in progress(results, len(pairs), "building"):
+            pixels = result()
             height, width = pixels.lq.shape[1:]
-            digest = digest_of(pixels.gt, pixels.lq)
-            image = StoredImage(offset, height, width, digest, pixels.hr, pixels.lr)
+            image = StoredImage(offset, height, width, digest_of(pixels.gt, pixels.lq), pixels.hr, pixels.lr)
             try:
                 _write(file, pixels.gt, offset)
                 _write(file, pixels.lq, image.lq_offset(source.scale))
             except OSError as error:
-                raise DataError(
-                    f"cannot write the store: {error.strerror}. The same command goes on from here."
-                ) from error
+                raise DataError(f"cannot write the store: {error.strerror}. The same command goes on later.") from error
             yield image
             offset = image.end(source.scale)
-            bar.set_postfix_str(f"{offset / 2**30:.2f} GiB", refresh=False)
-            bar.update()
-
-
-def _in_order(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
-    """``map`` with threads (decoding and hashing release the interpreter), at most a few results ahead."""
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > 2 * jobs:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _open(path: Path) -> BinaryIO:
@@ -260,9 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scale", type=int, metavar="S", help="HR size / LR size")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the store to make")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: all cores)"
-    )
+    parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N", help="threads (default: all cores)")
     parser.add_argument("--verify", type=Path, metavar="FILE", help="instead: check all pixels of a store")
     return parser
 
@@ -273,7 +246,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     jobs = max(arguments.jobs, 1)
-    cv2.setNumThreads(1)  # one image per thread
     if arguments.verify:
         return _verify(arguments.verify, jobs)
     if not (arguments.hr and arguments.scale and arguments.output):
