@@ -28,7 +28,7 @@ from safmn.errors import DataError, exit_status
 from safmn.files import atomic_path
 from safmn.prepare.parallel import progress
 
-_CHUNK = 2**20
+_CHUNK = 2**16  # bytes; when a connection breaks, less than this is lost
 _TIMEOUT = (10, 60)  # seconds to connect, and without a byte
 _TRIES = 4  # in a row without a byte
 
@@ -215,11 +215,12 @@ def _is_final(error: requests.RequestException) -> bool:
 
 
 def _reason(error: requests.RequestException) -> str:
-    """The innermost cause: requests wraps it three times."""
-    cause: object = error
-    while isinstance(cause, Exception) and cause.args and isinstance(cause.args[0], Exception):
+    """The innermost cause in words: requests and urllib3 wrap it several times."""
+    cause: BaseException = error
+    while cause.args and isinstance(cause.args[0], BaseException):
         cause = cause.args[0]
-    return str(getattr(cause, "reason", None) or cause)
+    cause = getattr(cause, "reason", None) or cause
+    return str(cause.args[0] if cause.args and isinstance(cause.args[0], str) else cause)
 
 
 def _download_once(url: str, begun: Path) -> None:
@@ -269,7 +270,7 @@ def _verify(archive: Archive, path: Path) -> None:
         path.open("rb") as file,
         tqdm(desc=f"checking {archive.name}", total=size, unit="B", unit_scale=True, disable=None) as bar,
     ):
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(16 * _CHUNK):
             digest.update(chunk)
             bar.update(len(chunk))
     if digest.hexdigest() != expected:

@@ -1,0 +1,13 @@
+"""Build a patch store, as ``safmn prepare store`` does: ``python scripts/make_store.py --help``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without the package installed, too
+
+from safmn.prepare.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["store", *sys.argv[1:]]))

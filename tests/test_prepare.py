@@ -1,0 +1,464 @@
+"""safmn prepare: LR images, sub-images, meta info, lmdb; interrupted and damaged work; hints; the command itself."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import runpy
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lmdb
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import safmn.prepare.image_lmdb
+import safmn.prepare.lr
+from safmn.errors import DataError
+from safmn.imaging import encode_png, imresize, mod_crop, read_image, read_rgb, write_image
+from safmn.prepare import hint
+from safmn.prepare.cli import VERBS, main
+from safmn.prepare.parallel import for_each, in_order
+from safmn.prepare.subimages import Cut
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """A real photograph, (300, 451, 3) RGB."""
+    return np.ascontiguousarray(pytest.importorskip("skimage.data").cat())
+
+
+@pytest.fixture
+def hr(tmp_path: Path, photo: np.ndarray) -> Path:
+    """A folder with a colour image of odd size, a grey JPEG and an image with alpha."""
+    folder = tmp_path / "set" / "HR"
+    write_image(folder / "cat.png", photo[:125, :139])
+    write_image(folder / "grey.jpg", photo[:96, :120, 1])
+    write_image(folder / "alpha.png", np.dstack([photo[:96, 200:320], photo[:96, :120, 0]]))
+    return folder
+
+
+def files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below a folder with its content and modification time."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {p.relative_to(folder).as_posix(): (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(found)}
+
+
+def make_older(path: Path) -> None:
+    """Date a file back by a minute."""
+    then = path.stat().st_mtime - 60
+    os.utime(path, (then, then))
+
+
+class Interrupting:
+    """Stands in for a function: calls it, and at the n-th call presses Ctrl-C."""
+
+    def __init__(self, function: Any, at: int) -> None:
+        self.function, self.at, self.calls, self.lock = function, at, 0, threading.Lock()
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        with self.lock:
+            self.calls += 1
+            if self.calls == self.at:
+                _thread.interrupt_main()
+        return self.function(*arguments, **keywords)
+
+
+# --- lr ---------------------------------------------------------------------------------------------------------------
+
+
+def test_lr_images_are_the_published_ones(benchmark_dir: Path, tmp_path: Path) -> None:
+    for name in ("Set5", "Set14"):
+        shutil.copytree(benchmark_dir / name / "HR", tmp_path / name / "HR")
+        assert main(["lr", "--hr", str(tmp_path / name / "HR"), "--scales", "4", "2", "3"]) == 0
+        for scale in (2, 3, 4):
+            wanted = sorted((benchmark_dir / name / "LR_bicubic" / f"X{scale}").iterdir())
+            made = tmp_path / name / "LR_bicubic" / f"X{scale}"
+            assert [path.name for path in wanted] == sorted(path.name for path in made.iterdir())
+            for path in wanted:
+                assert np.array_equal(read_image(path), read_image(made / path.name)), path
+
+
+def test_lr_of_grey_alpha_and_odd_sizes(hr: Path) -> None:
+    assert main(["lr", "--hr", str(hr), "--scales", "2", "3", "--jobs", "2"]) == 0
+    for scale in (2, 3):
+        for source in hr.iterdir():
+            image = read_image(source)
+            image = image[..., :3] if image.ndim == 3 else image
+            made = read_image(hr.parent / "LR_bicubic" / f"X{scale}" / f"{source.stem}x{scale}.png")
+            np.testing.assert_array_equal(made, imresize(mod_crop(image, scale), 1 / scale))
+
+
+def test_lr_border_and_output(hr: Path, tmp_path: Path) -> None:
+    assert main(["lr", "--hr", str(hr), "--scales", "4", "--border", "replicate", "-o", str(tmp_path / "LR")]) == 0
+    cat = mod_crop(read_rgb(hr / "cat.png"), 4)
+    made = read_rgb(tmp_path / "LR/X4/catx4.png")
+    np.testing.assert_array_equal(made, imresize(cat, 1 / 4, border="replicate"))
+    assert not np.array_equal(made, imresize(cat, 1 / 4))
+
+
+def test_lr_makes_only_what_is_not_there(hr: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    command, lr = ["lr", "--hr", str(hr), "--scales", "2", "4"], hr.parent / "LR_bicubic"
+    for path in hr.iterdir():
+        make_older(path)
+    assert main(command) == 0
+    before = files(lr)
+    assert len(before) == 6
+    assert main(command) == 0
+    assert files(lr) == before
+    assert "0 made, 6 already there, 0 failed" in capsys.readouterr().out
+    (lr / "X2/catx2.png").write_bytes(before["X2/catx2.png"][0][:-20])  # cut short
+    (lr / "X2/greyx2.png").write_bytes(b"")
+    write_image(lr / "X4/catx4.png", photo[:31, :33])  # whole, but of another size
+    (lr / "X4/greyx4.png").unlink()
+    assert main(command) == 0
+    assert {name: content for name, (content, _) in files(lr).items()} == {n: c for n, (c, _) in before.items()}
+    assert "4 made, 2 already there" in capsys.readouterr().out
+    write_image(hr / "cat.png", photo[100:225, 100:239])  # another image of the same size, made later
+    for path in lr.rglob("catx*.png"):
+        make_older(path)
+    assert main(command) == 0
+    assert "2 made, 4 already there" in capsys.readouterr().out
+    cat = mod_crop(photo[100:225, 100:239], 4)
+    np.testing.assert_array_equal(read_rgb(lr / "X4/catx4.png"), imresize(cat, 1 / 4))
+
+
+def test_an_unreadable_image_is_named_and_the_others_are_made(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = (hr / "cat.png").read_bytes()
+    (hr / "broken.png").write_bytes(content[: len(content) // 2])
+    (hr / "text.png").write_text("no image")
+    write_image(hr / "tiny.png", np.zeros((3, 40, 3), np.uint8))
+    assert main(["lr", "--hr", str(hr), "--scales", "2", "4"]) == 1
+    out = capsys.readouterr().out
+    assert "6 made, 0 already there, 3 failed" in out
+    for name, reason in (("broken.png", "ends too early"), ("text.png", "cannot be read"), ("tiny.png", "too small")):
+        assert any(str(hr / name) in line and reason in line for line in out.splitlines())
+    assert len(files(hr.parent / "LR_bicubic")) == 6
+
+
+def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(
+    tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hr, lr = tmp_path / "HR", tmp_path / "LR_bicubic"
+    for number in range(40):
+        write_image(hr / f"{number:02d}.png", photo[number : number + 64, :64])
+    with monkeypatch.context() as patch:
+        patch.setattr(safmn.prepare.lr, "write_image", Interrupting(write_image, at=5))
+        assert main(["lr", "--hr", str(hr), "--scales", "2", "--jobs", "2"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    done = files(lr)
+    assert 5 <= len(done) < 40
+    assert all(name.endswith("x2.png") and "tmp" not in name for name in done)
+    assert main(["lr", "--hr", str(hr), "--scales", "2", "--jobs", "2"]) == 0
+    assert f"{40 - len(done)} made, {len(done)} already there" in capsys.readouterr().out
+    assert done.items() <= files(lr).items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lr", "--hr", "nowhere"], "nowhere: there is no such folder"),
+        (["lr", "--hr", "empty"], "empty: no image"),
+        (["lr", "--hr", "twins"], "have the same name"),
+        (["lr", "--hr", "set/HR", "--scales", "1"], "scales of 2 or more"),
+        (["subimages", "--hr", "nowhere"], "nowhere: there is no such folder"),
+        (["subimages", "--hr", "set/HR", "--scales", "2"], "safmn prepare lr --hr set/HR"),
+        (["subimages", "--hr", "set/HR", "--scales", "7"], "multiples of the scale 7"),
+        (["subimages", "--hr", "set/HR", "--crop", "0"], "positive"),
+        (["meta", "nowhere"], "nowhere: there is no such folder"),
+        (["meta", "empty", "--recursive"], "empty: no image"),
+        (["lmdb", "nowhere"], "nowhere: there is no such folder"),
+        (["lmdb", "set/HR", "-o", "set/HR.mdb"], "must end in .lmdb"),
+    ],
+)
+def test_mistakes_give_one_message_and_status_2(
+    hr: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(hr.parent.parent)
+    Path("empty").mkdir()
+    write_image("twins/a.png", photo[:8, :8])
+    write_image("twins/a.bmp", photo[:8, :8])
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("safmn: error: ")
+    assert "Traceback" not in error
+
+
+# --- subimages --------------------------------------------------------------------------------------------------------
+
+
+def published_crops(length: int, crop: int, step: int, thresh: int) -> list[int]:
+    """Where BasicSR's extract_subimages cuts along an axis."""
+    space = np.arange(0, length - crop + 1, step)
+    if length - (space[-1] + crop) > thresh:
+        space = np.append(space, length - crop)
+    return [int(start) for start in space]
+
+
+@given(st.integers(1, 50), st.integers(0, 300), st.integers(1, 60), st.integers(0, 40))
+def test_squares_start_where_published(crop: int, more: int, step: int, thresh: int) -> None:
+    assert Cut(crop, step, thresh).starts(crop + more) == published_crops(crop + more, crop, step, thresh)
+
+
+def test_subimages_of_hr_and_lr_show_the_same(tmp_path: Path, photo: np.ndarray) -> None:
+    hr = tmp_path / "HR"
+    write_image(hr / "even.png", photo[:144, :180])
+    write_image(hr / "odd.png", photo[100:250, 100:250])  # 150x150 is no multiple of 4; LR x4 shows 148x148
+    assert main(["lr", "--hr", str(hr), "--scales", "2", "3", "4"]) == 0
+    numbers = ["--crop", "96", "--step", "48"]
+    assert main(["subimages", "--hr", str(hr), "--scales", "2", "3", "4", *numbers]) == 0
+    for stem, common in (("even", (144, 180)), ("odd", (144, 144))):
+        image = read_rgb(hr / f"{stem}.png")
+        corners = [(y, x) for y in published_crops(common[0], 96, 48, 0) for x in published_crops(common[1], 96, 48, 0)]
+        assert len(list((tmp_path / "HR_sub").glob(f"{stem}_s*.png"))) == len(corners)
+        for number, (y, x) in enumerate(corners, start=1):
+            name = f"{stem}_s{number:03d}.png"
+            np.testing.assert_array_equal(read_rgb(tmp_path / "HR_sub" / name), image[y : y + 96, x : x + 96])
+            for s in (2, 3, 4):
+                lr = read_rgb(tmp_path / "LR_bicubic" / f"X{s}" / f"{stem}x{s}.png")
+                part = lr[y // s : (y + 96) // s, x // s : (x + 96) // s]
+                assert y % s == x % s == 0
+                np.testing.assert_array_equal(read_rgb(tmp_path / "LR_bicubic_sub" / f"X{s}" / name), part)
+
+
+def test_subimages_make_only_what_is_not_there(
+    tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "HR/cat.png", photo[:144, :192])
+    command = ["subimages", "--hr", str(tmp_path / "HR"), "--crop", "96", "--step", "48"]
+    assert main(command) == 0
+    before = files(tmp_path / "HR_sub")
+    assert len(before) == 6
+    (tmp_path / "HR_sub/cat_s003.png").write_bytes(before["cat_s003.png"][0][:100])
+    assert main(command) == 0
+    assert "1 made, 5 already there" in capsys.readouterr().out
+    after = files(tmp_path / "HR_sub")
+    assert {name: content for name, (content, _) in after.items()} == {n: c for n, (c, _) in before.items()}
+
+
+def test_subimages_of_pairs_that_do_not_fit(
+    hr: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_image(hr / "small.png", photo[:50, :200])
+    assert main(["lr", "--hr", str(hr), "--scales", "2"]) == 0
+    write_image(hr.parent / "LR_bicubic/X2/catx2.png", photo[:60, :69])  # should be 62x69
+    with caplog.at_level("WARNING", "safmn"):
+        assert main(["subimages", "--hr", str(hr), "--scales", "2", "--crop", "96", "--step", "48"]) == 1
+    out = capsys.readouterr().out
+    assert "catx2.png is 69x60" in out
+    assert "makes 69x62 at x2" in out
+    assert "1 failed" in out
+    assert "small.png: 200x50" in caplog.text
+    assert sorted(p.name for p in (hr.parent / "HR_sub").iterdir()) == ["alpha_s001.png", "alpha_s002.png",
+                                                                       "grey_s001.png", "grey_s002.png"]  # fmt: skip
+
+
+# --- meta -------------------------------------------------------------------------------------------------------------
+
+
+def test_meta_info(hr: Path, photo: np.ndarray) -> None:
+    assert main(["meta", str(hr)]) == 0
+    lines = (hr.parent / "meta_info_HR.txt").read_text().splitlines()
+    assert lines == ["alpha.png (96,120,3)", "cat.png (125,139,3)", "grey.jpg (96,120,1)"]
+    write_image(hr / "sub/a b.webp", photo[:20, :30])
+    assert main(["meta", str(hr), "--recursive", "-o", str(hr.parent / "list.txt")]) == 0
+    assert (hr.parent / "list.txt").read_text().splitlines() == [*lines, "sub/a b.webp (20,30,3)"]
+
+
+def test_meta_info_names_an_unreadable_image(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (hr / "text.png").write_text("no image")
+    assert main(["meta", str(hr)]) == 2
+    assert "text.png" in capsys.readouterr().err
+    assert not (hr.parent / "meta_info_HR.txt").exists()
+
+
+# --- lmdb -------------------------------------------------------------------------------------------------------------
+
+
+def test_basicsr_reads_our_lmdb(hr: Path) -> None:
+    from basicsr.data.data_util import paired_paths_from_lmdb
+    from basicsr.utils import FileClient, imfrombytes
+
+    assert main(["lr", "--hr", str(hr), "--scales", "4"]) == 0
+    lr = hr.parent / "LR_bicubic/X4"
+    assert main(["lmdb", str(hr)]) == 0
+    assert main(["lmdb", str(lr), "--drop", "x4", "-o", str(hr.parent / "X4.lmdb"), "--compression", "3"]) == 0
+    folders = [str(hr.parent / "X4.lmdb"), str(hr.parent / "HR.lmdb")]
+    assert len(paired_paths_from_lmdb(folders, ["lq", "gt"])) == 3
+    assert (hr.parent / "HR.lmdb/meta_info.txt").read_text().splitlines() == [
+        "alpha.png (96,120,3) 1", "cat.png (125,139,3) 1", "grey.png (96,120,1) 1",
+    ]  # fmt: skip
+    assert "catx4" not in (hr.parent / "X4.lmdb/meta_info.txt").read_text()
+    client = FileClient("lmdb", db_paths=folders, client_keys=["lq", "gt"])
+    for key, source in (("cat", "cat.png"), ("grey", "grey.jpg"), ("alpha", "alpha.png")):
+        for side, path in (("gt", hr / source), ("lq", lr / f"{key}x4.png")):
+            np.testing.assert_array_equal(imfrombytes(client.get(key, side))[..., ::-1], read_rgb(path))
+
+
+def test_lmdb_goes_on_after_ctrl_c(
+    tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(40):
+        write_image(tmp_path / f"HR/{number:02d}.png", photo[number : number + 64, :64])
+        make_older(tmp_path / f"HR/{number:02d}.png")
+    with monkeypatch.context() as patch:
+        encode = Interrupting(encode_png, at=20)
+        patch.setattr(safmn.prepare.image_lmdb, "encode_png", encode)
+        assert main(["lmdb", str(tmp_path / "HR"), "--jobs", "2"]) == 130
+    assert not (tmp_path / "HR.lmdb").exists()
+    (tmp_path / "HR/39.png").unlink()  # no longer wanted, even if it is in already
+    assert main(["lmdb", str(tmp_path / "HR"), "--jobs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert 0 < int(out.split(": ")[1].split(" images encoded")[0]) < 39
+    assert not (tmp_path / "HR.lmdb.partial").exists()
+    with lmdb.open(str(tmp_path / "HR.lmdb"), readonly=True, lock=False) as base, base.begin() as transaction:
+        assert transaction.stat()["entries"] == 39
+        for number in range(39):
+            content = np.frombuffer(transaction.get(f"{number:02d}".encode()), np.uint8)
+            np.testing.assert_array_equal(cv2.imdecode(content, -1)[..., ::-1], photo[number : number + 64, :64])
+
+
+def test_lmdb_that_is_there(hr: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    base = hr.parent / "HR.lmdb"
+    assert main(["lmdb", str(hr)]) == 0
+    before = files(base)
+    assert main(["lmdb", str(hr)]) == 0
+    assert "was up to date" in capsys.readouterr().out
+    assert files(base) == before
+    make_older(base / "data.mdb")
+    assert main(["lmdb", str(hr)]) == 2
+    assert "is older than" in capsys.readouterr().err
+    write_image(hr / "new.png", photo[:8, :8])
+    assert main(["lmdb", str(hr)]) == 2
+    assert "holds other images" in capsys.readouterr().err
+    (base / "meta_info.txt").unlink()
+    assert main(["lmdb", str(hr)]) == 2
+    assert "no whole lmdb" in capsys.readouterr().err
+
+
+def test_lmdb_names_an_unreadable_image_and_keeps_the_rest(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = (hr / "cat.png").read_bytes()
+    for path in hr.iterdir():
+        make_older(path)
+    (hr / "zebra.png").write_bytes(content[: len(content) // 2])
+    assert main(["lmdb", str(hr)]) == 2
+    assert "zebra.png" in capsys.readouterr().err
+    (hr / "zebra.png").write_bytes(content)
+    assert main(["lmdb", str(hr)]) == 0
+    assert "1 images encoded" in capsys.readouterr().out
+
+
+# --- parallel ---------------------------------------------------------------------------------------------------------
+
+
+def test_results_keep_their_order_and_threads_are_given_back() -> None:
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    seen = []
+    for result in in_order(lambda number: (number, cv2.getNumThreads(), torch.get_num_threads()), range(100), 4):
+        seen.append(result())
+    assert seen == [(number, 1, 1) for number in range(100)]
+    assert (cv2.getNumThreads(), torch.get_num_threads()) == before
+
+
+def test_only_a_data_error_fails_alone() -> None:
+    def work(number: int) -> tuple[int, int]:
+        if number % 10 == 3:
+            raise DataError(f"image {number} is bad")
+        return 1, 0
+
+    outcome = for_each(work, range(30), jobs=3, description="test")
+    assert (outcome.made, outcome.failures) == (27, [f"image {number} is bad" for number in (3, 13, 23)])
+
+    def full(number: int) -> tuple[int, int]:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        for_each(full, range(30), jobs=3, description="test")
+
+
+# --- hints and the command --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("Set5", "safmn prepare download benchmark"),
+        ("datasets/benchmark/Urban100/LR_bicubic/X4", "safmn prepare download benchmark"),
+        ("datasets/benchmark/DIV2K_val100/HR", "safmn prepare download div2k-val"),
+        ("datasets/benchmark/Manga109/HR", "manga109.org"),
+        ("datasets/DF2K/HR", "safmn prepare download df2k"),
+        ("datasets/DF2K/HR_sub", "safmn prepare download df2k; make it with: safmn prepare subimages --hr"),
+        ("x/HR.lmdb", "safmn prepare lmdb x/HR"),
+        ("x/x4.store", "safmn prepare store"),
+        ("x/meta_info.txt", "safmn prepare meta"),
+        ("x/images", "datasets/README.md"),
+    ],
+)
+def test_hint(path: str, expected: str) -> None:
+    assert expected in hint(path)
+
+
+def test_hint_names_commands_that_make_the_set(
+    tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hint says is run, word for word, until the set is there."""
+    monkeypatch.chdir(tmp_path)
+    missing = Path("mine/LR_bicubic_sub/X4")
+    assert "mine/HR first" in hint(missing)
+    write_image("mine/HR/cat.png", np.tile(photo, (2, 2, 1)))
+    commands = hint(missing).removeprefix("Make it with: ").split(" && ")
+    assert len(commands) == 2
+    for command in commands:
+        assert command.startswith("safmn prepare ")
+        assert main(command.removeprefix("safmn prepare ").split()) == 0
+    assert len(list(missing.iterdir())) == 6
+    shutil.rmtree("mine/LR_bicubic/X4")
+    command = hint("mine/LR_bicubic/X4").removeprefix("Make it with: safmn prepare ")
+    assert main(command.split()) == 0
+    assert Path("mine/LR_bicubic/X4/catx4.png").is_file()
+
+
+def test_help_of_the_command_and_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+    assert main([]) == 2
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--help"])
+        assert stop.value.code == 0
+        assert f"safmn prepare {verb}" in capsys.readouterr().out
+    assert main(["subimage"]) == 2
+    assert "Did you mean 'subimages'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "verb"),
+    [
+        ("make_lr", "lr"),
+        ("extract_subimages", "subimages"),
+        ("make_meta_info", "meta"),
+        ("make_lmdb", "lmdb"),
+        ("make_store", "store"),
+        ("download_data", "download"),
+    ],
+)
+def test_scripts_are_doors_to_the_verbs(
+    script: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [f"{script}.py", "--help"])
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(REPOSITORY / "scripts" / f"{script}.py"), run_name="__main__")
+    assert stop.value.code == 0
+    assert f"safmn prepare {verb}" in capsys.readouterr().out
