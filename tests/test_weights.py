@@ -486,15 +486,14 @@ def test_networks_that_nobody_knows(tmp_path: Path) -> None:
 
 
 def test_names_of_the_zoo(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import ModuleType
-
     file = tmp_path / "w.safetensors"
     weights.save_weights(file, params=state)
-    zoo = ModuleType("safmn.zoo")
-    zoo.path = {"tiny-x2": file}.__getitem__  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "safmn.zoo", zoo)
+    monkeypatch.setattr("safmn.zoo.path", {"tiny-x2": file}.__getitem__)
     assert weights.load_network("tiny-x2").scale == 2
     assert weights.locate(tmp_path / "w.pth") == tmp_path / "w.pth"
+    monkeypatch.undo()
+    with pytest.raises(WeightsError, match="tiny-x2: no such file, and no weights of that name"):
+        weights.load_network("tiny-x2")
 
 
 # ------------------------------------------------------------------------------------------------------ real images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import os
@@ -18,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from safmn import zoo
 from safmn.errors import WeightsError
 from safmn.files import atomic_path
 
@@ -34,16 +34,15 @@ _ZIP_MAGIC = b"PK\x03\x04"
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The file of ``source``: a path, or the name of weights that come with the package (:mod:`safmn.zoo`)."""
+    """The file of ``source``: a path, or the name of weights that come with the package (:mod:`safmn.zoo`).
+
+    Raises:
+        WeightsError: neither a file nor such a name.
+    """
     path = Path(source)
     if path.suffix or len(path.parts) != 1 or path.exists():
         return path
-    try:
-        zoo = importlib.import_module("safmn.zoo")
-    except ModuleNotFoundError:
-        return path
-    found: Path = zoo.path(str(source))
-    return found
+    return zoo.path(str(source))
 
 
 def load_state_dict(source: str | os.PathLike[str], *, param_key: str | None = None) -> StateDict:
