@@ -1,4 +1,4 @@
-"""The console command ``safmn <verb>``: each verb is a module with ``main(argv) -> exit status``, imported when used."""
+"""The console command ``safmn <verb>``: each verb is a module with ``main(argv) -> status``, imported when used."""
 
 from __future__ import annotations
 

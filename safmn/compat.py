@@ -67,8 +67,8 @@ def _repair_functional_tensor() -> None:
 
 
 def has_basicsr() -> bool:
-    """Whether BasicSR is installed."""
-    return importlib.util.find_spec("basicsr") is not None
+    """Whether BasicSR, and torchvision, which it imports, are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("basicsr", "torchvision"))
 
 
 def require_basicsr() -> None:

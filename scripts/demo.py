@@ -37,7 +37,7 @@ def bicubic(scale: int) -> Callable[[Tensor], Tensor]:
 
 
 def scores(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor], Tensor]]) -> str:
-    """A table of the held-out photographs: PSNR-Y and SSIM-Y of each network, and the last one's gain over the first."""
+    """A table of the held-out photographs: PSNR-Y and SSIM-Y of each network, and what the last gains on the first."""
     assert options.val is not None
     results = {
         name: evaluate(network, dataset, name=name, metrics=options.val.metrics, device="cpu", progress=False)

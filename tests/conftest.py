@@ -1,4 +1,4 @@
-"""Shared fixtures. Real data (benchmarks, weights, golden outputs) is used where it is, and skipped, saying so, where not."""
+"""Shared fixtures. Real data (benchmarks, weights, golden outputs) is used where there is any; else tests skip."""
 
 from __future__ import annotations
 

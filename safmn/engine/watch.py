@@ -1,8 +1,8 @@
 """Agreement of the ranks on what ends a run early: a loss that is not finite, or a signal.
 
 On the CPU the flags of an iteration are read at once. On a GPU reading them would make the host wait for the device
-in every iteration, so they are copied in the background and read a fixed number of iterations later, the same on every rank;
-until then the optimisers themselves refuse to move (``TrainedNetwork.update``).
+in every iteration, so they are copied in the background and read a fixed number of iterations later, the same on every
+rank; until then the optimisers themselves refuse to move (``TrainedNetwork.update``).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _DELAY_ON_GPU = 2  # iterations; long enough that the copy is done and the read 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Flags of one iteration, as every rank sees them."""
+    """Flags of one iteration, as every rank sees them. ``stop`` is a signal's number, 0 where none arrived."""
 
     iteration: int
     nonfinite: bool
-    stop: bool
+    stop: int
     samples: list[str]
 
 
@@ -39,7 +39,7 @@ class Watch:
         self.ranks = ranks
         self._pending: deque[tuple[int, Tensor, torch.cuda.Event | None, list[str]]] = deque()
 
-    def push(self, iteration: int, nonfinite: Tensor, *, stop: bool, batches: Sequence[Any]) -> list[Verdict]:
+    def push(self, iteration: int, nonfinite: Tensor, *, stop: int, batches: Sequence[Any]) -> list[Verdict]:
         """Note one iteration; returns the verdicts that are due, oldest first."""
         flags = torch.stack([nonfinite, torch.full_like(nonfinite, float(stop))])  # (2,)
         if self.ranks.distributed:
@@ -64,5 +64,5 @@ class Watch:
             if event is not None:
                 event.synchronize()
             nonfinite, stop = flags.tolist()
-            verdicts.append(Verdict(iteration, bool(nonfinite), bool(stop), samples))
+            verdicts.append(Verdict(iteration, bool(nonfinite), int(stop), samples))
         return verdicts

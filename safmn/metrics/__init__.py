@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import basicsr.metrics  # noqa: F401 - registers BasicSR's metrics
-
 from safmn.metrics.fidelity import calculate_psnr, calculate_ssim, psnr, ssim
 from safmn.metrics.published import network_name, published
 

@@ -58,6 +58,9 @@ class TrainedNetwork:
         self.schedule = schedule
         self.grad_clip = grad_clip
         self.scaler = torch.amp.GradScaler(execution.device.type, enabled=execution.precision == "fp16")
+        # A fused optimiser on a GPU reads there whether to step; elsewhere the host looks, on the CPU at no cost.
+        fused = all(group.get("fused") for group in self.optimizer.param_groups)
+        self._flag_stays_on_device = execution.device.type == "cuda" and fused
         self._halt = halt_on_nonfinite
         self._halted = torch.zeros((), device=execution.device)
         self.forward: Callable[..., Tensor] = self._wrap(find_unused_parameters)
@@ -144,21 +147,21 @@ class TrainedNetwork:
         return bad
 
     def _step(self, bad: Tensor) -> None:
-        if bad.device.type == "cpu" and bad:  # free of cost on the CPU; on a GPU the optimiser reads the flag there
+        if not self._flag_stays_on_device and bad:
             self.scaler.update() if self.scaler.is_enabled() else None
             return
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            if bad.device.type != "cpu":
+            if self._flag_stays_on_device:
                 self.optimizer.found_inf = bad  # type: ignore[attr-defined]
             self.optimizer.step()
         if self.average:
-            self.average.update()
+            self.average.update(skip=bad if self._flag_stays_on_device else None)
 
     def state(self) -> dict[str, Any]:
-        """All that changes, as state dicts: ``params``, ``optimizer``; where there are any, ``params_ema``, ``scaler``."""
+        """All that changes, as state dicts: ``params``, ``optimizer``; where there are, ``params_ema``, ``scaler``."""
         state: dict[str, Any] = {"params": self.bare.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.average:
             state["params_ema"] = self.average.network.state_dict()
