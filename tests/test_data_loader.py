@@ -7,9 +7,8 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safmn.data import KeyedDataset, SampleKey, TrainingLoader, build_dataset, draw_patch, sample_rng
+from safmn.data.workers import one_opencv_thread
 from safmn.errors import DataError
 from safmn.registry import DATASET_REGISTRY
 
@@ -274,52 +274,38 @@ def test_close_ends_workers_and_threads() -> None:
         loader.close()
 
 
-_PROGRAM = """
-import multiprocessing, signal, sys, time
-from tests.test_data_loader import Numbers
-from safmn.data import TrainingLoader
-
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-    signal.signal(number, lambda *_: None)
-loader = TrainingLoader(Numbers(1000), batch_size=2, seed=0, num_workers=2, prefetch_factor=1)
-batches = loader.batches(0)
-next(batches)
-print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-for line in sys.stdin:
-    for _ in range(5):
-        next(batches)
-    print(line.strip(), len(multiprocessing.active_children()), flush=True)
-"""
+def _train(connection: Connection) -> None:
+    """A main process that handles signals as training does, and loads five batches whenever it is told to."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
+    loader = TrainingLoader(Numbers(1000), batch_size=2, seed=0, num_workers=2, prefetch_factor=1)
+    batches = loader.batches(0)
+    next(batches)
+    while True:
+        connection.send([child.pid for child in multiprocessing.active_children()])
+        connection.recv()
+        for _ in range(5):
+            next(batches)
 
 
-@pytest.mark.slow
 def test_workers_ignore_group_signals_and_die_with_a_killed_parent() -> None:
-    repository = Path(__file__).resolve().parent.parent
-    paths = os.pathsep.join([str(repository), str(repository / "tests")])
-    process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    connection, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(theirs,))
+    with one_opencv_thread():
+        process.start()
+    assert process.pid is not None
     try:
-        workers = [int(word) for word in process.stdout.readline().split()]
+        workers = connection.recv()
         assert len(workers) == 2
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             os.killpg(process.pid, number)
             time.sleep(0.1)
-            process.stdin.write(f"{number}\n")
-            process.stdin.flush()
-            assert process.stdout.readline().split() == [str(int(number)), "2"]
+            connection.send("go on")
+            assert connection.recv() == workers
     finally:
         process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+        process.join()
     deadline = time.monotonic() + 3  # torch alone would look every five seconds
     while any(_is_running(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -210,7 +210,7 @@ class _WorkerSource(_Source):
     """Micro-batches loaded ahead by torch's worker processes, one endless pass, so that no epoch end stalls."""
 
     def __init__(self, training: TrainingLoader, keys: Iterator[list[SampleKey]]) -> None:
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             _Fetcher(training.keyed),  # type: ignore[arg-type]
             batch_sampler=_Keys(keys),  # type: ignore[arg-type]
             num_workers=training.num_workers,
