@@ -416,13 +416,50 @@ def test_safmn_real_world_gan_stages(tmp_path: Path) -> None:
     assert options.degradation["gan_gt_usm"] is False
 
 
-def test_real_esrgan(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (DISCRIMINATOR, "", r"the section 'network_d' is missing; RealGANModel trains a discriminator"),
+        (ADAM.format(letter="d"), "", r"train: the key 'optim_d' is missing"),
+        ("gan_opt:", "fft_opt:", r"train\.fft_opt\.gan_type: FFTLoss has no argument"),
+        (
+            "ema_decay: 0.999",
+            "ema_decay: 0",
+            r"train\.ema_decay: is 0, but the artefact loss compares with the average",
+        ),
+        (
+            "type: UNetDisc",
+            "type: UnetDisc",
+            r"network_d\.type: no network named .* Did you mean 'UNetDiscriminatorSN'",
+        ),
+        ("'conv1_2': 0.1", "'conv1_2': 0.1\n      'conv1_2': 0.2", r"layer_weights\.conv1_2: is a duplicate key"),
+    ],
+)
+def test_wrong_gan_training(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = real("RealGANModel", "SAFMN", usm=USM, gan=True, gt_size=128, batch=8)
+    assert old in text
+    with pytest.raises(OptionError, match=message):
+        load(tmp_path, text.replace(old, new))
+
+
+def test_the_artefact_loss_has_one_name(tmp_path: Path) -> None:
+    text = real("RealGANModel", "SAFMN", usm=USM, gan=True, gt_size=128, batch=8)
+    both = text.replace("  artifacts_opt:", "  ldl_opt: {type: L1Loss}\n  artifacts_opt:")
+    with pytest.raises(OptionError, match=r"train\.artifacts_opt: is the same loss as ldl_opt; give one of them"):
+        load(tmp_path, both)
+
+
+def test_real_esrgan_with_our_models(tmp_path: Path) -> None:
+    """Whatever else its files say is understood; its models go by the names of SAFMN's."""
     net = real("RealESRNetModel", "RRDBNet", usm="gt_usm: True", gan=False, gt_size=256, batch=12, num_gpu="auto")
-    load(tmp_path, net)
     gan = real("RealESRGANModel", "RRDBNet", usm=USM, gan=True, gt_size=256, batch=12, num_gpu="auto")
-    options = load(tmp_path, gan.replace("artifacts_opt", "ldl_opt"))
-    assert options.train is not None
-    assert options.train.ldl_opt is not None
+    gan = gan.replace("artifacts_opt", "ldl_opt")
+    for text, model, ours in ((net, "RealESRNetModel", "RealSRModel"), (gan, "RealESRGANModel", "RealGANModel")):
+        with pytest.raises(OptionError, match=rf"model_type: BasicSR's {model} is not supported yet\. Use {ours}\."):
+            load(tmp_path, text)
+        options = load(tmp_path, text.replace(f"model_type: {model}", f"model_type: {ours}"))
+        assert options.train is not None
+        assert (options.train.ldl_opt is not None) == (ours == "RealGANModel")
 
 
 ADDED = "gt_usm: True\ndegradation: "

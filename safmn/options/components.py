@@ -6,26 +6,21 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-import torch
-from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 from msgspec import Meta
 
 from safmn import registry
 from safmn.errors import OptionError, did_you_mean
+from safmn.optim.optimizers import OPTIMIZERS
+from safmn.optim.schedules import SCHEDULES
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.signatures import REQUIRED, Signature, signature_of
 from safmn.options.typed import show, to_type
 from safmn.options.types import NotNegative, Positive
 
-OPTIMISERS: dict[str, Callable[..., Any]] = {
-    "Adam": torch.optim.Adam,
-    "AdamW": torch.optim.AdamW,
-    "SGD": torch.optim.SGD,
-}
-SCHEDULERS: dict[str, Callable[..., Any]] = {
-    "MultiStepLR": MultiStepRestartLR,
-    "MultiStepRestartLR": MultiStepRestartLR,
-    "CosineAnnealingRestartLR": CosineAnnealingRestartLR,
+_MODELS_INSTEAD = {  # what does the work of models of BasicSR's
+    "RealESRNetModel": "RealSRModel",
+    "RealESRGANModel": "RealGANModel",
+    "SwinIRModel": "SRModel",
 }
 LOSSES = ("pixel_opt", "fft_opt", "perceptual_opt", "gan_opt", "ldl_opt", "artifacts_opt")
 
@@ -52,6 +47,25 @@ def _signature(component: Callable[..., Any], without: tuple[str, ...]) -> Signa
     return signature_of(component, without)
 
 
+def models() -> list[str]:
+    """The models that this engine runs: all that are registered but BasicSR's own, which bring their own engine."""
+    kinds = {name: registry.find(registry.MODEL_REGISTRY, name) for name in registry.names(registry.MODEL_REGISTRY)}
+    return [name for name, kind in kinds.items() if not kind.__module__.startswith("basicsr.")]
+
+
+def check_model(name: Any, where: KeyPath, problems: Problems) -> None:
+    """Check ``model_type``."""
+    known = models()
+    if not isinstance(name, str) or name in known:
+        return  # the check of types speaks of what is no text
+    if name in registry.names(registry.MODEL_REGISTRY):
+        instead = f" Use {_MODELS_INSTEAD[name]}." if name in _MODELS_INSTEAD else ""
+        problems.add(where, f"BasicSR's {name} is not supported yet.{instead} Known: {', '.join(known)}.")
+    else:
+        near = did_you_mean(name, known)
+        problems.add(where, f"no model named {name!r} is registered.{near} Known: {', '.join(known)}.")
+
+
 def check_network(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> Signature | None:
     """Check ``network_g`` or ``network_d``; returns the constructor's signature where the network is known."""
     component = find_component(section, finder(registry.ARCH_REGISTRY), where, problems)
@@ -76,7 +90,7 @@ def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems)
 
 def check_optimiser(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
     """Check ``train.optim_g`` or ``train.optim_d``."""
-    component = find_component(section, _among(OPTIMISERS, "optimiser"), where, problems)
+    component = find_component(section, _among(OPTIMIZERS, "optimiser"), where, problems)
     if component is not None:
         _check(section, component, where, problems, without=("params",), hints=_OPTIMISER_HINTS)
         if "lr" not in section:
@@ -85,7 +99,7 @@ def check_optimiser(section: Mapping[str, Any], where: KeyPath, problems: Proble
 
 def check_scheduler(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
     """Check ``train.scheduler``."""
-    component = find_component(section, _among(SCHEDULERS, "scheduler"), where, problems)
+    component = find_component(section, _among(SCHEDULES, "scheduler"), where, problems)
     if component is not None:
         _check(section, component, where, problems, without=("optimizer", "last_epoch"), hints=_SCHEDULER_HINTS)
 

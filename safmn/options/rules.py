@@ -19,7 +19,9 @@ PHASES = ("train", "val", "test")
 _SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # how networks call it
 DEGRADING_MODELS = ("RealSRModel", "RealESRNetModel", "RealGANModel", "RealESRGANModel")
 GAN_MODELS = ("RealGANModel", "RealESRGANModel", "SRGANModel", "ESRGANModel")
-_GAN_ONLY = ("optim_d", "gan_opt", "ldl_opt", "artifacts_opt")
+FIDELITY_MODELS = ("SRModel", "SwinIRModel", "RealSRModel", "RealESRNetModel")
+_GAN_ONLY = ("optim_d", "gan_opt", "ldl_opt", "artifacts_opt", "net_d_iters", "net_d_init_iters")
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(TrainSection)}
 
 
 def phase_of(name: str) -> str:
@@ -29,6 +31,7 @@ def phase_of(name: str) -> str:
 
 def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> None:
     """Check every component of a file against what it accepts. Works on the plain file, whatever else is wrong."""
+    components.check_model(data.get("model_type"), ("model_type",), problems)
     for name in ("network_g", "network_d"):
         if data.get(name) is not None:
             signature = components.check_network(data[name], (name,), problems)
@@ -118,6 +121,8 @@ def check_sense(file: OptionFile, mode: str, problems: Problems) -> None:
     _check_expectations(file, problems)
     if file.logger.wandb.project is not None:
         problems.add(("logger", "wandb", "project"), "Weights & Biases is not supported yet; set it to ~")
+    if file.path.ignore_resume_networks:
+        problems.add(("path", "ignore_resume_networks"), "is not supported yet; set it to ~")
     _check_degradation(file, mode, problems)
 
 
@@ -126,17 +131,22 @@ def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -
         problems.add(("train",), "no loss is given; add pixel_opt")
     if train.ldl_opt and train.artifacts_opt:
         problems.add(("train", "artifacts_opt"), "is the same loss as ldl_opt; give one of them")
+    if (train.ldl_opt or train.artifacts_opt) and not train.ema_decay:
+        problems.add(("train", "ema_decay"), "is 0, but the artefact loss compares with the average; set it to 0.999")
     _check_schedule(train, problems)
-    is_gan = file.model_type in GAN_MODELS
-    if is_gan:
-        for name in ("network_d",) if file.network_d is None else ():
-            problems.add((name,), f"is missing; {file.model_type} trains a discriminator")
+    _check_discriminator(file, train, problems)
+
+
+def _check_discriminator(file: OptionFile, train: TrainSection, problems: Problems) -> None:
+    if file.model_type in GAN_MODELS:
+        if file.network_d is None:
+            problems.add((), f"the section 'network_d' is missing; {file.model_type} trains a discriminator")
         for name in ("optim_d", "gan_opt"):
             if getattr(train, name) is None:
                 problems.add(("train",), f"the key {name!r} is missing; {file.model_type} trains a discriminator")
-    elif file.model_type in ("SRModel", "SwinIRModel", *DEGRADING_MODELS):
+    elif file.model_type in FIDELITY_MODELS:
         for name in _GAN_ONLY:
-            if getattr(train, name) is not None:
+            if getattr(train, name) != _DEFAULTS[name]:
                 problems.add(("train", name), f"has no effect: {file.model_type} has no discriminator")
         if file.network_d is not None:
             problems.add(("network_d",), f"has no effect: {file.model_type} has no discriminator")

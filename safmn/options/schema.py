@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from safmn import registry
-from safmn.options.components import LOSSES, OPTIMISERS, SCHEDULERS
+from safmn.options.components import LOSSES, OPTIMISERS, SCHEDULERS, models
 from safmn.options.types import OptionFile
 
 
@@ -35,7 +35,7 @@ def json_schema() -> dict[str, Any]:
     _name_types(train["scheduler"], SCHEDULERS)
     metrics = sections["ValSection"]["properties"]["metrics"]["additionalProperties"]
     _name_types(metrics, registry.names(registry.METRIC_REGISTRY))
-    top["model_type"] |= {"enum": registry.names(registry.MODEL_REGISTRY)}
+    top["model_type"] |= {"enum": models()}
     return schema
 
 

@@ -27,7 +27,7 @@ class PathOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         param_key_g, param_key_d: the key in the weight file; null: ``params_ema`` if it is there, else ``params``.
         strict_load_g, strict_load_d: refuse weights that do not fit the network exactly.
         resume_state: a checkpoint (or a BasicSR ``.state`` file) to continue from.
-        ignore_resume_networks: networks that keep their pretrained weights when BasicSR's state is resumed.
+        ignore_resume_networks: only null is supported so far.
         experiments_root, results_root: folders that hold a folder for each run; null: ``experiments``, ``results``.
     """
 
@@ -119,7 +119,6 @@ class LoggerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         print_freq: iterations between log lines.
         save_checkpoint_freq: iterations between checkpoints.
         use_tb_logger: write TensorBoard files.
-        image_freq: iterations between images in TensorBoard; null: with every validation.
         keep_last: so many newest checkpoints are kept.
         keep_every: checkpoints at multiples of this iteration are kept for good; null: none.
         keep_best: the checkpoint with the best metric is kept.
@@ -129,7 +128,6 @@ class LoggerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     save_checkpoint_freq: Positive = 5000
     use_tb_logger: bool = False
     wandb: WandbOptions = WandbOptions()
-    image_freq: Positive | None = None
     keep_last: Positive = 3
     keep_every: Positive | None = None
     keep_best: bool = True
