@@ -68,6 +68,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the door with ``argv`` (default: the command line) and return the exit status."""
     arguments = _parse(argv)
+    from safmn import compat
+
+    compat.require_basicsr()
     try:
         return _from_options(arguments) if arguments.opt else _from_weights(arguments)
     except KeyboardInterrupt:

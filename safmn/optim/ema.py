@@ -22,9 +22,18 @@ class MovingAverage:
         self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the network's weights of this iteration."""
-        torch._foreach_mul_(self._averages, self.decay)
-        torch._foreach_add_(self._averages, self._weights, alpha=1 - self.decay)
+    def update(self, *, skip: Tensor | None = None) -> None:
+        """Take in the network's weights of this iteration.
+
+        Args:
+            skip: scalar on the device; where it is 1 the average stays as it is. The host does not wait for it.
+        """
+        if skip is None:
+            torch._foreach_mul_(self._averages, self.decay)
+            torch._foreach_add_(self._averages, self._weights, alpha=1 - self.decay)
+        else:
+            share = (1 - self.decay) * (1 - skip)
+            torch._foreach_mul_(self._averages, 1 - share)
+            torch._foreach_add_(self._averages, torch._foreach_mul(self._weights, share))
         for copied, current in self._buffers:
             copied.copy_(current)

@@ -55,7 +55,7 @@ def cosine_annealing_restart(
     return schedule
 
 
-_SCHEDULES: dict[str, Callable[..., Schedule]] = {
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "MultiStepLR": multi_step_restart,
     "MultiStepRestartLR": multi_step_restart,
     "CosineAnnealingRestartLR": cosine_annealing_restart,
@@ -70,12 +70,12 @@ def build_schedule(section: Mapping[str, Any], *, warmup_iter: int = -1) -> Sche
     """
     arguments = {key: value for key, value in section.items() if key != "type"}
     kind = section["type"]
-    if kind not in _SCHEDULES:
+    if kind not in SCHEDULES:
         raise OptionError(
-            f"train.scheduler.type: {kind!r} is not known.{did_you_mean(kind, _SCHEDULES)} "
-            f"Known: {', '.join(_SCHEDULES)}."
+            f"train.scheduler.type: {kind!r} is not known.{did_you_mean(kind, SCHEDULES)} "
+            f"Known: {', '.join(SCHEDULES)}."
         )
-    schedule = _SCHEDULES[kind](**arguments)
+    schedule = SCHEDULES[kind](**arguments)
 
     def with_warmup(iteration: int, base: float) -> float:
         return base * iteration / warmup_iter if iteration < warmup_iter else schedule(iteration, base)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from safmn import registry
-from safmn.options.components import LOSSES, OPTIMISERS, SCHEDULERS, models
+from safmn.options.components import LOSSES, OPTIMIZERS, SCHEDULES, models
 from safmn.options.types import OptionFile
 
 
@@ -31,8 +31,8 @@ def json_schema() -> dict[str, Any]:
     for name in LOSSES:
         _name_types(train[name], registry.names(registry.LOSS_REGISTRY))
     for name in ("optim_g", "optim_d"):
-        _name_types(train[name], OPTIMISERS)
-    _name_types(train["scheduler"], SCHEDULERS)
+        _name_types(train[name], OPTIMIZERS)
+    _name_types(train["scheduler"], SCHEDULES)
     metrics = sections["ValSection"]["properties"]["metrics"]["additionalProperties"]
     _name_types(metrics, registry.names(registry.METRIC_REGISTRY))
     top["model_type"] |= {"enum": models()}
