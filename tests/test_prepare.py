@@ -6,6 +6,7 @@ import _thread
 import os
 import runpy
 import shutil
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,27 @@ def test_results_keep_their_order_and_threads_are_given_back() -> None:
         seen.append(result())
     assert seen == [(number, 1, 1) for number in range(100)]
     assert (cv2.getNumThreads(), torch.get_num_threads()) == before
+
+
+@pytest.mark.parametrize("moment", range(1, 41, 3))
+def test_ctrl_c_at_any_moment_raises_and_gives_the_handler_back(moment: int) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    work = Interrupting(lambda number: (1, 0), at=moment)
+    with pytest.raises(KeyboardInterrupt):
+        for_each(work, range(40), jobs=4, description="test")
+    assert moment <= work.calls
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_work_may_run_in_a_thread_of_its_own() -> None:
+    results: list[int] = []
+    thread = threading.Thread(
+        target=lambda: results.append(for_each(lambda number: (1, 0), range(9), jobs=2, description="test").made)
+    )
+    thread.start()
+    thread.join(30)
+    assert results == [9]
 
 
 def test_only_a_data_error_fails_alone() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import TypeVar
 
 import cv2
@@ -72,17 +75,20 @@ def in_order(
 ) -> Generator[Callable[[], Result], None, None]:
     """Yield for each item, in order, a function that returns (or raises) what ``work`` returned (or raised).
 
-    Closing the generator (``contextlib.closing``) lets the running items finish and starts no more.
+    Closing the generator (``contextlib.closing``) lets the running items finish and starts no more. Ctrl-C raises
+    KeyboardInterrupt between two items, never inside the machinery of threads, whose locks it could leave taken.
     """
     waiting: deque[Future[Result]] = deque()
-    with _one_thread_per_library(), ThreadPoolExecutor(max(jobs, 1)) as pool:
+    with _CtrlC() as ctrl_c, _one_thread_per_library(), ThreadPoolExecutor(max(jobs, 1)) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
                 if len(waiting) > 4 * max(jobs, 1):  # bounds what is finished but not yet taken
                     yield waiting.popleft().result
+                    ctrl_c.check()
             while waiting:
                 yield waiting.popleft().result
+                ctrl_c.check()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -96,6 +102,32 @@ def progress(items: Iterable[Item], total: int, description: str, unit: str = "i
         if bar.disable and time.monotonic() - last > _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
             say(f"{description}: {number} of {total} {unit}s")
+
+
+class _CtrlC:
+    """Context in which Ctrl-C is noted, for :meth:`check` to raise; a second Ctrl-C raises at once."""
+
+    def __init__(self) -> None:
+        self._pressed = False
+        self._in_main_thread = threading.current_thread() is threading.main_thread()  # only there are signals handled
+
+    def __enter__(self) -> _CtrlC:
+        if self._in_main_thread:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._in_main_thread:
+            signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        if self._pressed:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.check()
+        self._pressed = True
 
 
 @contextlib.contextmanager
