@@ -11,6 +11,7 @@ from safmn.data.keys import Batch, KeyedDataset, Patch, Sample, SampleKey, draw_
 from safmn.data.loader import TrainingLoader
 from safmn.data.paired import PairedImageDataset, SingleImageDataset
 from safmn.data.patch_store import PatchStore
+from safmn.data.realesrgan_dataset import RealESRGANDataset
 from safmn.errors import DataError, OptionError
 from safmn.registry import DATASET_REGISTRY, find
 
@@ -21,6 +22,7 @@ __all__ = [
     "PairedImageDataset",
     "Patch",
     "PatchStore",
+    "RealESRGANDataset",
     "Sample",
     "SampleKey",
     "SingleImageDataset",

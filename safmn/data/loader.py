@@ -104,7 +104,7 @@ class TrainingLoader:
             DataError: an image could not be read or does not fit; names it. Raised when its batch is due.
         """
         self.close()
-        self._source = source = self._open(self.keys(start))
+        self._source = source = self._open(self._arranged(start))
         try:
             while True:
                 yield [source.take() for _ in range(self.accumulate)]
@@ -116,6 +116,16 @@ class TrainingLoader:
         if self._source is not None:
             self._source.close()
             self._source = None
+
+    def _arranged(self, start: int) -> Iterator[list[Any]]:
+        """The keys from iteration ``start + 1`` on, in the order that the data set wants them, if it has one."""
+        arrange = getattr(self.keyed.dataset, "arrange", None)
+        if arrange is None:
+            return self.keys(start)
+        arranged: Iterator[list[Any]] = arrange(
+            self.keys, start=start, accumulate=self.accumulate, seed=self.keyed.seed
+        )
+        return arranged
 
     def _order(self, epoch: int) -> np.ndarray:
         """The enlarged indices in the order of this epoch: (enlarged_length,) int64."""

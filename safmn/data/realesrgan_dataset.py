@@ -1,0 +1,160 @@
+"""GT images and the degraded images made from them while they are loaded: training data for real-world models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from safmn.data.keys import Batch, Sample, SampleKey, sample_rng
+from safmn.data.options import IoBackend, read_options
+from safmn.data.sources import DiskReader, LmdbReader, Reader, list_images, names_from_meta_info
+from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, make_pair, parse_options
+from safmn.degradations.apply import Array, Pair
+from safmn.degradations.options import BlurKeys
+from safmn.degradations.pool import pooled
+from safmn.errors import DataError, OptionError
+from safmn.imaging import mod_crop
+from safmn.registry import DATASET_REGISTRY, OURS
+
+_VALIDATION_SEED = 0
+
+
+class RealESRGANOptions(BlurKeys, frozen=True, kw_only=True):
+    """Keys of :class:`RealESRGANDataset`; those of the blur are documented in :class:`BlurKeys`."""
+
+    type: str
+    name: str = ""
+    phase: Literal["train", "val", "test"] = "train"
+    scale: int = 1
+    dataroot_gt: str
+    meta_info: str | None = None  # lists the images to use; default: all of the folder
+    io_backend: IoBackend = IoBackend()
+
+
+@DATASET_REGISTRY.register(suffix=OURS)
+class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
+    """GT images, degraded as :mod:`safmn.degradations` draws it (Real-ESRGAN, arXiv 2107.10833).
+
+    For training, ``sample`` cuts a square of ``crop_size`` (400) pixels, degrades it, and cuts the patch from the pair.
+    For validation, ``dataset[index]`` is the whole image and its degraded version, always by the same recipe.
+
+    Args:
+        opt: the data set's section of the option file, keys as in BasicSR, with ``phase`` and ``scale``; and under
+            ``degradation`` the keys outside the section (:class:`safmn.degradations.options.DegradationKeys`).
+
+    Raises:
+        OptionError: a key is missing or wrong.
+        DataError: the folder or an image is missing (checked here), or unreadable (when it is read).
+    """
+
+    OPTIONS: ClassVar[type[RealESRGANOptions]] = RealESRGANOptions
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.options: RealESRGANOptions = read_options(self.OPTIONS, opt)
+        self.degradation = self._read_degradation(opt)
+        self.reader: Reader = DiskReader()
+        try:
+            self.paths = self._find()
+        except DataError as error:
+            raise DataError(f"data set {self.options.name!r}: {error}") from error
+
+    def _read_degradation(self, opt: Mapping[str, Any]) -> DegradationOptions:
+        if "degradation" not in opt:
+            raise OptionError(
+                f"data set {self.options.name!r}: the key 'degradation' is missing; it holds what an option file says "
+                "outside the data set's section (resize_prob, noise_range, ...). {} means the published values."
+            )
+        degradation, section = dict(opt["degradation"]), dict(opt)
+        if self.options.phase != "train":  # whole images are not cut
+            degradation["gt_size"] = section["gt_size"] = self.options.scale
+        return parse_options(degradation, section, scale=self.options.scale)
+
+    def _find(self) -> list[str]:
+        folder, names = self.options.dataroot_gt, self.options.meta_info
+        if self.options.io_backend.type == "lmdb":
+            self.reader = reader = LmdbReader(folder)
+            return sorted(reader.keys())
+        if names is None:
+            return [os.path.join(folder, name) for name in list_images(folder)]
+        paths = [os.path.join(folder, name) for name in names_from_meta_info(names)]
+        missing = [path for path in paths if not os.path.isfile(path)]
+        if missing:
+            raise DataError(f"{len(missing)} images that {names} lists are not in {folder}, the first is {missing[0]}")
+        return paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def sample(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator | None = None) -> Sample:
+        """A training sample of image ``index``.
+
+        Args:
+            rng: where every draw comes from.
+            batch_rng: where those come from that ``mode: batch_pool`` makes once for a batch.
+
+        Returns:
+            ``lq`` (3, p, p) and ``gt`` (3, gt_size, gt_size), float32 in [0, 1]; ``gt_usm``, the sharpened GT, where
+            the options ask for it; ``gt_path``.
+        """
+        recipe = draw_recipe(self.degradation, rng, batch_rng)
+        image = self.reader.read(self.paths[index])
+        return self._sample(make_pair(recipe, image, sharpened=self.degradation.needs_sharpened), index)
+
+    def batch(self, keys: Sequence[Any], seed: int) -> Batch:
+        """The samples of ``keys``, stacked (images) or listed (paths).
+
+        Args:
+            keys: :class:`SampleKey`, or what :meth:`arrange` made of them.
+            seed: the run's seed.
+        """
+        samples = []
+        for key in keys:
+            rng = sample_rng(seed, SampleKey(key.epoch, key.index))
+            samples.append(self.sample(key.index % len(self.paths), rng, self._batch_rng(keys, key, seed)))
+        return default_collate(samples)  # type: ignore[no-any-return]
+
+    def _batch_rng(self, keys: Sequence[Any], key: Any, seed: int) -> np.random.Generator | None:
+        if self.degradation.mode == "per_sample":
+            return None
+        epoch, index = (key.batch_epoch, key.batch_index) if hasattr(key, "batch_epoch") else keys[0][:2]
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, index], spawn_key=(0xBA7C,))))
+
+    def arrange(
+        self, keys: Callable[[int], Iterator[list[SampleKey]]], *, start: int, accumulate: int, seed: int
+    ) -> Iterator[list[Any]]:
+        """The order in which the loader asks for samples: that of ``keys``, or, for ``batch_pool``, through the pool.
+
+        Args:
+            keys: gives the micro-batches of keys from the iteration after the given one on.
+            start: the iteration after which to begin.
+            accumulate: micro-batches per iteration.
+            seed: the run's seed.
+        """
+        if self.degradation.mode == "per_sample":
+            return keys(start)
+        return pooled(keys(0), size=self.degradation.queue_size, seed=seed, skip=start * accumulate)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A whole image for validation: ``gt`` (3, H, W), cropped to a multiple of the scale, and ``lq``; their paths.
+
+        The recipe is that of seed 0, epoch 0 and ``index``.
+        """
+        recipe = draw_recipe(self.degradation, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
+        image = mod_crop(self.reader.read(self.paths[index]), self.options.scale)
+        gt = image.astype(np.float32) * np.float32(1 / 255)
+        return {**self._sample(Pair(apply_recipe(recipe, gt), gt, None), index), "lq_path": self.paths[index]}
+
+    def _sample(self, pair: Pair, index: int) -> Sample:
+        images = {name: _planes(image) for name, image in pair._asdict().items() if image is not None}
+        return {**images, "gt_path": self.paths[index]}
+
+
+def _planes(image: Array) -> Tensor:
+    """(H, W, 3) array -> contiguous (3, H, W) tensor."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

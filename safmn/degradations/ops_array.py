@@ -1,0 +1,166 @@
+"""The steps of a recipe on the CPU: float32 arrays, (H, W, 3) RGB in [0, 1], through OpenCV.
+
+Each function returns a new array and has a twin in :mod:`safmn.degradations.ops_tensor`.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from safmn.degradations import fields, jpeg, kernels
+from safmn.degradations.recipe import Compress, GaussianNoise, Kernel, PoissonNoise, ResizeMode, SensorNoise
+from safmn.imaging import imresize
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+USM_RADIUS = 51  # side of the Gaussian; Real-ESRGAN's radius of 50 made odd
+USM_SIGMA = 0.3 * ((USM_RADIUS - 1) * 0.5 - 1) + 0.8  # what OpenCV takes for that side: 8
+USM_THRESHOLD = 10  # grey levels
+USM_WEIGHT = 0.5
+DISPLAY_GAMMA = 2.2
+GREY_WEIGHTS = [0.2989, 0.587, 0.114]  # of R, G, B, as in torchvision
+_MIRROR = cv2.BORDER_REFLECT_101
+_DIRECT_TAPS = 129  # OpenCV filters larger kernels through Fourier transforms, four times as slowly at these sizes
+_AVIF_SPEED = 8  # of 0 (smallest file) to 10
+
+
+def size_of(image: Array) -> tuple[int, int]:
+    """Height and width."""
+    return image.shape[0], image.shape[1]
+
+
+def sharpen(image: Array) -> Array:
+    """Unsharp masking where the detail is stronger than the threshold, with a soft mask (Real-ESRGAN's USM)."""
+    side = (USM_RADIUS, USM_RADIUS)
+    residual = cv2.subtract(image, cv2.GaussianBlur(image, side, USM_SIGMA, borderType=_MIRROR))
+    mask = (np.abs(residual) * 255 > USM_THRESHOLD).astype(np.float32)
+    soft_mask = cv2.GaussianBlur(mask, side, USM_SIGMA, borderType=_MIRROR)
+    sharp = np.clip(cv2.scaleAdd(residual, USM_WEIGHT, image), 0, 1)
+    return np.asarray(soft_mask * sharp + (1 - soft_mask) * image)
+
+
+def blur(image: Array, kernel: Kernel) -> Array:
+    """Correlate with the kernel, mirrored at the borders; a sum of separable filters where that is less work."""
+    values = kernels.weights(kernel)
+    factors = kernels.separable(values)
+    if factors is None:
+        return _correlate(image, values.astype(np.float32))
+    parts = [cv2.sepFilter2D(image, -1, row, column, borderType=_MIRROR) for column, row in zip(*factors, strict=True)]
+    result = parts[0]
+    for part in parts[1:]:
+        result = cv2.add(result, part, dst=result)
+    return np.asarray(result)
+
+
+def _correlate(image: Array, values: Array) -> Array:
+    """Correlate with any kernel, in bands of so few rows that OpenCV computes them directly."""
+    size = len(values)
+    bands = math.ceil(size / (_DIRECT_TAPS // size))
+    if bands == 1:
+        return np.asarray(cv2.filter2D(image, -1, values, borderType=_MIRROR))
+    radius, (height, width) = size // 2, size_of(image)
+    padded = cv2.copyMakeBorder(image, radius, radius, radius, radius, _MIRROR)
+    edges = [size * band // bands for band in range(bands + 1)]
+    result = np.zeros_like(image)
+    for first, last in pairwise(edges):
+        strip = padded[first : height + last - 1]
+        part = cv2.filter2D(strip, -1, values[first:last], anchor=(radius, 0), borderType=cv2.BORDER_CONSTANT)
+        cv2.add(result, part[:height, radius : radius + width], dst=result)
+    return result
+
+
+def resize(image: Array, mode: ResizeMode, size: tuple[int, int], factor: float | None) -> Array:
+    """Resize to (height, width).
+
+    ``factor`` is the exact ratio where the size was rounded from it: torch samples at multiples of ``1 / factor`` then.
+    """
+    if mode == "lanczos":
+        channels = [Image.fromarray(image[..., c]).resize(size[::-1], Image.Resampling.LANCZOS) for c in range(3)]
+        return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    if mode == "matlab_bicubic":
+        return imresize(_to_uint8(image), output_shape=size).astype(np.float32) / np.float32(255)
+    if mode == "bilinear":  # torch's depends on the number of threads in the last bits, OpenCV's does not
+        return _bilinear(image, size, factor)
+    planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    result = interpolate(planes, mode, size, factor)
+    return np.ascontiguousarray(result[0].permute(1, 2, 0).numpy())
+
+
+def _bilinear(image: Array, size: tuple[int, int], factor: float | None) -> Array:
+    if factor is None:
+        return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR))
+    larger = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)  # its size is rounded
+    return np.ascontiguousarray(larger[: size[0], : size[1]])
+
+
+def interpolate(planes: torch.Tensor, mode: ResizeMode, size: tuple[int, int], factor: float | None) -> torch.Tensor:
+    """:func:`torch.nn.functional.interpolate` on (1, C, H, W), by ``factor`` or, where it is None, to ``size``."""
+    if factor is None:
+        return torch.nn.functional.interpolate(planes, size=size, mode=mode)
+    return torch.nn.functional.interpolate(planes, scale_factor=factor, mode=mode)
+
+
+def gaussian_noise(image: Array, step: GaussianNoise) -> Array:
+    """Add the noise and clamp to [0, 1]."""
+    noise = fields.normal(step.seed, *size_of(image), grey=step.grey)
+    noise *= np.float32(step.sigma / 255)
+    return _clamp(image + noise)
+
+
+def poisson_noise(image: Array, step: PoissonNoise) -> Array:
+    """Add the noise and clamp to [0, 1]. Counts follow the image rounded to 8 bits, or its grey version so rounded."""
+    level = _to_uint8(image @ np.array(GREY_WEIGHTS, np.float32)[:, None] if step.grey else image)
+    levels = fields.poisson_levels(int(np.count_nonzero(np.bincount(level.ravel(), minlength=256))))
+    bins = fields.uniform_bins(step.seed, *size_of(image), grey=step.grey)
+    entries = np.left_shift(level, fields.POISSON_BITS, dtype=np.int32)
+    entries |= bins
+    noise = fields.poisson_quantiles(levels).take(entries).astype(np.float32)
+    noise *= np.float32(1 / levels)
+    noise -= level * np.float32(1 / 255)
+    noise *= np.float32(step.scale)
+    return _clamp(image + noise)
+
+
+def sensor_noise(image: Array, step: SensorNoise) -> Array:
+    """Add the noise in linear light and go back to display values in [0, 1]."""
+    light = np.power(_clamp(image), np.float32(DISPLAY_GAMMA))
+    deviation = np.sqrt(np.float32(step.shot) * light + np.float32(step.read**2))
+    noisy = light + deviation * fields.normal(step.seed, *size_of(image), grey=False)
+    return np.asarray(np.power(_clamp(noisy), np.float32(1 / DISPLAY_GAMMA)))
+
+
+def compress(image: Array, step: Compress) -> Array:
+    """Round to 8 bits, encode and decode with the codec's own library."""
+    if step.codec == "diffjpeg":
+        planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return np.ascontiguousarray(jpeg.diffjpeg(planes.clamp_(0, 1), step.quality).permute(1, 2, 0).numpy())
+    flags = {
+        "jpeg": [cv2.IMWRITE_JPEG_QUALITY, step.quality],
+        "webp": [cv2.IMWRITE_WEBP_QUALITY, step.quality],
+        "avif": [cv2.IMWRITE_AVIF_QUALITY, step.quality, cv2.IMWRITE_AVIF_SPEED, _AVIF_SPEED],
+    }[step.codec]
+    encoded = cv2.imencode(f".{step.codec}", cv2.cvtColor(_to_uint8(image), cv2.COLOR_RGB2BGR), flags)[1]
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert decoded is not None, f"OpenCV cannot read the {step.codec} that it wrote"
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.float32) * np.float32(1 / 255)
+
+
+def finish(image: Array) -> Array:
+    """Clamp to [0, 1] and round to multiples of 1/255."""
+    return _to_uint8(image).astype(np.float32) / np.float32(255)
+
+
+def _clamp(image: Array) -> Array:
+    return np.clip(image, 0, 1, out=image)
+
+
+def _to_uint8(image: Array) -> Array:
+    """uint8 of the clamped image; ties go to even, as in torch."""
+    return np.rint(np.clip(image, 0, 1) * np.float32(255)).astype(np.uint8)

@@ -1,0 +1,439 @@
+"""The options that recipes are drawn from: Real-ESRGAN's keys and ours, with published defaults, checked as a whole.
+
+Real-ESRGAN's files hold them in two places: resizing, noise and compression at the top level, blur in the section of
+the training set. What is new here stands in the section ``degradation`` and is off unless asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import cv2
+import msgspec
+
+from safmn.degradations.recipe import CODECS, RESIZE_MODES, KernelKind, ResizeMode
+from safmn.errors import OptionError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+Range = tuple[float, float]
+Mode = Literal["per_sample", "batch_pool"]
+
+_FAMILIES: tuple[KernelKind, ...] = (
+    "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"
+)  # fmt: skip
+_FAMILY_PROB = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+_PUBLISHED_MODES: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
+_GAN_KEYS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
+_SMALLEST_KERNEL = 7
+_LARGEST_KERNEL = 61
+_SUM_TOLERANCE = 1e-4  # of probabilities written with few digits
+
+
+class DegradationKeys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keys of the top level (Real-ESRGAN's) and of the section ``degradation`` (ours).
+
+    Ranges are [low, high]; ``...2`` is the second stage; ``resize_prob`` is [up, down, keep].
+
+    Attributes:
+        gt_usm: stage 1 trains towards, and degrades, the sharpened GT.
+        l1_gt_usm, percep_gt_usm, gan_gt_usm: which losses see the sharpened GT. One of them says that this is SAFMN's
+            GAN training, which degrades the GT itself, resizes before the first blur and draws ``nearest`` too.
+        noise_range: standard deviation in grey levels of 0..255.
+        poisson_scale_range: factor on Poisson noise.
+        jpeg_range: quality, 1 to 100.
+        gt_size: side of the GT patch.
+        queue_size: pairs in the pool of ``mode: batch_pool``.
+        mode: ``per_sample``: every sample draws everything for itself. ``batch_pool``: as published, a batch shares
+            resize factors and modes, the kinds of noise, the second blur and the order at the end, and batches are
+            mixed in a pool of ``queue_size`` pairs.
+        crop_size: side of the GT crop that is degraded.
+        degrade_sharpened: whether the sharpened GT is degraded. Default: see ``gt_usm`` and ``l1_gt_usm``.
+        resize_first: resize before the first blur. Default: see ``l1_gt_usm``.
+        resize_modes, final_resize_modes: drawn from, each alike; the latter for the way to the LQ size.
+        codec_list, codec_prob: what compresses, and how often; ``diffjpeg`` is BasicSR's.
+        webp_range, avif_range: quality.
+        sensor_noise_prob: share of noise in the first stage that depends on the signal as in a camera's sensor,
+            with variance ``shot * x + read**2``; both are drawn uniformly in the logarithm.
+        bicubic_prob: share of samples that are only shrunk, by MATLAB's bicubic ``imresize``.
+        lanczos_avif_prob: share of samples that are shrunk by Lanczos and compressed by AVIF, as for light SAFMN++.
+        lanczos_avif_range: their AVIF quality; the default covers the quantiser's 31..63 of the AIS 2024 challenge.
+    """
+
+    gt_usm: bool = False
+    l1_gt_usm: bool = False
+    percep_gt_usm: bool = False
+    gan_gt_usm: bool = False
+    high_order_degradation: bool = True
+
+    resize_prob: tuple[float, float, float] = (0.2, 0.7, 0.1)
+    resize_range: Range = (0.15, 1.5)
+    gaussian_noise_prob: float = 0.5
+    noise_range: Range = (1, 30)
+    poisson_scale_range: Range = (0.05, 3)
+    gray_noise_prob: float = 0.4
+    jpeg_range: Range = (30, 95)
+
+    second_blur_prob: float = 0.8
+    resize_prob2: tuple[float, float, float] = (0.3, 0.4, 0.3)
+    resize_range2: Range = (0.3, 1.2)
+    gaussian_noise_prob2: float = 0.5
+    noise_range2: Range = (1, 25)
+    poisson_scale_range2: Range = (0.05, 2.5)
+    gray_noise_prob2: float = 0.4
+    jpeg_range2: Range = (10, 95)
+
+    gt_size: int | None = None
+    queue_size: int = 180
+
+    mode: Mode = "per_sample"
+    crop_size: int = 400
+    degrade_sharpened: bool | None = None
+    resize_first: bool | None = None
+    resize_modes: tuple[str, ...] | None = None
+    final_resize_modes: tuple[str, ...] = _PUBLISHED_MODES
+    codec_list: tuple[str, ...] = ("jpeg",)
+    codec_prob: tuple[float, ...] = (1.0,)
+    webp_range: Range = (30, 95)
+    avif_range: Range = (30, 95)
+    sensor_noise_prob: float = 0.0
+    sensor_shot_range: Range = (1e-4, 1.2e-2)
+    sensor_read_range: Range = (1e-3, 2e-2)
+    bicubic_prob: float = 0.0
+    lanczos_avif_prob: float = 0.0
+    lanczos_avif_range: Range = (1, 51)
+
+
+class BlurKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys of the training set's section.
+
+    Attributes:
+        blur_kernel_size: the largest kernel; odd sizes from 7 on are drawn.
+        kernel_list, kernel_prob: families and how often each is drawn.
+        sinc_prob: share of sinc kernels; ``final_sinc_prob`` is that of samples with a sinc filter at the end.
+        blur_sigma: standard deviation in pixels.
+        betag_range, betap_range: shape of generalized and plateau kernels; half of the draws lie below 1.
+    """
+
+    gt_size: int | None = None
+    use_hflip: bool = False
+    use_rot: bool = False
+    batch_size_per_gpu: int | None = None
+
+    blur_kernel_size: int = 21
+    kernel_list: tuple[str, ...] = _FAMILIES
+    kernel_prob: tuple[float, ...] = _FAMILY_PROB
+    sinc_prob: float = 0.1
+    blur_sigma: Range = (0.2, 3)
+    betag_range: Range = (0.5, 4)
+    betap_range: Range = (1, 2)
+
+    blur_kernel_size2: int = 21
+    kernel_list2: tuple[str, ...] = _FAMILIES
+    kernel_prob2: tuple[float, ...] = _FAMILY_PROB
+    sinc_prob2: float = 0.1
+    blur_sigma2: Range = (0.2, 1.5)
+    betag_range2: Range = (0.5, 4)
+    betap_range2: Range = (1, 2)
+
+    final_sinc_prob: float = 0.8
+
+
+class BlurOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How the kernels of one stage are drawn; see :class:`BlurKeys`."""
+
+    prob: float
+    sizes: tuple[int, ...]
+    families: tuple[str, ...]
+    family_prob: tuple[float, ...]
+    sinc_prob: float
+    sigma: Range
+    beta_generalized: Range
+    beta_plateau: Range
+
+
+class StageOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How one stage is drawn; see :class:`DegradationKeys`."""
+
+    blur: BlurOptions
+    resize_prob: tuple[float, float, float]
+    resize_range: Range
+    gaussian_prob: float
+    sensor_prob: float
+    noise_range: Range
+    poisson_scale_range: Range
+    grey_prob: float
+    quality: dict[str, Range]
+
+
+class DegradationOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a recipe is drawn from, checked. Made by :func:`parse_options`.
+
+    Attributes:
+        scale: GT size over LQ size.
+        crop_size, gt_size: sides, in GT pixels, of what is degraded and of what is kept; multiples of ``scale``.
+        needs_sharpened: whether some loss wants the sharpened GT.
+    """
+
+    scale: int
+    crop_size: int
+    gt_size: int
+    hflip: bool
+    rot: bool
+    mode: Mode
+    queue_size: int
+    degrade_sharpened: bool
+    needs_sharpened: bool
+    resize_first: bool
+    resize_modes: tuple[str, ...]
+    final_resize_modes: tuple[str, ...]
+    first: StageOptions
+    second: StageOptions
+    final_sinc_prob: float
+    codecs: tuple[str, ...]
+    codec_prob: tuple[float, ...]
+    sensor_shot_range: Range
+    sensor_read_range: Range
+    bicubic_prob: float
+    lanczos_avif_prob: float
+    lanczos_avif_range: Range
+
+
+def parse_options(degradation: Mapping[str, Any], dataset: Mapping[str, Any], *, scale: int) -> DegradationOptions:
+    """Check the options and bring them into the form that recipes are drawn from.
+
+    Args:
+        degradation: Real-ESRGAN's top-level keys together with those of the section ``degradation``.
+        dataset: the training set's section; keys that are not :class:`BlurKeys` are left to others.
+        scale: GT size over LQ size.
+
+    Raises:
+        OptionError: names the key that is wrong and says what it must be.
+    """
+    keys = _convert(degradation, DegradationKeys, "")
+    blur_keys = {field.encode_name for field in msgspec.structs.fields(BlurKeys)}
+    blur = _convert({key: value for key, value in dataset.items() if key in blur_keys}, BlurKeys, "datasets.train.")
+    _check_degradation(keys)
+    _check_blur(blur)
+    gt_size = _check_sizes(keys, blur, scale)
+    _check_pool(keys, blur, pool_named="queue_size" in degradation)
+    is_gan = any(key in degradation for key in _GAN_KEYS)
+    modes = ("nearest",) if is_gan else ()
+    return DegradationOptions(
+        scale=scale,
+        crop_size=keys.crop_size // scale * scale,
+        gt_size=gt_size,
+        hflip=blur.use_hflip,
+        rot=blur.use_rot,
+        mode=keys.mode,
+        queue_size=keys.queue_size,
+        degrade_sharpened=keys.gt_usm if keys.degrade_sharpened is None else keys.degrade_sharpened,
+        needs_sharpened=keys.gt_usm or keys.l1_gt_usm or keys.percep_gt_usm or keys.gan_gt_usm,
+        resize_first=is_gan if keys.resize_first is None else keys.resize_first,
+        resize_modes=(*_PUBLISHED_MODES, *modes) if keys.resize_modes is None else keys.resize_modes,
+        final_resize_modes=keys.final_resize_modes,
+        first=_stage(keys, blur, "", blur_prob=1.0, sensor_prob=keys.sensor_noise_prob),
+        second=_stage(keys, blur, "2", blur_prob=keys.second_blur_prob, sensor_prob=0.0),
+        final_sinc_prob=blur.final_sinc_prob,
+        codecs=keys.codec_list,
+        codec_prob=keys.codec_prob,
+        sensor_shot_range=keys.sensor_shot_range,
+        sensor_read_range=keys.sensor_read_range,
+        bicubic_prob=keys.bicubic_prob,
+        lanczos_avif_prob=keys.lanczos_avif_prob,
+        lanczos_avif_range=keys.lanczos_avif_range,
+    )
+
+
+def check_options(degradation: Mapping[str, Any], dataset: Mapping[str, Any], *, scale: int) -> None:
+    """Check degradation options before anything is built; arguments and errors as of :func:`parse_options`."""
+    parse_options(degradation, dataset, scale=scale)
+
+
+def _stage(keys: DegradationKeys, blur: BlurKeys, suffix: str, *, blur_prob: float, sensor_prob: float) -> StageOptions:
+    def key(name: str) -> Any:
+        return getattr(keys, name + suffix)
+
+    def blur_key(name: str) -> Any:
+        return getattr(blur, name + suffix)
+
+    jpeg = key("jpeg_range")
+    return StageOptions(
+        blur=BlurOptions(
+            prob=blur_prob,
+            sizes=tuple(range(_SMALLEST_KERNEL, blur_key("blur_kernel_size") + 1, 2)),
+            families=blur_key("kernel_list"),
+            family_prob=blur_key("kernel_prob"),
+            sinc_prob=blur_key("sinc_prob"),
+            sigma=blur_key("blur_sigma"),
+            beta_generalized=blur_key("betag_range"),
+            beta_plateau=blur_key("betap_range"),
+        ),
+        resize_prob=key("resize_prob"),
+        resize_range=key("resize_range"),
+        gaussian_prob=key("gaussian_noise_prob"),
+        sensor_prob=sensor_prob,
+        noise_range=key("noise_range"),
+        poisson_scale_range=key("poisson_scale_range"),
+        grey_prob=key("gray_noise_prob"),
+        quality={"jpeg": jpeg, "diffjpeg": jpeg, "webp": keys.webp_range, "avif": keys.avif_range},
+    )
+
+
+Keys = TypeVar("Keys", bound=msgspec.Struct)
+
+
+def _convert(section: Mapping[str, Any], kind: type[Keys], prefix: str) -> Keys:
+    known = [field.encode_name for field in msgspec.structs.fields(kind)]
+    for key in section:
+        if key not in known:
+            raise OptionError(f"{prefix}{key}: no degradation option has this name.{did_you_mean(key, known)}")
+    try:
+        return msgspec.convert(dict(section), kind, strict=True)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$.")
+        raise OptionError(f"{prefix}{where.rstrip('`')}: {message}") from error
+
+
+def _require(condition: bool, key: str, message: str) -> None:
+    if not condition:
+        raise OptionError(f"{key}: {message}")
+
+
+def _check_degradation(keys: DegradationKeys) -> None:
+    _require(
+        keys.high_order_degradation,
+        "high_order_degradation",
+        "false means pairs that exist already; use the data set PairedImageDataset with model_type SRModel for them",
+    )
+    for suffix in ("", "2"):
+        _check_distribution(keys, f"resize_prob{suffix}", 3)
+        for name in ("gaussian_noise_prob", "gray_noise_prob"):
+            _check_probability(keys, name + suffix)
+        low, high = _check_range(keys, f"resize_range{suffix}", low=0, open_low=True)
+        _require(low <= 1 <= high, f"resize_range{suffix}", f"[{low:g}, {high:g}] must enclose 1")
+        _check_range(keys, f"noise_range{suffix}", low=0, high=255)
+        _check_range(keys, f"poisson_scale_range{suffix}", low=0)
+        _check_range(keys, f"jpeg_range{suffix}", low=1, high=100)
+    for name in ("second_blur_prob",):
+        _check_probability(keys, name)
+    _check_extras(keys)
+
+
+def _check_extras(keys: DegradationKeys) -> None:
+    for name in ("sensor_noise_prob", "bicubic_prob", "lanczos_avif_prob"):
+        _check_probability(keys, name, "degradation.")
+    share = keys.bicubic_prob + keys.lanczos_avif_prob
+    _require(share <= 1, "degradation.lanczos_avif_prob", f"with bicubic_prob it makes {share:g}, more than 1")
+    for name in ("webp_range", "avif_range", "lanczos_avif_range"):
+        _check_range(keys, name, "degradation.", low=1, high=100)
+    for name in ("sensor_shot_range", "sensor_read_range"):
+        _check_range(keys, name, "degradation.", low=0, high=1, open_low=True)
+    _check_names(keys.codec_list, CODECS, "degradation.codec_list")
+    _check_distribution(keys, "codec_prob", len(keys.codec_list), "degradation.", of="codec_list")
+    for name in ("resize_modes", "final_resize_modes"):
+        modes = getattr(keys, name)
+        if modes is not None:
+            _check_names(modes, RESIZE_MODES, f"degradation.{name}")
+    if "avif" in keys.codec_list or keys.lanczos_avif_prob:
+        key = "degradation." + ("codec_list" if "avif" in keys.codec_list else "lanczos_avif_prob")
+        _require(
+            cv2.haveImageWriter(".avif"), key, "this OpenCV cannot write AVIF; install opencv-python 4.12 or newer"
+        )
+
+
+def _check_blur(blur: BlurKeys) -> None:
+    prefix = "datasets.train."
+    for suffix in ("", "2"):
+        name = f"blur_kernel_size{suffix}"
+        size = getattr(blur, name)
+        odd = size % 2 == 1 and _SMALLEST_KERNEL <= size <= _LARGEST_KERNEL
+        _require(odd, prefix + name, f"{size} must be odd, from {_SMALLEST_KERNEL} to {_LARGEST_KERNEL}")
+        families = getattr(blur, f"kernel_list{suffix}")
+        _check_names(families, _FAMILIES, f"{prefix}kernel_list{suffix}")
+        _check_distribution(blur, f"kernel_prob{suffix}", len(families), prefix, of=f"kernel_list{suffix}")
+        _check_probability(blur, f"sinc_prob{suffix}", prefix)
+        _check_range(blur, f"blur_sigma{suffix}", prefix, low=0, open_low=True)
+        for name in (f"betag_range{suffix}", f"betap_range{suffix}"):
+            low, high = _check_range(blur, name, prefix, low=0, open_low=True)
+            _require(low <= 1 <= high, prefix + name, f"[{low:g}, {high:g}] must enclose 1")
+    _check_probability(blur, "final_sinc_prob", prefix)
+
+
+def _check_sizes(keys: DegradationKeys, blur: BlurKeys, scale: int) -> int:
+    """The side of the GT patch."""
+    _require(scale >= 1, "scale", f"{scale} must be at least 1")
+    if keys.gt_size is not None and blur.gt_size is not None:
+        same = keys.gt_size == blur.gt_size
+        _require(same, "gt_size", f"{keys.gt_size} at the top level, {blur.gt_size} in datasets.train; give one value")
+    gt_size = blur.gt_size if keys.gt_size is None else keys.gt_size
+    if gt_size is None:
+        raise OptionError("gt_size: missing; give the side of the GT patch, 256 say")
+    _require(gt_size >= scale and gt_size % scale == 0, "gt_size", f"{gt_size} is not a multiple of scale, {scale}")
+    lq, patch = keys.crop_size // scale, gt_size // scale
+    _require(
+        patch <= lq,
+        "gt_size",
+        f"{gt_size} asks for LQ patches of {patch}x{patch}, but the degraded image is only {lq}x{lq} "
+        f"(degradation.crop_size {keys.crop_size} / scale {scale}). Lower gt_size or raise crop_size",
+    )
+    smallest = int(lq * keys.resize_range2[0])
+    _require(smallest >= 1, "resize_range2", f"{keys.resize_range2[0]:g} of {lq} LQ pixels leaves none")
+    smallest = int(keys.crop_size * keys.resize_range[0])
+    _require(smallest >= 1, "resize_range", f"{keys.resize_range[0]:g} of {keys.crop_size} pixels leaves none")
+    return gt_size
+
+
+def _check_pool(keys: DegradationKeys, blur: BlurKeys, *, pool_named: bool) -> None:
+    if keys.mode == "per_sample":
+        if pool_named:
+            logger.info(
+                "queue_size has no effect: every sample draws its own degradation (for the published pool: "
+                "`degradation: {mode: batch_pool}`)"
+            )
+        return
+    batch = blur.batch_size_per_gpu
+    fits = keys.queue_size >= 1 and (batch is None or keys.queue_size % batch == 0)
+    _require(fits, "queue_size", f"{keys.queue_size} must be a multiple of batch_size_per_gpu, {batch}")
+
+
+def _check_probability(keys: msgspec.Struct, name: str, prefix: str = "") -> None:
+    value = getattr(keys, name)
+    _require(0 <= value <= 1, prefix + name, f"{value:g} is not a probability between 0 and 1")
+
+
+def _check_distribution(keys: msgspec.Struct, name: str, length: int, prefix: str = "", *, of: str = "") -> None:
+    values: Sequence[float] = getattr(keys, name)
+    shown = [float(f"{value:g}") for value in values]
+    _require(len(values) == length, prefix + name, f"{shown} has {len(values)} values for the {length} of {of}")
+    _require(all(value >= 0 for value in values), prefix + name, f"{shown} has a negative probability")
+    total = sum(values)
+    _require(abs(total - 1) <= _SUM_TOLERANCE, prefix + name, f"{shown} sums to {total:g}, not to 1")
+
+
+def _check_range(
+    keys: msgspec.Struct,
+    name: str,
+    prefix: str = "",
+    *,
+    low: float,
+    high: float = float("inf"),
+    open_low: bool = False,
+) -> Range:
+    first, last = getattr(keys, name)
+    key = prefix + name
+    _require(first <= last, key, f"[{first:g}, {last:g}] is not a range [low, high]")
+    inside = (first > low if open_low else first >= low) and last <= high
+    bound = f"above {low:g}" if open_low else f"at least {low:g}"
+    bound += f" and at most {high:g}" if high != float("inf") else ""
+    _require(inside, key, f"[{first:g}, {last:g}]: values must be {bound}")
+    return first, last
+
+
+def _check_names(names: Sequence[str], known: Sequence[str], key: str) -> None:
+    _require(len(names) > 0, key, "is empty")
+    for name in names:
+        if name not in known:
+            raise OptionError(f"{key}: {name!r} is unknown.{did_you_mean(name, known)} Known: {', '.join(known)}.")
