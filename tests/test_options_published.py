@@ -401,6 +401,7 @@ def test_safmn_real_world_stage_1(tmp_path: Path) -> None:
     assert options.degradation["gt_usm"] is True
     assert options.degradation["resize_prob2"] == [0.3, 0.4, 0.3]
     assert (options.degradation["queue_size"], options.degradation["gt_size"]) == (192, 180)
+    assert options.datasets["train"]["degradation"] == options.degradation
 
 
 USM = "l1_gt_usm: True\npercep_gt_usm: True\ngan_gt_usm: False"

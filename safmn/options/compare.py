@@ -49,6 +49,8 @@ def dump(options: Options) -> str:
     keys = DegradationKeys.__struct_fields__
     data |= {key: value for key, value in options.degradation.items() if key in keys}
     data["degradation"] = {key: value for key, value in options.degradation.items() if key not in keys}
+    for section in data["datasets"].values():
+        section.pop("degradation", None)  # filled in from the keys above
     data["expect"] = {
         name: {**numbers.values, "tolerance": numbers.tolerance} for name, numbers in options.expect.items()
     }

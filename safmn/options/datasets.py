@@ -17,6 +17,8 @@ from safmn.options.types import NotNegative, Positive, Probability, Range
 
 PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # where ``~`` is the home folder
 
+DEGRADING = ("RealESRGANDataset",)  # data sets that make their LQ images
+
 
 class LoaderOptions(Struct, frozen=True, kw_only=True):
     """Keys of the training set's section that the loader reads.
@@ -105,14 +107,16 @@ _UNREAD = {
 _CROP = ("gt_size", "use_hflip", "use_rot")
 
 
-def check_dataset(section: Mapping[str, Any], where: KeyPath, phase: str, problems: Problems) -> None:
-    """Check the section of one data set."""
+def check_dataset(
+    section: Mapping[str, Any], where: KeyPath, phase: str, problems: Problems, *, top: Mapping[str, Any]
+) -> None:
+    """Check the section of one data set; ``top`` is the whole file, whose ``gt_size`` stands for one in the section."""
     kind = find_component(section, finder(registry.DATASET_REGISTRY), where, problems)
     if kind is None:
         return
     own, required, is_open = _own_keys(kind)
     _check_required(section, where, required, phase, problems)
-    if phase == "train" and "gt_size" in own and section.get("gt_size") is None:
+    if phase == "train" and "gt_size" in own and section.get("gt_size") is None and top.get("gt_size") is None:
         problems.add(where, "the key 'gt_size' is missing: the side of the GT patches")
     accepted = _accepted(own, phase)
     for key, value in section.items():

@@ -107,7 +107,7 @@ def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug:
         debug=debug,
         raw=raw,
         num_gpu=torch.cuda.device_count() if file.num_gpu == "auto" else file.num_gpu,
-        datasets={name: _dataset(name, section, file.scale) for name, section in file.datasets.items()},
+        datasets={name: _dataset(name, section, file.scale, degradation) for name, section in file.datasets.items()},
         degradation=degradation,
         path=msgspec.structs.replace(file.path, **places),
         expect={name: _expectation(numbers) for name, numbers in file.expect.items()},
@@ -115,10 +115,14 @@ def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug:
     )
 
 
-def _dataset(name: str, section: dict[str, Any], scale: int) -> dict[str, Any]:
-    """A data set's options as its constructor wants them: with the phase, the scale, and ``~`` expanded."""
+def _dataset(name: str, section: dict[str, Any], scale: int, degradation: dict[str, Any]) -> dict[str, Any]:
+    """A data set's options as its constructor wants them: with the phase, the scale, and ``~`` expanded.
+
+    One that degrades images gets the keys for it that stand outside its section, too.
+    """
     expanded = {key: _home(value) if key in datasets.PATHS else value for key, value in section.items()}
-    return expanded | {"phase": rules.phase_of(name), "scale": scale}
+    outside = {"degradation": degradation} if section["type"] in datasets.DEGRADING else {}
+    return expanded | {"phase": rules.phase_of(name), "scale": scale} | outside
 
 
 def _home(value: Any) -> Any:

@@ -79,7 +79,7 @@ def _check_datasets(data: Mapping[str, Any], mode: str, problems: Problems) -> N
         if phase == "test" and mode == "train":
             problems.add(where, "test sets have no job in training; call it 'val' or 'val_2' to validate on it")
         if isinstance(section, Mapping):
-            check_dataset(section, where, phase, problems)
+            check_dataset(section, where, phase, problems, top=data)
             for key, wanted in (("scale", data.get("scale")), ("phase", phase)):
                 if key in section and section[key] != wanted:
                     problems.add((*where, key), f"is {show(section[key])}, but must be {show(wanted)}; leave it out")

@@ -217,7 +217,7 @@ class Options(Struct, frozen=True, kw_only=True):
         num_gpu: the number asked for; ``auto`` has become the number of CUDA devices here.
         manual_seed: 0 where the file gives none (BasicSR draws one; here a run repeats unless told otherwise).
         datasets: section name (``train``, ``val``, ``val_2``, ``test_1``) -> options, with ``phase`` and ``scale``
-            filled in and ``~`` expanded in paths.
+            filled in and ``~`` expanded in paths; ``RealESRGANDataset`` gets ``degradation`` as well.
         degradation: Real-ESRGAN's top-level keys that were given, and the ``degradation`` section.
         raw: the file with overrides and debug applied, without defaults: a copy of its own, for logs and resuming.
     """
