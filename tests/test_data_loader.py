@@ -294,14 +294,17 @@ def test_workers_ignore_group_signals_and_die_with_a_killed_parent() -> None:
     process = multiprocessing.get_context("fork").Process(target=_train, args=(theirs,))
     with one_opencv_thread():
         process.start()
+    theirs.close()
     assert process.pid is not None
     try:
+        assert connection.poll(30)
         workers = connection.recv()
         assert len(workers) == 2
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             os.killpg(process.pid, number)
             time.sleep(0.1)
             connection.send("go on")
+            assert connection.poll(30)
             assert connection.recv() == workers
     finally:
         process.kill()
