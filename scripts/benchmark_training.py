@@ -1,0 +1,397 @@
+"""Training iterations per second: BasicSR's own loop against ours, the same recipe on the same images.
+
+    python scripts/benchmark_training.py [--batch-size 16] [--lq-size 64] [--sides "ours, bf16" ...] [--json]
+
+BasicSR's side is its ``SRModel`` with the FFT loss added, its ``PairedImageDataset`` on PNG sub-images,
+``EnlargedSampler``, loader and prefetcher, and the network as spandrel ships it. Ours is the whole ``Trainer.run`` on a
+patch store of the same images. Recipe: ``options/train_x4.yml``. Images: scikit-image's photographs, or --hr DIR.
+
+Each side is a process of its own, which is stopped (SIGSTOP, with its loader's workers) while another has its turn: a
+side neither computes nor loads ahead on another's time, and its peak memory is its own. A turn is --iterations
+training iterations; the table's times are per turn. "waiting" is the share of the time in which the training loop waits
+for its next batch; "start s" are the seconds of the first iteration, compilation included. Loader workers' memory is
+not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import functools
+import itertools
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+import safmn  # noqa: F401 - makes `import basicsr` work
+from benchmark_harness import argument_parser, compare, report, use_threads
+from safmn.data.bundled_photos import photo_folder
+from safmn.data.store_format import Source
+from safmn.engine.setup import build_trainer
+from safmn.imaging import imresize, list_images, read_rgb, write_image
+from safmn.options import load_options
+from safmn.prepare.store import build_store
+from safmn.runtime.distributed import Ranks
+
+RECIPE = Path(__file__).resolve().parent.parent / "options/train_x4.yml"
+SCALE = 4
+SUB_IMAGE, STEP = 480, 240  # as published
+BASELINE = "BasicSR, fp32"
+# what is added to `train` of the recipe; None: BasicSR's loop
+SIDES: dict[str, dict[str, Any] | None] = {
+    BASELINE: None,
+    "ours, fp32": {"precision": "fp32", "compile": False},
+    "ours, fp32, compiled": {"precision": "fp32", "compile": True},
+    "ours, bf16": {"precision": "bf16", "compile": False},
+    "ours, bf16, compiled": {"precision": "bf16", "compile": True},
+}
+NEVER = 10**9
+_LEAVING = 30  # seconds until a side that does not leave is killed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all sides share."""
+
+    folder: str  # HR/*.png, LR/*.png, sub.store
+    cuda: bool
+    batch_size: int
+    lq_size: int
+    workers: int  # processes that load, for BasicSR; ours slices a memory map in a thread
+    threads: int | None
+
+    @property
+    def crops(self) -> dict[str, Any]:
+        """Keys that the ``train`` data set has on both sides."""
+        return {
+            "name": "train",
+            "gt_size": self.lq_size * SCALE,
+            "use_hflip": True,
+            "use_rot": True,
+            "batch_size_per_gpu": self.batch_size,
+            "dataset_enlarge_ratio": 10_000,  # no epoch ends while we look
+        }
+
+
+# --- the data --------------------------------------------------------------------------------------------------------
+
+
+def make_data(folder: Path, hr: Path | None, count: int) -> int:
+    """Cut at most ``count`` sub-images, make their LR counterparts and the store; returns how many there are."""
+    files = list_images(hr if hr is not None else photo_folder())
+    cuts = itertools.islice(itertools.chain.from_iterable(map(sub_images, map(read_rgb, files))), count)
+    number = -1
+    for number, image in enumerate(cuts):
+        write_image(folder / "HR" / f"{number:04d}.png", image)
+        write_image(folder / "LR" / f"{number:04d}.png", imresize(image, 1 / SCALE))
+    if number < 0:
+        sys.exit(f"no image of at least {SUB_IMAGE}x{SUB_IMAGE} in {hr}")
+    build_store(folder / "sub.store", Source(SCALE, str(folder / "HR"), str(folder / "LR"), "{}", None), jobs=2)
+    return number + 1
+
+
+def sub_images(image: Any) -> Iterator[Any]:
+    """All 480x480 windows of an (H, W, 3) image, 240 apart."""
+    height, width = image.shape[:2]
+    for top in range(0, height - SUB_IMAGE + 1, STEP):
+        for left in range(0, width - SUB_IMAGE + 1, STEP):
+            yield image[top : top + SUB_IMAGE, left : left + SUB_IMAGE]
+
+
+# --- in the process of a side ----------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Where a training loop asks for its batches: lets it run a turn at a time and notes how long it waits for data."""
+
+    def __init__(self, turns: Connection, cuda: bool) -> None:
+        self.turns = turns
+        self.cuda = cuda
+        self.left = 0
+        self.waited = 0.0
+
+    def take(self, load: Callable[[], Any]) -> Any:
+        """The next batch, ``load()``; where a turn is over, reports it and waits for the next one first."""
+        if self.left == 0:
+            self._synchronize()
+            self.turns.send({"waited": self.waited, "memory": self._peak_memory()})
+            self.left = self.turns.recv()
+            self.waited = 0.0
+            if self.left == 0:
+                raise SystemExit
+        self.left -= 1
+        began = time.perf_counter()
+        batch = load()
+        self.waited += time.perf_counter() - began
+        return batch
+
+    def batches(self, source: Callable[[int], Iterator[Any]], start: int) -> Iterator[Any]:
+        """``source(start)``, through the gate."""
+        iterator = source(start)
+        while True:
+            yield self.take(lambda: next(iterator))
+
+    def _synchronize(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def _peak_memory(self) -> int:
+        """Bytes: of the GPU's memory in tensors, or of this process's resident memory."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated()
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):  # unlike getrusage's, not that of the process that started this one
+                    return int(line.split()[1]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def serve(turns: Connection, setting: Setting, name: str, train: Mapping[str, Any] | None) -> None:
+    """Run one side's loop until a turn of no iterations."""
+    os.setpgrp()  # so that this process and its loader's workers can be stopped together
+    log = os.open(f"{setting.folder}/{name}.log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1), os.dup2(log, 2)
+    use_threads(setting.threads)
+    gate = Gate(turns, setting.cuda)
+    if train is None:
+        basicsr_loop(setting, gate)
+    else:
+        our_loop(setting, gate, name, train)
+
+
+def our_loop(setting: Setting, gate: Gate, name: str, train: Mapping[str, Any]) -> None:
+    """The engine, from an option file; only the source of its batches goes through the gate."""
+    data = {
+        "type": "PatchStore",
+        "dataroot": f"{setting.folder}/sub.store",
+        "device": "cuda" if setting.cuda else "cpu",
+        "num_worker_per_gpu": 0,
+        **setting.crops,
+    }
+    content = copy.deepcopy(load_options(RECIPE, mode="train").raw)
+    content |= {"name": name, "num_gpu": int(setting.cuda), "datasets": {"train": data}, "val": None}
+    content["path"]["experiments_root"] = f"{setting.folder}/experiments"
+    content["train"] |= {**train, "total_iter": NEVER}
+    content["logger"] |= {"save_checkpoint_freq": NEVER, "use_tb_logger": False}
+    option_file = Path(setting.folder, f"{name}.yml")
+    option_file.write_text(yaml.safe_dump(content))
+    trainer = build_trainer(load_options(option_file, mode="train"), Ranks())
+    trainer.loader.batches = functools.partial(gate.batches, trainer.loader.batches)
+    trainer.run()
+
+
+def basicsr_options(setting: Setting) -> dict[str, Any]:
+    """The recipe as BasicSR's ``parse_options`` would hand it to its classes."""
+    opt = copy.deepcopy(load_options(RECIPE, mode="train").raw)
+    opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "num_gpu": int(setting.cuda)}
+    opt["network_g"]["type"] = "SAFMN_spandrel"
+    opt["datasets"]["train"] = {
+        "type": "PairedImageDataset",
+        "phase": "train",
+        "scale": SCALE,
+        "dataroot_gt": f"{setting.folder}/HR",
+        "dataroot_lq": f"{setting.folder}/LR",
+        "io_backend": {"type": "disk"},
+        "num_worker_per_gpu": setting.workers,
+        "prefetch_mode": "cuda" if setting.cuda else None,
+        "pin_memory": setting.cuda,
+        **setting.crops,
+    }
+    return opt
+
+
+def basicsr_model(opt: dict[str, Any]) -> Any:
+    """BasicSR's ``SRModel`` on spandrel's network, with the FFT loss as the published repository computes it."""
+    from basicsr.losses.basic_loss import L1Loss
+    from basicsr.models.sr_model import SRModel
+    from basicsr.utils.registry import ARCH_REGISTRY
+    from spandrel.architectures.SAFMN import SAFMN
+
+    if "SAFMN_spandrel" not in ARCH_REGISTRY:
+        ARCH_REGISTRY.register(SAFMN, suffix="spandrel")
+
+    class PixelAndFFT(L1Loss):  # type: ignore[misc]
+        """L1 of the pixels plus 0.05 L1 of the stacked real and imaginary parts, as one criterion."""
+
+        def forward(self, pred: Any, target: Any) -> Any:
+            spectra = (torch.fft.rfft2(image) for image in (pred, target))
+            parts = [torch.stack([spectrum.real, spectrum.imag], dim=-1) for spectrum in spectra]
+            fft = opt["train"]["fft_opt"]
+            return super().forward(pred, target) + fft["loss_weight"] * super().forward(*parts)
+
+    class SRModelWithFFT(SRModel):  # type: ignore[misc]
+        def init_training_settings(self) -> None:
+            super().init_training_settings()
+            self.cri_pix = PixelAndFFT().to(self.device)
+
+    return SRModelWithFFT(opt)
+
+
+def basicsr_loop(setting: Setting, gate: Gate) -> None:
+    """The loop of ``basicsr.train.train_pipeline`` between two log lines, with BasicSR's own parts."""
+    from basicsr.data import build_dataloader, build_dataset
+    from basicsr.data.data_sampler import EnlargedSampler
+    from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
+
+    torch.backends.cudnn.benchmark = True
+    opt = basicsr_options(setting)
+    section = opt["datasets"]["train"]
+    dataset = build_dataset(section)
+    sampler = EnlargedSampler(dataset, 1, 0, section["dataset_enlarge_ratio"])
+    loader = build_dataloader(dataset, section, num_gpu=opt["num_gpu"], dist=False, sampler=sampler, seed=10)
+    model = basicsr_model(opt)
+    prefetcher = CUDAPrefetcher(loader, opt) if setting.cuda else CPUPrefetcher(loader)
+    iteration = 0
+    for epoch in itertools.count():
+        sampler.set_epoch(epoch)
+        prefetcher.reset()
+        while (batch := gate.take(prefetcher.next)) is not None:
+            iteration += 1
+            model.update_learning_rate(iteration, warmup_iter=opt["train"].get("warmup_iter", -1))
+            model.feed_data(batch)
+            model.optimize_parameters(iteration)
+
+
+# --- in the process that compares ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Side:
+    """A side's process, seen from outside: stopped except during its turns."""
+
+    name: str
+    setting: Setting
+    iterations: int
+    process: Any = field(init=False)
+    start_seconds: float = field(init=False)
+    waited: list[float] = field(default_factory=list)  # seconds, of each turn
+    memory: int = 0
+
+    def __post_init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.turns, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, self.setting, self.name, SIDES[self.name]))
+        self.process.start()
+        theirs.close()
+        self._receive()  # it is built, and asks for its first batch
+        began = time.perf_counter()
+        self._run(1)
+        self.start_seconds = time.perf_counter() - began
+        self.waited.clear()
+        self._pause()
+
+    def turn(self) -> None:
+        """Let it train for a turn."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        self._run(self.iterations)
+        self._pause()
+
+    def end(self) -> None:
+        """Let it leave, and its workers with it."""
+        with contextlib.suppress(ProcessLookupError, BrokenPipeError):
+            os.killpg(self.process.pid, signal.SIGCONT)
+            self.turns.send(0)
+            self.process.join(_LEAVING)
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+
+    def _run(self, iterations: int) -> None:
+        self.turns.send(iterations)
+        answer = self._receive()
+        self.waited.append(answer["waited"])
+        self.memory = answer["memory"]
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            return self.turns.recv()
+        except EOFError:
+            self.process.join()
+            sys.exit(f"{self.name} failed:\n{Path(self.setting.folder, f'{self.name}.log').read_text()}")
+
+    def _pause(self) -> None:
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+
+def measure(arguments: argparse.Namespace, setting: Setting) -> None:
+    """Start the sides, time their turns, print the report."""
+    names = [BASELINE, *[name for name in arguments.sides if name != BASELINE]]
+    sides: list[Side] = []
+    try:
+        for name in names:
+            sides.append(Side(name, setting, arguments.iterations))
+        timings = compare({side.name: side.turn for side in sides}, rounds=arguments.rounds, warmup=arguments.warmup)
+    finally:
+        for side in sides:
+            side.end()
+    device = device_name(setting)
+    rows = {}
+    for side in sides:
+        timing = timings[side.name]
+        rows[side.name] = {
+            "it/s": f"{arguments.iterations / timing.median:.2f}",
+            "waiting": f"{sum(side.waited[-arguments.rounds :]) / sum(timing.seconds):.1%}",
+            "peak MB": round(side.memory / 1e6),
+            "start s": f"{side.start_seconds:.1f}",
+        }
+    title = (
+        f"Training x{SCALE}, batch {setting.batch_size}, LR {setting.lq_size}x{setting.lq_size}, {device}; "
+        f"turns of {arguments.iterations} iterations"
+    )
+    report(
+        title,
+        timings,
+        baseline=BASELINE,
+        json_line=arguments.json,
+        extra=rows,
+        facts={"device": device, "batch": setting.batch_size, "lq_size": setting.lq_size, "sides": rows},
+    )
+
+
+def device_name(setting: Setting) -> str:
+    """The GPU's name, or the CPU's with the number of threads."""
+    if setting.cuda:
+        return torch.cuda.get_device_name()
+    model = "CPU"
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {setting.threads or torch.get_num_threads()} threads"
+
+
+def main() -> int:
+    """Parse, make the data, measure."""
+    cuda = torch.cuda.is_available()
+    parser = argument_parser(__doc__)
+    parser.add_argument("--hr", type=Path, help=f"folder of images of at least {SUB_IMAGE}x{SUB_IMAGE}")
+    parser.add_argument("--images", type=int, default=96, help="how many sub-images to cut at most")
+    parser.add_argument("--batch-size", type=int, default=64 if cuda else 16)
+    parser.add_argument("--lq-size", type=int, default=64, help="side of the LR patches")
+    parser.add_argument("--iterations", type=int, default=20 if cuda else 2, help="iterations of a turn")
+    parser.add_argument("--workers", type=int, default=8 if cuda else 1, help="BasicSR's loader processes")
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES), help="besides BasicSR's")
+    parser.add_argument("--cpu", action="store_true", help="measure the CPU although there is a GPU")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        make_data(Path(folder), arguments.hr, arguments.images)
+        shared = (arguments.batch_size, arguments.lq_size, arguments.workers, arguments.threads)
+        measure(arguments, Setting(folder, cuda and not arguments.cpu, *shared))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
