@@ -1,0 +1,60 @@
+"""What runs a network: one interface, many engines.
+
+A back end maps (B, C, h, w) float32 to float32, whatever it does inside; h and w are multiples of the network's window.
+
+>>> backend = make_backend("openvino", network)
+>>> y = backend(x)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from safmn.errors import OptionError, did_you_mean
+from safmn.inference.backends.auto import Auto
+from safmn.inference.backends.base import PRECISIONS, Backend, check_precision
+from safmn.inference.backends.onnx_backends import OnnxRuntime, TensorRT
+from safmn.inference.backends.openvino_backend import OpenVINO
+from safmn.inference.backends.torch_backends import Compiled, CudaGraphs, Eager
+
+__all__ = ["NAMES", "PRECISIONS", "Backend", "available_backends", "make_backend"]
+
+_CLASSES: dict[str, type[Backend]] = {
+    backend.name: backend for backend in (Auto, Eager, Compiled, OnnxRuntime, OpenVINO, CudaGraphs, TensorRT)
+}
+NAMES = tuple(_CLASSES)
+"""All names that :func:`make_backend` knows."""
+
+
+def available_backends(device: str | torch.device = "cpu") -> dict[str, str | None]:
+    """Every back end by name, with None where it can be used on ``device`` and otherwise why not and what to do."""
+    return {name: backend.missing(torch.device(device)) for name, backend in _CLASSES.items()}
+
+
+def make_backend(
+    name: str, network: nn.Module, *, device: str | torch.device = "cpu", precision: str = "fp32"
+) -> Backend:
+    """Make ``network`` ready to run. The network itself is left as it is.
+
+    Args:
+        name: one of :data:`NAMES`. "auto" decides on its first input, which should be typical (a tile of an image):
+            the fastest one that gives the result of eager float32.
+        network: maps (B, C, h, w) to a tensor; C is 3 unless its ``in_channels`` says otherwise; h and w are multiples
+            of its ``window`` (1 where it has none). Also a single stage of :mod:`safmn.inference.stages`.
+        device: where inputs and outputs live.
+        precision: "fp32"; "bf16", where convolutions between features are computed in bfloat16 and all else in
+            float32; "fp16" (GPUs), all in float16.
+
+    Raises:
+        OptionError: no such back end or precision, it is not installed (the message says how to), or it cannot do this.
+    """
+    device = torch.device(device)
+    if name not in _CLASSES:
+        raise OptionError(f"no back end {name!r}.{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
+    check_precision(precision, device)
+    backend = _CLASSES[name]
+    problem = backend.missing(device) or backend.unfit(network, precision)
+    if problem:
+        raise OptionError(f"back end {name!r} cannot be used: {problem}.")
+    return backend(network, device=device, precision=precision)

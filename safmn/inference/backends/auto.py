@@ -1,0 +1,118 @@
+"""The choice of the fastest back end that gives the right result."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+from torch import Tensor, nn
+
+from safmn.inference.backends.base import Backend
+from safmn.inference.backends.onnx_backends import OnnxRuntime
+from safmn.inference.backends.openvino_backend import OpenVINO
+from safmn.inference.backends.torch_backends import CudaGraphs, Eager
+
+logger = logging.getLogger(__name__)
+
+# Fastest first, as scripts/benchmark_inference.py measures them (docs/performance.md). What takes a minute or more to
+# start ("compile", "tensorrt") is only used when asked for by name.
+_CANDIDATES: dict[str, tuple[type[Backend], ...]] = {
+    "cpu": (OpenVINO, OnnxRuntime),
+    "cuda": (CudaGraphs, OnnxRuntime),
+}
+
+# Against eager float32, for values in [0, 1]. One level of 8 bits is 3.9e-3: what is left is rounding ties.
+LARGEST_ERROR = 2e-4
+# Of half precisions the mean matters. 56 dB costs an image at 34 dB 0.03 dB, and one at 28 dB 0.007.
+LEAST_PSNR = 56.0
+
+
+class Auto(Backend):
+    """Decides on the first input: the fastest candidate that is installed, fits, is right, and beats eager.
+
+    Attributes:
+        name: "auto" before the first input, then the chosen back end's.
+    """
+
+    name = "auto"
+
+    def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
+        super().__init__(network, device=device, precision=precision)
+        self._network: nn.Module | None = network
+        self._chosen: Backend | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See :class:`Backend`."""
+        if self._chosen is None:
+            assert self._network is not None
+            self._chosen, y = choose(self._network, x, device=self.device, precision=self.precision)
+            self.name, self._network = self._chosen.name, None
+            return y
+        return self._chosen(x)
+
+
+def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: str) -> tuple[Backend, Tensor]:
+    """The fastest back end for ``network`` that passes the check on ``x``, and what it makes of ``x``.
+
+    What fails or cannot be used is logged with the reason; in the end there is always eager.
+    """
+    eager = Eager(network, device=device, precision=precision)
+    exact = eager if precision == "fp32" else Eager(network, device=device, precision="fp32")
+    expected = exact(x)
+    limit, own = _timed(eager, x)
+    for candidate in _CANDIDATES.get(device.type, ()):
+        problem = candidate.missing(device) or candidate.unfit(network, precision)
+        if problem:
+            logger.info("Back end %s: not used: %s.", candidate.name, problem)
+            continue
+        try:
+            backend = candidate(network, device=device, precision=precision)
+            for _ in range(2):  # plans and allocates, and prepares for a size that comes again
+                backend(x)
+            seconds, y = _timed(backend, x)
+        except Exception as error:  # another package's; whatever it is, the next candidate can do the work
+            logger.warning("Back end %s failed and is not used: %s", candidate.name, _first_line(error))
+            continue
+        problem = discrepancy(y, expected, precision)
+        if problem:
+            logger.warning("Back end %s is not used: %s.", candidate.name, problem)
+        elif seconds > limit:
+            logger.info("Back end %s is not used: slower than eager here.", candidate.name)
+        else:
+            logger.info("Back end %s, %s: %.1f times as fast as eager.", backend.name, precision, limit / seconds)
+            return backend, y
+    logger.info("Back end eager, %s.", precision)
+    return eager, own
+
+
+def discrepancy(y: Tensor, expected: Tensor, precision: str) -> str | None:
+    """What is wrong with ``y``, computed in ``precision``, where ``expected`` is right; None where nothing is."""
+    if y.shape != expected.shape:
+        return f"its result has shape {tuple(y.shape)} instead of {tuple(expected.shape)}"
+    # The image is clamped in the end; where the network overshoots wildly, the relative error counts.
+    error = (y - expected).abs() / expected.abs().clamp(min=1)
+    if precision == "fp32":
+        worst = float(error.max())
+        return None if worst <= LARGEST_ERROR else f"its result is wrong by up to {worst:.2g}"
+    psnr = float(-10 * torch.log10(error.double().square().mean() + 1e-12))
+    return None if psnr >= LEAST_PSNR else f"its result is only {psnr:.1f} dB near that of float32"
+
+
+def _timed(backend: Backend, x: Tensor) -> tuple[float, Tensor]:
+    """Seconds, and the result."""
+    _wait(x)
+    start = time.perf_counter()
+    y = backend(x)
+    _wait(x)
+    return time.perf_counter() - start, y
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

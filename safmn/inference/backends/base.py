@@ -1,0 +1,88 @@
+"""What a back end is."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from safmn.errors import OptionError
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+class Backend(ABC):
+    """Runs one network on one device.
+
+    Attributes:
+        name: how a person asks for it.
+        precision: "fp32", "bf16" or "fp16"; input and output are float32 in any case.
+    """
+
+    name: str
+
+    def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
+        self.device = device
+        self.precision = precision
+        self.channels = input_channels(network)
+        self.window = int(getattr(network, "window", 1))
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the network.
+
+        Args:
+            x: (B, C, h, w) float32 on the back end's device; h and w are multiples of the network's window.
+
+        Returns:
+            What the network makes of it, float32, on the same device, not clamped, not overwritten later.
+        """
+
+    @classmethod
+    def missing(cls, device: torch.device) -> str | None:
+        """Why this back end cannot be used on ``device``, and what to do; None where it can."""
+        return None
+
+    @classmethod
+    def unfit(cls, network: nn.Module, precision: str) -> str | None:
+        """Why this back end cannot run ``network`` in ``precision``; None where it can."""
+        return None
+
+
+def input_channels(network: nn.Module) -> int:
+    """Channels that a network reads: 3, or what its ``in_channels`` says (stages of :mod:`safmn.inference.stages`)."""
+    return int(getattr(network, "in_channels", 3))
+
+
+def example_input(network: nn.Module) -> Tensor:
+    """A small input to trace a network with: (1, C, h, w), two windows along each side, on the network's device."""
+    parameter = next(network.parameters(), torch.empty(0))
+    side = 2 * max(int(getattr(network, "window", 1)), 8)
+    return torch.rand(1, input_channels(network), side, side, device=parameter.device)
+
+
+def package_missing(package: str, extra: str) -> str | None:
+    """The sentence that says how to install an optional package; None where it is installed."""
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return f"the package {package} is not installed: pip install safmn[{extra}]"
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise OptionError where ``device`` cannot compute in ``precision``."""
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision {precision!r}: choose {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise OptionError("precision 'fp16' is for GPUs; on the CPU choose bf16 or fp32")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise OptionError("precision 'bf16' is not supported by this GPU; choose fp16 or fp32")
+
+
+def cache_folder() -> Path:
+    """Where what takes long to build is kept between runs: ``$SAFMN_CACHE``, or ``safmn`` in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SAFMN_CACHE") or Path(root) / "safmn")

@@ -1,0 +1,124 @@
+"""ONNX Runtime on the CPU and on GPUs, and TensorRT through it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from safmn.inference.backends.base import Backend, cache_folder, example_input, package_missing
+from safmn.inference.onnx_graph import INPUT, OUTPUT, onnx_bytes
+from safmn.inference.optimize import HalfNetwork, for_graph
+
+
+class OnnxRuntime(Backend):
+    """ONNX Runtime: its CPU kernels, or CUDA where the device is a GPU. Any size without a rebuild."""
+
+    name = "onnxruntime"
+    provider = "CUDAExecutionProvider"
+
+    def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
+        super().__init__(network, device=device, precision=precision)
+        runtime = importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        graph = for_graph(network).cpu()
+        content = onnx_bytes(self._in_precision(graph), example_input(graph))
+        self._session = runtime.InferenceSession(content, options, providers=self._providers())
+        with torch.no_grad():
+            shape = graph.to("meta")(example_input(graph.to("meta"))).shape  # (1, C', h * up, w * up)
+        self._out_channels, self._up = shape[1], shape[2] / example_input(graph).shape[2]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See :class:`Backend`."""
+        if self.device.type == "cuda":
+            return self._on_gpu(x.contiguous())
+        (y,) = self._session.run([OUTPUT], {INPUT: x.detach().numpy()})
+        return torch.from_numpy(y)
+
+    def _on_gpu(self, x: Tensor) -> Tensor:
+        """The runtime reads and writes torch's memory."""
+        height, width = (int(side * self._up) for side in x.shape[2:])
+        y = torch.empty(x.shape[0], self._out_channels, height, width, device=self.device)
+        binding = self._session.io_binding()
+        where = ("cuda", self.device.index or 0, np.float32)
+        binding.bind_input(INPUT, *where, tuple(x.shape), x.data_ptr())
+        binding.bind_output(OUTPUT, *where, tuple(y.shape), y.data_ptr())
+        torch.cuda.current_stream(self.device).synchronize()  # the runtime has a stream of its own
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return y
+
+    def _in_precision(self, graph: nn.Module) -> nn.Module:
+        return HalfNetwork(graph, torch.float16) if self.precision == "fp16" else graph
+
+    def _providers(self) -> list[Any]:
+        if self.device.type == "cpu":
+            return ["CPUExecutionProvider"]
+        return [(self.provider, {"device_id": self.device.index or 0})]
+
+    @classmethod
+    def missing(cls, device: torch.device) -> str | None:
+        """Needs onnx to write the graph and onnxruntime to run it, with the right provider for a GPU."""
+        for package in ("onnx", "onnxruntime"):
+            problem = package_missing(package, "onnx")
+            if problem:
+                return problem
+        if device.type == "cpu":
+            return None
+        if device.type != "cuda":
+            return f"ONNX Runtime is used on CPUs and CUDA devices, not on {device.type}"
+        return _provider_missing(cls.provider)
+
+    @classmethod
+    def unfit(cls, network: nn.Module, precision: str) -> str | None:
+        """Its kernels are float32 and float16."""
+        return "ONNX Runtime has no bfloat16 convolutions" if precision == "bf16" else None
+
+
+class TensorRT(OnnxRuntime):
+    """TensorRT engines, built by ONNX Runtime for each input size and kept in the user's cache. Minutes at first."""
+
+    name = "tensorrt"
+    provider = "TensorrtExecutionProvider"
+
+    def _in_precision(self, graph: nn.Module) -> nn.Module:
+        return graph  # TensorRT chooses layer by layer, and keeps what overflows in float32
+
+    def _providers(self) -> list[Any]:
+        folder = cache_folder() / "tensorrt"
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {
+            "device_id": self.device.index or 0,
+            "trt_fp16_enable": self.precision == "fp16",
+            "trt_bf16_enable": self.precision == "bf16",
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": str(folder),
+            "trt_timing_cache_enable": True,
+        }
+        return [(self.provider, options), ("CUDAExecutionProvider", {"device_id": self.device.index or 0})]
+
+    @classmethod
+    def missing(cls, device: torch.device) -> str | None:
+        """CUDA devices only."""
+        if device.type != "cuda":
+            return f"TensorRT needs a CUDA device, not {device.type}"
+        return super().missing(device)
+
+    @classmethod
+    def unfit(cls, network: nn.Module, precision: str) -> str | None:
+        """Any network in any precision."""
+        return None
+
+
+def _provider_missing(provider: str) -> str | None:
+    runtime = importlib.import_module("onnxruntime")
+    if hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # finds the CUDA libraries that came with torch
+    if provider in runtime.get_available_providers():
+        return None
+    return f"the installed onnxruntime has no {provider}: pip install onnxruntime-gpu"

@@ -1,0 +1,161 @@
+"""A network rewritten for inference: the same function, up to rounding, in the form that a back end runs fastest.
+
+- Graph compilers (OpenVINO, ONNX Runtime) have no channels-first layer normalisation and transpose around theirs;
+  written out over planes it fuses with its neighbours (:class:`PlaneNorm`).
+- Enlarging commutes with a 1x1 convolution. In SAFM each level can therefore go through its quarter of the aggregation
+  at its own resolution: three quarters of that convolution shrink to a third of their cost (:class:`LevelwiseSAFM`).
+- In bfloat16 the whole network loses 0.03 dB at x2: the image itself passes through the features. With the dense
+  convolutions of the blocks alone in bfloat16, and sums, norms and the two ends in float32, it loses 0.002 dB.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safmn.archs.blocks import SAFM, ChannelNorm
+
+IMAGE_CHANNELS = 12
+"""A convolution that reads no more channels reads the image (unshuffled by two at most), not features."""
+
+
+class PlaneNorm(nn.Module):
+    """:class:`safmn.archs.blocks.ChannelNorm` in elementwise operations and means over the channel axis."""
+
+    def __init__(self, norm: ChannelNorm) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(norm.weight.detach()[:, None, None], requires_grad=False)
+        self.bias = nn.Parameter(norm.bias.detach()[:, None, None], requires_grad=False)
+        self.eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the same shape."""
+        centred = x - x.mean(dim=1, keepdim=True)
+        variance = (centred * centred).mean(dim=1, keepdim=True)  # (B, 1, h, w)
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+class LevelwiseSAFM(nn.Module):
+    """:class:`safmn.archs.blocks.SAFM` with the aggregation at each level's own resolution, coarsest first.
+
+    Height and width of its input must be multiples of the largest pooling factor. Factors double from level to level.
+    """
+
+    def __init__(self, safm: SAFM) -> None:
+        super().__init__()
+        self.steps = [b // a for a, b in zip((1, *safm.factors), safm.factors, strict=False)]
+        self.mfr = safm.mfr
+        self.chunk = safm.mfr[0].in_channels
+        parts = safm.aggr.weight.split(self.chunk, dim=1)
+        self.aggr = nn.ModuleList(_conv1x1(part, safm.aggr.bias if i == 0 else None) for i, part in enumerate(parts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, h, w) to the same shape."""
+        pooled = [x]
+        for step in self.steps:
+            rest = pooled[-1][:, self.chunk :]  # what this level and the coarser ones share
+            pooled.append(F.max_pool2d(rest, step))  # (B, dim * (levels left) / 4, h / factor, w / factor)
+        gate: Tensor | None = None
+        for level, part in reversed(list(enumerate(pooled))):
+            own = self.aggr[level](self.mfr[level](part[:, : self.chunk]))  # (B, dim, h / factor, w / factor)
+            if gate is not None:
+                own = own + F.interpolate(gate, scale_factor=float(self.steps[level]), mode="nearest")
+            gate = own
+        return F.gelu(gate) * x
+
+
+class HalfConv(nn.Module):
+    """A convolution with operands and result in half precision (sums inside in float32), float32 outside."""
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv = conv.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C', h, w), float32."""
+        y: Tensor = self.conv(x.to(self.dtype)).float()
+        return y
+
+
+class HalfNetwork(nn.Module):
+    """A whole network in half precision, float32 outside."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to what the network makes of it, float32."""
+        y: Tensor = self.network(x.to(self.dtype)).float()
+        return y
+
+
+def _conv1x1(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta")
+    state = {"weight": weight.detach().clone()} | ({} if bias is None else {"bias": bias.detach().clone()})
+    conv.load_state_dict(state, assign=True)
+    return conv.requires_grad_(False)
+
+
+def _replace(network: nn.Module, rule: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """``network`` with every module exchanged for which ``rule`` has another one, outermost first."""
+    instead = rule(network)
+    if instead is not None:
+        return instead
+    for name, child in network.named_children():
+        setattr(network, name, _replace(child, rule))
+    return network
+
+
+def frozen_copy(network: nn.Module) -> nn.Module:
+    """A copy of its own, in evaluation mode and without gradients."""
+    return copy.deepcopy(network).eval().requires_grad_(False)
+
+
+def for_graph(network: nn.Module) -> nn.Module:
+    """A copy with norms and modulation rewritten as above. Sides of its input must be multiples of its window."""
+
+    def rule(module: nn.Module) -> nn.Module | None:
+        if isinstance(module, ChannelNorm):
+            return PlaneNorm(module)
+        return LevelwiseSAFM(module) if isinstance(module, SAFM) else None
+
+    return _replace(frozen_copy(network), rule)
+
+
+def with_precision(network: nn.Module, precision: str) -> nn.Module:
+    """A copy that computes in ``precision``: float32 in and out.
+
+    ``bf16``: the dense convolutions in bfloat16 that map features to features; the ends and all else in float32.
+    ``fp16``: the whole network in float16, which has three more bits.
+    """
+    network = frozen_copy(network)
+    if precision == "fp32":
+        return network
+    if precision == "fp16":
+        return HalfNetwork(network, torch.float16)
+    ends = _output_convolutions(network)
+
+    def rule(module: nn.Module) -> nn.Module | None:
+        if not isinstance(module, nn.Conv2d) or module.groups > 1 or module in ends:
+            return None
+        return None if module.in_channels <= IMAGE_CHANNELS else HalfConv(module, torch.bfloat16)
+
+    return _replace(network, rule)
+
+
+def _output_convolutions(network: nn.Module) -> set[nn.Module]:
+    """The convolutions whose output is the image: three channels, or pixels that are about to be shuffled."""
+    found: set[nn.Module] = {m for m in network.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 3}
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            children = list(module)
+            found |= {a for a, b in itertools.pairwise(children) if isinstance(b, nn.PixelShuffle)}
+    return found
