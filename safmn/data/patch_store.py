@@ -70,21 +70,20 @@ def gather(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
     steps = torch.arange(side, device=pixels.device)
     channel = torch.arange(3, device=pixels.device).view(1, 3, 1, 1)
     index = origin + channel * plane + steps.view(1, 1, -1, 1) * down + steps.view(1, 1, 1, -1) * across
-    # A divisor on the device: CUDA multiplies by the reciprocal of a number, which is not the same float.
-    return pixels[index].to(torch.float32).div_(torch.tensor(255.0, device=pixels.device))
+    # A divisor on the device (made there: a copy would wait for the GPU): by a number, CUDA multiplies with its
+    # reciprocal, which gives another float.
+    return pixels[index].to(torch.float32).div_(torch.full((), 255.0, device=pixels.device))
 
 
 def slice_patches(pixels: np.ndarray, addresses: np.ndarray, side: int) -> Tensor:
     """The same patches, cut one by one from a memory map; arguments and result as :func:`gather`."""
-    cut = np.empty((len(addresses), 3, side, side), np.uint8)
-    source = pixels.data
-    for patch, (origin, *steps) in zip(cut, addresses.tolist(), strict=True):
-        patch[...] = np.ndarray(patch.shape, np.uint8, source, origin, steps)
-    result = torch.empty(cut.shape)
-    # numpy, not torch: this runs in a thread beside the training step and must not use its pool of threads.
-    values = result.numpy()
-    np.copyto(values, cut)
-    np.divide(values, np.float32(255), out=values)
+    result = torch.empty(len(addresses), 3, side, side)
+    cut, source = np.empty((3, side, side), np.uint8), pixels.data
+    # Computed by numpy: this runs in a thread beside the training step and must not use torch's pool of threads.
+    for patch, (origin, *steps) in zip(result.numpy(), addresses.tolist(), strict=True):
+        cut[...] = np.ndarray(cut.shape, np.uint8, source, origin, steps)
+        patch[...] = cut
+        patch /= np.float32(255)
     return result
 
 
