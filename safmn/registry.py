@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from safmn import compat
-from safmn.errors import OptionError, did_you_mean
+from safmn.errors import OptionError, UserError, did_you_mean
 
 if compat.has_basicsr():
     from basicsr.utils.registry import (
@@ -104,6 +104,16 @@ def find(registry: Registry, name: str) -> Callable[..., Any]:
 
 
 def build(registry: Registry, section: Mapping[str, Any], **runtime: Any) -> Any:
-    """Build ``section["type"]`` with the rest of the section, and runtime objects, as keyword arguments."""
+    """Build ``section["type"]`` with the rest of the section, and runtime objects, as keyword arguments.
+
+    Raises:
+        OptionError: nothing of that type is registered, or its constructor does not take these values.
+    """
     arguments = {key: value for key, value in section.items() if key != "type"}
-    return find(registry, section["type"])(**arguments, **runtime)
+    component = find(registry, section["type"])
+    try:
+        return component(**arguments, **runtime)
+    except UserError:
+        raise
+    except (TypeError, ValueError, NotImplementedError, AssertionError, RuntimeError) as error:
+        raise OptionError(f"{section['type']} cannot be built from {arguments}: {error}") from error

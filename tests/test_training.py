@@ -116,9 +116,20 @@ def test_average_equals_basicsr_formula() -> None:
         for name, parameter in network.named_parameters():
             parameter.data += torch.randn_like(parameter)
             expected[name].mul_(0.99).add_(parameter.data, alpha=0.01)
-        average.update()
+        average.update(1)
     for name, parameter in average.network.named_parameters():
         torch.testing.assert_close(parameter.data, expected[name])
+
+
+def test_average_with_warmup_forgets_the_start() -> None:
+    network = build_network(SECTION)
+    average = MovingAverage(network, 0.999, warmup=True)
+    target = torch.ones(())
+    for iteration in range(1, 101):
+        for parameter in network.parameters():
+            parameter.data.fill_(1.0)
+        average.update(iteration)
+    assert all(torch.allclose(p, target, atol=1e-4) for p in average.network.parameters())
 
 
 def test_clipping_bounds_the_norm() -> None:

@@ -88,6 +88,7 @@ class Model(ABC):
             optimizer=optimizer,
             schedule=build_schedule(train.scheduler, warmup_iter=train.warmup_iter),
             ema_decay=train.ema_decay if name == "net_g" else 0.0,
+            ema_warmup=train.ema_warmup,
             grad_clip=train.grad_clip,
             halt_on_nonfinite=train.on_nonfinite == "stop",
             find_unused_parameters=self.options.find_unused_parameters,

@@ -89,7 +89,7 @@ class RealGANModel(Model):
         with torch.no_grad():
             self._outputs = [self._predict(self.net_g, batch["lq"]) for batch in batches]
         if self.net_g.average is not None:
-            self.net_g.average.update()
+            self.net_g.average.update(self.net_g.iteration)
 
     def _generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)

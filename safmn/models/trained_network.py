@@ -31,6 +31,7 @@ class TrainedNetwork:
         optimizer: section of the option file (``train.optim_g``).
         schedule: learning rate as a function of (iteration, base rate).
         ema_decay: decay of the moving average; 0 for none.
+        ema_warmup: see ``MovingAverage``.
         grad_clip: largest gradient norm; ``None`` does not clip.
         halt_on_nonfinite: after the first NaN or Inf change nothing any more (``on_nonfinite: stop``).
         find_unused_parameters: as in DistributedDataParallel.
@@ -45,6 +46,7 @@ class TrainedNetwork:
         optimizer: Mapping[str, Any],
         schedule: Schedule,
         ema_decay: float = 0.0,
+        ema_warmup: bool = False,
         grad_clip: float | None = None,
         halt_on_nonfinite: bool = True,
         find_unused_parameters: bool = False,
@@ -52,10 +54,11 @@ class TrainedNetwork:
         self.execution = execution
         self.ranks = ranks
         self.bare = network.to(execution.device, memory_format=execution.memory_format).train()  # type: ignore[call-overload]
-        self.average = MovingAverage(self.bare, ema_decay) if ema_decay > 0 else None
+        self.average = MovingAverage(self.bare, ema_decay, warmup=ema_warmup) if ema_decay > 0 else None
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(optimizer, self.parameters)
         self.schedule = schedule
+        self.iteration = 0  # of the step under way, set with its learning rate
         self.grad_clip = grad_clip
         self.scaler = torch.amp.GradScaler(execution.device.type, enabled=execution.precision == "fp16")
         # A fused optimiser on a GPU reads there whether to step; elsewhere the host looks, on the CPU at no cost.
@@ -89,6 +92,7 @@ class TrainedNetwork:
 
     def set_learning_rate(self, iteration: int) -> None:
         """Set the rate of this iteration (counted from 1) in every parameter group."""
+        self.iteration = iteration
         for group in self.optimizer.param_groups:
             base = group.setdefault("initial_lr", group["lr"])
             group["lr"] = self.schedule(iteration, base)
@@ -158,7 +162,7 @@ class TrainedNetwork:
                 self.optimizer.found_inf = bad  # type: ignore[attr-defined]
             self.optimizer.step()
         if self.average:
-            self.average.update(skip=bad if self._flag_stays_on_device else None)
+            self.average.update(self.iteration, skip=bad if self._flag_stays_on_device else None)
 
     def state(self) -> dict[str, Any]:
         """All that changes, as state dicts: ``params``, ``optimizer``; where there are, ``params_ema``, ``scaler``."""

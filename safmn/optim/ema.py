@@ -12,27 +12,36 @@ class MovingAverage:
     """A copy of ``network`` whose weights follow it: ``average = decay * average + (1 - decay) * weights``.
 
     As in BasicSR the average covers the parameters; buffers (of a batch normalisation, say) are copied.
+
+    Args:
+        network: what is followed; the average starts as a copy of it.
+        decay: share of the average that stays at each update.
+        warmup: let the decay grow with the iteration as ``(1 + i) / (10 + i)`` until it reaches ``decay``. Without it
+            the start weighs ``decay ** iterations``, which spoils the average of a run of a few thousand iterations.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, decay: float, *, warmup: bool = False) -> None:
         self.decay = decay
+        self.warmup = warmup
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self._averages: list[Tensor] = list(self.network.parameters())
         self._weights = [parameter.detach() for parameter in network.parameters()]
         self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self, *, skip: Tensor | None = None) -> None:
+    def update(self, iteration: int, *, skip: Tensor | None = None) -> None:
         """Take in the network's weights of this iteration.
 
         Args:
+            iteration: counted from 1.
             skip: scalar on the device; where it is 1 the average stays as it is. The host does not wait for it.
         """
+        decay = min(self.decay, (1 + iteration) / (10 + iteration)) if self.warmup else self.decay
         if skip is None:
-            torch._foreach_mul_(self._averages, self.decay)
-            torch._foreach_add_(self._averages, self._weights, alpha=1 - self.decay)
+            torch._foreach_mul_(self._averages, decay)
+            torch._foreach_add_(self._averages, self._weights, alpha=1 - decay)
         else:
-            share = (1 - self.decay) * (1 - skip)
+            share = (1 - decay) * (1 - skip)
             torch._foreach_mul_(self._averages, 1 - share)
             torch._foreach_add_(self._averages, torch._foreach_mul(self._weights, share))
         for copied, current in self._buffers:

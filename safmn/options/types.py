@@ -50,6 +50,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         total_iter: optimiser steps.
         warmup_iter: linear warm-up over the first steps; -1 or 0: none.
         ema_decay: decay of the running mean of the weights; 0: none is kept.
+        ema_warmup: let the decay grow to ``ema_decay`` as (1 + i) / (10 + i), for short runs.
         precision: arithmetic of the forward and backward pass; null: chosen for the device.
         compile: ``torch.compile`` the network; null: chosen for the device.
         channels_last: memory format; null: chosen for the device.
@@ -70,6 +71,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     optim_d: Component | None = None
     warmup_iter: Annotated[int, Meta(ge=-1)] = -1
     ema_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    ema_warmup: bool = False
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     compile: bool | None = None
     channels_last: bool | None = None
