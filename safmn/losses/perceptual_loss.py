@@ -116,7 +116,7 @@ class PerceptualLoss(nn.Module):
         _load_features(features, vgg_file(vgg_type, vgg_weights))
         self.layer_weights = dict(layer_weights)
         self.names = names[: 1 + max(names.index(layer) for layer in layer_weights)]
-        self.features = nn.ModuleList(features[: len(self.names)]).eval().requires_grad_(False)
+        self.features = nn.ModuleList(list(features)[: len(self.names)]).eval().requires_grad_(False)
         for module in self.features:
             if isinstance(module, nn.ReLU):
                 module.inplace = False  # the features before it are wanted too
