@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import os
 import queue
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader
 from safmn.data.keys import Batch, KeyedDataset, SampleKey
 from safmn.data.workers import one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
 
 _ORDER_STREAM = (0x5AF,)  # keeps the generator of an epoch's order apart from those of its samples
 
@@ -135,6 +138,8 @@ class TrainingLoader:
     def _open(self, keys: Iterator[list[SampleKey]]) -> _Source:
         dataset = self.keyed.dataset
         if getattr(dataset, "on_device", False):
+            if self.num_workers:
+                logger.info("loader workers are not needed for a data set on the GPU, and not started")
             # Planned ahead on the CPU; gathered by the caller's thread, in the order of its own kernels.
             plan = functools.partial(dataset.plan, seed=self.keyed.seed)
             return _ThreadSource(plan, keys, self.prefetch_factor, finish=dataset.gather)
