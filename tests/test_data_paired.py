@@ -240,4 +240,4 @@ def test_data_sets_can_be_pickled_after_use(folders: tuple[Path, Path], tmp_path
 def test_ours_comes_before_basicsr() -> None:
     for name in ("PairedImageDataset", "SingleImageDataset", "PatchStore"):
         assert find(DATASET_REGISTRY, name).__module__.startswith("safmn.data")
-    assert find(DATASET_REGISTRY, "RealESRGANDataset").__module__.startswith("basicsr")
+    assert find(DATASET_REGISTRY, "FFHQDataset").__module__.startswith("basicsr")
