@@ -57,9 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     dist = options.dist_params
     ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)
     try:
-        trainer = build_trainer(
-            options, ranks, auto_resume=arguments.auto_resume, allow_changes=arguments.allow_changes
-        )
+        resume = arguments.auto_resume or distributed.restarted()
+        trainer = build_trainer(options, ranks, auto_resume=resume, allow_changes=arguments.allow_changes)
         return trainer.run()
     finally:
         distributed.leave()

@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 _SCORES_WAITING = 2  # outputs held in memory until the scoring thread gets to them
 
 
+class Interrupted(Exception):
+    """What ``network`` may raise to end an evaluation early; every rank then raises it."""
+
+
 @dataclass(frozen=True)
 class SetResult:
     """Scores of one set.
@@ -84,6 +88,7 @@ def evaluate(
         DataError: the set is empty, an image cannot be read, or a GT image is not ``scale`` times its LQ image; on
             every rank, whichever met it.
         OptionError: a metric is not registered.
+        Interrupted: the network raised it, on this or another rank.
     """
     start = time.perf_counter()
     if len(dataset) == 0:
@@ -92,12 +97,12 @@ def evaluate(
     forward = _Forward(network, Execution(torch.device(device), precision))
     indices = range(rank, len(dataset), world_size)
     shown = progress and rank == 0
-    outcome: list[_Score] | UserError
+    outcome: list[_Score] | UserError | Interrupted
     with tqdm(total=len(indices), desc=name, unit="image", leave=False, disable=None if shown else True) as bar:
         try:
             with _in_eval_mode(network):
                 outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar))
-        except UserError as error:
+        except (UserError, Interrupted) as error:
             outcome = error
     return _collect(name, _gather(outcome, world_size), start)
 
@@ -250,14 +255,14 @@ def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np
     return gt[:height, :width]
 
 
-def _gather(outcome: list[_Score] | UserError, world_size: int) -> list[_Score]:
+def _gather(outcome: list[_Score] | UserError | Interrupted, world_size: int) -> list[_Score]:
     """The scores of all ranks, in the order of the data set; an error of one of them is raised on all."""
     outcomes: list[Any] = [outcome]
     if world_size > 1:
         outcomes = [None] * world_size
         dist.all_gather_object(outcomes, outcome)
     for each in outcomes:
-        if isinstance(each, UserError):
+        if isinstance(each, UserError | Interrupted):
             raise each
     return sorted((score for each in outcomes for score in each), key=lambda score: score.index)
 

@@ -170,10 +170,22 @@ def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chan
             legacy_state.resume(trainer, Path(source))
             return
         checkpoint = load_checkpoint(Path(source))
+    _check_ranks_agree(checkpoint, trainer.experiment)
     if checkpoint is not None:
         _check_unchanged(checkpoint, options, allow_changes=allow_changes)
         trainer.resume(checkpoint)
         logger.info("resumed from %s, iteration %d", checkpoint.path, checkpoint.iteration)
+
+
+def _check_ranks_agree(checkpoint: Checkpoint | None, experiment: Experiment) -> None:
+    """Ranks that go on from different iterations would wait for each other for ever."""
+    found = distributed.on_all_ranks(checkpoint.iteration if checkpoint else 0)
+    if len(set(found)) > 1:
+        raise CheckpointError(
+            f"the ranks do not see the same checkpoints in {experiment.training_states}: they would resume from "
+            f"iterations {', '.join(map(str, found))} (by rank). path.experiments_root must be on a file system that "
+            "all nodes share."
+        )
 
 
 def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, allow_changes: bool = False) -> Trainer:

@@ -72,7 +72,8 @@ class Trainer:
                     seed_everything(self.options.manual_seed, iteration, model.ranks.rank)
                     model.set_learning_rate(iteration)
                     result = model.training_step(batches, iteration)
-                    verdicts = self.watch.push(iteration, result.nonfinite, stop=bool(interrupt), batches=batches)
+                    signal_number = interrupt.signal_number
+                    verdicts = self.watch.push(iteration, result.nonfinite, stop=signal_number, batches=batches)
                     if self._log_due(iteration):
                         self._log(log, result)
                     log.step()
@@ -89,6 +90,7 @@ class Trainer:
         validate = self.validator.due(iteration, self.last_iteration)
         if validate or self._scheduled(iteration):
             verdicts = verdicts + self.watch.drain()
+        interrupt.join(max((verdict.stop for verdict in verdicts), default=0))
         leave, improved = self._judge(verdicts), False
         if validate and not leave:
             try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from safmn.engine.evaluate import SetResult, evaluate
+from safmn.engine.evaluate import Interrupted, SetResult, evaluate
 from safmn.engine.experiment import Experiment
 from safmn.engine.progress import Progress
 from safmn.engine.reporter import Reporter
@@ -15,10 +15,6 @@ from safmn.imaging import to_uint8
 from safmn.models import Model
 from safmn.options import Options
 from safmn.options.types import ValSection
-
-
-class Interrupted(Exception):
-    """A signal arrived between two images; the validation is done again after the resume."""
 
 
 class Validator:
@@ -43,12 +39,13 @@ class Validator:
         """Validate; returns whether the first metric of the first set is better than ever.
 
         Raises:
-            Interrupted: ``stop()`` became true (single process only: with more, all ranks finish together).
+            Interrupted: ``stop()`` became true between two images, on this or another rank; the validation is done
+                again after the resume.
         """
         val = self.val
         improved = []
         for name, dataset in self.datasets.items():
-            network = _Watched(model.validation_network.eval(), None if model.ranks.distributed else stop)
+            network = _Watched(model.validation_network.eval(), stop)
             result = evaluate(
                 network,
                 dataset,
@@ -87,13 +84,13 @@ class Validator:
 class _Watched:
     """The network during validation: stops between two images, and keeps its first output for TensorBoard."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], stop: Callable[[], bool] | None) -> None:
+    def __init__(self, network: Callable[[Tensor], Tensor], stop: Callable[[], bool]) -> None:
         self.network = network
         self.stop = stop
         self.first_output: Tensor | None = None  # (1, 3, H, W)
 
     def __call__(self, lq: Tensor) -> Tensor:
-        if self.stop is not None and self.stop():
+        if self.stop():
             raise Interrupted
         output = self.network(lq)
         if self.first_output is None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from safmn.errors import OptionError
 
 logger = logging.getLogger(__name__)
 
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _TIMEOUT = timedelta(minutes=30)  # a long validation or store build on rank 0 must not look like a dead rank
 
 
@@ -42,6 +48,17 @@ class Ranks:
 def launched_by_torchrun() -> bool:
     """Whether ``torchrun`` (or anything that sets its variables) started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ and "LOCAL_RANK" in os.environ
+
+
+def restarted() -> bool:
+    """Whether torchrun started this job anew after a failure (``--max-restarts``)."""
+    return launched_by_torchrun() and int(os.environ.get(_RESTARTS, "0")) > 0
+
+
+def _leave_with_parent() -> None:
+    """Ask Linux for a SIGTERM when torchrun itself dies: nobody would watch over this rank any more."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _slurm_environment(port: int | None) -> None:
@@ -78,12 +95,29 @@ def join(launcher: str, *, backend: str = "nccl", port: int | None = None, use_c
         if launcher == "pytorch":
             raise OptionError("--launcher pytorch: start with `torchrun --nproc_per_node N safmn/train.py ...`")
         return Ranks()
+    else:
+        _leave_with_parent()
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     if ranks.distributed:
         if use_cuda:
             torch.cuda.set_device(ranks.local_rank)
-        dist.init_process_group(backend if use_cuda else "gloo", timeout=_TIMEOUT)
+        _start_process_group(backend if use_cuda else "gloo", ranks)
     return ranks
+
+
+def _start_process_group(backend: str, ranks: Ranks) -> None:
+    """Find the other ranks.
+
+    torchrun keeps one key-value store over its restarts, in which the ranks of this start would find the addresses of
+    the dead ones (pytorch issue 135712). A prefix keeps the keys of each start apart. It cannot with several nodes,
+    each of which counts its own restarts; docs/scaling.md has the setting for those.
+    """
+    store = None
+    if restarted() and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        shared, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+        store = dist.PrefixStore(f"start-{os.environ[_RESTARTS]}", shared)
+        store.set_timeout(_TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=_TIMEOUT)
 
 
 def leave() -> None:
@@ -98,13 +132,13 @@ def barrier() -> None:
         dist.barrier()
 
 
-def broadcast(value: Any) -> Any:
-    """Rank 0's ``value`` (any picklable object), on every rank."""
+def on_all_ranks(value: Any) -> list[Any]:
+    """Every rank's ``value`` (any picklable object), by rank, on every rank."""
     if not (dist.is_available() and dist.is_initialized()):
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def mean_over_ranks(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

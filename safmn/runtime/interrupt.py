@@ -34,9 +34,13 @@ class Interrupt:
     def exit_status(self) -> int:
         """128 + the signal's number, as shells report it: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1 on Linux.
 
-        143 too where another rank's signal ends the job.
+        143 too where another rank's signal cut a validation short.
         """
         return 128 + (self.signal_number or signal.SIGTERM)
+
+    def join(self, number: int) -> None:
+        """Leave for the signal that the ranks agreed on, whichever of them received it; 0 is none."""
+        self.signal_number = number or self.signal_number
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number == signal.SIGINT == number:

@@ -1,0 +1,252 @@
+"""A job of two processes: what a dying rank, a signal and a restart do to it. Real torchrun, real kills."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+
+from safmn.data import build_dataset
+from safmn.engine.checkpoint import Checkpointer
+from safmn.engine.evaluate import Interrupted, evaluate
+from safmn.engine.setup import _check_ranks_agree
+from safmn.engine.watch import Watch
+from safmn.errors import CheckpointError
+from safmn.runtime import distributed
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.interrupt import Interrupt
+from safmn.weights import load_network
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ITERATIONS = 120
+SAVE_EVERY = 10
+
+
+def write_options(folder: Path, images: Path) -> Path:
+    """Two samples per rank; long enough to be hit in the middle."""
+    content = tiny_run.options(images, total_iter=ITERATIONS)
+    content["path"]["experiments_root"] = str(folder / "experiments")
+    content["datasets"]["train"]["dataset_enlarge_ratio"] = 4
+    content["val"]["val_freq"] = 40
+    content["logger"]["save_checkpoint_freq"] = SAVE_EVERY
+    return tiny_run.write_options(folder, content)
+
+
+class Job:
+    """``torchrun`` with two ranks, seen from outside."""
+
+    def __init__(self, option_file: Path, *arguments: str, restarts: int = 0) -> None:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command += ["--max-restarts", str(restarts), "--monitor-interval", "0.1"]
+        command += [str(REPOSITORY / "safmn/train.py"), "-opt", str(option_file), *arguments]
+        self.option_file = option_file
+        self.states = option_file.parent / "experiments/tiny/training_states"
+        self.log = option_file.parent / "job.log"
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def iteration(self) -> int:
+        """Of the newest checkpoint."""
+        return max(Checkpointer(self.states).iterations(), default=0)
+
+    def wait_for(self, condition: Callable[[], Any]) -> Any:
+        """Poll until ``condition()`` is true, and return what it gave."""
+        deadline = time.monotonic() + 120
+        while not (found := condition()):
+            assert self.process.poll() is None, f"it ended before:\n{self.log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.01)
+        return found
+
+    def wait_until_past(self, iteration: int) -> None:
+        """Poll until there is a later checkpoint than that."""
+        self.wait_for(lambda: self.iteration() > iteration)
+
+    def rank(self, number: int) -> Any:
+        """Process id of a rank; ``None`` where there is none at present."""
+        return next((pid for pid, rank in processes_with(self.option_file) if rank == str(number)), None)
+
+    def join(self) -> int:
+        """Its exit status."""
+        try:
+            return self.process.wait(120)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the job does not end:\n{self.log.read_text()[-3000:]}")
+
+
+def processes_with(option_file: Path) -> Iterator[tuple[int, str | None]]:
+    """(process id, rank) of every living process whose command line names the option file."""
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if str(option_file).encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                environment = dict(
+                    entry.split("=", 1) for entry in (folder / "environ").read_text().split("\0") if "=" in entry
+                )
+                yield int(folder.name), environment.get("RANK")
+
+
+def assert_no_orphans(option_file: Path) -> None:
+    deadline = time.monotonic() + 5
+    while left := list(processes_with(option_file)):
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    tiny_run.make_images(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished job of two processes."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert Job(write_options(folder, images)).join() == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_killed_signalled_and_restarted_job_ends_with_the_same_bytes(
+    images: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    option_file = write_options(tmp_path, images)
+
+    job = Job(option_file, restarts=1)  # rank 0 dies: torchrun starts both again, and they resume
+    job.wait_until_past(0)
+    first = job.rank(0), job.rank(1)
+    os.kill(first[0], signal.SIGKILL)
+    job.wait_for(lambda: job.rank(1) not in (None, first[1]))
+    job.wait_until_past(job.iteration())
+    os.kill(job.rank(1), signal.SIGKILL)  # no restart is left: the job is taken down
+    assert job.join() != 0
+    assert_no_orphans(option_file)
+    reached = job.iteration()
+    assert SAVE_EVERY < reached < ITERATIONS
+
+    job = Job(option_file, "--auto_resume")  # a signal to torchrun reaches the ranks: they save and leave
+    job.wait_until_past(reached)
+    reached = job.iteration()
+    began = time.monotonic()
+    job.process.send_signal(signal.SIGTERM)
+    assert job.join() != 0
+    assert time.monotonic() - began < 25  # then torchrun would kill them
+    assert_no_orphans(option_file)
+    assert "SIGTERM: finishing the step, saving, leaving" in job.log.read_text()
+    assert reached <= job.iteration() < ITERATIONS
+
+    assert Job(option_file, "--auto_resume").join() == 0
+    assert_same_results(uninterrupted, tmp_path)
+
+
+def assert_same_results(first: Path, second: Path) -> None:
+    """Weights, optimiser and record of losses are the same bytes; what holds the folder's name is left out."""
+    prints = [
+        {name: digest for name, digest in tiny_run.fingerprint(folder).items() if not name.endswith(".json")}
+        for folder in (first, second)
+    ]
+    assert len(prints[0]) > 5
+    assert prints[0] == prints[1]
+
+
+@pytest.mark.slow
+def test_validation_shared_by_two_ranks_gives_the_numbers_of_one(images: Path, uninterrupted: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the ranks
+    network = load_network(uninterrupted / f"experiments/tiny/models/net_g_{ITERATIONS}.pth", param_key="params_ema")
+    options = tiny_run.options(images)
+    dataset = build_dataset(options["datasets"]["val"], phase="val", scale=2)
+    result = evaluate(network, dataset, name="val", metrics=options["val"]["metrics"], device="cpu")
+    torch.set_num_threads(threads)
+    recorded = [entry for entry in tiny_run.record(uninterrupted) if "set" in entry]
+    assert [entry["iter"] for entry in recorded] == [40, 80, 120]
+    assert recorded[-1]["psnr"] == result.mean["psnr"]
+
+
+def test_a_signal_ends_a_validation_on_every_rank(monkeypatch: pytest.MonkeyPatch, images: Path) -> None:
+    """The other rank, which was not signalled, gathers the exception of the one that was."""
+    options = tiny_run.options(images)
+    dataset = build_dataset(options["datasets"]["val"], phase="val", scale=2)
+
+    def gathered(outcomes: list[Any], outcome: Any) -> None:
+        outcomes[:] = [outcome, Interrupted()]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gathered)
+    network = torch.nn.Upsample(scale_factor=2)
+    arguments = {"name": "val", "metrics": options["val"]["metrics"], "device": "cpu"}
+    with pytest.raises(Interrupted):
+        evaluate(network, dataset, rank=0, world_size=2, **arguments)
+    evaluate(network, dataset, **arguments)
+
+
+def test_all_ranks_leave_with_the_status_of_the_signal_that_one_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = torch.tensor([0.0, float(signal.SIGUSR1)])
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda flags, op: flags.copy_(torch.maximum(flags, other)))
+    watch = Watch(torch.device("cpu"), Ranks(0, 2))
+    verdicts = watch.push(7, torch.tensor(0.0), stop=0, batches=[])
+    assert [(verdict.iteration, verdict.nonfinite, verdict.stop) for verdict in verdicts] == [
+        (7, False, signal.SIGUSR1)
+    ]
+    interrupt = Interrupt()
+    interrupt.join(0)
+    assert not interrupt
+    interrupt.join(verdicts[0].stop)
+    assert interrupt.exit_status == 138
+
+
+def test_ranks_that_see_different_checkpoints_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from safmn.engine.experiment import Experiment
+
+    experiment = Experiment(tmp_path)
+    _check_ranks_agree(None, experiment)
+    monkeypatch.setattr(distributed, "on_all_ranks", lambda value: [value, 30])
+    with pytest.raises(CheckpointError, match=r"iterations 0, 30 .by rank.*file system that all nodes share"):
+        _check_ranks_agree(None, experiment)
+
+
+def test_a_job_that_torchrun_restarted_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not distributed.restarted()
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not distributed.restarted()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert distributed.restarted()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux signals the children of a dying process on request")
+def test_a_rank_is_told_when_torchrun_dies() -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def rank() -> None:
+        distributed._leave_with_parent()
+        theirs.send(os.getpid())
+        signal.pause()
+
+    def torchrun() -> None:
+        context.Process(target=rank).start()
+        signal.pause()
+
+    launcher = context.Process(target=torchrun)
+    launcher.start()
+    child = ours.recv()
+    launcher.kill()
+    launcher.join()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/status").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{child}/status").exists()
