@@ -9,8 +9,9 @@ patch store of the same images. Recipe: ``options/train_x4.yml``. Images: scikit
 Each side is a process of its own, which is stopped (SIGSTOP, with its loader's workers) while another has its turn: a
 side neither computes nor loads ahead on another's time, and its peak memory is its own. A turn is --iterations
 training iterations; the table's times are per turn. "waiting" is the share of the time in which the training loop waits
-for its next batch; "start s" are the seconds of the first iteration, compilation included. Loader workers' memory is
-not counted.
+for its next batch; "CPU s/it" the CPU time of an iteration, of all threads but not of loader workers, which tells more
+than the clock on a machine that is busy with other things; "start s" the seconds of the first iteration, compilation
+included. Loader workers' memory is not counted.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -31,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -50,6 +52,7 @@ from safmn.runtime.distributed import Ranks
 
 RECIPE = Path(__file__).resolve().parent.parent / "options/train_x4.yml"
 SCALE = 4
+PHOTOS = ("astronaut.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg")
 SUB_IMAGE, STEP = 480, 240  # as published
 BASELINE = "BasicSR, fp32"
 # what is added to `train` of the recipe; None: BasicSR's loop
@@ -93,7 +96,7 @@ class Setting:
 
 def make_data(folder: Path, hr: Path | None, count: int) -> int:
     """Cut at most ``count`` sub-images, make their LR counterparts and the store; returns how many there are."""
-    files = list_images(hr if hr is not None else photo_folder())
+    files = list_images(hr) if hr is not None else [photo_folder() / name for name in PHOTOS]
     cuts = itertools.islice(itertools.chain.from_iterable(map(sub_images, map(read_rgb, files))), count)
     number = -1
     for number, image in enumerate(cuts):
@@ -116,6 +119,14 @@ def sub_images(image: Any) -> Iterator[Any]:
 # --- in the process of a side ----------------------------------------------------------------------------------------
 
 
+class Turn(NamedTuple):
+    """What a side's process tells about a turn."""
+
+    waited: float  # seconds
+    computed: float  # seconds of CPU time, of all threads, without the loader's workers
+    memory: int  # peak so far, bytes
+
+
 class Gate:
     """Where a training loop asks for its batches: lets it run a turn at a time and notes how long it waits for data."""
 
@@ -124,14 +135,16 @@ class Gate:
         self.cuda = cuda
         self.left = 0
         self.waited = 0.0
+        self.began = time.process_time()
 
     def take(self, load: Callable[[], Any]) -> Any:
         """The next batch, ``load()``; where a turn is over, reports it and waits for the next one first."""
         if self.left == 0:
             self._synchronize()
-            self.turns.send({"waited": self.waited, "memory": self._peak_memory()})
+            computed = time.process_time() - self.began
+            self.turns.send(Turn(self.waited, computed, self._peak_memory()))
             self.left = self.turns.recv()
-            self.waited = 0.0
+            self.waited, self.began = 0.0, time.process_time()
             if self.left == 0:
                 raise SystemExit
         self.left -= 1
@@ -279,8 +292,7 @@ class Side:
     iterations: int
     process: Any = field(init=False)
     start_seconds: float = field(init=False)
-    waited: list[float] = field(default_factory=list)  # seconds, of each turn
-    memory: int = 0
+    done: list[Turn] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -292,7 +304,7 @@ class Side:
         began = time.perf_counter()
         self._run(1)
         self.start_seconds = time.perf_counter() - began
-        self.waited.clear()
+        self.done.clear()
         self._pause()
 
     def turn(self) -> None:
@@ -312,11 +324,9 @@ class Side:
 
     def _run(self, iterations: int) -> None:
         self.turns.send(iterations)
-        answer = self._receive()
-        self.waited.append(answer["waited"])
-        self.memory = answer["memory"]
+        self.done.append(self._receive())
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self) -> Turn:
         try:
             return self.turns.recv()
         except EOFError:
@@ -341,11 +351,12 @@ def measure(arguments: argparse.Namespace, setting: Setting) -> None:
     device = device_name(setting)
     rows = {}
     for side in sides:
-        timing = timings[side.name]
+        timing, turns = timings[side.name], side.done[-arguments.rounds :]
         rows[side.name] = {
             "it/s": f"{arguments.iterations / timing.median:.2f}",
-            "waiting": f"{sum(side.waited[-arguments.rounds :]) / sum(timing.seconds):.1%}",
-            "peak MB": round(side.memory / 1e6),
+            "waiting": f"{sum(turn.waited for turn in turns) / sum(timing.seconds):.1%}",
+            "CPU s/it": f"{statistics.median(turn.computed for turn in turns) / arguments.iterations:.2f}",
+            "peak MB": round(turns[-1].memory / 1e6),
             "start s": f"{side.start_seconds:.1f}",
         }
     title = (

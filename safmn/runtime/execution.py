@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
+import os
 import shutil
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +18,7 @@ from safmn.errors import OptionError
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -100,10 +104,25 @@ def choose_execution(
     )
 
 
+def keep_freed_memory() -> None:
+    """Ask the C library (glibc) to keep the memory of freed tensors for the next ones.
+
+    Activations of tens of MB are freed and made again in every step. Returned to the system each time, they come back
+    as new pages that the kernel clears: an eighth of a training step (docs/performance.md).
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # the largest that fits
+
+
 def apply_global_settings(execution: Execution) -> None:
-    """Settings of torch that hold for the whole process."""
+    """Settings of torch and of the C library that hold for the whole process."""
+    if execution.device.type == "cpu":
+        keep_freed_memory()
     torch.backends.cudnn.benchmark = not execution.deterministic
     if execution.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
         torch.use_deterministic_algorithms(True)
     elif execution.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
