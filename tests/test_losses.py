@@ -98,11 +98,13 @@ def test_fft_loss_builds_by_name_in_both_worlds() -> None:
     assert build(LOSS_REGISTRY, section).loss_weight == 0.05
 
 
-@pytest.mark.parametrize(
-    "name", ["L1Loss", "MSELoss", "CharbonnierLoss", "WeightedTVLoss", "PerceptualLoss", "GANLoss"]
-)
+@pytest.mark.parametrize("name", ["L1Loss", "MSELoss", "CharbonnierLoss", "WeightedTVLoss", "GANLoss"])
 def test_losses_of_basicsr_stay_available(name: str) -> None:
     assert find(LOSS_REGISTRY, name).__module__.startswith("basicsr.losses.")
+
+
+def test_perceptual_loss_is_ours() -> None:
+    assert find(LOSS_REGISTRY, "PerceptualLoss").__module__ == "safmn.losses.perceptual_loss"
 
 
 @pytest.mark.gpu
