@@ -54,6 +54,7 @@ def test_channel_norm_in_bf16_keeps_the_gradients_of_its_weights_in_float32() ->
     torch.manual_seed(0)
     norm = ChannelNorm(36)
     image, direction = torch.randn(2, 8, 64, 64, 36).bfloat16()
+    image.requires_grad_()
     norm(image.permute(0, 3, 1, 2)).backward(direction.permute(0, 3, 1, 2))
     exact = copy.deepcopy(norm).double()
     exact.zero_grad()

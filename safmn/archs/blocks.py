@@ -48,7 +48,7 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``; the result lies channels-last in memory."""
         x = x.permute(0, 2, 3, 1)  # (B, h, w, C)
-        if x.device.type == "cpu" and x.dtype.itemsize < 4:
+        if x.requires_grad and x.device.type == "cpu" and x.dtype.itemsize < 4:
             # torch's gradient of this in half precision takes longer, on a CPU, than going to float32 and back
             normed = F.layer_norm(x.float(), self.weight.shape, self.weight.float(), self.bias.float(), self.eps)
             x = normed.to(x.dtype)
