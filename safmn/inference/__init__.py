@@ -1,0 +1,7 @@
+"""Images and films through trained networks: upscaling, exact tiling, back ends, export."""
+
+from __future__ import annotations
+
+from safmn.inference.upscaler import Upscaler
+
+__all__ = ["Upscaler"]

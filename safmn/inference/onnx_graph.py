@@ -34,7 +34,7 @@ def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
         torch.onnx.export(
             network,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # typed for the newer exporter
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],

@@ -1,0 +1,107 @@
+"""Animated GIF, WebP, PNG and AVIF: their frames in, and an animation of the same timing out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from safmn.errors import DataError
+from safmn.files import atomic_path
+from safmn.inference.formats import MAX_PIXELS, WRITABLE, Picture, open_image, save_options
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+_DEFAULT_MS = 100  # where a file gives its frames no duration
+
+
+@dataclass(frozen=True)
+class Animation:
+    """What an animated file says about itself.
+
+    Attributes:
+        path: the file.
+        durations: of each frame, in milliseconds.
+        loop: how often it is played; 0 for ever, None where the file does not say.
+        icc: colour profile.
+        size: (width, height) in pixels.
+    """
+
+    path: Path
+    durations: tuple[int, ...]
+    loop: int | None
+    icc: bytes | None
+    size: tuple[int, int]
+
+    def frames(self) -> Iterator[Array]:
+        """The composed frames, one by one: uint8 (H, W, 3), or (H, W, 4) where the animation has transparency.
+
+        Raises:
+            DataError: a frame cannot be decoded; names the file and the frame.
+        """
+        with Image.open(self.path) as image:
+            mode = "RGB"
+            for number in range(len(self.durations)):
+                try:
+                    image.seek(number)
+                    if image.has_transparency_data:
+                        mode = "RGBA"  # from here on: the frames of one file must not differ
+                    yield np.array(image.convert(mode))
+                except (OSError, EOFError, SyntaxError, ValueError) as error:
+                    raise DataError(f"{self.path}: frame {number + 1} cannot be decoded ({error})") from error
+
+
+def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Animation | None:
+    """The animation in a file, or None where it holds a still image.
+
+    Raises:
+        DataError: as :func:`safmn.inference.formats.open_image`, or a frame is damaged; names the file.
+    """
+    with open_image(path, max_pixels) as image:
+        if image.format not in ANIMATED or getattr(image, "n_frames", 1) <= 1:
+            return None
+        durations = []
+        for number in range(image.n_frames):  # type: ignore[attr-defined]
+            try:
+                image.seek(number)
+                image.load()  # GIF and WebP know a frame's duration only then
+            except (OSError, EOFError, SyntaxError, ValueError) as error:
+                raise DataError(f"{path}: frame {number + 1} cannot be decoded ({error})") from error
+            durations.append(round(image.info.get("duration") or _DEFAULT_MS))
+        return Animation(
+            Path(path), tuple(durations), image.info.get("loop"), image.info.get("icc_profile"), image.size
+        )
+
+
+def write_animation(
+    path: str | os.PathLike[str], frames: Iterable[Array], animation: Animation, *, quality: int = 95
+) -> None:
+    """Write frames with the timing of the animation that they come from; the file is complete or absent.
+
+    Args:
+        frames: uint8 (H, W, 3 or 4), as many as ``animation`` has. They are taken one by one; GIF and PNG are also
+            encoded one by one, the other formats when all are there.
+        quality: as in :func:`safmn.inference.formats.write_picture`.
+
+    Raises:
+        DataError: the format cannot hold an animation.
+    """
+    path = Path(path)
+    kind = WRITABLE.get(path.suffix.lower(), "")
+    if kind not in ANIMATED:
+        raise DataError(f"{path}: {kind or path.suffix} cannot hold an animation; choose .gif, .webp, .png or .avif")
+    images = (Image.fromarray(frame) for frame in frames)
+    first = next(images)
+    options = save_options(kind, Picture(np.array(first), icc=animation.icc), quality)
+    if animation.loop is not None:
+        options["loop"] = animation.loop
+    if kind == "GIF" and first.mode == "RGBA":
+        options["disposal"] = 2  # frames are composed already: clear the one before
+    with atomic_path(path) as temporary:
+        first.save(temporary, kind, save_all=True, append_images=images, duration=list(animation.durations), **options)

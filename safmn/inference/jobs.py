@@ -1,0 +1,147 @@
+"""Which files ``safmn upscale`` reads and where it writes them."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safmn.errors import DataError
+from safmn.files import TEMPORARY
+from safmn.inference.formats import READABLE, WRITABLE
+from safmn.inference.video import VIDEO_SUFFIXES
+
+# Containers that hold H.264 pictures beside any sound; the sound of other films is put into Matroska, which holds all.
+_KEPT_CONTAINERS = (".mp4", ".mkv", ".mov", ".webm", ".m4v", ".ts")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to read and one to write."""
+
+    source: Path
+    target: Path
+
+    @property
+    def is_film(self) -> bool:
+        """Whether the source's name says that it is a film."""
+        return self.source.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def comparison(self) -> Path:
+        """Where the side-by-side picture goes."""
+        return self.target.with_name(f"{self.target.stem}_compare.png")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        jobs: in the order of the inputs, folders sorted by name.
+        ignored: files in folders that are neither images nor films by their names.
+    """
+
+    jobs: tuple[Job, ...]
+    ignored: tuple[Path, ...]
+
+
+def plan(inputs: Sequence[str], output: str | os.PathLike[str], *, image_format: str | None = None) -> Plan:
+    """Find all inputs and name their outputs.
+
+    Args:
+        inputs: files, folders (with all below them) and patterns (``**`` for any depth).
+        output: a folder, made when needed, in which the tree of each input folder is kept; or, for a single input file,
+            the file to write.
+        image_format: suffix for images, with or without the dot; None keeps that of the input where it can be written.
+
+    Raises:
+        DataError: an input does not exist, two would be written to the same file, or one would be overwritten.
+    """
+    output = Path(output)
+    suffix = _suffix(image_format)
+    found = [item for given in inputs for item in _expand(given, output)]
+    known = READABLE + VIDEO_SUFFIXES
+    ignored = [path for path, _, named in found if not named and path.suffix.lower() not in known]
+    kept = list(dict.fromkeys((path, place) for path, place, named in found if named or path.suffix.lower() in known))
+    single = len(kept) == 1 and len(inputs) == 1 and not Path(inputs[0]).is_dir() and not output.is_dir()
+    if single and output.suffix.lower() in (*WRITABLE, *_KEPT_CONTAINERS):
+        if suffix is not None and output.suffix.lower() != suffix:
+            raise DataError(f"{output}: its suffix and --format {image_format} differ; leave one out")
+        jobs = [Job(kept[0][0], output)]
+    else:
+        if output.is_file():
+            raise DataError(f"{output} is a file; several outputs need a folder")
+        jobs = [Job(path, output / place.with_suffix(_target_suffix(path, suffix))) for path, place in kept]
+    _check_targets(jobs)
+    return Plan(tuple(jobs), tuple(ignored))
+
+
+def _suffix(image_format: str | None) -> str | None:
+    if image_format is None:
+        return None
+    suffix = "." + image_format.lower().removeprefix(".")
+    if suffix not in WRITABLE:
+        raise DataError(f"cannot write the format {image_format!r}; choose {', '.join(s[1:] for s in WRITABLE)}")
+    return suffix
+
+
+def _target_suffix(source: Path, wanted: str | None) -> str:
+    own = source.suffix.lower()
+    if own in VIDEO_SUFFIXES:
+        return source.suffix if own in _KEPT_CONTAINERS else ".mkv"
+    return wanted or (source.suffix if own in WRITABLE else ".png")
+
+
+def _expand(given: str, output: Path) -> Iterator[tuple[Path, Path, bool]]:
+    """(file, its place in the output folder, whether it was named itself) for each file that an input stands for."""
+    if os.path.isdir(given):
+        yield from _walk(Path(given), output)
+    elif os.path.exists(given):
+        yield Path(given), Path(Path(given).name), True
+    else:
+        matches = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else []
+        if not matches:
+            raise DataError(f"{given}: there is no such file or folder, and no file fits it as a pattern")
+        base = _fixed_part(given)
+        for match in map(Path, matches):
+            if match.is_file():
+                yield match, match.relative_to(base), False
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folders at the beginning of a pattern that hold no wildcard."""
+    parts = []
+    for part in Path(pattern).parts:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return Path(*parts)
+
+
+def _walk(folder: Path, output: Path) -> Iterator[tuple[Path, Path, bool]]:
+    """All files below a folder, sorted; hidden ones and what is in the output folder left out."""
+    excluded = output.resolve()
+    for current, folders, names in os.walk(folder):
+        here = Path(current)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() != excluded)
+        for name in sorted(names):
+            if not name.startswith((".", TEMPORARY)):
+                yield here / name, (here / name).relative_to(folder), False
+
+
+def _check_targets(jobs: list[Job]) -> None:
+    sources = {job.source.resolve(): job.source for job in jobs}
+    taken: dict[Path, Path] = {}
+    for job in jobs:
+        target = job.target.resolve()
+        if target in sources:
+            raise DataError(f"{job.source} would be written over the input {sources[target]}; choose another -o")
+        if target in taken:
+            raise DataError(
+                f"{taken[target]} and {job.source} would both be written to {job.target}; "
+                "use separate output folders, or another --format"
+            )
+        taken[target] = job.source

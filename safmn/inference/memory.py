@@ -1,0 +1,93 @@
+"""How much memory a computation takes, how much there is, and whether an error says that there was too little."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_HEAP_BLOCK = 2**22
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts, while it is active, the bytes of the tensors that live at the same time; meta tensors are counted too.
+
+    Attributes:
+        peak: the most bytes so far. What libraries use for themselves is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and count what it made."""
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        self._live += storage.nbytes()
+        self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._live -= size
+
+
+def _cgroup_free() -> int | None:
+    """What the container's limit leaves, in bytes; None where there is none."""
+    try:
+        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return None
+    return None if limit == "max" else int(limit) - int(used)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device: the GPU's, or what the machine (and the container) can still give."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    free: int = psutil.virtual_memory().available
+    limited = _cgroup_free()
+    return free if limited is None else min(free, limited)
+
+
+def keep_heap_small() -> None:
+    """Have glibc give large blocks back to the system at once, for commands that own their process.
+
+    By default its threshold for doing so grows to 32 MiB with use, and the bands of features, freed in another order
+    than they were made, leave holes of 0.4 GiB. Does nothing with other C libraries.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _HEAP_BLOCK)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, whichever library raised it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("can't allocate memory", "out of memory", "failed to allocate", "bad_alloc")
+    )

@@ -1,0 +1,54 @@
+"""An iterator that runs ahead in a thread of its own, so that reading, computing and writing overlap."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class _End(Generic[T]):
+    """What the thread sends last: the error that ended it, if any."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
+    """The items in order, while a thread already makes the next ``depth``. Its exceptions are raised here.
+
+    When the consumer stops early and closes the generator, that waits for the item which the thread is making.
+    """
+    ready: queue.Queue[T | _End[T]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def offer(item: T | _End[T]) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        try:
+            for item in items:
+                offer(item)
+                if stopped.is_set():
+                    return
+            offer(_End())
+        except BaseException as error:
+            offer(_End(error))
+
+    thread = threading.Thread(target=run, daemon=True, name="safmn-prefetch")
+    thread.start()
+    try:
+        while not isinstance(item := ready.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,191 @@
+"""A frame through a chain of stages, a band of rows at a time, as hardware with line buffers does it.
+
+Each stage keeps only the rows that its next outputs depend on. The memory is a few hundred rows of features, whatever
+the height of the frame, and the only arithmetic done twice is a stage's own halo (8 rows of the pooled half of a block,
+1 row of the other) at the seam of two bands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from safmn.inference.stages import Chain, Skip, Stage
+
+
+WORKING_SET = 2**24
+"""Bytes of features that a stage works on at once, about: what fits into a processor's cache."""
+_COPIES = 8  # of its input, that a stage holds while it works
+
+
+def _floor(value: int, step: int) -> int:
+    """The largest multiple of ``step`` that is not above ``value``."""
+    return value // step * step
+
+
+def _wider(x: Tensor, width: int) -> Tensor:
+    """Room for a tensor like ``x``, in its memory format, but ``width`` wide."""
+    layout = torch.channels_last if x.stride(1) == 1 and x.shape[1] > 1 else torch.contiguous_format
+    return torch.empty((*x.shape[:3], width), dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _block(stage: Stage, rows: int) -> int:
+    """Columns that a stage works on at once, a multiple of its window."""
+    channels = getattr(stage.run, "in_channels", None) or getattr(stage.run, "channels", 3)
+    columns = WORKING_SET // (_COPIES * 4 * channels * rows)
+    return max(_floor(columns, stage.window), 2 * stage.window, 64)
+
+
+class _Lines:
+    """The rows that a stage still needs, and how far it has come.
+
+    Args:
+        stage: what to run.
+        height: rows of the whole input.
+        limit: the most input rows whose outputs are made at once.
+        width: columns of the input.
+    """
+
+    def __init__(self, stage: Stage, height: int, limit: int, width: int) -> None:
+        self.stage = stage
+        self.height = height
+        self.width = width
+        self.out_width = width * stage.up // stage.down
+        self.out_height = height * stage.up // stage.down
+        self.halo = -_floor(-stage.halo, stage.window)
+        self.limit = max(_floor(limit, stage.window), stage.window)
+        self.out_limit = self.limit * stage.up // stage.down
+        self.block = _block(stage, self.limit + 2 * self.halo)
+        self.chunks: deque[Tensor] = deque()  # (B, C, rows, w) each, one below the other
+        self.top = 0  # the row of the frame with which the first chunk begins
+        self.received = 0  # input rows so far
+        self.done = 0  # input rows whose outputs have been made
+
+    def append(self, rows: Tensor) -> None:
+        """Take in the next rows of the input."""
+        if rows.shape[2]:
+            self.chunks.append(rows)
+            self.received += rows.shape[2]
+
+    def ready(self) -> int:
+        """Up to which input row the outputs can be made now."""
+        complete = _floor(self.received, self.stage.window) - self.halo
+        stop = self.height if self.received == self.height else complete
+        return min(max(stop, self.done), self.done + self.limit)
+
+    def take(self, stop: int) -> Tensor:
+        """The outputs of the input rows ``[done, stop)``; forgets the rows that no later output depends on."""
+        up, down = self.stage.up, self.stage.down
+        first, last = max(self.done - self.halo, 0), min(stop + self.halo, self.height)
+        rows = slice((self.done - first) * up // down, (stop - first) * up // down)
+        out: Tensor | None = None
+        for left in range(0, self.width, self.block):
+            right = min(left + self.block, self.width)
+            # All blocks are equally wide, since back ends prepare for a size: those at the sides look further inwards.
+            start = min(max(left - self.halo, 0), max(self.width - self.block - 2 * self.halo, 0))
+            block = self._read(first, last, start, min(start + self.block + 2 * self.halo, self.width))
+            done = self.stage.run(block)[:, :, rows, (left - start) * up // down : (right - start) * up // down]
+            if out is None:
+                out = done if right == self.width else _wider(done, self.out_width)
+            if out is not done:
+                out[:, :, :, left * up // down : right * up // down] = done
+        assert out is not None
+        self._forget(max(stop - self.halo, 0))
+        self.done = stop
+        return out
+
+    def _read(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """A piece of the input, put together from the chunks."""
+        parts, row = [], self.top
+        for chunk in self.chunks:
+            part = chunk[:, :, max(top - row, 0) : max(bottom - row, 0), left:right]
+            if part.shape[2]:
+                parts.append(part)
+            row += chunk.shape[2]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def _forget(self, below: int) -> None:
+        while self.chunks and self.top + self.chunks[0].shape[2] <= below:
+            self.top += self.chunks.popleft().shape[2]
+        if self.top < below:
+            self.chunks[0] = self.chunks[0][:, :, below - self.top :].clone()  # a view would keep all its rows alive
+            self.top = below
+
+    def push(self, rows: Tensor) -> Tensor:
+        """Rows of the input (none at all, once the frame has ended) to those of the output that they complete."""
+        self.append(rows)
+        stop = self.ready()
+        return self.take(stop) if stop > self.done else rows[:, :, :0]
+
+
+class _SkipLines:
+    """Both ways of a :class:`Skip`: the shortcut's rows wait for those of the inner chain."""
+
+    def __init__(self, skip: Skip, height: int, limit: int, width: int) -> None:
+        self.inner = _ChainLines(skip.inner, height, limit, width)
+        self.shortcut = _Lines(skip.shortcut, height, limit, width)
+        self.out_width: int = self.inner.out_width
+        self.out_height: int = self.inner.out_height
+        self.out_limit: int = self.inner.out_limit
+
+    def push(self, rows: Tensor) -> Tensor:
+        """As :meth:`_Lines.push`."""
+        self.shortcut.append(rows)
+        out = self.inner.push(rows)
+        if not out.shape[2]:
+            return out
+        return out + self.shortcut.take(self.shortcut.done + out.shape[2] // self.shortcut.stage.up)
+
+
+class _ChainLines:
+    """All stages of a chain, one after the other."""
+
+    def __init__(self, chain: Chain, height: int, limit: int, width: int) -> None:
+        self.parts: list[_Lines | _SkipLines] = []
+        for part in chain:
+            lines: _Lines | _SkipLines
+            if isinstance(part, Skip):
+                lines = _SkipLines(part, height, limit, width)
+            else:
+                lines = _Lines(part, height, limit, width)
+            height, limit, width = lines.out_height, lines.out_limit, lines.out_width
+            self.parts.append(lines)
+        self.out_height, self.out_limit, self.out_width = height, limit, width
+
+    def push(self, rows: Tensor) -> Tensor:
+        """As :meth:`_Lines.push`."""
+        for part in self.parts:
+            rows = part.push(rows)
+        return rows
+
+
+def stream(
+    chain: Chain,
+    read: Callable[[int, int], Tensor],
+    write: Callable[[int, Tensor], None],
+    *,
+    height: int,
+    width: int,
+    rows: int,
+) -> None:
+    """Run a frame through a chain.
+
+    Args:
+        chain: the stages.
+        read: ``read(top, bottom)`` gives the rows of the frame, (B, C, bottom - top, w).
+        write: ``write(top, rows)`` takes rows of the result, from top to bottom.
+        height, width: of the frame, multiples of every stage's window (on that stage's grid).
+        rows: how many rows to read at a time: the larger, the less is computed twice and the more memory is used.
+    """
+    lines = _ChainLines(chain, height, rows, width)
+    done = read_to = 0
+    while done < lines.out_height:
+        band = read(read_to, min(read_to + rows, height))
+        read_to += band.shape[2]
+        out = lines.push(band)
+        if out.shape[2]:
+            write(done, out)
+            done += out.shape[2]

@@ -1,0 +1,237 @@
+"""Frames in pieces: exactly, where the network depends on pixels nearby only, and blended where it does not.
+
+Exact pieces start on multiples of the network's window and carry its halo, so that they equal the full frame but for
+the order of sums (1e-5 at most). A frame is cut into strips of columns, as few as memory allows (one, mostly); each is
+streamed from top to bottom (:mod:`safmn.inference.streaming`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from safmn.inference.stages import Chain
+from safmn.inference.streaming import stream
+
+Network = Callable[[Tensor], Tensor]
+Progress = Callable[[float], None]
+"""Called with the part of a frame (0 to 1) that was finished since the last call."""
+
+LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0}
+"""What stands for 1.0."""
+_SMALLEST_TILE = 64
+BANDS = (16, 32, 64, 128)
+"""Rows that streaming reads at a time: what ``tile="auto"`` chooses from."""
+OVERLAP = 32
+"""LR pixels over which blended tiles fade into each other."""
+
+
+def _aligned(value: int, step: int) -> int:
+    """The smallest multiple of ``step`` that is not below ``value``."""
+    return -(-value // step) * step
+
+
+def _reflected(first: int, last: int, length: int) -> tuple[int, int, Tensor | None]:
+    """Which of ``length`` samples stand at ``[first, last)`` when the axis is mirrored at its end (edge not repeated).
+
+    Returns:
+        The range of samples to read, and the order in which to take them; None for "as they are".
+    """
+    if last <= length:
+        return first, last, None
+    period = max(2 * (length - 1), 1)
+    indices = torch.arange(first, last) % period
+    indices = torch.minimum(indices, period - indices) if length > 1 else torch.zeros_like(indices)
+    low, high = int(indices.min()), int(indices.max())
+    return low, high + 1, indices - low
+
+
+class Frame:
+    """An image on its way through a network: padded (mirrored) and scaled to [0, 1] as it is read, undone as written.
+
+    Args:
+        source: (B, C, h, w) with one or three channels, uint8, uint16 or floating point in [0, 1]; grey is repeated.
+        target: (B, C, h * scale, w * scale), same kind; integers are clamped and rounded, half to even. Of grey the
+            mean of the network's three channels is kept.
+        scale: of the network.
+        window: height and width are padded to a multiple of it.
+        device: where the network lives.
+    """
+
+    def __init__(self, source: Tensor, target: Tensor, scale: int, window: int, device: torch.device) -> None:
+        self.source, self.target, self.scale, self.device = source, target, scale, device
+        self.batch = source.shape[0]
+        self.height = _aligned(source.shape[2], window)
+        self.width = _aligned(source.shape[3], window)
+
+    def read(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """A piece of the padded frame, (B, 3, bottom - top, right - left) float32 in [0, 1], on the device."""
+        if bottom <= top:
+            return torch.empty(self.batch, 3, 0, right - left, device=self.device)
+        y0, y1, rows = _reflected(top, bottom, self.source.shape[2])
+        x0, x1, columns = _reflected(left, right, self.source.shape[3])
+        piece = self.source[:, :, y0:y1, x0:x1].to(self.device, torch.float32)
+        if rows is not None:
+            piece = piece.index_select(2, rows.to(self.device))
+        if columns is not None:
+            piece = piece.index_select(3, columns.to(self.device))
+        if self.source.dtype in LARGEST:
+            piece = piece / LARGEST[self.source.dtype]
+        return piece.expand(-1, 3, -1, -1).contiguous()  # (B, 3, h, w)
+
+    def write(self, top: int, left: int, piece: Tensor) -> None:
+        """Put a piece of the result, (B, 3, h, w), at a place of the padded result; what is padding is dropped."""
+        height = min(piece.shape[2], self.target.shape[2] - top)
+        width = min(piece.shape[3], self.target.shape[3] - left)
+        if height <= 0 or width <= 0:
+            return
+        piece = piece[:, :, :height, :width].float()
+        if self.target.shape[1] == 1:
+            piece = piece.mean(dim=1, keepdim=True)
+        if self.target.dtype in LARGEST:
+            piece = (piece.clamp(0, 1) * LARGEST[self.target.dtype]).round()
+        self.target[:, :, top : top + height, left : left + width] = piece.to(self.target.device, self.target.dtype)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a frame is cut up, in LR pixels without halo.
+
+    Attributes:
+        width: of a strip of columns or of a blended tile.
+        rows: of a band or of a blended tile.
+    """
+
+    width: int
+    rows: int
+
+    def covers(self, frame: Frame) -> bool:
+        """Whether the frame is not cut at all."""
+        return self.width >= frame.width and self.rows >= frame.height
+
+    def halved(self, window: int, *, blended: bool) -> Cut | None:
+        """The next smaller one, or None where it would be too small to be of use."""
+        if self.width <= _SMALLEST_TILE:
+            return None
+        width = _aligned(max(self.width // 2, _SMALLEST_TILE), window)
+        return Cut(width, _aligned(min(self.rows, width if blended else BANDS[-2]), window))
+
+
+def choose_tile(budget: float, bytes_per_pixel: float, window: int) -> Cut:
+    """The largest square tile that ``budget`` bytes allow."""
+    side = max(math.isqrt(int(budget / bytes_per_pixel)) // window * window, _aligned(_SMALLEST_TILE, window))
+    return Cut(side, side)
+
+
+def choose_strip(frame: Frame, budget: float, halo: int, window: int, bytes_per_column: Callable[[int], float]) -> Cut:
+    """The strips and bands with the least arithmetic done twice that ``budget`` bytes allow.
+
+    Args:
+        halo, window: the network's.
+        bytes_per_column: the memory that streaming takes for each column, as a function of the rows of a band.
+    """
+    halo = _aligned(halo, window)
+    best, least = Cut(_aligned(_SMALLEST_TILE, window), _aligned(BANDS[0], window)), math.inf
+    for rows in BANDS:
+        rows = _aligned(rows, window)
+        columns = int(budget / bytes_per_column(rows) / frame.batch) // window * window
+        core = frame.width if columns >= frame.width else columns - 2 * halo
+        if core < min(_SMALLEST_TILE, frame.width):
+            continue
+        count = math.ceil(frame.width / core)
+        width = _aligned(math.ceil(frame.width / count), window)
+        # A strip adds two halos; a band adds about 8 rows (16 to the cheap half of a block, 2 to the costly one).
+        twice = (1 + 2 * halo * (count - 1) / frame.width) * (1 + 8 / rows)
+        if twice < least:
+            best, least = Cut(width, rows), twice
+    return best
+
+
+def run_whole(frame: Frame, network: Network, progress: Progress) -> None:
+    """The whole padded frame in one call."""
+    frame.write(0, 0, network(frame.read(0, frame.height, 0, frame.width)))
+    progress(1.0)
+
+
+def run_strip(
+    frame: Frame, chain: Chain, left: int, right: int, *, halo: int, window: int, rows: int, progress: Progress
+) -> None:
+    """Stream the columns ``[left, right)`` of a frame.
+
+    Args:
+        chain: the network's stages.
+        left, right: multiples of ``window``.
+        halo, window: the network's.
+        rows: how many are read at a time, a multiple of ``window``.
+        progress: see :data:`Progress`.
+    """
+    halo = _aligned(halo, window)
+    first, last = max(left - halo, 0), min(right + halo, frame.width)
+    scale = frame.scale
+    core = slice((left - first) * scale, (right - first) * scale)
+
+    def write(top: int, band: Tensor) -> None:
+        frame.write(top, left * scale, band[:, :, :, core])
+        progress(band.shape[2] / scale / frame.height * (right - left) / frame.width)
+
+    stream(
+        chain,
+        lambda top, bottom: frame.read(top, bottom, first, last),
+        write,
+        height=frame.height,
+        width=last - first,
+        rows=rows,
+    )
+
+
+def _spans(length: int, size: int, overlap: int, window: int) -> list[tuple[int, int]]:
+    """Ranges of ``size`` that cover ``length`` evenly, overlapping by about ``overlap``, on multiples of ``window``."""
+    if size >= length:
+        return [(0, length)]
+    count = math.ceil((length - overlap) / max(size - overlap, window))
+    starts = [index * (length - size) // (count - 1) // window * window for index in range(count)]
+    return [(start, start + size) for start in starts]
+
+
+def _weights(spans: list[tuple[int, int]], overlap: int, scale: int) -> list[Tensor]:
+    """For each range its weights, (size * scale,): they fade towards the neighbours and sum to one everywhere."""
+    length, fade = spans[-1][1] * scale, max(overlap * scale, 1)
+    weights, total = [], torch.zeros(length)
+    for first, last in spans:
+        ramp = (torch.arange((last - first) * scale) + 0.5) / fade
+        rising = ramp if first > 0 else torch.ones_like(ramp)
+        falling = ramp.flip(0) if last * scale < length else torch.ones_like(ramp)
+        weights.append(torch.minimum(rising, falling).clamp(max=1))
+        total[first * scale : last * scale] += weights[-1]
+    return [weight / total[first * scale : last * scale] for weight, (first, last) in zip(weights, spans, strict=True)]
+
+
+def run_blended(
+    frame: Frame, network: Network, cut: Cut, *, window: int, progress: Progress, overlap: int = OVERLAP
+) -> None:
+    """Tiles that overlap and fade into each other, for networks that see the whole frame: no seams, but not equal.
+
+    Args:
+        cut: size of a tile, multiples of ``window``, with its overlap.
+        overlap: LR pixels that neighbours share, at least.
+    """
+    scale = frame.scale
+    across = _spans(frame.width, min(cut.width, frame.width), min(overlap, cut.width // 2), window)
+    down = _spans(frame.height, min(cut.rows, frame.height), min(overlap, cut.rows // 2), window)
+    columns = _weights(across, min(overlap, cut.width // 2), scale)
+    rows = _weights(down, min(overlap, cut.rows // 2), scale)
+    pending = torch.zeros(frame.batch, 3, 0, frame.width * scale)  # sums of rows that further tiles add to
+    for index, (top, bottom) in enumerate(down):
+        missing = (bottom - top) * scale - pending.shape[2]
+        pending = torch.nn.functional.pad(pending, (0, 0, 0, missing))
+        for (left, right), column in zip(across, columns, strict=True):
+            tile = network(frame.read(top, bottom, left, right)).float().cpu()
+            pending[:, :, :, left * scale : right * scale] += tile * column * rows[index][:, None]
+            progress(1 / len(down) / len(across))
+        finished = (down[index + 1][0] if index + 1 < len(down) else bottom) - top
+        frame.write(top * scale, 0, pending[:, :, : finished * scale])
+        pending = pending[:, :, finished * scale :].clone()

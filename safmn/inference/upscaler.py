@@ -1,0 +1,367 @@
+"""Arrays and tensors of any size through a network: the engine of ``safmn upscale``, and the same from Python."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from safmn.errors import DataError, OptionError, WeightsError
+from safmn.inference import tiling
+from safmn.inference.backends import Backend, make_backend
+from safmn.inference.memory import PeakMemory, free_bytes, is_out_of_memory
+from safmn.inference.stages import Chain, Stage, map_modules, stages_of
+from safmn.inference.tiling import Cut, Frame, Progress
+from safmn.weights import load_network
+
+logger = logging.getLogger(__name__)
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Image = TypeVar("Image", Array, Tensor)
+
+DEFAULT_WEIGHTS = "safmn-x4"
+_DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# On the CPU: what the computation may take beside torch (0.4 GiB) and the images, so that an 8K output needs < 2 GiB.
+_CPU_BUDGET = 640 * 2**20
+_PROBE = 64  # pixels along each side
+_SAMPLE = 256  # pixels along each side, at most
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """``auto`` (CUDA, then MPS, then the CPU) or a device of torch's.
+
+    Raises:
+        OptionError: there is no such device on this machine.
+    """
+    if str(device) == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(name)
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return torch.device(device)
+
+
+class Upscaler:
+    """Upscales images with any network of :func:`safmn.load_network`.
+
+    Args:
+        weights: a weight file, the name of weights that come with the package, or a network that is already built
+            (with ``scale``; ``window`` and ``halo`` where it is not of the SAFMN family).
+        tile: "auto" cuts the image so that it fits into the memory that is free; a number gives the width of the pieces
+            in LR pixels; 0 never cuts. Pieces equal the whole, but for rounding (1e-5), wherever the network allows it;
+            where it sees the whole frame they fade into each other instead, and a warning says so.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: "fp32", "bf16" or "fp16".
+        backend: what runs the network (:func:`safmn.inference.backends.available_backends`); "auto" takes the fastest
+            one that is installed and gives the same result.
+        self_ensemble: average over the eight flips and rotations: eight times the work, about 0.1 dB better.
+        full_frame_semantics: run the network as published on sizes that are not multiples of its window, where its
+            pooling adapts to the size of the frame; never cuts. Otherwise such an image is padded by mirroring.
+
+    Attributes:
+        network: the network.
+        scale: output pixels per input pixel, along each side.
+
+    Raises:
+        WeightsError: the weights cannot be loaded.
+        OptionError: an argument is not one of those above.
+    """
+
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] | nn.Module | None = None,
+        *,
+        tile: int | Literal["auto"] = "auto",
+        device: str | torch.device = "auto",
+        precision: str = "fp32",
+        backend: str = "auto",
+        self_ensemble: bool = False,
+        full_frame_semantics: bool = False,
+    ) -> None:
+        if full_frame_semantics and backend in ("auto", "eager"):
+            backend = "eager"
+        elif full_frame_semantics:
+            raise OptionError(f"backend={backend!r} knows no other pooling: full_frame_semantics needs 'eager'")
+        if tile != "auto" and (not isinstance(tile, int) or tile < 0):
+            raise OptionError(f"tile={tile!r}: choose 'auto', a width in pixels, or 0 for no tiles")
+        self.device = resolve_device(device)
+        network: Any = _load(weights, self.device)
+        self.network = network
+        self.scale: int = network.scale
+        self.tile = 0 if full_frame_semantics else tile
+        self.precision = precision
+        self.backend = backend
+        self.self_ensemble = self_ensemble
+        self.full_frame_semantics = full_frame_semantics
+        self._halo: int | None = getattr(network, "halo", None)
+        self._window: int = getattr(network, "window", 1)
+        self._warned = False
+        self._sample: Tensor | None = None  # the first tile of the first image, on which the back end is chosen
+        _ = self._whole  # raises here what is wrong with the arguments
+
+    def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
+        """Upscale one image or a batch.
+
+        Args:
+            image: a numpy array (H, W), (H, W, C) or (B, H, W, C), or a tensor (H, W), (C, H, W) or (B, C, H, W).
+                C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha); uint8, uint16, or floating point in [0, 1].
+            progress: called with the part of the work (0 to 1) that was finished since the last call.
+
+        Returns:
+            The same kind, type, device and layout, ``scale`` times as high and wide; floating point in [0, 1].
+
+        Raises:
+            DataError: not such an image.
+        """
+        source = _as_batch(image)  # (B, C, h, w)
+        batch, channels, height, width = source.shape
+        shape = (batch, height * self.scale, width * self.scale, channels)
+        self._check_room(source.element_size() * math.prod(shape), width, height)
+        if isinstance(image, Tensor):
+            target = source.new_empty(batch, channels, *shape[1:3])
+        else:
+            target = torch.empty(shape, dtype=source.dtype).permute(0, 3, 1, 2)
+        report = progress or (lambda part: None)
+        planes = _planes(channels)
+        with torch.no_grad():
+            for index, plane in enumerate(planes):
+                self._plane(source[:, plane], target[:, plane], index > 0, lambda part: report(part / len(planes)))
+        return cast(Image, _like(image, target))
+
+    def _check_room(self, size: int, width: int, height: int) -> None:
+        """Refuse what the system would be killed for: it promises memory that it does not have."""
+        free = free_bytes(torch.device("cpu"))
+        if size > free:
+            raise DataError(
+                f"the result of {width}x{height} pixels at x{self.scale} takes {size / 2**30:.1f} GiB of memory; "
+                f"{free / 2**30:.1f} GiB are free"
+            )
+
+    def _plane(self, source: Tensor, target: Tensor, alpha: bool, progress: Progress) -> None:
+        """The colours or the alpha of a batch: (B, 1 or 3, h, w) into (B, 1 or 3, h * scale, w * scale)."""
+        if alpha and _is_flat(source):  # an opaque image
+            target.fill_(source[0, 0, 0, 0].item())
+            progress(1.0)
+        elif self.self_ensemble:
+            self._ensemble(source, target, progress)
+        else:
+            self._frames(source, target, progress)
+        if target.is_floating_point():
+            target.clamp_(0, 1)
+
+    def _ensemble(self, source: Tensor, target: Tensor, progress: Progress) -> None:
+        """The mean over the eight flips and rotations (Timofte et al., CVPR 2016)."""
+        image = source.to(torch.float32) / tiling.LARGEST.get(source.dtype, 1.0)
+        total = torch.zeros(target.shape, device=source.device)
+        for turns in range(4):
+            for flip in (False, True):
+                turned = torch.rot90(image, turns, (2, 3))
+                turned = turned.flip(3) if flip else turned
+                out = turned.new_empty(*turned.shape[:2], *(side * self.scale for side in turned.shape[2:]))
+                self._frames(turned, out, lambda part: progress(part / 8))
+                total += torch.rot90(out.flip(3) if flip else out, -turns, (2, 3))
+        Frame(source, target, self.scale, 1, self.device).write(0, 0, total / 8)
+
+    def _frames(self, source: Tensor, target: Tensor, progress: Progress) -> None:
+        """A batch at once if it fits into memory uncut, otherwise image by image."""
+        frame = self._frame(source, target)
+        if self._sample is None:
+            self._sample = frame.read(0, min(frame.height, _SAMPLE), 0, min(frame.width, _SAMPLE))[:1]
+        cut = self._cut(frame)
+        if frame.batch == 1 or cut.covers(frame):
+            self._run(frame, cut, progress)
+            return
+        for index in range(frame.batch):
+            single = self._frame(source[index : index + 1], target[index : index + 1])
+            self._run(single, self._cut(single), lambda part: progress(part / frame.batch))
+
+    def _frame(self, source: Tensor, target: Tensor) -> Frame:
+        window = self._published_window if self.full_frame_semantics else self._window
+        return Frame(source, target, self.scale, window, self.device)
+
+    def _run(self, frame: Frame, cut: Cut, progress: Progress) -> None:
+        """Piece by piece; where memory runs out, on with pieces of half the width."""
+        left = 0
+        while left < frame.width:
+            try:
+                left = self._piece(frame, cut, left, progress)
+            except Exception as error:
+                smaller = None if self.tile == 0 else cut.halved(self._window, blended=self._halo is None)
+                if not is_out_of_memory(error):
+                    raise
+                if smaller is None:
+                    raise DataError(
+                        f"not enough memory for an image of {frame.source.shape[3]}x{frame.source.shape[2]} pixels"
+                        + (" in one piece; use tile='auto'." if self.tile == 0 else ", even in small pieces.")
+                    ) from error
+                logger.warning("Out of memory with tiles %d wide; going on with %d.", cut.width, smaller.width)
+                cut = smaller
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def _piece(self, frame: Frame, cut: Cut, left: int, progress: Progress) -> int:
+        """Do the piece that begins at column ``left``; returns the column where it ends."""
+        if cut.covers(frame):
+            tiling.run_whole(frame, self._whole, progress)
+            return frame.width
+        if self._halo is None:
+            self._warn_blended()
+            tiling.run_blended(frame, self._whole, cut, window=self._window, progress=progress)
+            return frame.width
+        right = min(left + cut.width, frame.width)
+        tiling.run_strip(
+            frame, self._stages, left, right, halo=self._halo, window=self._window, rows=cut.rows, progress=progress
+        )
+        return right
+
+    def _warn_blended(self) -> None:
+        if not self._warned:
+            logger.warning(
+                "%s may depend on the whole frame, so tiles cannot equal it: they overlap by %d pixels and fade into "
+                "each other. tile=0 computes the frame in one piece.",
+                type(self.network).__name__,
+                tiling.OVERLAP,
+            )
+        self._warned = True
+
+    # What to cut
+
+    def _cut(self, frame: Frame) -> Cut:
+        if self.tile == 0:
+            return Cut(frame.width, frame.height)
+        if self.tile != "auto":
+            side = -(-self.tile // self._window) * self._window
+            cut = Cut(side, side)
+            return cut if self._halo is None or cut.covers(frame) else Cut(side, min(side, tiling.BANDS[-1]))
+        budget = self._budget()
+        if frame.height * frame.width * frame.batch * self._bytes_per_pixel <= budget:
+            return Cut(frame.width, frame.height)
+        if self._halo is None:
+            return tiling.choose_tile(budget, self._bytes_per_pixel * frame.batch, self._window)
+        return tiling.choose_strip(frame, budget, self._halo, self._window, self._bytes_per_column)
+
+    def _budget(self) -> float:
+        free = free_bytes(self.device)
+        return free * 0.8 if self.device.type == "cuda" else min(free * 0.5, _CPU_BUDGET)
+
+    @functools.cached_property
+    def _bytes_per_pixel(self) -> float:
+        """Peak memory of an uncut frame for each of its pixels, measured on a small one."""
+        side = -(-_PROBE // self._window) * self._window
+        with PeakMemory() as memory, torch.no_grad():
+            tiling.run_whole(self._blank(side, side), self.network, lambda part: None)
+        return memory.peak / side**2
+
+    @functools.cached_property
+    def _bytes_per_column(self) -> Callable[[int], float]:
+        """Peak memory of streaming for each column, by rows of a band: a line through what two narrow runs take."""
+        low, high = (-(-rows // self._window) * self._window for rows in tiling.BANDS[-2:])
+        chain = stages_of(self.network)
+        at_low, at_high = (self._streaming_peak(chain, rows) / self._window for rows in (low, high))
+        per_row = (at_high - at_low) / (high - low)
+        return lambda rows: at_low + (rows - low) * per_row
+
+    def _streaming_peak(self, chain: Chain, rows: int) -> int:
+        """Peak memory of streaming a frame that is as wide as the window and high enough to fill all lines."""
+        assert self._halo is not None
+        width = self._window
+        frame = self._blank(-(-(self._halo + 2 * rows) // width) * width, width)
+        with PeakMemory() as memory, torch.no_grad():
+            tiling.run_strip(frame, chain, 0, width, halo=0, window=width, rows=rows, progress=lambda part: None)
+        return memory.peak
+
+    def _blank(self, height: int, width: int) -> Frame:
+        source, target = (torch.zeros(1, 3, height * k, width * k, dtype=torch.uint8) for k in (1, self.scale))
+        return Frame(source, target, self.scale, self._window, self.device)
+
+    # What to run
+
+    @functools.cached_property
+    def _whole(self) -> Backend:
+        """The back end that runs the whole network; "auto" decides when it is first called."""
+        return self._backend(self.backend, self.network)
+
+    def _backend(self, name: str, network: nn.Module) -> Backend:
+        return make_backend(name, network, device=self.device, precision=self.precision)
+
+    @functools.cached_property
+    def _stages(self) -> Chain:
+        """The network's stages, each run by the back end that suits the whole network."""
+        if self._whole.name == "auto":
+            assert self._sample is not None
+            self._whole(self._sample)
+        name = self._whole.name
+        return map_modules(stages_of(self.network, self._whole), lambda stage: self._backend(name, stage))
+
+    @functools.cached_property
+    def _published_window(self) -> int:
+        """What an image's sides must be multiples of at all: the pixel unshuffles of the network."""
+        return math.prod(part.down for part in stages_of(self.network) if isinstance(part, Stage))
+
+
+def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.device) -> nn.Module:
+    """The network in evaluation mode on the device."""
+    if isinstance(weights, nn.Module):
+        if not isinstance(getattr(weights, "scale", None), int):
+            raise OptionError(f"{type(weights).__name__} has no attribute 'scale', the output's size over the input's")
+        return weights.to(device).eval()
+    try:
+        return load_network(DEFAULT_WEIGHTS if weights is None else weights, device=device)
+    except WeightsError as error:
+        if weights is not None:
+            raise
+        raise WeightsError(
+            f"the default weights {DEFAULT_WEIGHTS!r} are not installed; give a file with --weights ({error})"
+        ) from error
+
+
+def _planes(channels: int) -> list[slice]:
+    """Colours and, where there is one, alpha."""
+    colours = 1 if channels <= 2 else 3
+    return [slice(0, colours)] + ([slice(colours, channels)] if channels in (2, 4) else [])
+
+
+def _is_flat(plane: Tensor) -> bool:
+    values = plane.to(torch.float32)
+    return bool((values == values[0, 0, 0, 0]).all())
+
+
+def _as_batch(image: object) -> Tensor:
+    """Any accepted image as (B, C, h, w), sharing its memory where possible."""
+    if isinstance(image, np.ndarray):
+        if image.dtype.kind not in "uf":
+            raise DataError(f"cannot upscale an array of {image.dtype}: convert it to uint8, uint16 or float in [0, 1]")
+        native = np.require(image, dtype=image.dtype.newbyteorder("="), requirements=["C", "W"])
+        tensor = torch.from_numpy(native)
+        if tensor.ndim in (3, 4):
+            tensor = tensor.movedim(-1, -3)
+    elif isinstance(image, Tensor):
+        tensor = image.detach()
+    else:
+        raise DataError(f"cannot upscale a {type(image).__name__}: give a numpy array or a tensor")
+    shape = tuple(tensor.shape)
+    if tensor.ndim not in (2, 3, 4) or 0 in shape or (tensor.ndim > 2 and not 1 <= shape[-3] <= 4):
+        raise DataError(
+            f"cannot upscale an image of shape {tuple(image.shape)}: give (H, W, C) or (B, H, W, C) arrays, "
+            "(C, H, W) or (B, C, H, W) tensors, or (H, W), with 1 to 4 channels"
+        )
+    if tensor.dtype not in _DTYPES:
+        raise DataError(f"cannot upscale {tensor.dtype}: convert it to uint8, uint16 or floating point in [0, 1]")
+    return tensor.reshape((1,) * (4 - tensor.ndim) + shape)
+
+
+def _like(image: Array | Tensor, target: Tensor) -> Array | Tensor:
+    """(B, C, H, W) in the layout of the image that was given."""
+    target = target[(0,) * (4 - image.ndim)]
+    if isinstance(image, Tensor):
+        return target
+    return (target.movedim(-3, -1) if image.ndim > 2 else target).numpy()
