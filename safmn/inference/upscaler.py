@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, np.dtype[Any]]
 Image = TypeVar("Image", Array, Tensor)
 
-DEFAULT_WEIGHTS = "safmn-x4"
+DEFAULT_WEIGHTS = "safmn-x2"
 _DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # On the CPU: what the computation may take beside torch (0.4 GiB) and the images, so that an 8K output needs < 2 GiB.
 _CPU_BUDGET = 640 * 2**20

@@ -1,4 +1,4 @@
-"""Weights that come with the package: found by name (``--weights safmn-x4``), checked by SHA-256.
+"""Weights that come with the package: found by name (``--weights safmn-x2``), checked by SHA-256.
 
 Each is a safetensors file of about 1 MB whose header says what it is (scale, arguments, data, iterations, commit,
 metrics, licence); ``index.json`` lists names, files and checksums. docs/weights.md has a card for each.
