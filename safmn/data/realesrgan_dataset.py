@@ -16,6 +16,7 @@ from safmn.data.options import IoBackend, read_options
 from safmn.data.sources import DiskReader, LmdbReader, Reader, list_images, names_from_meta_info
 from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, make_pair, parse_options
 from safmn.degradations.apply import Array, Pair
+from safmn.degradations.ops_array import from_uint8
 from safmn.degradations.options import BlurKeys
 from safmn.degradations.pool import pooled
 from safmn.errors import DataError, OptionError
@@ -146,8 +147,7 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         The recipe is that of seed 0, epoch 0 and ``index``.
         """
         recipe = draw_recipe(self.degradation, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
-        image = mod_crop(self.reader.read(self.paths[index]), self.options.scale)
-        gt = image.astype(np.float32) * np.float32(1 / 255)
+        gt = from_uint8(mod_crop(self.reader.read(self.paths[index]), self.options.scale))
         return {**self._sample(Pair(apply_recipe(recipe, gt), gt, None), index), "lq_path": self.paths[index]}
 
     def _sample(self, pair: Pair, index: int) -> Sample:

@@ -1,10 +1,8 @@
-"""Applying a recipe: the same few lines for arrays on the CPU and for tensors on any device.
-
-How far the two agree (the same recipe, the LQ in 8 bits) is stated in :func:`apply_recipe`.
-"""
+"""Applying a recipe: the same few lines for arrays on the CPU and for tensors on any device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar, cast
 
 import cv2
@@ -47,6 +45,9 @@ def apply_recipe(recipe: Recipe, image: ImageT) -> ImageT:
     The recipe's geometry is not applied (:func:`make_pair` does). An array is degraded on the CPU, with libjpeg; a
     tensor on its device, with the DCT of :mod:`safmn.degradations.jpeg`. Noise is made on the CPU in both cases.
 
+    The two agree: half of the LQ images to the bit, four of five within 0.1 grey levels on average, all within 1. What
+    differs are blocks where a rounding error of 1e-6 decides how a coefficient is quantised.
+
     Args:
         image: float32 RGB in [0, 1]: an array (H, W, 3), or a tensor (3, H, W); sides at least ``recipe.scale``.
 
@@ -62,6 +63,13 @@ def apply_recipe(recipe: Recipe, image: ImageT) -> ImageT:
     return cast(ImageT, _degrade(recipe, source, ops))
 
 
+def stages(recipe: Recipe, image: ImageT) -> Iterator[tuple[Step, ImageT]]:
+    """The image after each step of a recipe, before the final rounding; arguments as of :func:`apply_recipe`."""
+    _check_image(recipe, image)
+    ops: Any = ops_tensor if isinstance(image, Tensor) else ops_array
+    return _stages(recipe, ops.sharpen(image) if recipe.sharpen else image, ops)
+
+
 def make_pair(recipe: Recipe, image: Array, *, sharpened: bool) -> Pair:
     """The training pair that a recipe makes of an image, on the CPU.
 
@@ -72,7 +80,7 @@ def make_pair(recipe: Recipe, image: Array, *, sharpened: bool) -> Pair:
         image: uint8 RGB (H, W, 3), of any size.
         sharpened: whether to return the sharpened GT too.
     """
-    crop = cut_crop(recipe.geometry, image).astype(np.float32) * np.float32(1 / 255)
+    crop = ops_array.from_uint8(cut_crop(recipe.geometry, image))
     source = ops_array.sharpen(crop) if recipe.sharpen else crop
     lq = _degrade(recipe, source, ops_array)
     scale, side = recipe.scale, recipe.geometry.patch.size
@@ -124,10 +132,17 @@ def _check_image(recipe: Recipe, image: Array | Tensor) -> None:
 
 def _degrade(recipe: Recipe, image: Any, ops: Any) -> Any:
     """The steps on an array or tensor, with the operations for its kind."""
+    result = image
+    for _, after in _stages(recipe, image, ops):
+        result = after
+    return ops.finish(result)
+
+
+def _stages(recipe: Recipe, image: Any, ops: Any) -> Iterator[tuple[Step, Any]]:
     height, width = ops.size_of(image)
     for step in recipe.steps:
         image = _apply(step, image, ops, (height / recipe.scale, width / recipe.scale))
-    return ops.finish(image)
+        yield step, image
 
 
 def _apply(step: Step, image: Any, ops: Any, lq_size: tuple[float, float]) -> Any:

@@ -15,6 +15,7 @@ from safmn.console import say
 from safmn.data import SampleKey, sample_rng
 from safmn.degradations.apply import Array, apply_recipe, make_pair
 from safmn.degradations.draw import draw_recipe
+from safmn.degradations.ops_array import from_uint8
 from safmn.degradations.options import DegradationOptions, parse_options
 from safmn.degradations.recipe import (
     Blur,
@@ -120,8 +121,7 @@ def _degrade(recipe: Recipe, image: Array, *, patch: bool) -> Array:
     if patch:
         lq = make_pair(recipe, image, sharpened=False).lq
     else:
-        cropped = mod_crop(image, recipe.scale)
-        lq = apply_recipe(recipe, cropped.astype(np.float32) * np.float32(1 / 255))
+        lq = apply_recipe(recipe, from_uint8(mod_crop(image, recipe.scale)))
     return np.rint(lq * 255).astype(np.uint8)
 
 

@@ -36,6 +36,11 @@ def size_of(image: Array) -> tuple[int, int]:
     return image.shape[0], image.shape[1]
 
 
+def from_uint8(image: Array) -> Array:
+    """uint8 -> float32 in [0, 1], the same bits as :func:`safmn.imaging.to_tensor`."""
+    return image.astype(np.float32) / np.float32(255)
+
+
 def sharpen(image: Array) -> Array:
     """Unsharp masking where the detail is stronger than the threshold, with a soft mask (Real-ESRGAN's USM)."""
     side = (USM_RADIUS, USM_RADIUS)
@@ -85,7 +90,7 @@ def resize(image: Array, mode: ResizeMode, size: tuple[int, int], factor: float 
         channels = [Image.fromarray(image[..., c]).resize(size[::-1], Image.Resampling.LANCZOS) for c in range(3)]
         return np.stack([np.asarray(channel) for channel in channels], axis=-1)
     if mode == "matlab_bicubic":
-        return imresize(_to_uint8(image), output_shape=size).astype(np.float32) / np.float32(255)
+        return from_uint8(imresize(_to_uint8(image), output_shape=size))
     if mode == "bilinear":  # torch's depends on the number of threads in the last bits, OpenCV's does not
         return _bilinear(image, size, factor)
     planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
@@ -149,12 +154,12 @@ def compress(image: Array, step: Compress) -> Array:
     encoded = cv2.imencode(f".{step.codec}", cv2.cvtColor(_to_uint8(image), cv2.COLOR_RGB2BGR), flags)[1]
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     assert decoded is not None, f"OpenCV cannot read the {step.codec} that it wrote"
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.float32) * np.float32(1 / 255)
+    return from_uint8(np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)))
 
 
 def finish(image: Array) -> Array:
     """Clamp to [0, 1] and round to multiples of 1/255."""
-    return _to_uint8(image).astype(np.float32) / np.float32(255)
+    return from_uint8(_to_uint8(image))
 
 
 def _clamp(image: Array) -> Array:

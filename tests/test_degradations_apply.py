@@ -1,0 +1,191 @@
+"""Applying recipes: the same LQ from arrays and tensors, on any number of threads; the geometry of training pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from safmn.data import SampleKey, sample_rng
+from safmn.degradations import Recipe, apply_recipe, draw_recipe, make_pair, parse_options
+from safmn.degradations.apply import cut_crop, stages
+from safmn.degradations.ops_array import sharpen
+from safmn.degradations.recipe import Crop, Resize
+from safmn.errors import DataError
+from safmn.imaging import imresize, list_images, read_rgb
+
+
+@pytest.fixture(scope="module")
+def photo(photos_dir: Path) -> np.ndarray:
+    """A whole photograph, uint8."""
+    return read_rgb(list_images(photos_dir / "val")[1])
+
+
+def draw(index: int, *, scale: int = 4, gt_size: int = 120, **degradation: Any) -> Recipe:
+    keys = {"gt_usm": True, "gt_size": gt_size, **degradation}
+    options = parse_options(keys, {"use_hflip": True, "use_rot": True}, scale=scale)
+    return draw_recipe(options, sample_rng(0, SampleKey(0, index)))
+
+
+def as_float(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32) / np.float32(255)
+
+
+def as_planes(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def compare_devices(gt: np.ndarray, device: str) -> None:
+    """The tolerance that ``apply_recipe`` states."""
+    means = []
+    for index in range(30):
+        recipe = draw(index, codec_list=["jpeg", "webp"], codec_prob=[0.9, 0.1], sensor_noise_prob=0.1)
+        on_array = apply_recipe(recipe, gt)
+        on_tensor = apply_recipe(recipe, as_planes(gt).to(device)).cpu().permute(1, 2, 0).numpy()
+        difference = np.abs(on_array - on_tensor) * 255
+        assert difference.max() <= 40
+        means.append(difference.mean())
+    assert max(means) < 1
+    assert np.quantile(means, 0.8) < 0.1
+    assert np.median(means) < 0.001
+
+
+def test_arrays_and_tensors_give_the_same_lq(photo: np.ndarray) -> None:
+    compare_devices(as_float(photo[:200, :240]), "cpu")
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_same_lq(photo: np.ndarray) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    compare_devices(as_float(photo[:200, :240]), "cuda")
+
+
+def test_threads_do_not_change_a_bit(photo: np.ndarray) -> None:
+    """Workers have one thread, the main process has many."""
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    results = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            cv2.setNumThreads(count)
+            results.append([make_pair(draw(index), photo, sharpened=True) for index in range(25)])
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+    for one, other in zip(*results, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_lq_has_its_size_and_eight_bits(scale: int, photo: np.ndarray) -> None:
+    for index, (height, width) in enumerate([(240, 320), (97, 61), (16, 40), (5, 5)]):
+        lq = apply_recipe(draw(index, scale=scale), as_float(photo[:height, :width]))
+        assert lq.shape == (height // scale, width // scale, 3)
+        assert lq.dtype == np.float32
+        assert np.array_equal(lq, np.rint(lq * 255).astype(np.float32) / np.float32(255))
+
+
+def test_applying_does_not_touch_the_image(photo: np.ndarray) -> None:
+    gt = as_float(photo[:128, :128])
+    copies = gt.copy(), as_planes(gt)
+    before = copies[1].clone()
+    for index in range(10):
+        apply_recipe(draw(index), copies[0])
+        apply_recipe(draw(index), copies[1])
+    assert np.array_equal(copies[0], gt)
+    assert torch.equal(copies[1], before)
+
+
+def test_stages_end_in_the_lq(photo: np.ndarray) -> None:
+    gt, recipe = as_float(photo[:128, :128]), draw(3)
+    seen = list(stages(recipe, gt))
+    assert [step for step, _ in seen] == list(recipe.steps)
+    assert np.array_equal(np.rint(np.clip(seen[-1][1], 0, 1) * 255), np.rint(apply_recipe(recipe, gt) * 255))
+
+
+def test_pure_bicubic_is_matlabs(photo: np.ndarray) -> None:
+    lq = apply_recipe(draw(0, bicubic_prob=1, gt_usm=False), as_float(photo[:128, :160]))
+    assert np.array_equal(np.rint(lq * 255), imresize(photo[:128, :160], 1 / 4))
+
+
+def test_light_safmnpp_is_lanczos_and_avif(photo: np.ndarray) -> None:
+    if not cv2.haveImageWriter(".avif"):
+        pytest.skip("this OpenCV cannot write AVIF")
+    gt = as_float(photo[:256, :256])
+    recipe = draw(0, lanczos_avif_prob=1, lanczos_avif_range=[50, 50], gt_usm=False)
+    shrunk = apply_recipe(msgspec.structs.replace(recipe, steps=recipe.steps[:1]), gt)
+    lq = apply_recipe(recipe, gt)
+    assert 0 < np.abs(lq - shrunk).mean() * 255 < 8
+    area = cv2.resize(gt, (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.abs(shrunk - area).mean() * 255 < 6
+
+
+def test_the_patch_is_cut_from_lq_and_gt_alike(photo: np.ndarray) -> None:
+    for index in range(8):
+        recipe = draw(index)
+        geometry = recipe.geometry
+        crop = as_float(cut_crop(geometry, photo))
+        pair = make_pair(recipe, photo, sharpened=True)
+        lq = apply_recipe(recipe, crop)
+        top, left = int(geometry.patch.down * 71), int(geometry.patch.across * 71)  # of 100 - 30 + 1 positions
+        assert np.array_equal(pair.lq, lq[top : top + 30, left : left + 30])
+        assert np.array_equal(pair.gt, crop[4 * top : 4 * top + 120, 4 * left : 4 * left + 120])
+        assert pair.gt_usm is not None
+        assert np.array_equal(pair.gt_usm, sharpen(crop)[4 * top : 4 * top + 120, 4 * left : 4 * left + 120])
+
+
+def test_a_sharpened_patch_knows_its_surroundings(photo: np.ndarray) -> None:
+    """Where the GT itself is degraded, only the patch is sharpened, with the result of sharpening all of the crop."""
+    for index in range(8):
+        recipe = draw(index, gt_usm=False, l1_gt_usm=True)
+        assert not recipe.sharpen
+        pair = make_pair(recipe, photo, sharpened=True)
+        whole = sharpen(as_float(cut_crop(recipe.geometry, photo)))
+        patch = recipe.geometry.patch
+        top, left = 4 * int(patch.down * 71), 4 * int(patch.across * 71)
+        np.testing.assert_allclose(pair.gt_usm, whole[top : top + 120, left : left + 120], rtol=0, atol=1e-6)
+        assert make_pair(recipe, photo, sharpened=False).gt_usm is None
+
+
+def test_the_crop_turns_and_pads_as_basicsr(photo: np.ndarray) -> None:
+    small = photo[:300, :350]
+    geometry = msgspec.structs.replace(draw(0).geometry, hflip=True, vflip=False, rot90=True, crop=Crop(400, 0.9, 0.9))
+    crop = cut_crop(geometry, small)
+    turned = small[:, ::-1].transpose(1, 0, 2)
+    assert crop.shape == (400, 400, 3)
+    assert np.array_equal(crop[:350, :300], turned)
+    assert np.array_equal(crop[350:], crop[299:349][::-1])
+    assert np.array_equal(crop[:, 300:], crop[:, 199:299][:, ::-1])
+
+
+def test_every_position_can_be_drawn(photo: np.ndarray) -> None:
+    tops = set()
+    for down in np.linspace(0, 1, 200, endpoint=False).tolist():
+        geometry = msgspec.structs.replace(
+            draw(0).geometry, hflip=False, vflip=False, rot90=False, crop=Crop(400, down, 0.0)
+        )
+        crop = cut_crop(geometry, photo[:403, :400])
+        tops.add(next(top for top in range(4) if np.array_equal(crop, photo[top : top + 400, :400])))
+    assert tops == {0, 1, 2, 3}
+
+
+def test_refuses_images_of_another_form(photo: np.ndarray) -> None:
+    recipe = draw(0)
+    with pytest.raises(DataError, match="too small for scale 4"):
+        apply_recipe(recipe, as_float(photo[:3, :40]))
+    with pytest.raises(DataError, match=r"\(H, W, 3\) array"):
+        apply_recipe(recipe, as_float(photo[..., 0]))
+    with pytest.raises(DataError, match=r"\(3, H, W\) tensor"):
+        apply_recipe(recipe, as_planes(as_float(photo))[None])
+
+
+def test_a_factor_that_leaves_no_pixel_leaves_one(photo: np.ndarray) -> None:
+    recipe = msgspec.structs.replace(draw(0), sharpen=False, steps=(Resize("bicubic", 0.15), Resize("area", 1.0, "lq")))
+    for kind in (np.asarray, as_planes):
+        assert tuple(sorted(apply_recipe(recipe, kind(as_float(photo[:5, :30]))).shape)) == (1, 3, 7)

@@ -1,0 +1,151 @@
+"""Degradation options: what is refused, by which key, and what the published files mean."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import cv2
+import pytest
+
+from safmn.degradations import check_options, parse_options
+from safmn.errors import OptionError
+
+GT = {"gt_size": 128}
+
+
+def refused(degradation: dict[str, Any], dataset: dict[str, Any], key: str, message: str, scale: int = 4) -> None:
+    with pytest.raises(OptionError, match=rf"^{re.escape(key)}: .*{message}"):
+        check_options(GT | degradation, dataset, scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("resize_prob", [0.2, 0.7, 0.2], "sums to 1.1, not to 1"),
+        ("resize_prob2", [1.2, -0.2, 0], "negative probability"),
+        ("resize_prob", [0.5, 0.5], "3"),
+        ("resize_range", [1.1, 1.5], "must enclose 1"),
+        ("resize_range", [0, 1.5], "above 0"),
+        ("resize_range2", [1.2, 0.3], "not a range"),
+        ("resize_range2", [0.001, 1.2], "leaves none"),
+        ("noise_range", [-1, 30], "at least 0"),
+        ("noise_range2", [1, 300], "at most 255"),
+        ("noise_range", [1, 2, 3], "length 2"),
+        ("noise_range", "wide", "array"),
+        ("poisson_scale_range", [-0.5, 3], "at least 0"),
+        ("jpeg_range", [0, 95], "at least 1"),
+        ("jpeg_range2", [10, 101], "at most 100"),
+        ("gaussian_noise_prob", 1.5, "not a probability"),
+        ("gray_noise_prob2", -0.1, "not a probability"),
+        ("second_blur_prob", 2, "not a probability"),
+        ("gt_size", 130, "multiple of scale"),
+        ("gt_size", 512, "only 100x100"),
+        ("high_order_degradation", False, "PairedImageDataset"),
+        ("noise_rnge", [1, 2], "Did you mean 'noise_range'"),
+        ("mode", "per_batch", "per_batch"),
+    ],
+)
+def test_refuses_degradation_keys(key: str, value: Any, message: str) -> None:
+    refused({key: value}, {}, key, message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("blur_kernel_size", 20, "must be odd"),
+        ("blur_kernel_size2", 5, "from 7"),
+        ("kernel_prob", [0.45, 0.25, 0.12, 0.03, 0.12, 0.04], "sums to 1.01"),
+        ("kernel_prob2", [0.5, 0.5], "2 values for the 6 of kernel_list2"),
+        ("kernel_list", ["iso", "anis", "generalized_iso"], "Did you mean 'aniso'"),
+        ("kernel_list2", [], "is empty"),
+        ("sinc_prob", 1.1, "not a probability"),
+        ("final_sinc_prob", -0.1, "not a probability"),
+        ("blur_sigma", [0, 3], "above 0"),
+        ("blur_sigma2", [3, 0.2], "not a range"),
+        ("betag_range", [1.5, 4], "must enclose 1"),
+    ],
+)
+def test_refuses_blur_keys(key: str, value: Any, message: str) -> None:
+    refused({}, {key: value}, f"datasets.train.{key}", message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("codec_list", ["jpg"], "Did you mean 'jpeg'"),
+        ("codec_prob", [0.5, 0.5], "2 values for the 1 of codec_list"),
+        ("resize_modes", ["area", "cubic"], "Did you mean 'bicubic'"),
+        ("webp_range", [0, 50], "at least 1"),
+        ("sensor_noise_prob", 3, "not a probability"),
+        ("sensor_shot_range", [0, 0.1], "above 0"),
+        ("lanczos_avif_range", [10, 5], "not a range"),
+    ],
+)
+def test_refuses_keys_of_ours(key: str, value: Any, message: str) -> None:
+    refused({key: value}, {}, f"degradation.{key}", message)
+
+
+def test_refuses_what_does_not_fit_together() -> None:
+    refused({"bicubic_prob": 0.6, "lanczos_avif_prob": 0.6}, {}, "degradation.lanczos_avif_prob", "more than 1")
+    refused({}, {"gt_size": 256}, "gt_size", "128 at the top level, 256 in datasets.train")
+    refused({"mode": "batch_pool", "queue_size": 100}, {"batch_size_per_gpu": 16}, "queue_size", "multiple of")
+    check_options(GT | {"mode": "batch_pool", "queue_size": 192}, {"batch_size_per_gpu": 16}, scale=4)
+    with pytest.raises(OptionError, match="gt_size: missing"):
+        check_options({}, {}, scale=4)
+
+
+def test_says_when_avif_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "haveImageWriter", lambda _: False)
+    refused({"codec_list": ["avif"]}, {}, "degradation.codec_list", "cannot write AVIF")
+    check_options(GT, {}, scale=4)
+
+
+def test_queue_size_without_pool_is_remarked_on(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="safmn"):
+        check_options(GT | {"queue_size": 100}, {"batch_size_per_gpu": 16}, scale=4)
+    assert "queue_size has no effect" in caplog.text
+
+
+def test_defaults_are_real_esrgans() -> None:
+    options = parse_options(GT | {"gt_usm": True}, {}, scale=2)
+    assert options.first.blur.sizes == (7, 9, 11, 13, 15, 17, 19, 21)
+    assert options.first.quality["jpeg"] == (30, 95)
+    assert options.second.quality["jpeg"] == (10, 95)
+    assert (options.crop_size, options.gt_size) == (400, 128)
+    assert options.degrade_sharpened
+    assert options.needs_sharpened
+    assert not options.resize_first
+    assert "nearest" not in options.resize_modes
+    assert options.codecs == ("jpeg",)
+    assert (options.bicubic_prob, options.lanczos_avif_prob, options.first.sensor_prob) == (0, 0, 0)
+
+
+def test_gan_files_mean_safmns_published_order() -> None:
+    """SAFMN's GAN model degrades the GT itself, resizes before the first blur, and draws nearest."""
+    options = parse_options(GT | {"l1_gt_usm": True, "percep_gt_usm": True, "gan_gt_usm": False}, {}, scale=4)
+    assert options.resize_first
+    assert "nearest" in options.resize_modes
+    assert "nearest" not in options.final_resize_modes
+    assert not options.degrade_sharpened
+    assert options.needs_sharpened
+    changed = parse_options(
+        GT | {"l1_gt_usm": True, "resize_first": False, "resize_modes": ["area"], "degrade_sharpened": True},
+        {},
+        scale=4,
+    )
+    assert (changed.resize_first, changed.resize_modes, changed.degrade_sharpened) == (False, ("area",), True)
+
+
+def test_a_scale_that_does_not_divide_400_crops_less() -> None:
+    """BasicSR's pair does not fit at x3 and fails there."""
+    options = parse_options({"gt_size": 192}, {}, scale=3)
+    assert options.crop_size == 399
+
+
+@pytest.mark.parametrize("name", ["train_real_x2", "train_real_x4", "train_real_gan_x4", "train_real_gan_ldl_x4"])
+def test_the_option_files_pass(name: str, request: pytest.FixtureRequest) -> None:
+    from safmn.options import load_options
+
+    options = load_options(request.config.rootpath / "options" / f"{name}.yml", mode="train")
+    assert parse_options(options.degradation, options.datasets["train"], scale=options.scale).scale == options.scale
