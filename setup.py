@@ -13,7 +13,7 @@ VERSION = next(
 
 # BasicSR's own run-time needs, without tb-nightly (it collides with tensorboard). BasicSR itself cannot stand here: its
 # build asks for torch in an isolated environment. README.md gives its one line.
-BASICSR_NEEDS = ["addict", "future", "requests", "scikit-image>=0.22", "scipy>=1.10", "yapf"]
+BASICSR_NEEDS = ["addict", "future", "scikit-image>=0.22", "yapf"]
 
 setup(
     name="safmn",
@@ -33,6 +33,10 @@ setup(
         "pyyaml>=6",
         "msgspec>=0.18.6",
         "safetensors>=0.4.3",
+        "scipy>=1.10",
+        "psutil>=5.9",
+        "tifffile>=2023.7",
+        "requests>=2.28",
         "tqdm>=4.65",
     ],
     extras_require={
