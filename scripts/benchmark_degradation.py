@@ -24,10 +24,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import basicsr_degradation
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
+import basicsr_degradation
 from benchmark_harness import Timing, argument_parser, report
 from safmn.data import RealESRGANDataset, TrainingLoader
 from safmn.imaging import image_size, list_images

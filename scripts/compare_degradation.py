@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import basicsr_degradation
 import numpy as np
 import torch
 from scipy.stats import ks_2samp
 
+import basicsr_degradation
 from safmn.console import say, table
 from safmn.data import SampleKey, sample_rng
 from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, kernels, parse_options

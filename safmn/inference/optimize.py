@@ -66,6 +66,7 @@ class LevelwiseSAFM(nn.Module):
             if gate is not None:
                 own = own + F.interpolate(gate, scale_factor=float(self.steps[level]), mode="nearest")
             gate = own
+        assert gate is not None  # there is at least the full resolution
         return F.gelu(gate) * x
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from safmn.inference.stages import Chain, Skip, Stage
 
-
 WORKING_SET = 2**24
 """Bytes of features that a stage works on at once, about: what fits into a processor's cache."""
 _COPIES = 8  # of its input, that a stage holds while it works
@@ -34,7 +33,7 @@ def _wider(x: Tensor, width: int) -> Tensor:
 
 def _block(stage: Stage, rows: int) -> int:
     """Columns that a stage works on at once, a multiple of its window."""
-    channels = getattr(stage.run, "in_channels", None) or getattr(stage.run, "channels", 3)
+    channels = int(getattr(stage.run, "in_channels", None) or getattr(stage.run, "channels", 3))
     columns = WORKING_SET // (_COPIES * 4 * channels * rows)
     return max(_floor(columns, stage.window), 2 * stage.window, 64)
 
