@@ -33,7 +33,7 @@ def _wider(x: Tensor, width: int) -> Tensor:
 
 def _block(stage: Stage, rows: int) -> int:
     """Columns that a stage works on at once, a multiple of its window."""
-    channels = int(getattr(stage.run, "in_channels", None) or getattr(stage.run, "channels", 3))
+    channels: int = getattr(stage.run, "in_channels", 0) or getattr(stage.run, "channels", 3)
     columns = WORKING_SET // (_COPIES * 4 * channels * rows)
     return max(_floor(columns, stage.window), 2 * stage.window, 64)
 
