@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,15 @@ def test_validation_images_are_whole_and_always_alike(folder: Path) -> None:
     assert torch.equal(item["gt"], torch.from_numpy(image[:height, :width].transpose(2, 0, 1).copy()) / 255)
     assert torch.equal(item["lq"], again["lq"])
     assert item["lq_path"] == item["gt_path"] == str(list_images(folder)[2])
+
+
+def test_queue_size_without_the_pool_is_remarked_on(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)  # a run that was started has turned it off
+    with caplog.at_level("INFO", logger="safmn"):
+        RealESRGANDataset(section(folder, degradation={"queue_size": 100}))
+    assert "queue_size has no effect" in caplog.text
 
 
 def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:

@@ -44,11 +44,11 @@ def failures(rows: list[tuple[str, float, float, float, float]]) -> list[str]:
 @pytest.mark.slow
 def test_kernels_and_images(comparison: Any, photos_dir: Path, tmp_path: Path) -> None:
     dataset = their_dataset(photos_dir / "train", tmp_path)
-    rows = comparison.compare(comparison.their_kernels(dataset, 300), comparison.our_kernels(3000))
+    rows = comparison.compare(comparison.their_kernels(dataset, 200), comparison.our_kernels(3000))
     assert len(rows) == 9
     assert not failures(rows)
     gts = comparison.gt_images(photos_dir / "train", SIDE, 8)
-    theirs = comparison.their_images(dataset, gts, 120)
+    theirs = comparison.their_images(dataset, gts, 100)
     rows = comparison.compare(theirs, comparison.our_images(comparison.our_options(), gts, 240))
     assert len(rows) == 10
     assert not failures(rows)

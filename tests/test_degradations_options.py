@@ -101,12 +101,6 @@ def test_says_when_avif_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> No
     check_options(GT, {}, scale=4)
 
 
-def test_queue_size_without_pool_is_remarked_on(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="safmn"):
-        check_options(GT | {"queue_size": 100}, {"batch_size_per_gpu": 16}, scale=4)
-    assert "queue_size has no effect" in caplog.text
-
-
 def test_defaults_are_real_esrgans() -> None:
     options = parse_options(GT | {"gt_usm": True}, {}, scale=2)
     assert options.first.blur.sizes == (7, 9, 11, 13, 15, 17, 19, 21)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,8 @@ from safmn.degradations.pool import pooled
 from safmn.errors import DataError, OptionError
 from safmn.imaging import mod_crop
 from safmn.registry import DATASET_REGISTRY, OURS
+
+logger = logging.getLogger(__name__)
 
 _VALIDATION_SEED = 0
 
@@ -74,6 +77,11 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         degradation, section = dict(opt["degradation"]), dict(opt)
         if self.options.phase != "train":  # whole images are not cut
             degradation["gt_size"] = section["gt_size"] = self.options.scale
+        elif "queue_size" in degradation and degradation.get("mode", "per_sample") == "per_sample":
+            logger.info(
+                "queue_size has no effect: every sample draws its own degradation (for the published pool: "
+                "`degradation: {mode: batch_pool}`)"
+            )
         return parse_options(degradation, section, scale=self.options.scale)
 
     def _find(self) -> list[str]:

@@ -86,7 +86,9 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     for name in ("seed", "epoch", "index"):
         if (getattr(arguments, name) or 0) < 0:
             raise OptionError(f"--{name} {getattr(arguments, name)}: must not be negative")
-    drawing = [name for name in ("opt", "force_yml", "scale", "seed", "grid") if getattr(arguments, name)]
+    drawing = [
+        name for name in ("opt", "force_yml", "scale", "seed", "epoch", "index", "grid") if getattr(arguments, name)
+    ]
     if arguments.recipe and drawing:
         raise OptionError(f"--recipe is replayed as it is: --{drawing[0]} has no effect with it")
     if arguments.grid and arguments.save_recipe:

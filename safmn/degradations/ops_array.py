@@ -135,7 +135,7 @@ def poisson_noise(image: Array, step: PoissonNoise) -> Array:
 
 def sensor_noise(image: Array, step: SensorNoise) -> Array:
     """Add the noise in linear light and go back to display values in [0, 1]."""
-    light = np.power(_clamp(image), np.float32(DISPLAY_GAMMA))
+    light = np.power(np.clip(image, 0, 1), np.float32(DISPLAY_GAMMA))
     deviation = np.sqrt(np.float32(step.shot) * light + np.float32(step.read**2))
     noisy = light + deviation * fields.normal(step.seed, *size_of(image), grey=False)
     return np.asarray(np.power(_clamp(noisy), np.float32(1 / DISPLAY_GAMMA)))
@@ -145,7 +145,7 @@ def compress(image: Array, step: Compress) -> Array:
     """Round to 8 bits, encode and decode with the codec's own library."""
     if step.codec == "diffjpeg":
         planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return np.ascontiguousarray(jpeg.diffjpeg(planes.clamp_(0, 1), step.quality).permute(1, 2, 0).numpy())
+        return np.ascontiguousarray(jpeg.diffjpeg(planes.clamp(0, 1), step.quality).permute(1, 2, 0).numpy())
     flags = {
         "jpeg": [cv2.IMWRITE_JPEG_QUALITY, step.quality],
         "webp": [cv2.IMWRITE_WEBP_QUALITY, step.quality],
@@ -163,6 +163,7 @@ def finish(image: Array) -> Array:
 
 
 def _clamp(image: Array) -> Array:
+    """Clamp to [0, 1] in place."""
     return np.clip(image, 0, 1, out=image)
 
 

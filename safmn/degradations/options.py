@@ -6,7 +6,6 @@ the training set. What is new here stands in the section ``degradation`` and is 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -15,8 +14,6 @@ import msgspec
 
 from safmn.degradations.recipe import CODECS, RESIZE_MODES, KernelKind, ResizeMode
 from safmn.errors import OptionError, did_you_mean
-
-logger = logging.getLogger(__name__)
 
 Range = tuple[float, float]
 Mode = Literal["per_sample", "batch_pool"]
@@ -218,7 +215,7 @@ def parse_options(degradation: Mapping[str, Any], dataset: Mapping[str, Any], *,
     _check_degradation(keys)
     _check_blur(blur)
     gt_size = _check_sizes(keys, blur, scale)
-    _check_pool(keys, blur, pool_named="queue_size" in degradation)
+    _check_pool(keys, blur)
     is_gan = any(key in degradation for key in _GAN_KEYS)
     modes = ("nearest",) if is_gan else ()
     return DegradationOptions(
@@ -386,17 +383,11 @@ def _check_sizes(keys: DegradationKeys, blur: BlurKeys, scale: int) -> int:
     return gt_size
 
 
-def _check_pool(keys: DegradationKeys, blur: BlurKeys, *, pool_named: bool) -> None:
-    if keys.mode == "per_sample":
-        if pool_named:
-            logger.info(
-                "queue_size has no effect: every sample draws its own degradation (for the published pool: "
-                "`degradation: {mode: batch_pool}`)"
-            )
-        return
+def _check_pool(keys: DegradationKeys, blur: BlurKeys) -> None:
     batch = blur.batch_size_per_gpu
     fits = keys.queue_size >= 1 and (batch is None or keys.queue_size % batch == 0)
-    _require(fits, "queue_size", f"{keys.queue_size} must be a multiple of batch_size_per_gpu, {batch}")
+    wanted = f"must be a multiple of batch_size_per_gpu, {batch}" if batch else "must be at least 1"
+    _require(fits or keys.mode == "per_sample", "queue_size", f"{keys.queue_size} {wanted}")
 
 
 def _check_probability(keys: msgspec.Struct, name: str, prefix: str = "") -> None:
