@@ -18,7 +18,7 @@ BASICSR_NEEDS = ["addict", "future", "scikit-image>=0.22", "yapf"]
 setup(
     name="safmn",
     version=VERSION,
-    description="Efficient image super-resolution with SAFMN: train, test, upscale, export",
+    description="Efficient image super-resolution with SAFMN: train, test, upscale",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["safmn", "safmn.*"]),
