@@ -14,7 +14,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -285,6 +285,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".legacy.pth"])
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.floats(0, 1, exclude_max=True))
+@example(cut=0.017578125)  # within the name of a class
 def test_truncated_files_are_named(suffix: str, state: dict[str, Tensor], tmp_path: Path, cut: float) -> None:
     path = tmp_path / f"w{suffix}"
     if suffix == ".legacy.pth":
@@ -299,6 +300,7 @@ def test_truncated_files_are_named(suffix: str, state: dict[str, Tensor], tmp_pa
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@example(place=0.90625, flip=16)  # an attribute that makes a folder of a tensor
 def test_a_damaged_pth_is_refused_or_harmless(
     state: dict[str, Tensor], tmp_path: Path, place: float, flip: int
 ) -> None:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_di
 _PREFIXES = ("module.", "_orig_mod.", "netG.")
 _PICKLE_MAGIC = b"\x80"
 _ZIP_MAGIC = b"PK\x03\x04"
+_DOS_DIRECTORY = 0x10  # the attribute in a zip archive's directory
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
@@ -140,7 +142,7 @@ def _read_torch(path: Path) -> Any:
         if zipfile.is_zipfile(path):
             _verify_checksums(path)
     except Exception as error:  # a damaged pickle can raise anything
-        raise WeightsError(f"{path}: {_reason(error)}") from error
+        raise WeightsError(f"{path}: {_reason(error, path)}") from error
     return content
 
 
@@ -148,15 +150,33 @@ def _verify_checksums(path: Path) -> None:
     """PyTorch does not look at the checksums in its own files: a damaged weight would load as another weight."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
+            if member.external_attr & _DOS_DIRECTORY:  # torch would take it for empty, and its tensor stay as it was
+                raise zipfile.BadZipFile(f"{member.filename} is marked as a folder")
             if member.CRC:  # 0 where the writer was told to leave them out
                 archive.read(member)
 
 
-def _reason(error: Exception) -> str:
+def _has_whole_pickles(path: Path) -> bool:
+    """Whether the pickles of a file (PyTorch's old form has four: magic, version, system, content) end as they should.
+
+    Cut within the name of an allowed class, one would look as if it held a class that is not allowed.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        try:
+            for _ in range(4):
+                if file.tell() < size:
+                    list(pickletools.genops(file))
+        except ValueError:
+            return False
+    return True
+
+
+def _reason(error: Exception, path: Path) -> str:
     """One sentence on why ``torch.load`` refused a file."""
     text = str(error)
     code = re.search(r"GLOBAL `?([\w.]+)", text)
-    if isinstance(error, pickle.UnpicklingError) and code:
+    if isinstance(error, pickle.UnpicklingError) and code and (zipfile.is_zipfile(path) or _has_whole_pickles(path)):
         return (
             f"holds a pickled Python object ({code[1]}) and not only weights; it is refused, since loading it would "
             "run code. Ask for a plain state dict or a .safetensors file."
