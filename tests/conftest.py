@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import safmn  # noqa: F401 - makes `import basicsr` work, which test files do before they import safmn
+
+settings.register_profile("repeatable", derandomize=True)  # the same examples each time; SAFMN_TEST_RANDOM=1 for others
+if not os.environ.get("SAFMN_TEST_RANDOM"):
+    settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SAFMN_SHARED", REPOSITORY.parent / "shared")) / "data"
