@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from safmn.errors import OptionError, did_you_mean
+from safmn.optim.muon import Muon
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,
     "AdamW": torch.optim.AdamW,
+    "Muon": Muon,
     "SGD": torch.optim.SGD,
 }
 

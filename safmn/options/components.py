@@ -39,6 +39,8 @@ _OPTIMISER_HINTS: dict[str, Any] = {
     "betas": tuple[Annotated[float, Meta(ge=0, lt=1)], Annotated[float, Meta(ge=0, lt=1)]],
     "momentum": Annotated[float, Meta(ge=0)],
     "eps": Annotated[float, Meta(ge=0)],
+    "matrix_lr_ratio": Annotated[float, Meta(ge=0)],
+    "newton_schulz_steps": Annotated[int, Meta(ge=1)],
 }
 
 

@@ -58,7 +58,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         grad_clip: largest norm of the gradient; null: not clipped.
         on_nonfinite: what a NaN or Inf in loss or gradient does: stop the run, or skip the step.
         max_skips: so many skipped steps stop the run.
-        optim_g, optim_d: Adam, AdamW or SGD, with the arguments of torch's class.
+        optim_g, optim_d: Adam, AdamW or SGD, with the arguments of torch's class, or Muon (safmn/optim/muon.py).
         scheduler: MultiStepLR, MultiStepRestartLR or CosineAnnealingRestartLR, with BasicSR's arguments.
         pixel_opt, fft_opt, perceptual_opt, gan_opt: the losses, each with its constructor's arguments.
         ldl_opt, artifacts_opt: the artefact (LDL) loss under BasicSR's name and under the published SAFMN files' name.

@@ -1,0 +1,158 @@
+"""Muon: momentum made orthogonal for the matrices of a network, Adam for the rest.
+
+Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); the scale of the step as in
+J. Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982). ``torch.optim.Muon`` has no convolutions and no
+Adam for what is left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+# Quintic Newton-Schulz iteration of the first source: steep at zero, which counts, and only near one in the end.
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_RMS = 0.2  # of an Adam step of rate 1, about (the second source)
+_SMALLEST_SIDE = 8  # thinner matrices (an image's three channels, depthwise kernels) have little to make orthogonal
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for every convolution and linear layer that mixes channels, Adam for all other parameters.
+
+    A convolution of (out, in, kh, kw) counts as a matrix of (out, in * kh * kw).
+
+    Args:
+        params: parameters or groups of them.
+        lr: rate of Adam.
+        matrix_lr_ratio: rate of the matrices, as a multiple of ``lr``; at 1 their steps are as long as Adam's.
+        momentum: of the matrices, Nesterov's.
+        betas: Adam's decays of the mean of the gradient and of its square.
+        eps: Adam's.
+        weight_decay: decoupled, as AdamW's; of all parameters.
+        newton_schulz_steps: of each orthogonalisation.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        *,
+        matrix_lr_ratio: float = 4.0,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        newton_schulz_steps: int = 5,
+    ) -> None:
+        if lr < 0 or matrix_lr_ratio < 0 or weight_decay < 0 or eps < 0:
+            raise ValueError("lr, matrix_lr_ratio, weight_decay and eps must not be negative")
+        if not (0 <= momentum < 1 and all(0 <= beta < 1 for beta in betas)):
+            raise ValueError(f"momentum and betas must be in [0, 1), not {momentum} and {betas}")
+        defaults = {
+            "lr": lr,
+            "matrix_lr_ratio": matrix_lr_ratio,
+            "momentum": momentum,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "newton_schulz_steps": newton_schulz_steps,
+            "steps": 0,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            group["steps"] += 1
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if moved and group["weight_decay"]:
+                torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
+            matrices = [parameter for parameter in moved if _is_matrix(parameter)]
+            others = [parameter for parameter in moved if not _is_matrix(parameter)]
+            if matrices:
+                self._muon(matrices, group)
+            if others:
+                self._adam(others, group)
+        return loss
+
+    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = _gradients(parameters)
+        momenta = self._buffers(parameters, "momentum_buffer")
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients)
+        directions = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
+        same_shape = defaultdict(list)
+        for parameter, direction in zip(parameters, directions, strict=True):
+            same_shape[parameter.shape].append((parameter, direction.flatten(1)))
+        for pairs in same_shape.values():  # matrices of one shape at once
+            steps = orthogonal(torch.stack([direction for _, direction in pairs]), group["newton_schulz_steps"])
+            length = _RMS * max(steps.shape[1:]) ** 0.5
+            for (parameter, _), step in zip(pairs, steps, strict=True):
+                rate = group["lr"] * group["matrix_lr_ratio"]
+                parameter.add_(step.view(parameter.shape), alpha=-rate * length)
+
+    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        gradients = _gradients(parameters)
+        means = self._buffers(parameters, "exp_avg")
+        squares = self._buffers(parameters, "exp_avg_sq")
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_div_(roots, (1 - beta2 ** group["steps"]) ** 0.5)
+        torch._foreach_add_(roots, group["eps"])
+        torch._foreach_addcdiv_(parameters, means, roots, value=-group["lr"] / (1 - beta1 ** group["steps"]))
+
+    def _buffers(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        """One buffer for each parameter, zeros at first."""
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
+
+
+def _is_matrix(parameter: Tensor) -> bool:
+    return parameter.ndim >= 2 and min(parameter.shape[:2]) >= _SMALLEST_SIDE
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def orthogonal(matrices: Tensor, steps: int) -> Tensor:
+    """The nearest (half-)orthogonal matrices, about: singular values between 0.7 and 1.2.
+
+    Args:
+        matrices: (n, rows, columns) in float32.
+        steps: of the Newton-Schulz iteration.
+
+    Returns:
+        (n, rows, columns).
+    """
+    a, b, c = _NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x

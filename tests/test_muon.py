@@ -1,0 +1,111 @@
+"""Muon against torch's own Muon and Adam, and its state through a save."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from safmn.archs import SAFMN
+from safmn.optim.muon import Muon, orthogonal
+from safmn.optim.optimizers import build_optimizer
+
+SECTION = {"type": "Muon", "lr": 2e-3, "matrix_lr_ratio": 3.0}
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(8, 40), columns=st.integers(8, 40), seed=st.integers(0, 2**31))
+def test_orthogonal_matrices_have_singular_values_near_one(rows: int, columns: int, seed: int) -> None:
+    matrices = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(seed))
+    for result, matrix in zip(orthogonal(matrices, steps=5), matrices, strict=True):
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        values = torch.diag(left.T @ result @ right.T)  # in the directions of the matrix itself
+        large = torch.linalg.svdvals(matrix / matrix.norm()) > 0.02  # smaller ones grow, but not up to one
+        assert values[large].min() > 0.6
+        assert values.max() < 1.3
+
+
+def follow(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, steps: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    path = []
+    for _ in range(steps):
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+        path.append(parameter.detach().clone())
+    return path
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_matrices_move_as_with_the_muon_of_torch(decay: float) -> None:
+    start = torch.randn(24, 40, generator=torch.Generator().manual_seed(1))
+    theirs, ours = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    reference = torch.optim.Muon([theirs], lr=1e-2, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    muon = Muon([ours], lr=1e-2, matrix_lr_ratio=1.0, weight_decay=decay)
+    for expected, got in zip(follow(reference, theirs, 6), follow(muon, ours, 6), strict=True):
+        moved = (expected - start).norm()
+        assert (got - expected).norm() < 0.02 * moved  # torch's iterates in bfloat16
+
+
+@pytest.mark.parametrize("shape", [(36,), (9, 1, 3, 3), (3, 36, 3, 3), (36, 3, 3, 3)])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_the_rest_moves_as_with_adam(shape: tuple[int, ...], decay: float) -> None:
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    theirs, ours = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    reference = torch.optim.AdamW([theirs], lr=1e-2, betas=(0.9, 0.99), weight_decay=decay)
+    muon = Muon([ours], lr=1e-2, weight_decay=decay)
+    for expected, got in zip(follow(reference, theirs, 6), follow(muon, ours, 6), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_convolution_counts_as_the_matrix_of_its_output_channels() -> None:
+    start = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(1))
+    flat = nn.Parameter(start.flatten(1).clone())
+    paths = [follow(Muon([flat]), flat, 3)]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        conv = nn.Parameter(start.clone(memory_format=layout))
+        generator = torch.Generator().manual_seed(7)
+        muon = Muon([conv])
+        for expected in paths[0]:
+            conv.grad = torch.randn(16, 72, generator=generator).view(16, 8, 3, 3)
+            muon.step()
+            torch.testing.assert_close(conv.detach().flatten(1), expected)
+
+
+def test_its_state_goes_through_a_save() -> None:
+    torch.manual_seed(0)
+    network = SAFMN(dim=12, n_blocks=1, upscaling_factor=2)
+    x, target = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 1, 3, 32, 32)
+
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for image, wanted in zip(x, target, strict=True):
+            optimizer.zero_grad()
+            (model(image) - wanted).abs().mean().backward()
+            optimizer.step()
+
+    muon = build_optimizer(SECTION, network.parameters())
+    train(network, muon)
+    later = copy.deepcopy(network)
+    resumed = build_optimizer(SECTION, later.parameters())
+    resumed.load_state_dict(copy.deepcopy(muon.state_dict()))
+    train(network, muon)
+    train(later, resumed)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), later.parameters(), strict=True))
+
+
+def test_parameters_without_a_gradient_stay() -> None:
+    used, unused = nn.Parameter(torch.ones(8, 8)), nn.Parameter(torch.ones(8, 8))
+    muon = Muon([used, unused], weight_decay=0.1)
+    used.grad = torch.eye(8)
+    muon.step()
+    assert torch.equal(unused, torch.ones(8, 8))
+    assert not torch.equal(used, torch.ones(8, 8))
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"momentum": 1.0}, {"betas": (0.9, 1.0)}, {"matrix_lr_ratio": -1.0}])
+def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Muon([nn.Parameter(torch.ones(8, 8))], **wrong)
