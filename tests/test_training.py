@@ -186,6 +186,21 @@ def test_skip_on_nonfinite_counts_and_is_bounded(
     assert "max_skips" in capfd.readouterr().err
 
 
+def test_what_cannot_be_deterministic_is_explained(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden(*_: Any) -> None:
+        raise RuntimeError(
+            "adaptive_max_pool2d_backward_cuda does not have a deterministic implementation, but you set ..."
+        )
+
+    monkeypatch.setattr(SRModel, "training_step", forbidden)
+    assert main(["-opt", str(write(images, tmp_path))]) == 2
+    message = capfd.readouterr().err
+    assert "adaptive_max_pool2d_backward_cuda" in message
+    assert "multiple of 8 * scale" in message
+
+
 def test_second_run_in_a_folder_is_refused(images: Path, tmp_path: Path) -> None:
     option_file = write(images, tmp_path)
     first = tiny_run.start(option_file, "--force_yml", "train:total_iter=100000", "val:val_freq=100000")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from safmn.engine.checkpoint import Checkpoint, Checkpointer
@@ -12,7 +14,7 @@ from safmn.engine.progress import Progress
 from safmn.engine.reporter import Reporter
 from safmn.engine.validation import Interrupted, Validator
 from safmn.engine.watch import Verdict, Watch
-from safmn.errors import UserError
+from safmn.errors import OptionError, UserError
 from safmn.models import Model, StepResult
 from safmn.models.base_model import training_section
 from safmn.options import Options
@@ -24,6 +26,21 @@ from safmn.weights import save_weights
 
 class NonFiniteError(UserError):
     """A loss or gradient is NaN or Inf; the weights are those of the iteration before."""
+
+
+@contextlib.contextmanager
+def _explain_nondeterminism() -> Iterator[None]:
+    """An operation that ``deterministic: true`` forbids, as a mistake in the option file, which it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        raise OptionError(
+            f"deterministic: true: {str(error).split(',')[0]}. Give patches whose LR side is a multiple of the "
+            "network's window (8 for SAFMN: gt_size a multiple of 8 * scale), which need no adaptive pooling, or leave "
+            "deterministic out."
+        ) from error
 
 
 class Trainer:
@@ -71,7 +88,8 @@ class Trainer:
                     progress.iteration = iteration = progress.iteration + 1
                     seed_everything(self.options.manual_seed, iteration, model.ranks.rank)
                     model.set_learning_rate(iteration)
-                    result = model.training_step(batches, iteration)
+                    with _explain_nondeterminism():
+                        result = model.training_step(batches, iteration)
                     signal_number = interrupt.signal_number
                     verdicts = self.watch.push(iteration, result.nonfinite, stop=signal_number, batches=batches)
                     if self._log_due(iteration):
