@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from safmn.degradations import parse_options
 from safmn.errors import OptionError
 from safmn.options import Options, load_options
 
@@ -450,17 +451,29 @@ def test_the_artefact_loss_has_one_name(tmp_path: Path) -> None:
         load(tmp_path, both)
 
 
-def test_real_esrgan_with_our_models(tmp_path: Path) -> None:
-    """Whatever else its files say is understood; its models go by the names of SAFMN's."""
-    net = real("RealESRNetModel", "RRDBNet", usm="gt_usm: True", gan=False, gt_size=256, batch=12, num_gpu="auto")
-    gan = real("RealESRGANModel", "RRDBNet", usm=USM, gan=True, gt_size=256, batch=12, num_gpu="auto")
-    gan = gan.replace("artifacts_opt", "ldl_opt")
-    for text, model, ours in ((net, "RealESRNetModel", "RealSRModel"), (gan, "RealESRGANModel", "RealGANModel")):
-        with pytest.raises(OptionError, match=rf"model_type: BasicSR's {model} is not supported yet\. Use {ours}\."):
-            load(tmp_path, text)
-        options = load(tmp_path, text.replace(f"model_type: {model}", f"model_type: {ours}"))
-        assert options.train is not None
-        assert (options.train.ldl_opt is not None) == (ours == "RealGANModel")
+@pytest.mark.parametrize(
+    ("model", "as_in_real_esrgan"),
+    [("RealSRModel", True), ("RealESRNetModel", True), ("RealGANModel", False), ("RealESRGANModel", True)],
+)
+def test_real_esrgan_runs_under_its_own_names(tmp_path: Path, model: str, as_in_real_esrgan: bool) -> None:
+    """Its GAN stage degrades the sharpened GT, blurs first and never draws nearest; SAFMN's does otherwise."""
+    gan = "GAN" in model
+    usm = USM if gan else "gt_usm: True"
+    text = real(model, "RRDBNet", usm=usm, gan=gan, gt_size=256, batch=12, num_gpu="auto")
+    options = load(tmp_path, text.replace("artifacts_opt", "ldl_opt"))
+    assert options.train is not None
+    assert (options.train.ldl_opt is not None) == gan
+    drawn_from = parse_options(options.degradation, options.datasets["train"], scale=options.scale)
+    assert drawn_from.degrade_sharpened == as_in_real_esrgan
+    assert drawn_from.resize_first != as_in_real_esrgan
+    assert ("nearest" not in drawn_from.resize_modes) == as_in_real_esrgan
+
+
+def test_what_a_file_says_goes_before_what_its_model_implies(tmp_path: Path) -> None:
+    text = real("RealESRGANModel", "RRDBNet", usm=USM, gan=True, gt_size=256, batch=12)
+    options = load(tmp_path, f"{text}\ndegradation: {{resize_first: true}}\n")
+    assert options.degradation["resize_first"] is True
+    assert options.degradation["degrade_sharpened"] is True
 
 
 ADDED = "gt_usm: True\ndegradation: "

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from safmn.models.base_model import Batch, Model, StepResult
-from safmn.models.real_gan_model import RealGANModel
-from safmn.models.real_sr_model import RealSRModel
+from safmn.models.real_gan_model import RealESRGANModel, RealGANModel
+from safmn.models.real_sr_model import RealESRNetModel, RealSRModel
 from safmn.models.sr_model import SRModel
 
-__all__ = ["Batch", "Model", "RealGANModel", "RealSRModel", "SRModel", "StepResult"]
+__all__ = [
+    "Batch",
+    "Model",
+    "RealESRGANModel",
+    "RealESRNetModel",
+    "RealGANModel",
+    "RealSRModel",
+    "SRModel",
+    "StepResult",
+]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from safmn.errors import OptionError
 from safmn.models.base_model import Batch, Model, StepResult, reconstruction_losses, total_nonfinite
-from safmn.registry import MODEL_REGISTRY
+from safmn.registry import MODEL_REGISTRY, OURS
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 
@@ -129,3 +129,8 @@ class RealGANModel(Model):
     def _target(self, batch: Batch, key: str) -> Tensor:
         target: Tensor = batch["gt_usm" if self.options.degradation.get(key) else "gt"]
         return target
+
+
+@MODEL_REGISTRY.register(suffix=OURS)
+class RealESRGANModel(RealGANModel):
+    """Real-ESRGAN's name for the GAN stage. Its files are degraded as there: the sharpened GT, first blurred."""

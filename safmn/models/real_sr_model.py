@@ -9,7 +9,7 @@ from torch import Tensor
 
 from safmn.models.base_model import Batch, reconstruction_losses
 from safmn.models.sr_model import SRModel
-from safmn.registry import MODEL_REGISTRY
+from safmn.registry import MODEL_REGISTRY, OURS
 
 
 @MODEL_REGISTRY.register()
@@ -21,3 +21,8 @@ class RealSRModel(SRModel):
         keys = self.options.degradation
         sharpened = bool(keys.get("gt_usm") or keys.get("l1_gt_usm"))
         return reconstruction_losses(self.criteria, output, batch["gt_usm" if sharpened else "gt"])
+
+
+@MODEL_REGISTRY.register(suffix=OURS)
+class RealESRNetModel(RealSRModel):
+    """Real-ESRGAN's name for stage 1: its option files run unchanged."""

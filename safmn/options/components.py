@@ -17,11 +17,7 @@ from safmn.options.signatures import REQUIRED, Signature, signature_of
 from safmn.options.typed import show, to_type
 from safmn.options.types import NotNegative, Positive
 
-_MODELS_INSTEAD = {  # what does the work of models of BasicSR's
-    "RealESRNetModel": "RealSRModel",
-    "RealESRGANModel": "RealGANModel",
-    "SwinIRModel": "SRModel",
-}
+_MODELS_INSTEAD = {"SwinIRModel": "SRModel"}  # what does the work of models of BasicSR's
 LOSSES = ("pixel_opt", "fft_opt", "perceptual_opt", "gan_opt", "ldl_opt", "artifacts_opt")
 
 # Types of arguments that the constructors themselves do not state.

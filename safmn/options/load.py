@@ -16,7 +16,7 @@ from safmn.options import datasets, rules
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.reader import parse_value, read_document
 from safmn.options.typed import to_struct
-from safmn.options.types import DegradationKeys, Expectation, OptionFile, Options
+from safmn.options.types import Expectation, OptionFile, Options
 
 _DEBUG_FREQUENCY = 8  # BasicSR's
 
@@ -93,8 +93,7 @@ def _apply_debug(data: dict[str, Any]) -> None:
 
 
 def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug: bool, raw: dict[str, Any]) -> Options:
-    keys = {field: getattr(file, field) for field in DegradationKeys.__struct_fields__}
-    degradation = {key: value for key, value in keys.items() if value is not None} | file.degradation
+    degradation = rules.degradation_keys(file)
     places = {name: _home(value) for name, value in msgspec.structs.asdict(file.path).items()}
     same = {
         name: getattr(file, name)

@@ -20,6 +20,12 @@ _SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # how
 DEGRADING_MODELS = ("RealSRModel", "RealESRNetModel", "RealGANModel", "RealESRGANModel")
 GAN_MODELS = ("RealGANModel", "RealESRGANModel", "SRGANModel", "ESRGANModel")
 FIDELITY_MODELS = ("SRModel", "SwinIRModel", "RealSRModel", "RealESRNetModel")
+# Where the degradation of Real-ESRGAN's GAN stage is not that of SAFMN's (see safmn.degradations.options).
+_REAL_ESRGAN = {
+    "degrade_sharpened": True,
+    "resize_first": False,
+    "resize_modes": ["area", "bilinear", "bicubic"],
+}
 _GAN_ONLY = ("optim_d", "gan_opt", "ldl_opt", "artifacts_opt", "net_d_iters", "net_d_init_iters")
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(TrainSection)}
 
@@ -27,6 +33,13 @@ _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Train
 def phase_of(name: str) -> str:
     """The phase of a data set section: ``val_2`` is a validation set."""
     return name.split("_")[0]
+
+
+def degradation_keys(file: OptionFile) -> dict[str, Any]:
+    """What a file says about the degradation: its top-level keys, its section, and what its model implies."""
+    implied = _REAL_ESRGAN if file.model_type == "RealESRGANModel" else {}
+    given = {key: getattr(file, key) for key in DegradationKeys.__struct_fields__ if getattr(file, key) is not None}
+    return implied | given | file.degradation
 
 
 def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> None:
@@ -217,9 +230,8 @@ def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
         else:
             problems.add(("degradation", key), f"unknown key.{did_you_mean(key, known)}")
     if mode == "train" and "train" in file.datasets and not len(problems):
-        values = {key: getattr(file, key) for key in given} | file.degradation
         try:
-            check_options(values, file.datasets["train"], scale=file.scale)
+            check_options(degradation_keys(file), file.datasets["train"], scale=file.scale)
         except OptionError as error:
             _note_degradation(str(error), file, problems)
 
