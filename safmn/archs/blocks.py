@@ -140,7 +140,11 @@ class SimpleSAFM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, h, w) to the same shape."""
-        modulated, plain = self.proj(x).split(self.split, dim=1)  # (B, dim / ratio, h, w), the rest
+        return self.modulate(self.proj(x))
+
+    def modulate(self, x: Tensor) -> Tensor:
+        """All but the first convolution: (B, dim, h, w) to the same shape."""
+        modulated, plain = x.split(self.split, dim=1)  # (B, dim / ratio, h, w), the rest
         gate = self.dwconv(max_pool(modulated, self.window))  # (B, dim / ratio, h // 8, w // 8)
         gate = F.interpolate(gate, size=x.shape[-2:], mode="bilinear", align_corners=False)
         modulated = F.gelu(gate) * modulated

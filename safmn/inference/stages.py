@@ -23,7 +23,8 @@ class Stage:
     """A part of a network that maps rows to rows.
 
     Attributes:
-        run: (B, C, h, w) to (B, C', h * up / down, w * up / down).
+        run: (B, channels, h, w) to (B, C', h * up / down, w * up / down).
+        channels: of its input.
         halo: how many rows (and columns) beyond a range of outputs that begins and ends at multiples of ``window`` it
             depends on, in pixels of its input.
         window: its input begins at a multiple of this, and is as high as a multiple of it.
@@ -32,6 +33,7 @@ class Stage:
     """
 
     run: Callable[[Tensor], Tensor]
+    channels: int
     halo: int
     window: int = 1
     up: int = 1
@@ -43,7 +45,7 @@ class Skip:
     """``inner(x) + shortcut(x)``. The shortcut enlarges as much as ``inner`` does, and sees no further."""
 
     inner: Chain
-    shortcut: Stage = Stage(run=lambda x: x, halo=0)
+    shortcut: Stage
 
 
 Chain: TypeAlias = "tuple[Stage | Skip, ...]"
@@ -63,7 +65,7 @@ class StageModule(nn.Module):
         self.window = window
 
 
-class _Plain(StageModule):
+class Plain(StageModule):
     """A module as it is, (B, in_channels, h, w) to what it makes of that."""
 
     def __init__(self, module: nn.Module, in_channels: int, window: int = 1) -> None:
@@ -76,7 +78,7 @@ class _Plain(StageModule):
         return y
 
 
-class _NormedSkip(StageModule):
+class NormedSkip(StageModule):
     """``module(norm(x)) + x``: either half of a feature mixing module."""
 
     def __init__(self, norm: nn.Module, module: nn.Module, in_channels: int, window: int = 1) -> None:
@@ -90,8 +92,24 @@ class _NormedSkip(StageModule):
         return y
 
 
+class Modulation(StageModule):
+    """:class:`SimpleSAFM` without its first convolution."""
+
+    def __init__(self, block: SimpleSAFM) -> None:
+        super().__init__(block.proj.out_channels, SimpleSAFM.window)
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, h, w) to the same shape."""
+        return self.block.modulate(x)
+
+
 def _stage(module: StageModule, steps: Sequence[Step], up: int = 1) -> Stage:
-    return Stage(module, halo=_reach(steps, module.window), window=module.window, up=up)
+    return Stage(module, module.in_channels, halo=_reach(steps, module.window), window=module.window, up=up)
+
+
+def _skip(inner: Chain, channels: int) -> Skip:
+    return Skip(inner, Stage(lambda x: x, channels, halo=0))
 
 
 def _reach(steps: Sequence[Step], window: int) -> int:
@@ -107,67 +125,67 @@ def _reach(steps: Sequence[Step], window: int) -> int:
 def _fmm(block: FMM) -> Chain:
     dim = block.safm.aggr.in_channels
     return (
-        _stage(_NormedSkip(block.norm1, block.safm, dim, FMM.window), [PooledConv(FMM.window)]),
-        _stage(_NormedSkip(block.norm2, block.ccm, dim), [Conv()]),
+        _stage(NormedSkip(block.norm1, block.safm, dim, FMM.window), [PooledConv(FMM.window)]),
+        _stage(NormedSkip(block.norm2, block.ccm, dim), [Conv()]),
     )
 
 
-def _simple_safm(block: SimpleSAFM) -> Stage:
-    return _stage(_Plain(block, block.proj.in_channels, SimpleSAFM.window), SimpleSAFM.steps)
+def _simple_safm(block: SimpleSAFM) -> Chain:
+    return _conv(block.proj), _stage(Modulation(block), SimpleSAFM.steps[1:])
 
 
 def _feed_forward(block: FeedForward) -> Stage:
-    return _stage(_Plain(block, block.conv1.in_channels), [Conv(block.conv1.kernel_size[0] // 2)])
+    return _stage(Plain(block, block.conv1.in_channels), [Conv(block.conv1.kernel_size[0] // 2)])
 
 
 def _mixer(layers: nn.Sequential) -> Stage:
     first = cast(nn.Conv2d, layers[0])
-    return _stage(_Plain(layers, first.in_channels), [Conv(first.kernel_size[0] // 2)])
+    return _stage(Plain(layers, first.in_channels), [Conv(first.kernel_size[0] // 2)])
 
 
 def _conv(conv: nn.Conv2d) -> Stage:
-    return _stage(_Plain(conv, conv.in_channels), [Conv(conv.kernel_size[0] // 2)])
+    return _stage(Plain(conv, conv.in_channels), [Conv(conv.kernel_size[0] // 2)])
 
 
 def _to_image(to_img: nn.Sequential, dim: int, scale: int) -> Stage:
-    return _stage(_Plain(to_img, dim), [Conv()], up=scale)
+    return _stage(Plain(to_img, dim), [Conv()], up=scale)
 
 
 def _safmn(network: Any) -> Chain:
     blocks = tuple(stage for block in network.feats for stage in _fmm(block))
     dim = network.to_feat.out_channels
-    return (_conv(network.to_feat), Skip(blocks), _to_image(network.to_img, dim, network.scale))
+    return (_conv(network.to_feat), _skip(blocks, dim), _to_image(network.to_img, dim, network.scale))
 
 
 def _bcie(network: Any) -> Chain:
     unshuffle, conv = network.to_feat
     factor = unshuffle.downscale_factor
+    dim = conv.out_channels
     groups = tuple(
-        Skip((*(stage for block in group.layers for stage in _fmm(block)), _conv(group.conv)))
+        _skip((*(stage for block in group.layers for stage in _fmm(block)), _conv(group.conv)), dim)
         for group in network.feats
     )
     shuffled = network.to_img[:2]  # convolution and pixel shuffle
     return (
-        Stage(unshuffle, halo=0, window=factor, down=factor),
+        Stage(unshuffle, 3, halo=0, window=factor, down=factor),
         _conv(conv),
-        Skip(groups),
-        _to_image(shuffled, conv.out_channels, factor),
+        _skip(groups, dim),
+        _to_image(shuffled, dim, factor),
         _conv(network.to_img[2]),
     )
 
 
 def _safmnpp(network: Any) -> Chain:
-    blocks = tuple(Skip((_simple_safm(block.conv1), _feed_forward(block.conv2))) for block in network.feats)
-    to_image = _to_image(network.to_img, network.to_feat.out_channels, network.scale)
-    scale = network.scale
-    skip = Stage(lambda x: enlarge(x, scale), halo=1, up=scale)
-    return (Skip((_conv(network.to_feat), *blocks, to_image), skip),)
+    dim, scale = network.to_feat.out_channels, network.scale
+    blocks = tuple(_skip((*_simple_safm(block.conv1), _feed_forward(block.conv2)), dim) for block in network.feats)
+    enlarged = Stage(lambda x: enlarge(x, scale), 3, halo=1, up=scale)
+    return (Skip((_conv(network.to_feat), *blocks, _to_image(network.to_img, dim, scale)), enlarged),)
 
 
 def _light_safmnpp(network: Any) -> Chain:
-    blocks = tuple(stage for block in network.feats for stage in (_simple_safm(block.conv1), _mixer(block.conv2.conv)))
-    to_image = _to_image(network.to_img, network.to_feat.out_channels, network.scale)
-    return (_conv(network.to_feat), Skip(blocks), to_image)
+    dim = network.to_feat.out_channels
+    blocks = tuple(stage for block in network.feats for stage in (*_simple_safm(block.conv1), _mixer(block.conv2.conv)))
+    return (_conv(network.to_feat), _skip(blocks, dim), _to_image(network.to_img, dim, network.scale))
 
 
 _DECOMPOSITIONS: dict[type[nn.Module], Callable[[Any], Chain]] = {
@@ -178,17 +196,14 @@ _DECOMPOSITIONS: dict[type[nn.Module], Callable[[Any], Chain]] = {
 }
 
 
-def stages_of(network: Any, run: Callable[[Tensor], Tensor] | None = None) -> Chain:
-    """The chain that computes what the network does, bit for bit but for the order of sums.
+def stages_of(network: nn.Module) -> Chain | None:
+    """The chain that computes what the network does, but for the order of sums.
 
-    Args:
-        network: with ``scale``, ``window`` and ``halo`` (not None: each output pixel depends on pixels nearby only).
-        run: what runs the whole network; only for those that nobody has taken apart, which become a single stage.
+    None for a network that nobody has taken apart, or that sees the whole frame and so cannot be. A subclass may have
+    another forward, and counts as another network.
     """
-    for kind, decompose in _DECOMPOSITIONS.items():
-        if type(network) is kind:
-            return decompose(network)
-    return (Stage(run or network, halo=network.halo, window=network.window, up=network.scale),)
+    decompose = _DECOMPOSITIONS.get(type(network))
+    return None if decompose is None else decompose(network)
 
 
 def map_modules(chain: Chain, build: Callable[[StageModule], Callable[[Tensor], Tensor]]) -> Chain:

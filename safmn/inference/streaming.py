@@ -8,15 +8,17 @@ the height of the frame, and the only arithmetic done twice is a stage's own hal
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from safmn.inference.stages import Chain, Skip, Stage
 
-WORKING_SET = 2**24
-"""Bytes of features that a stage works on at once, about: what fits into a processor's cache."""
+WORKING_SET = 2**26
+"""Bytes of features that a stage works on at once, about."""
+STREAMING_BASE = 3 * WORKING_SET
+"""Bytes that streaming takes whatever the size of the frame, about."""
 _COPIES = 8  # of its input, that a stage holds while it works
 
 
@@ -31,10 +33,11 @@ def _wider(x: Tensor, width: int) -> Tensor:
     return torch.empty((*x.shape[:3], width), dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-def _block(stage: Stage, rows: int) -> int:
+def _block(stage: Stage, rows: int, width: int) -> int:
     """Columns that a stage works on at once, a multiple of its window."""
-    channels: int = getattr(stage.run, "in_channels", 0) or getattr(stage.run, "channels", 3)
-    columns = WORKING_SET // (_COPIES * 4 * channels * rows)
+    if stage.halo == 0 and stage.window == 1:  # the shortcut of a skip
+        return width
+    columns = WORKING_SET // (_COPIES * 4 * stage.channels * rows)
     return max(_floor(columns, stage.window), 2 * stage.window, 64)
 
 
@@ -57,7 +60,7 @@ class _Lines:
         self.halo = -_floor(-stage.halo, stage.window)
         self.limit = max(_floor(limit, stage.window), stage.window)
         self.out_limit = self.limit * stage.up // stage.down
-        self.block = _block(stage, self.limit + 2 * self.halo)
+        self.block = _block(stage, self.limit + 2 * self.halo, width)
         self.chunks: deque[Tensor] = deque()  # (B, C, rows, w) each, one below the other
         self.top = 0  # the row of the frame with which the first chunk begins
         self.received = 0  # input rows so far
@@ -188,3 +191,48 @@ def stream(
         if out.shape[2]:
             write(done, out)
             done += out.shape[2]
+
+
+def bytes_per_column(chain: Chain, rows: int) -> float:
+    """The memory that streaming takes for each column of the frame, beside :data:`STREAMING_BASE`.
+
+    Args:
+        chain: the stages.
+        rows: as for :func:`stream`.
+    """
+    return 4 * (_kept(chain, rows, 1.0)[0] + _moving(chain, rows))
+
+
+def _kept(chain: Chain, rows: float, density: float) -> tuple[float, float]:
+    """Values in all lines for each column of the frame, and by how many rows the chain is behind its input.
+
+    ``density``: columns of the chain's grid for each column of the frame; likewise ``rows`` are those of its grid.
+    """
+    values = behind = 0.0
+    for part in chain:
+        if isinstance(part, Skip):
+            inner, lag = _kept(part.inner, rows, density)
+            values += inner + (lag + rows) * part.shortcut.channels * density
+            behind += lag
+        else:
+            values += (2 * part.halo + part.window) * part.channels * density
+            ratio = part.up / part.down
+            behind = (behind + part.halo + part.window - 1) * ratio
+            rows, density = rows * ratio, density * ratio
+    return values, behind
+
+
+def _moving(chain: Chain, rows: float) -> float:
+    """Values for each column in the rows that pass from stage to stage, where they are most: in, out and a copy."""
+    stages = list(_flat(chain))
+    widest, density = 0.0, 1.0
+    for stage, channels in zip(stages, [*(stage.channels for stage in stages[1:]), 3], strict=True):
+        ratio = stage.up / stage.down
+        widest = max(widest, rows * density * (stage.channels + 2 * channels * ratio**2))
+        rows, density = rows * ratio, density * ratio
+    return widest
+
+
+def _flat(chain: Chain) -> Iterator[Stage]:
+    for part in chain:
+        yield from _flat(part.inner) if isinstance(part, Skip) else (part,)

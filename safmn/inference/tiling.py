@@ -24,7 +24,7 @@ Progress = Callable[[float], None]
 LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0}
 """What stands for 1.0."""
 _SMALLEST_TILE = 64
-BANDS = (16, 32, 64, 128)
+BANDS = (16, 32, 64, 96, 128)
 """Rows that streaming reads at a time: what ``tile="auto"`` chooses from."""
 OVERLAP = 32
 """LR pixels over which blended tiles fade into each other."""
@@ -118,7 +118,7 @@ class Cut:
         if self.width <= _SMALLEST_TILE:
             return None
         width = _aligned(max(self.width // 2, _SMALLEST_TILE), window)
-        return Cut(width, _aligned(min(self.rows, width if blended else BANDS[-2]), window))
+        return Cut(width, _aligned(min(self.rows, width if blended else 64), window))
 
 
 def choose_tile(budget: float, bytes_per_pixel: float, window: int) -> Cut:

@@ -6,7 +6,6 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Callable
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -18,6 +17,7 @@ from safmn.inference import tiling
 from safmn.inference.backends import Backend, make_backend
 from safmn.inference.memory import PeakMemory, free_bytes, is_out_of_memory
 from safmn.inference.stages import Chain, Stage, map_modules, stages_of
+from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame, Progress
 from safmn.weights import load_network
 
@@ -30,6 +30,8 @@ DEFAULT_WEIGHTS = "safmn-x2"
 _DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # On the CPU: what the computation may take beside torch (0.4 GiB) and the images, so that an 8K output needs < 2 GiB.
 _CPU_BUDGET = 640 * 2**20
+# Back ends whose instances do not each keep memory of their own: a network has dozens of stages.
+_SHARING = ("native", "eager", "compile")
 _PROBE = 64  # pixels along each side
 _SAMPLE = 256  # pixels along each side, at most
 
@@ -102,7 +104,7 @@ class Upscaler:
         self.backend = backend
         self.self_ensemble = self_ensemble
         self.full_frame_semantics = full_frame_semantics
-        self._halo: int | None = getattr(network, "halo", None)
+        self._chain = stages_of(network)
         self._window: int = getattr(network, "window", 1)
         self._warned = False
         self._sample: Tensor | None = None  # the first tile of the first image, on which the back end is chosen
@@ -195,7 +197,7 @@ class Upscaler:
             try:
                 left = self._piece(frame, cut, left, progress)
             except Exception as error:
-                smaller = None if self.tile == 0 else cut.halved(self._window, blended=self._halo is None)
+                smaller = None if self.tile == 0 else cut.halved(self._window, blended=self._chain is None)
                 if not is_out_of_memory(error):
                     raise
                 if smaller is None:
@@ -213,13 +215,20 @@ class Upscaler:
         if cut.covers(frame):
             tiling.run_whole(frame, self._whole, progress)
             return frame.width
-        if self._halo is None:
+        if self._chain is None:
             self._warn_blended()
             tiling.run_blended(frame, self._whole, cut, window=self._window, progress=progress)
             return frame.width
         right = min(left + cut.width, frame.width)
         tiling.run_strip(
-            frame, self._stages, left, right, halo=self._halo, window=self._window, rows=cut.rows, progress=progress
+            frame,
+            self._stages,
+            left,
+            right,
+            halo=self.network.halo,
+            window=self._window,
+            rows=cut.rows,
+            progress=progress,
         )
         return right
 
@@ -241,13 +250,15 @@ class Upscaler:
         if self.tile != "auto":
             side = -(-self.tile // self._window) * self._window
             cut = Cut(side, side)
-            return cut if self._halo is None or cut.covers(frame) else Cut(side, min(side, tiling.BANDS[-1]))
+            return cut if self._chain is None or cut.covers(frame) else Cut(side, min(side, tiling.BANDS[-1]))
         budget = self._budget()
         if frame.height * frame.width * frame.batch * self._bytes_per_pixel <= budget:
             return Cut(frame.width, frame.height)
-        if self._halo is None:
+        if self._chain is None:
             return tiling.choose_tile(budget, self._bytes_per_pixel * frame.batch, self._window)
-        return tiling.choose_strip(frame, budget, self._halo, self._window, self._bytes_per_column)
+        budget -= STREAMING_BASE
+        needed = functools.partial(bytes_per_column, self._chain)
+        return tiling.choose_strip(frame, budget, self.network.halo, self._window, needed)
 
     def _budget(self) -> float:
         free = free_bytes(self.device)
@@ -260,24 +271,6 @@ class Upscaler:
         with PeakMemory() as memory, torch.no_grad():
             tiling.run_whole(self._blank(side, side), self.network, lambda part: None)
         return memory.peak / side**2
-
-    @functools.cached_property
-    def _bytes_per_column(self) -> Callable[[int], float]:
-        """Peak memory of streaming for each column, by rows of a band: a line through what two narrow runs take."""
-        low, high = (-(-rows // self._window) * self._window for rows in tiling.BANDS[-2:])
-        chain = stages_of(self.network)
-        at_low, at_high = (self._streaming_peak(chain, rows) / self._window for rows in (low, high))
-        per_row = (at_high - at_low) / (high - low)
-        return lambda rows: at_low + (rows - low) * per_row
-
-    def _streaming_peak(self, chain: Chain, rows: int) -> int:
-        """Peak memory of streaming a frame that is as wide as the window and high enough to fill all lines."""
-        assert self._halo is not None
-        width = self._window
-        frame = self._blank(-(-(self._halo + 2 * rows) // width) * width, width)
-        with PeakMemory() as memory, torch.no_grad():
-            tiling.run_strip(frame, chain, 0, width, halo=0, window=width, rows=rows, progress=lambda part: None)
-        return memory.peak
 
     def _blank(self, height: int, width: int) -> Frame:
         source, target = (torch.zeros(1, 3, height * k, width * k, dtype=torch.uint8) for k in (1, self.scale))
@@ -300,12 +293,16 @@ class Upscaler:
             assert self._sample is not None
             self._whole(self._sample)
         name = self._whole.name
-        return map_modules(stages_of(self.network, self._whole), lambda stage: self._backend(name, stage))
+        if self.backend == "auto" and name not in _SHARING:
+            logger.info("Cut frames are run eagerly: back end %s would hold memory for each of many stages.", name)
+            name = "eager"
+        assert self._chain is not None
+        return map_modules(self._chain, lambda stage: self._backend(name, stage))
 
     @functools.cached_property
     def _published_window(self) -> int:
         """What an image's sides must be multiples of at all: the pixel unshuffles of the network."""
-        return math.prod(part.down for part in stages_of(self.network) if isinstance(part, Stage))
+        return math.prod(part.down for part in self._chain or () if isinstance(part, Stage))
 
 
 def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.device) -> nn.Module:

@@ -1,0 +1,230 @@
+"""Pieces equal the whole: strips, bands and stages, for every network that depends on pixels nearby only."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from safmn.archs import SAFMN, SAFMN_BCIE, SAFMNPP, LightSAFMNPP
+from safmn.imaging import read_rgb
+from safmn.inference import Upscaler, streaming, tiling
+from safmn.inference.memory import PeakMemory
+from safmn.inference.stages import stages_of
+from safmn.inference.streaming import bytes_per_column, stream
+from safmn.inference.tiling import Cut, Frame
+
+TOLERANCE = 1e-5
+
+
+def lively(network: nn.Module, seed: int = 0) -> Any:
+    """Random weights whose features neither vanish nor explode, so that what is far away matters."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            fan_in = parameter[0].numel()
+            parameter.data = torch.randn(parameter.shape, generator=generator) * fan_in**-0.5
+    return network.eval().requires_grad_(False)
+
+
+NETWORKS = {
+    "SAFMN": lambda: SAFMN(dim=8, n_blocks=3, upscaling_factor=2),
+    "SAFMN_BCIE": lambda: SAFMN_BCIE(dim=8, n_blocks=2, num_layers=2),
+    "SAFMNPP": lambda: SAFMNPP(dim=12, n_blocks=2, upscaling_factor=3),
+    "LightSAFMNPP": lambda: LightSAFMNPP(dim=8, n_blocks=2, upscaling_factor=4),
+}
+
+
+def streamed(network: Any, x: torch.Tensor, width: int, rows: int) -> torch.Tensor:
+    """The network's output put together from strips of ``width`` columns, ``rows`` rows at a time."""
+    size = [side * network.scale for side in x.shape[2:]]
+    chain = stages_of(network)
+    assert chain is not None
+    frame = Frame(x, torch.full((*x.shape[:2], *size), torch.nan), network.scale, network.window, x.device)
+    done = []
+    for left in range(0, frame.width, width):
+        right = min(left + width, frame.width)
+        tiling.run_strip(
+            frame,
+            chain,
+            left,
+            right,
+            halo=network.halo,
+            window=network.window,
+            rows=rows,
+            progress=done.append,
+        )
+    assert sum(done) == pytest.approx(1)
+    return frame.target
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("width", "rows", "working_set"), [(1024, 16, 2**26), (64, 32, 2**26), (1024, 1024, 1), (96, 16, 1)]
+)
+def test_streaming_equals_the_full_frame(
+    name: str, width: int, rows: int, working_set: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "WORKING_SET", working_set)  # 1: stages work on blocks of 64 columns
+    network = lively(NETWORKS[name]())
+    x = torch.rand(2, 3, 112, 144, generator=torch.Generator().manual_seed(1))
+    full = network(x)
+    assert full.std() > 0.05  # otherwise nothing is tested
+    assert (streamed(network, x, width, rows) - full).abs().max() <= TOLERANCE * max(1.0, full.abs().max().item())
+
+
+def test_a_halo_that_is_too_small_is_noticed() -> None:
+    network = lively(NETWORKS["SAFMN"]())
+    x = torch.rand(1, 3, 64, 208, generator=torch.Generator().manual_seed(1))
+    network.halo = 16  # of 50
+    assert (streamed(network, x, 64, 32) - network(x)).abs().max() > 10 * TOLERANCE
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(1, 12), width=st.integers(1, 4), rows=st.sampled_from([8, 16, 40, 64]), blocks=st.integers(1, 2)
+)
+def test_streaming_for_any_size(height: int, width: int, rows: int, blocks: int) -> None:
+    network = lively(SAFMN(dim=4, n_blocks=blocks, upscaling_factor=2), seed=blocks)
+    x = torch.rand(1, 3, 8 * height, 8 * width, generator=torch.Generator().manual_seed(height))
+    assert torch.allclose(streamed(network, x, 512, rows), network(x), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("rows", [32, 96])
+def test_the_memory_of_streaming_is_known(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "WORKING_SET", 1)
+    network = lively(NETWORKS[name]())
+    chain = stages_of(network)
+    assert chain is not None
+    height = (network.halo + 3 * rows) // 16 * 16
+    peaks = {}
+    for width in (256, 512):
+        x = torch.rand(1, 3, height, width)
+        with PeakMemory() as memory:
+            stream(
+                chain,
+                lambda a, b, x=x: x[:, :, a:b].clone(),
+                lambda top, rows: None,
+                height=height,
+                width=width,
+                rows=rows,
+            )
+        peaks[width] = memory.peak
+    measured = (peaks[512] - peaks[256]) / 256
+    assert 0.8 * measured < bytes_per_column(chain, rows) < 2 * measured
+
+
+def test_streaming_keeps_few_rows() -> None:
+    """A stage is never given more than a band and its halos, not even when the frame ends and all lines empty."""
+    network = lively(SAFMN(dim=4, n_blocks=6, upscaling_factor=2))
+    chain = stages_of(network)
+    assert chain is not None
+    heights: list[int] = []
+    for module in (network.feats[0].safm, network.feats[5].safm, network.feats[5].ccm, network.to_img):
+        module.register_forward_pre_hook(lambda module, inputs: heights.append(inputs[0].shape[2]))
+    x = torch.rand(1, 3, 400, 8)
+    out: list[torch.Tensor] = []
+    stream(chain, lambda a, b: x[:, :, a:b], lambda top, rows: out.append(rows), height=400, width=8, rows=32)
+    assert torch.cat(out, dim=2).shape == (1, 3, 800, 16)
+    assert max(heights) <= 32 + 2 * 8
+
+
+def photograph(photos_dir: Path, height: int, width: int) -> np.ndarray[Any, Any]:
+    """A photograph, mirrored until it is large enough, as float32 in [0, 1]."""
+    image = read_rgb(sorted((photos_dir / "val").glob("*.png"))[0])
+    tall = np.vstack([image, image[::-1]] * (-(-height // (2 * image.shape[0]))))
+    return (np.hstack([tall, tall[:, ::-1]] * (-(-width // (2 * tall.shape[1]))))[:height, :width] / 255).astype("f4")
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "tile"),
+    [(96, 328, 64), (336, 264, 128), pytest.param(64, 2048, 512, marks=pytest.mark.slow)],
+)
+def test_published_weights_tiled_equal_full(
+    weights_dir: Path, photos_dir: Path, height: int, width: int, tile: int
+) -> None:
+    weights = weights_dir / "safmn_x2_official_fp16.pth"
+    image = photograph(photos_dir, height, width)
+    whole = Upscaler(weights, tile=0, device="cpu", backend="eager")(image)
+    pieces = Upscaler(weights, tile=tile, device="cpu", backend="eager")(image)
+    assert np.abs(whole - pieces).max() <= TOLERANCE
+    assert 0.05 < whole.std() < 1
+
+
+@pytest.mark.slow
+def test_large_network_tiled_equals_full() -> None:
+    network = lively(SAFMN(dim=128, n_blocks=16, upscaling_factor=2))
+    x = torch.rand(1, 3, 16, 640, generator=torch.Generator().manual_seed(1))
+    full = network(x)
+    assert (streamed(network, x, 320, 16) - full).abs().max() <= TOLERANCE * full.abs().max().item()
+
+
+class WholeFrame(nn.Module):
+    """Depends on the whole frame, as SAFMNv3 does."""
+
+    scale, window, halo = 2, 8, None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Nearest, and a little of the mean."""
+        return nn.functional.interpolate(x, scale_factor=2) + 1e-3 * x.mean()
+
+
+def test_blended_tiles_have_no_seams_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    upscaler = Upscaler(WholeFrame(), tile=64, device="cpu", backend="eager")
+    image = np.tile(np.linspace(0.1, 0.9, 300, dtype=np.float32)[:, None, None], (1, 211, 3))
+    with caplog.at_level(logging.WARNING):
+        result = upscaler(image)
+        upscaler(image)
+    assert len([record for record in caplog.records if "whole frame" in record.message]) == 1
+    assert np.abs(result - image.repeat(2, 0).repeat(2, 1)).max() < 2e-3
+    assert np.abs(np.diff(result, axis=1)).max() < 1e-4
+
+
+@settings(max_examples=50, deadline=None)
+@given(length=st.integers(1, 60), size=st.integers(1, 20), overlap=st.integers(0, 40))
+def test_blending_weights_sum_to_one(length: int, size: int, overlap: int) -> None:
+    spans = tiling._spans(8 * length, 8 * size, min(overlap, 4 * size), 8)
+    total = torch.zeros(8 * length * 2)
+    for (first, last), weights in zip(spans, tiling._weights(spans, min(overlap, 4 * size), 2), strict=True):
+        assert first % 8 == 0
+        total[2 * first : 2 * last] += weights
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-5)
+
+
+def frame_of(height: int, width: int) -> Frame:
+    blank = torch.empty(1, 3, height, width, device="meta")
+    return Frame(blank, blank, 2, 8, torch.device("cpu"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(height=st.integers(8, 9000), width=st.integers(8, 20000), budget=st.floats(1e6, 1e10), halo=st.integers(0, 300))
+def test_strips_stay_within_the_budget(height: int, width: int, budget: float, halo: int) -> None:
+    def per_column(rows: int) -> float:
+        return 1e5 + 1.2e3 * rows
+
+    frame = frame_of(height, width)
+    cut = tiling.choose_strip(frame, budget, halo, 8, per_column)
+    assert cut.width % 8 == 0
+    assert cut.rows % 8 == 0
+    smallest = tiling.choose_strip(frame, 0, halo, 8, per_column)
+    if cut != smallest:
+        strip = min(cut.width + 2 * (-(-halo // 8) * 8), frame.width)
+        assert strip * per_column(cut.rows) <= budget * 1.0001
+
+
+def test_halving_ends() -> None:
+    cut: Cut | None = Cut(4096, 4096)
+    seen = []
+    while cut is not None:
+        seen.append(cut)
+        cut = cut.halved(16, blended=False)
+    assert [c.width for c in seen] == [4096, 2048, 1024, 512, 256, 128, 64]
+    assert all(c.rows == 64 for c in seen[1:])
