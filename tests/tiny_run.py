@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +91,15 @@ def write_options(folder: Path, content: dict[str, Any], name: str = "options.ym
     return path
 
 
-def _train(arguments: Sequence[str]) -> None:
+def _train(arguments: Sequence[str], prepare: Callable[[], None] | None) -> None:
     import torch
 
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a run of its own
     torch.set_num_threads(1)
     log = Path(arguments[1]).with_suffix(".log")  # stderr of every process of this run
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    if prepare:
+        prepare()
     from safmn.train import main
 
     raise SystemExit(main(list(arguments)))
@@ -107,9 +109,9 @@ _context = multiprocessing.get_context("forkserver")  # children start from a pr
 _context.set_forkserver_preload(["safmn.train", "safmn.engine.setup", "torch.utils.data"])
 
 
-def start(option_file: Path, *arguments: str) -> Any:
-    """Start a training process; returns the ``multiprocessing.Process``."""
-    process = _context.Process(target=_train, args=(["-opt", str(option_file), *arguments],))
+def start(option_file: Path, *arguments: str, prepare: Callable[[], None] | None = None) -> Any:
+    """Start a training process, which first calls ``prepare``; returns the ``multiprocessing.Process``."""
+    process = _context.Process(target=_train, args=(["-opt", str(option_file), *arguments], prepare))
     process.start()
     return process
 

@@ -1,0 +1,91 @@
+"""Real-world runs that are killed and resumed end with the same bytes as those that are not, data included."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+
+from safmn.engine.checkpoint import Checkpointer
+from safmn.models.trained_network import TrainedNetwork
+
+# Each process is killed before so many optimiser steps. In the GAN stage, which trains the discriminator alone for four
+# iterations: in iteration 2, before the generator's step of 6, between the two steps of 6, before the generator's of 9.
+KILL_BEFORE = (2, 7, 5, 10)
+
+
+def options(folder: Path, root: Path, model: str, workers: int) -> dict[str, Any]:
+    """A tiny run on degraded photographs; images from ``folder``, experiments below ``root``."""
+    result = tiny_run.options(folder)
+    result |= {"model_type": model, "degradation": {"crop_size": 64}}
+    result["path"]["experiments_root"] = str(root / "experiments")
+    for section in result["datasets"].values():
+        section["type"] = "RealESRGANDataset"
+        del section["dataroot_lq"]
+    result["datasets"]["train"]["num_worker_per_gpu"] = workers
+    if model == "RealSRModel":
+        return result | {"gt_usm": True}
+    result["degradation"] |= {"mode": "batch_pool", "queue_size": 4}
+    result["train"] |= {
+        "optim_d": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
+        "gan_opt": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1},
+        "ldl_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+        "net_d_init_iters": 4,
+    }
+    discriminator = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 8}
+    return result | {"l1_gt_usm": True, "percep_gt_usm": True, "gan_gt_usm": False, "network_d": discriminator}
+
+
+def die_before_update(number: int) -> None:
+    """Make this process send itself SIGKILL before that optimiser step."""
+    update, updates = TrainedNetwork.update, 0
+
+    def counted(self: TrainedNetwork, *arguments: Any) -> Any:
+        nonlocal updates
+        updates += 1
+        if updates == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(self, *arguments)
+
+    TrainedNetwork.update = counted  # type: ignore[method-assign]
+
+
+def same_for_both(folder: Path) -> dict[str, str]:
+    """Digests of the run's files but for two that hold the folder's name."""
+    prints = tiny_run.fingerprint(folder)
+    return {name: value for name, value in prints.items() if not name.endswith(("state.json", "manifest.json"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "workers"), [("RealSRModel", 1), ("RealGANModel", 0)])
+def test_killed_runs_end_with_the_same_bytes(tmp_path: Path, model: str, workers: int) -> None:
+    tiny_run.make_images(tmp_path)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    files = {}
+    for folder in (straight, killed):
+        folder.mkdir()
+        files[folder] = tiny_run.write_options(folder, options(tmp_path, folder, model, workers))
+    assert tiny_run.finish(files[straight]) == 0
+    for number in KILL_BEFORE:
+        prepare = functools.partial(die_before_update, number)
+        process = tiny_run.start(files[killed], "--auto_resume", prepare=prepare)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert tiny_run.finish(files[killed], "--auto_resume") == 0
+
+    assert same_for_both(killed) == same_for_both(straight)
+    networks = ("net_g", "net_d") if model == "RealGANModel" else ("net_g",)
+    assert all(f"models/{network}_{tiny_run.ITERATIONS}.pth" in same_for_both(killed) for network in networks)
+    ends = [Checkpointer(folder / "experiments/tiny/training_states").load_latest() for folder in (straight, killed)]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert ends[0].progress == ends[1].progress
+    losses = [line for line in tiny_run.record(killed) if "l_g_pix" in line or "l_pix" in line]
+    assert len(losses) >= tiny_run.ITERATIONS - 4
+    assert all(math.isfinite(value) for line in losses for name, value in line.items() if name.startswith("l_"))
