@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from safmn.data import RealESRGANDataset, SampleKey, TrainingLoader, build_dataset, sample_rng
+from safmn.data import PatchStore, RealESRGANDataset, SampleKey, TrainingLoader, build_dataset, sample_rng
 from safmn.degradations.pool import PooledKey, pooled
 from safmn.errors import DataError, OptionError
-from safmn.imaging import list_images, read_rgb
+from safmn.imaging import image_size, list_images, read_rgb, write_image
+from safmn.prepare.store import main as prepare_store
 from safmn.registry import DATASET_REGISTRY, find
 
 Batches = list[dict[str, Any]]
@@ -171,6 +172,53 @@ def test_an_lmdb_gives_the_same_samples(folder: Path, tmp_path: Path) -> None:
     for index in range(3):
         one, other = (dataset.sample(index, sample_rng(0, SampleKey(0, 0))) for dataset in (from_disk, from_lmdb))
         assert torch.equal(one["lq"], other["lq"])
+
+
+def test_a_patch_store_gives_the_same_samples(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "photos.store"
+    assert prepare_store(["--gt-only", "--hr", str(folder), "-o", str(file), "--jobs", "1"]) == 0
+    assert prepare_store(["--verify", str(file)]) == 0
+    pixels = sum(path_size[0] * path_size[1] * 3 for path_size in map(image_size, list_images(folder)))
+    assert pixels <= file.stat().st_size < 1.001 * pixels  # GT alone
+    from_disk = RealESRGANDataset(section(folder, use_rot=True))
+    from_store = RealESRGANDataset(section(file, use_rot=True, io_backend={"type": "store"}))
+    ones, others = take(from_disk, 4), take(from_store, 4)
+    for one, other in zip(ones, others, strict=True):
+        assert one["keys"] == other["keys"]
+        assert [Path(path).name for path in one["gt_path"]] == list(other["gt_path"])
+        assert all(torch.equal(one[name], other[name]) for name in ("lq", "gt", "gt_usm"))
+    whole = [
+        RealESRGANDataset(section(place, phase="val", io_backend=backend))
+        for place, backend in ((folder, {"type": "disk"}), (file, {"type": "store"}))
+    ]
+    assert torch.equal(whole[0][1]["lq"], whole[1][1]["lq"])
+    assert torch.equal(whole[0][1]["gt"], whole[1][1]["gt"])
+    monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)
+    RealESRGANDataset(section(file, io_backend={"type": "store"}, meta_info="names.txt"))
+    assert "meta_info has no effect with io_backend store" in caplog.text
+
+
+def test_stores_of_the_other_kind_are_refused(folder: Path, tmp_path: Path) -> None:
+    hr = tmp_path / "hr"
+    hr.mkdir()
+    write_image(hr / "a.png", read_rgb(list_images(folder)[0])[:401, :402])
+    alone, pairs = tmp_path / "alone.store", tmp_path / "pairs.store"
+    assert prepare_store(["--gt-only", "--hr", str(hr), "-o", str(alone)]) == 0
+    assert prepare_store(["--scale", "4", "--hr", str(hr), "-o", str(pairs)]) == 0
+    with pytest.raises(DataError, match="holds pairs of images"):
+        RealESRGANDataset(section(pairs, io_backend={"type": "store"}))
+    with pytest.raises(OptionError, match="holds GT images alone"):
+        PatchStore({"type": "PatchStore", "dataroot": str(alone), "scale": 4, "gt_size": 64})
+    (hr / "b.png").write_bytes((hr / "a.png").read_bytes())
+    with pytest.raises(DataError, match="out of date"):
+        RealESRGANDataset(section(alone, io_backend={"type": "store"}))
+    item = RealESRGANDataset(section(alone, io_backend={"type": "store", "check_source": "never"}, phase="val"))[0]
+    assert item["gt"].shape == (3, 400, 400)
+    for wrong in (["--gt-only", "--scale", "4"], ["--gt-only", "--lr", str(hr)], []):
+        with pytest.raises(SystemExit):
+            prepare_store(["--hr", str(hr), "-o", str(tmp_path / "c.store"), *wrong])
 
 
 def test_validation_images_are_whole_and_always_alike(folder: Path) -> None:

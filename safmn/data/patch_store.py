@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from safmn.data.keys import Batch, Patch, Sample, SampleKey, draw_patch, sample_rng
 from safmn.data.options import CropOptions, read_options
-from safmn.data.store_format import StoreFile
+from safmn.data.store_format import CheckSource, StoreFile
 from safmn.errors import DataError, OptionError
 from safmn.registry import DATASET_REGISTRY
 
@@ -25,7 +24,7 @@ class StoreOptions(CropOptions, frozen=True, kw_only=True):
 
     dataroot: str  # the file that safmn prepare store made
     device: Literal["cpu", "cuda"] = "cpu"  # "cuda": all pixels are kept in the GPU's memory
-    check_source: Literal["always", "if_present", "never"] = "always"  # refuse the store when its source images changed
+    check_source: CheckSource = "always"  # refuse the store when its source images changed
 
 
 _Address: TypeAlias = tuple[int, int, int, int]
@@ -108,34 +107,20 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         self.images = self.store.index.images
         self.scale = self.store.index.source.scale
         self._device_pixels: Tensor | None = None
+        if self.store.index.source.gt_alone:
+            raise OptionError(
+                f"data set {self.options.name!r}: the patch store {self.store.path} holds GT images alone; degrade "
+                "them with type: RealESRGANDataset and io_backend: {type: store}, or make the store with --scale"
+            )
         if self.scale != self.options.scale:
             raise OptionError(
                 f"data set {self.options.name!r}: the patch store {self.store.path} is for scale {self.scale}, the "
                 f"option file says {self.options.scale}"
             )
-        self._check_source()
+        self.store.check_sources(self.options.check_source, self.options.name)
         if self.options.phase == "train":
             self.lq_patch = self.options.lq_patch
             self._check_crops()
-
-    def _check_source(self) -> None:
-        source, check = self.store.index.source, self.options.check_source
-        folders = [source.hr_folder, *([source.lr_folder] if source.lr_folder else [])]
-        absent = [folder for folder in folders if not os.path.isdir(folder)]
-        if check == "never" or (absent and check == "if_present"):
-            return
-        if absent:
-            raise DataError(
-                f"cannot check that the patch store {self.store.path} is up to date: its source {absent[0]} is not "
-                "there. If it was moved away on purpose, set check_source: if_present in data set "
-                f"{self.options.name!r}."
-            )
-        change = self.store.index.first_change()
-        if change:
-            raise DataError(
-                f"the patch store {self.store.path} is out of date: {change}. Make it anew with safmn prepare store, "
-                f"or set check_source: never in data set {self.options.name!r}."
-            )
 
     def _check_crops(self) -> None:
         small = [image for image in self.images if min(image.lq_height, image.lq_width) < self.lq_patch]

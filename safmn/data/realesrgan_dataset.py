@@ -7,14 +7,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from safmn.data.keys import Batch, Sample, SampleKey, sample_rng
-from safmn.data.options import IoBackend, read_options
-from safmn.data.sources import DiskReader, LmdbReader, Reader, list_images, names_from_meta_info
+from safmn.data.options import read_options
+from safmn.data.sources import DiskReader, LmdbReader, Reader, StoreReader, list_images, names_from_meta_info
+from safmn.data.store_format import CheckSource
 from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, make_pair, parse_options
 from safmn.degradations.apply import Array, Pair
 from safmn.degradations.ops_array import from_uint8
@@ -29,6 +31,13 @@ logger = logging.getLogger(__name__)
 _VALIDATION_SEED = 0
 
 
+class GtBackend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the GT images are stored: files in a folder, an lmdb, or a patch store (``dataroot_gt`` is its file)."""
+
+    type: Literal["disk", "lmdb", "store"] = "disk"
+    check_source: CheckSource = "always"  # refuse a store when its source images changed
+
+
 class RealESRGANOptions(BlurKeys, frozen=True, kw_only=True):
     """Keys of :class:`RealESRGANDataset`; those of the blur are documented in :class:`BlurKeys`."""
 
@@ -38,7 +47,7 @@ class RealESRGANOptions(BlurKeys, frozen=True, kw_only=True):
     scale: int = 1
     dataroot_gt: str
     meta_info: str | None = None  # lists the images to use; default: all of the folder
-    io_backend: IoBackend = IoBackend()
+    io_backend: GtBackend = GtBackend()
 
 
 @DATASET_REGISTRY.register(suffix=OURS)
@@ -85,10 +94,15 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         return parse_options(degradation, section, scale=self.options.scale)
 
     def _find(self) -> list[str]:
-        folder, names = self.options.dataroot_gt, self.options.meta_info
-        if self.options.io_backend.type == "lmdb":
-            self.reader = reader = LmdbReader(folder)
-            return sorted(reader.keys())
+        folder, names, backend = self.options.dataroot_gt, self.options.meta_info, self.options.io_backend
+        if backend.type != "disk" and names is not None:
+            logger.warning("data set %r: meta_info has no effect with io_backend %s", self.options.name, backend.type)
+        if backend.type == "lmdb":
+            self.reader = lmdb = LmdbReader(folder)
+            return sorted(lmdb.keys())
+        if backend.type == "store":
+            self.reader = store = StoreReader(folder, backend.check_source, self.options.name)
+            return list(store.numbers)
         if names is None:
             return [os.path.join(folder, name) for name in list_images(folder)]
         paths = [os.path.join(folder, name) for name in names_from_meta_info(names)]
@@ -155,7 +169,7 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         The recipe is that of seed 0, epoch 0 and ``index``.
         """
         recipe = draw_recipe(self.degradation, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
-        gt = from_uint8(mod_crop(self.reader.read(self.paths[index]), self.options.scale))
+        gt = from_uint8(np.ascontiguousarray(mod_crop(self.reader.read(self.paths[index]), self.options.scale)))
         return {**self._sample(Pair(apply_recipe(recipe, gt), gt, None), index), "lq_path": self.paths[index]}
 
     def _sample(self, pair: Pair, index: int) -> Sample:

@@ -13,6 +13,7 @@ import lmdb
 import numpy as np
 
 from safmn import imaging
+from safmn.data.store_format import CheckSource, StoreFile
 from safmn.errors import DataError
 from safmn.imaging import decode_rgb, read_rgb
 
@@ -78,6 +79,33 @@ class LmdbReader:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_environment": None}
+
+
+class StoreReader:
+    """Reads the GT images of a patch store by name.
+
+    Args:
+        path: the file that ``safmn prepare store --gt-only`` made.
+        check_source: see :meth:`StoreFile.check_sources`.
+        set_name: the data set that messages name.
+
+    Raises:
+        DataError: the store is missing, damaged or out of date, or holds pairs, whose GT images may have been cropped.
+    """
+
+    def __init__(self, path: str | Path, check_source: CheckSource, set_name: str) -> None:
+        self.store = StoreFile(path)
+        if not self.store.index.source.gt_alone:
+            raise DataError(
+                f"the patch store {path} holds pairs of images; make one of GT images with: safmn prepare store "
+                f"--gt-only --hr DIR -o FILE"
+            )
+        self.store.check_sources(check_source, set_name)
+        self.numbers = {image.hr.name: number for number, image in enumerate(self.store.index.images)}
+
+    def read(self, name: str) -> np.ndarray:
+        """The image as uint8 RGB (H, W, 3), a view of the file: only the pixels that are used are loaded."""
+        return self.store.gt(self.numbers[name]).transpose(1, 2, 0)
 
 
 _environments: WeakValueDictionary[str, Any] = WeakValueDictionary()

@@ -2,7 +2,8 @@
 
 ``header | pixels of image 0: GT, LQ | pixels of image 1 ... | index``. Pixels are uint8 RGB, planar (3, H, W), each
 block on a multiple of 64 bytes; the index (msgpack) holds sizes, offsets, a checksum of each image's pixels, and what
-the source files were. The header points to the index and is written when all else is on the disk.
+the source files were. The header points to the index and is written when all else is on the disk. A store of scale 1
+that was made without LR images holds GT images alone, for training that degrades them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ from safmn.imaging import IMAGE_SUFFIXES
 ALIGNMENT = 64
 _MAGIC = b"SAFMNPS\x01"
 _HEADER = struct.Struct("<8sQQ16s")  # magic and version, offset and length of the index, its digest
+CheckSource: TypeAlias = Literal["always", "if_present", "never"]
 _CHECKED_AT_MOST = 4096  # source files looked at when a store is opened: start-up must not grow with the data
 
 
@@ -61,7 +63,7 @@ class SourceFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoredImage(msgspec.Struct, frozen=True, array_like=True):
-    """One pair of images in a store. ``lr`` is None where the LQ image was made from the GT image."""
+    """One pair of images in a store. ``lr`` is None where the LQ image was made from the GT image, or there is none."""
 
     offset: int
     lq_height: int
@@ -70,14 +72,13 @@ class StoredImage(msgspec.Struct, frozen=True, array_like=True):
     hr: SourceFile
     lr: SourceFile | None
 
-    @property
-    def lq_bytes(self) -> int:
-        """Bytes of the LQ pixels."""
-        return 3 * self.lq_height * self.lq_width
+    def lq_bytes(self, scale: int) -> int:
+        """Bytes of the LQ pixels: none in a store of GT images alone."""
+        return 0 if scale == 1 and self.lr is None else 3 * self.lq_height * self.lq_width
 
     def gt_bytes(self, scale: int) -> int:
         """Bytes of the GT pixels."""
-        return self.lq_bytes * scale * scale
+        return 3 * self.lq_height * self.lq_width * scale * scale
 
     def lq_offset(self, scale: int) -> int:
         """Where the LQ pixels start in the file."""
@@ -85,17 +86,25 @@ class StoredImage(msgspec.Struct, frozen=True, array_like=True):
 
     def end(self, scale: int) -> int:
         """Where the next image starts in the file."""
-        return self.lq_offset(scale) + aligned(self.lq_bytes)
+        return self.lq_offset(scale) + aligned(self.lq_bytes(scale))
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where the images of a store came from. ``lr_folder`` is None where LQ was made from GT by MATLAB's bicubic."""
+    """Where the images of a store came from.
+
+    ``lr_folder`` is None where LQ was made from GT by MATLAB's bicubic, or, at scale 1, where there is no LQ.
+    """
 
     scale: int
     hr_folder: str
     lr_folder: str | None
     filename_tmpl: str
     meta_info: str | None
+
+    @property
+    def gt_alone(self) -> bool:
+        """Whether the store holds no LQ images."""
+        return self.scale == 1 and self.lr_folder is None
 
 
 class StoreIndex(msgspec.Struct, frozen=True):
@@ -192,14 +201,41 @@ class StoreFile:
         return block.reshape(3, image.lq_height * scale, image.lq_width * scale)
 
     def lq(self, number: int) -> np.ndarray:
-        """LQ image: uint8 RGB (3, h, w), a view of the map."""
-        image = self.index.images[number]
-        offset = image.lq_offset(self.index.source.scale)
-        return self.pixels[offset : offset + image.lq_bytes].reshape(3, image.lq_height, image.lq_width)
+        """LQ image: uint8 RGB (3, h, w), a view of the map; (3, 0, 0) where there is none."""
+        image, source = self.index.images[number], self.index.source
+        size = (0, 0) if source.gt_alone else (image.lq_height, image.lq_width)
+        offset = image.lq_offset(source.scale)
+        return self.pixels[offset : offset + image.lq_bytes(source.scale)].reshape(3, *size)
 
     def is_intact(self, number: int) -> bool:
         """Whether the pixels of an image are those that were written (reads all of them)."""
         return digest_of(self.gt(number), self.lq(number)) == self.index.images[number].digest
+
+    def check_sources(self, check: CheckSource, set_name: str) -> None:
+        """Refuse the store where its source images are no longer what they were.
+
+        Args:
+            check: ``always``; ``if_present``: unless their folders are gone; ``never``.
+            set_name: the data set that the message names.
+
+        Raises:
+            DataError: they have changed, or are not there.
+        """
+        source = self.index.source
+        absent = [folder for folder in (source.hr_folder, source.lr_folder) if folder and not os.path.isdir(folder)]
+        if check == "never" or (absent and check == "if_present"):
+            return
+        if absent:
+            raise DataError(
+                f"cannot check that the patch store {self.path} is up to date: its source {absent[0]} is not there. If "
+                f"it was moved away on purpose, set check_source: if_present in data set {set_name!r}."
+            )
+        change = self.index.first_change()
+        if change:
+            raise DataError(
+                f"the patch store {self.path} is out of date: {change}. Make it anew with safmn prepare store, "
+                f"or set check_source: never in data set {set_name!r}."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pixels": None}

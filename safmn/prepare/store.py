@@ -107,11 +107,15 @@ def is_up_to_date(output: Path, source: Source, pairs: Sequence[Pair]) -> bool:
 def decode(pair: Pair, source: Source) -> Decoded:
     """Read a pair; the LQ image is made by MATLAB's bicubic where the source has none. GT is cropped to fit LQ.
 
+    The LQ image of a store of GT images alone has no pixels.
+
     Raises:
         DataError: an image is missing, unreadable, or the sizes do not fit; names it.
     """
     gt, hr = _read(pair.gt, source.hr_folder)
-    if source.lr_folder is None:
+    if source.gt_alone:
+        lq, lr = gt[:0, :0], None
+    elif source.lr_folder is None:
         if min(gt.shape[:2]) < source.scale:
             raise DataError(f"{pair.gt} is smaller than the scale of {source.scale}. Remove it.")
         gt, lr = mod_crop(gt, source.scale), None
@@ -140,7 +144,7 @@ def _append(file: BinaryIO, source: Source, pairs: Sequence[Pair], offset: int, 
     with contextlib.closing(in_order(lambda pair: decode(pair, source), pairs, jobs)) as results:
         for result in progress(results, len(pairs), "building"):
             pixels = result()
-            height, width = pixels.lq.shape[1:]
+            height, width = (side // source.scale for side in pixels.gt.shape[1:])
             image = StoredImage(offset, height, width, digest_of(pixels.gt, pixels.lq), pixels.hr, pixels.lr)
             try:
                 _write(file, pixels.gt, offset)
@@ -201,7 +205,7 @@ def _is_kept(file: BinaryIO, image: StoredImage, source: Source, pair: Pair) -> 
     if source.lr_folder and not (image.lr and image.lr.is_unchanged(source.lr_folder)):
         return False
     gt = os.pread(file.fileno(), image.gt_bytes(source.scale), image.offset)
-    lq = os.pread(file.fileno(), image.lq_bytes, image.lq_offset(source.scale))
+    lq = os.pread(file.fileno(), image.lq_bytes(source.scale), image.lq_offset(source.scale))
     return digest_of(gt, lq) == image.digest
 
 
@@ -222,8 +226,9 @@ def _planar(image: np.ndarray) -> np.ndarray:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="safmn prepare store",
-        description="Decode HR and LR images into one file for data sets of type PatchStore. Full images are best: the "
-        "store makes sub-images unnecessary. Running it again goes on where it stopped, or does nothing.",
+        description="Decode HR and LR images into one file for data sets of type PatchStore, or HR images alone for "
+        "RealESRGANDataset. Full images are best: the store makes sub-images unnecessary. Running it again goes on "
+        "where it stopped, or does nothing.",
     )
     parser.add_argument("--hr", type=Path, metavar="DIR", help="folder of HR (GT) images")
     parser.add_argument(
@@ -234,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
         "--meta-info", type=Path, metavar="FILE", help="use the images that this file lists, in its order"
     )
     parser.add_argument("--scale", type=int, metavar="S", help="HR size / LR size")
+    parser.add_argument("--gt-only", action="store_true", help="store HR images alone, for training that degrades them")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the store to make")
     parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N", help="threads (default: all cores)")
     parser.add_argument("--verify", type=Path, metavar="FILE", help="instead: check all pixels of a store")
@@ -248,10 +254,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = max(arguments.jobs, 1)
     if arguments.verify:
         return _verify(arguments.verify, jobs)
-    if not (arguments.hr and arguments.scale and arguments.output):
-        parser.error("--hr, --scale and -o are needed (or --verify FILE)")
+    if not (arguments.hr and arguments.output and bool(arguments.scale) != arguments.gt_only):
+        parser.error("--hr, -o and either --scale or --gt-only are needed (or --verify FILE)")
+    if arguments.gt_only and arguments.lr:
+        parser.error("--gt-only stores no LR images; leave out --lr")
     absolute = [str(path.resolve()) if path else None for path in (arguments.hr, arguments.lr, arguments.meta_info)]
-    source = Source(arguments.scale, str(absolute[0]), absolute[1], arguments.filename_tmpl, absolute[2])
+    source = Source(arguments.scale or 1, str(absolute[0]), absolute[1], arguments.filename_tmpl, absolute[2])
     decoded = build_store(arguments.output, source, jobs=jobs)
     size = arguments.output.stat().st_size / 2**30
     count = len(read_index(arguments.output).images)
