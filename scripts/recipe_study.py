@@ -1,0 +1,150 @@
+"""What helps at a given budget: variants of ``options/zoo_x2.yml`` trained alike, tested on Set5 and Set14.
+
+Every run sees as many LR pixels (``--patches`` times 48x48), and differs from ``base`` in what its name says. Runs are
+kept in ``experiments/study_<variant>_<seed>``; what is finished is not trained again. Prints a Markdown table: PSNR-Y
+of the averaged weights, mean over the seeds, and the difference to ``base``; the same for the weights themselves (raw).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safmn.console import say
+
+OPTIONS = Path("options/zoo_x2.yml")
+SETS = ("Set5", "Set14")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Changes to the option file.
+
+    Attributes:
+        meaning: what differs from ``base``, for the table.
+        batch: patches of 48x48 LR pixels, or as many pixels, in an iteration; the number of iterations follows.
+        overrides: ``key:path=value`` as for ``--force_yml``.
+        tune: share of the iterations that is left for a second stretch with ``tune_overrides``, from the first's end.
+        budget: multiple of the patches.
+    """
+
+    meaning: str
+    batch: int = 4
+    overrides: tuple[str, ...] = ()
+    tune: float = 0.0
+    tune_overrides: tuple[str, ...] = ()
+    budget: float = 1.0
+
+
+def _patches(side: int, batch: int) -> tuple[str, ...]:
+    return f"datasets:train:gt_size={2 * side}", f"datasets:train:batch_size_per_gpu={batch}"
+
+
+ADAM = ("train:optim_g={type: Adam, lr: 1.5e-3, betas: [0.9, 0.99]}",)
+MSE = ("train:optim_g:lr=3e-4", "train:pixel_opt:type=MSELoss", "train:fft_opt:loss_weight=0.0")
+VARIANTS = {
+    "base": Variant("Muon, batch 4, FFT 0.05, average 0.999 with warm-up"),
+    "adam": Variant("Adam", overrides=ADAM),
+    "adam_lr3e-3": Variant("Adam, rate 3e-3", overrides=(ADAM[0].replace("1.5e-3", "3e-3"),)),
+    "batch16": Variant("batch 16", batch=16),
+    "adam_batch16": Variant("Adam, batch 16 (the first safmn-x2)", batch=16, overrides=ADAM),
+    "ratio1": Variant("matrix_lr_ratio 1", overrides=("train:optim_g:matrix_lr_ratio=1.0",)),
+    "ratio6": Variant("matrix_lr_ratio 6", overrides=("train:optim_g:matrix_lr_ratio=6.0",)),
+    "ema_0.99": Variant("average 0.99", overrides=("train:ema_decay=0.99",)),
+    "ema_plain": Variant("average 0.999 without warm-up", overrides=("train:ema_warmup=false",)),
+    "fft0": Variant("FFT weight 0", overrides=("train:fft_opt:loss_weight=0.0",)),
+    "fft0.2": Variant("FFT weight 0.2", overrides=("train:fft_opt:loss_weight=0.2",)),
+    "patch96": Variant("LR patches of 96x96, batch 1", overrides=_patches(96, 1)),
+    "patch32": Variant("LR patches of 32x32, batch 9", overrides=_patches(32, 9)),
+    "no_warmup": Variant("no warm-up of the rate", overrides=("train:warmup_iter=-1",)),
+    "twice": Variant("twice the iterations", budget=2.0),
+    "mse_tune": Variant("last tenth with MSE alone", tune=0.1, tune_overrides=MSE),
+}
+
+
+def train(name: str, iterations: int, overrides: Sequence[str]) -> Path:
+    """Train for ``iterations`` (goes on where it was interrupted) and return the weights."""
+    changes = [f"name={name}", f"train:total_iter={iterations}", f"train:scheduler:periods=[{iterations}]"]
+    changes += [f"val:val_freq={iterations}", f"logger:save_checkpoint_freq={iterations}", *overrides]
+    weights = Path("experiments") / name / "models" / f"net_g_{iterations}.pth"
+    if not weights.exists():
+        command = [sys.executable, "safmn/train.py", "-opt", str(OPTIONS), "--auto_resume", "--force_yml", *changes]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{name}: {done.stderr[-2000:]}")
+    return weights
+
+
+def psnr(weights: Path, key: str) -> list[float]:
+    """PSNR-Y on each of the sets, of ``params`` or ``params_ema``."""
+    name = f"{weights.parent.parent.name}_{key}"
+    report = Path("results") / name / "metrics.json"
+    if not report.exists():
+        test = ["safmn/test.py", "-opt", "options/test_x2.yml", "--force_yml", f"name={name}", "expect={}"]
+        test += [f"path:pretrain_network_g={weights}", f"path:param_key_g={key}"]
+        subprocess.run([sys.executable, *test], capture_output=True, check=False)  # sets that are missing: status 2
+    sets = json.loads(report.read_text(encoding="utf-8"))["sets"]
+    return [sets[name]["mean"]["psnr"] for name in SETS]
+
+
+def run(key: str, seed: int, patches: int) -> tuple[list[float], list[float], float]:
+    """PSNR of the averaged and of the raw weights of one variant, and minutes of training (0 if it was there)."""
+    variant = VARIANTS[key]
+    began = time.monotonic()
+    iterations = round(patches * variant.budget / variant.batch)
+    first = round(iterations * (1 - variant.tune))
+    overrides = [f"manual_seed={seed}", f"datasets:train:batch_size_per_gpu={variant.batch}", *variant.overrides]
+    name = f"study_{key}_{seed}"
+    weights = train(name, first, overrides)
+    if first < iterations:
+        start = [f"path:pretrain_network_g={weights}", "path:param_key_g=params_ema", *variant.tune_overrides]
+        weights = train(f"{name}_tuned", iterations - first, [*overrides, *start])
+    minutes = (time.monotonic() - began) / 60
+    return psnr(weights, "params_ema"), psnr(weights, "params"), minutes
+
+
+def table(rows: dict[str, list[tuple[list[float], list[float], float]]]) -> str:
+    """The rows in Markdown, averaged over their seeds."""
+    lines = ["| variant | Set5 | Set14 | to base | raw Set5 | seeds' spread | minutes |", "| --- " * 7 + "|"]
+    base = statistics.mean(run[0][0] for run in rows["base"])
+    for key, runs in rows.items():
+        set5, set14 = (statistics.mean(run[0][i] for run in runs) for i in range(2))
+        raw = statistics.mean(run[1][0] for run in runs)
+        spread = max(run[0][0] for run in runs) - min(run[0][0] for run in runs)
+        minutes = statistics.mean(run[2] for run in runs)
+        lines.append(
+            f"| {VARIANTS[key].meaning} (`{key}`) | {set5:.2f} | {set14:.2f} | {set5 - base:+.2f} | {raw:.2f} "
+            f"| {spread:.2f} | {minutes:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train, test, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", default=[], help=f"of {', '.join(VARIANTS)}; default: all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11])
+    parser.add_argument(
+        "--patches", type=int, default=4000, help="how many 48x48 LR patches a run sees, or as many pixels"
+    )
+    arguments = parser.parse_args()
+    if unknown := [key for key in arguments.variants if key not in VARIANTS]:
+        parser.error(f"no variant {', '.join(unknown)}")
+    chosen = ["base", *(key for key in arguments.variants or VARIANTS if key != "base")]
+    rows: dict[str, list[tuple[list[float], list[float], float]]] = {key: [] for key in chosen}
+    for seed in arguments.seeds:
+        for key in chosen:
+            rows[key].append(run(key, seed, arguments.patches))
+            say(f"{key}, seed {seed}: {rows[key][-1][0][0]:.2f} dB")
+    say(table(rows))
+
+
+if __name__ == "__main__":
+    main()
