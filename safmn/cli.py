@@ -14,6 +14,7 @@ VERBS = {
     "train": ("safmn.train", "train a network from an option file"),
     "test": ("safmn.test", "test a network on benchmark sets, from an option file or weights"),
     "upscale": ("safmn.inference.cli", "upscale images, folders and videos"),
+    "export": ("safmn.inference.export.cli", "write a network as ONNX, OpenVINO, ncnn or TorchScript"),
     "prepare": ("safmn.prepare.cli", "make LR images, sub-images, lmdb, patch stores; download data sets"),
     "degrade": ("safmn.degradations.cli", "degrade an image as real-world training does"),
     "zoo": ("safmn.zoo.cli", "list the weights that come with the package"),

@@ -17,13 +17,14 @@ OPSET = 18
 INPUT, OUTPUT = "input", "output"
 
 
-def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
+def onnx_bytes(network: nn.Module, example: Tensor, *, dynamic: bool = True) -> bytes:
     """The serialised graph of ``network``, from ``input`` (B, C, h, w) to ``output``.
 
     Args:
         network: on the CPU, in evaluation mode; its forward must not depend on the size of ``example`` other than
             through tensor operations.
         example: (B, C, h, w), what the network is traced with.
+        dynamic: whether batch, height and width are free; otherwise they are those of ``example``.
     """
     axes = {0: "batch", 2: "height", 3: "width"}
     buffer = io.BytesIO()
@@ -39,6 +40,6 @@ def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
             opset_version=OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_axes={INPUT: axes, OUTPUT: {0: "batch", 2: "out_height", 3: "out_width"}},
+            dynamic_axes={INPUT: axes, OUTPUT: {0: "batch", 2: "out_height", 3: "out_width"}} if dynamic else None,
         )
     return buffer.getvalue()

@@ -1,0 +1,262 @@
+"""The formats of files: how each is written, and how it is run to check it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from safmn.errors import UserError
+from safmn.inference.backends.base import package_missing
+from safmn.inference.export.graph import AnySize, Subject
+from safmn.inference.onnx_graph import INPUT, OPSET, OUTPUT, onnx_bytes
+from safmn.inference.optimize import HalfNetwork, for_graph, with_precision
+
+Run = Callable[[Tensor], Tensor]
+Size = tuple[int, int]
+"""Height and width."""
+
+
+class ExportError(UserError):
+    """A network that cannot be written in a format, or a file that turned out wrong."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to write.
+
+    Attributes:
+        subject: the network.
+        precision: "fp32", "fp16" or "bf16".
+        size: of the only input that the file shall take; None for every size.
+    """
+
+    subject: Subject
+    precision: str
+    size: Size | None
+
+    @property
+    def example(self) -> Tensor:
+        """What to trace with: where every size is taken, one that is no multiple of the window."""
+        window = self.subject.window
+        return torch.rand(1, 3, *(self.size or (window + 3, 2 * window + 5)))
+
+
+class Format(ABC):
+    """One format.
+
+    Attributes:
+        name: how a person asks for it.
+        ending: of the file that is named; others stand beside it.
+        packages: what it needs, with the extra of ours that brings it.
+        precisions: that it can be written in.
+        fixed: whether it can be written for one size.
+        multiples: whether it takes multiples of the window only.
+    """
+
+    name: str
+    ending: str
+    packages: tuple[tuple[str, str], ...] = ()
+    precisions: tuple[str, ...] = ("fp32", "fp16")
+    fixed = False
+    multiples = False
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """The sentence that says what to install; None where nothing is missing."""
+        problems = [package_missing(package, extra) for package, extra in cls.packages]
+        return next((problem for problem in problems if problem), None)
+
+    @abstractmethod
+    def write(self, job: Job, path: Path) -> None:
+        """Write ``path`` and what belongs beside it, in a folder that holds nothing else."""
+
+    @abstractmethod
+    def open(self, path: Path) -> Run:
+        """Load what was written: (B, 3, h, w) to (B, 3, h * scale, w * scale)."""
+
+
+class Onnx(Format):
+    """ONNX."""
+
+    name = "onnx"
+    ending = ".onnx"
+    packages = (("onnx", "onnx"), ("onnxruntime", "onnx"))
+    fixed = True
+
+    def write(self, job: Job, path: Path) -> None:
+        """See :class:`Format`."""
+        onnx = importlib.import_module("onnx")
+        graph = for_graph(job.subject.network)
+        if job.precision == "fp16":
+            graph = HalfNetwork(graph, torch.float16)
+        model = onnx.load_from_string(_serialised(job, graph))
+        model.producer_name, _, model.producer_version = job.subject.facts["producer"].partition(" ")
+        onnx.helper.set_model_props(model, job.subject.facts | {"precision": job.precision, "opset": str(OPSET)})
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(path))
+
+    def open(self, path: Path) -> Run:
+        """See :class:`Format`."""
+        runtime = importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return lambda x: torch.from_numpy(session.run([OUTPUT], {INPUT: x.numpy()})[0])
+
+
+class OpenVinoIR(Format):
+    """OpenVINO's own: .xml with the graph, .bin with the weights. Half precision is that of the weights as stored."""
+
+    name = "openvino"
+    ending = ".xml"
+    packages = (("openvino", "openvino"), ("onnx", "openvino"))
+    fixed = True
+
+    def write(self, job: Job, path: Path) -> None:
+        """See :class:`Format`."""
+        openvino = importlib.import_module("openvino")
+        model = openvino.Core().read_model(_serialised(job, for_graph(job.subject.network)))
+        for key, value in (job.subject.facts | {"precision": job.precision}).items():
+            model.set_rt_info(value, ["safmn", key])
+        openvino.save_model(model, str(path), compress_to_fp16=job.precision == "fp16")
+
+    def open(self, path: Path) -> Run:
+        """See :class:`Format`."""
+        core = importlib.import_module("openvino").Core()
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+        return lambda x: torch.from_numpy(compiled(x.numpy())[0].copy())
+
+
+class Ncnn(Format):
+    """ncnn's: .param with the layers, .bin with the weights, and a .json that says what they are. Through pnnx."""
+
+    name = "ncnn"
+    ending = ".param"
+    packages = (("pnnx", "ncnn"), ("ncnn", "ncnn"))
+    multiples = True
+
+    def write(self, job: Job, path: Path) -> None:
+        """See :class:`Format`."""
+        self._convert(job, path)
+        facts = job.subject.facts | {
+            "input": f"in0: (3, height, width), multiples of {job.subject.window}, RGB, values in [0, 1]",
+            "output": "out0: " + job.subject.facts["output"].replace("batch, ", ""),
+            "precision": job.precision,
+        }
+        path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    def _convert(self, job: Job, path: Path) -> None:
+        """The ``.param`` and the ``.bin``."""
+        program = importlib.import_module("pnnx").EXEC_PATH
+        window = job.subject.window
+        with tempfile.TemporaryDirectory() as folder:  # pnnx leaves seven files
+            small, large = [1, 3, 2 * window, 3 * window], [1, 3, 5 * window, 4 * window]
+            _traced(for_graph(job.subject.network), torch.rand(small)).save(f"{folder}/model.pt")
+            shapes = [f"inputshape={small}".replace(" ", ""), f"inputshape2={large}".replace(" ", "")]
+            command = [program, "model.pt", *shapes, f"fp16={int(job.precision == 'fp16')}"]
+            result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            unknown = re.findall(r"^ignore (\S+)", result.stderr + result.stdout, re.MULTILINE)
+            if result.returncode or unknown:
+                raise ExportError(
+                    f"{job.subject.facts['network']} cannot be converted for ncnn: pnnx "
+                    + (f"does not know {unknown[0]}" if unknown else f"failed with status {result.returncode}")
+                    + "; use onnx."
+                )
+            shutil.copyfile(f"{folder}/model.ncnn.param", path)
+            shutil.copyfile(f"{folder}/model.ncnn.bin", path.with_suffix(".bin"))
+
+    def open(self, path: Path) -> Run:
+        """See :class:`Format`."""
+        ncnn = importlib.import_module("ncnn")
+        net = ncnn.Net()
+        net.opt.use_vulkan_compute = False
+        net.opt.num_threads = torch.get_num_threads()
+        # What the file holds is checked, not what ncnn makes of it on processors that compute in 16 bits.
+        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+        if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
+            raise ExportError(f"ncnn cannot read the {path.name} that pnnx wrote: a layer is unknown to it; use onnx.")
+
+        def run(x: Tensor) -> Tensor:
+            return torch.stack([self._image(net, image) for image in x.numpy()])
+
+        return run
+
+    def _image(self, net: Any, image: np.ndarray[Any, Any]) -> Tensor:
+        """(3, h, w) through the network."""
+        ncnn = importlib.import_module("ncnn")
+        with net.create_extractor() as extractor:
+            extractor.input("in0", ncnn.Mat(image))  # refers to the array's memory
+            status, result = extractor.extract("out0")
+            if status:
+                raise ExportError(f"ncnn failed with status {status}")
+            return torch.from_numpy(np.array(result))
+
+
+class TorchScript(Format):
+    """TorchScript, which C++ (libtorch) and Python load without this package.
+
+    Not ``torch.export``: of images narrower than two windows it makes special cases (a pooled map of one cell), so that
+    its program refuses them, and only Python can load it.
+    """
+
+    name = "torch"
+    ending = ".pt"
+    precisions = ("fp32", "fp16", "bf16")
+
+    def write(self, job: Job, path: Path) -> None:
+        """See :class:`Format`."""
+        subject, side = job.subject, 2 * job.subject.window
+        network = with_precision(subject.network, job.precision)
+        traced = _traced(network, torch.rand(1, 3, side, side))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            script = torch.jit.script(AnySize(traced, subject.scale, subject.window))
+        facts = subject.facts | {"precision": job.precision}
+        torch.jit.save(script, str(path), _extra_files={METADATA: json.dumps(facts)})
+
+    def open(self, path: Path) -> Run:
+        """See :class:`Format`."""
+        network = torch.jit.load(str(path))
+
+        def run(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                y: Tensor = network(x)
+            return y
+
+        return run
+
+
+def _traced(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
+    """The network as TorchScript, for all inputs whose sides are multiples of its window."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that such sides were taken for granted
+        traced: torch.jit.ScriptModule = torch.jit.trace(network, example, check_trace=False)
+    return traced
+
+
+FORMATS: dict[str, Format] = {form.name: form for form in (Onnx(), OpenVinoIR(), Ncnn(), TorchScript())}
+METADATA = "metadata.json"
+"""Where a TorchScript file keeps the facts."""
+
+
+def _serialised(job: Job, graph: nn.Module) -> bytes:
+    """The ONNX graph of the job."""
+    subject = job.subject
+    return onnx_bytes(AnySize(graph, subject.scale, subject.window), job.example, dynamic=job.size is None)
