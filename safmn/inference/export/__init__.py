@@ -116,9 +116,13 @@ def _sizes(window: int, *, multiples: bool) -> list[Size]:
     """Sizes to check with: small and large, odd, below the window, and a single row of pixels."""
     if multiples:
         return [(rows * window, columns * window) for rows, columns in ((1, 1), (3, 2), (4, 7))]
+    side = max(window, 8)
     return [
-        *((window, 2 * window), (window - 1, window - 1), (3 * window + 1, 2 * window - 1)),
-        *((1, window + 5), (5 * window - 3, 6 * window + 2)),
+        (side, 2 * side),
+        (side - 1, side - 1),
+        (3 * side + 1, 2 * side - 1),
+        (1, side + 5),
+        (5 * side - 3, 6 * side),
     ]
 
 
