@@ -52,10 +52,13 @@ def test_a_patch_is_what_training_sees(image: str, tmp_path: Path, request: pyte
     assert torch.equal(lq, torch.from_numpy(read_rgb(output).transpose(2, 0, 1).astype(np.float32) / np.float32(255)))
 
 
-def test_a_grid_holds_so_many_draws(image: str, tmp_path: Path) -> None:
+def test_a_grid_holds_so_many_draws(image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet, single = str(tmp_path / "sheet.png"), str(tmp_path / "single.png")
     assert main([image, "-o", sheet, "--grid", "3x2", "--index", "5"]) == 0
+    legend = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(legend) == [f"index {number}" for number in range(5, 11)]
     assert main([image, "-o", single, "--index", "9"]) == 0
+    assert legend["index 9"] == capsys.readouterr().out.strip().split(": ", 1)[1]
     picture = read_rgb(single).repeat(2, axis=0).repeat(2, axis=1)  # 105x112, shown twice as large
     height, width = picture.shape[:2]
     found = read_rgb(sheet)

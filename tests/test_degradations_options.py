@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,6 +11,8 @@ import pytest
 
 from safmn.degradations import check_options, parse_options
 from safmn.errors import OptionError
+from safmn.options import load_options
+from safmn.train import main as train
 
 GT = {"gt_size": 128}
 
@@ -95,6 +98,80 @@ def test_refuses_what_does_not_fit_together() -> None:
         check_options({}, {}, scale=4)
 
 
+TRAIN = "datasets:train:"
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (["resize_prob=[0.2, 0.7, 0.2]"], "resize_prob"),
+        (["resize_prob2=[0, 0, 0]"], "resize_prob2"),
+        (["resize_prob=[0.2, 0.7, true]"], "resize_prob"),
+        (["resize_range=[0.15]"], "resize_range"),
+        (["resize_range=[0.15, 1000]"], "resize_range"),
+        (["resize_range=[0.002, 1.2]"], "resize_range"),
+        (["resize_range2=[.nan, 1.2]"], "resize_range2"),
+        (["gaussian_noise_prob=true"], "gaussian_noise_prob"),
+        (["gray_noise_prob2='0.4'"], "gray_noise_prob2"),
+        (["noise_range=[1, .inf]"], "noise_range"),
+        (["poisson_scale_range2=[0.05, 1e30]"], "poisson_scale_range2"),
+        (["jpeg_range=[95, 30]"], "jpeg_range"),
+        (["jpeg_range2=[0, 95]"], "jpeg_range2"),
+        (["second_blur_prob=1.1"], "second_blur_prob"),
+        ([f"{TRAIN}blur_kernel_size=20"], "datasets.train.blur_kernel_size"),
+        ([f"{TRAIN}blur_kernel_size2=63"], "datasets.train.blur_kernel_size2"),
+        ([f"{TRAIN}blur_kernel_size=21.5"], "datasets.train.blur_kernel_size"),
+        ([f"{TRAIN}kernel_list=[iso, cone]"], "datasets.train.kernel_list"),
+        ([f"{TRAIN}kernel_prob=[0.5, 0.4, 0, 0, 0, 0]"], "datasets.train.kernel_prob"),
+        ([f"{TRAIN}kernel_prob2=[]"], "datasets.train.kernel_prob2"),
+        ([f"{TRAIN}blur_sigma=[0, 3]"], "datasets.train.blur_sigma"),
+        ([f"{TRAIN}betap_range2=[1.1, 2]"], "datasets.train.betap_range2"),
+        ([f"{TRAIN}sinc_prob2=-0.1"], "datasets.train.sinc_prob2"),
+        ([f"{TRAIN}final_sinc_prob=2"], "datasets.train.final_sinc_prob"),
+        ([f"{TRAIN}batch_size_per_gpu=0"], "datasets.train.batch_size_per_gpu"),
+        ([f"{TRAIN}gt_size=64"], "datasets.train.gt_size"),
+        ([f"{TRAIN}io_backend:type=zip"], "datasets.train.io_backend.type"),
+        (["datasets:val:blur_kernel_size=20"], "datasets.val.blur_kernel_size"),
+        (["datasets:val:kernel_prob=[1, 1]"], "datasets.val.kernel_prob"),
+        (["gt_size=130", f"{TRAIN}gt_size=130"], "gt_size"),
+        (["gt_size=404", f"{TRAIN}gt_size=404"], "gt_size"),
+        (["degradation:crop_size=124"], "gt_size"),
+        (["degradation:crop_size=-400"], "degradation.crop_size"),
+        (["degradation:crop_size=400.5"], "degradation.crop_size"),
+        (["degradation:mode=pool"], "degradation.mode"),
+        (["degradation:mode=batch_pool", "queue_size=17"], "queue_size"),
+        (["degradation:mode=batch_pool", "queue_size=0"], "queue_size"),
+        (["degradation:codec_list=[jpeg, webp]"], "degradation.codec_prob"),
+        (["degradation:codec_list=[heic]"], "degradation.codec_list"),
+        (["degradation:codec_prob=[0.5]"], "degradation.codec_prob"),
+        (["degradation:resize_modes=[lanzcos]"], "degradation.resize_modes"),
+        (["degradation:final_resize_modes=[]"], "degradation.final_resize_modes"),
+        (["degradation:bicubic_prob=-1"], "degradation.bicubic_prob"),
+        (["degradation:avif_range=[0, 50]"], "degradation.avif_range"),
+        (["degradation:sensor_read_range=[0.5, 2]"], "degradation.sensor_read_range"),
+        (["degradation:resize_first=maybe"], "degradation.resize_first"),
+        (["degradation:jpg_range=[1, 2]"], "degradation.jpg_range"),
+        (["degradation=5"], "degradation"),
+        (["high_order_degradation=false"], "high_order_degradation"),
+    ],
+)
+def test_an_option_file_is_refused_as_a_whole(changes: list[str], key: str, request: pytest.FixtureRequest) -> None:
+    """Naming the key, before anything is built."""
+    file = str(request.config.rootpath / "options" / "demo_real_x4.yml")
+    with pytest.raises(OptionError, match=rf"(^|[\s:]){re.escape(key)}[:\s]|^--force_yml {re.escape(key)}="):
+        load_options(file, mode="train", overrides=changes)
+
+
+def test_a_refusal_has_status_2_and_leaves_nothing_behind(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = str(request.config.rootpath / "options" / "demo_real_x4.yml")
+    assert train(["-opt", file, "--force_yml", "datasets:train:blur_kernel_size=20"]) == 2
+    assert "datasets.train.blur_kernel_size: 20 must be odd" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_says_when_avif_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "haveImageWriter", lambda _: False)
     refused({"codec_list": ["avif"]}, {}, "degradation.codec_list", "cannot write AVIF")
@@ -137,9 +214,17 @@ def test_a_scale_that_does_not_divide_400_crops_less() -> None:
     assert options.crop_size == 399
 
 
-@pytest.mark.parametrize("name", ["train_real_x2", "train_real_x4", "train_real_gan_x4", "train_real_gan_ldl_x4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train_real_x2",
+        "train_real_x4",
+        "train_real_gan_x4",
+        "train_real_gan_ldl_x4",
+        "demo_real_x4",
+        "demo_real_gan_x4",
+    ],
+)
 def test_the_option_files_pass(name: str, request: pytest.FixtureRequest) -> None:
-    from safmn.options import load_options
-
     options = load_options(request.config.rootpath / "options" / f"{name}.yml", mode="train")
     assert parse_options(options.degradation, options.datasets["train"], scale=options.scale).scale == options.scale

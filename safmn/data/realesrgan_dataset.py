@@ -83,15 +83,14 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
                 f"data set {self.options.name!r}: the key 'degradation' is missing; it holds what an option file says "
                 "outside the data set's section (resize_prob, noise_range, ...). {} means the published values."
             )
-        degradation, section = dict(opt["degradation"]), dict(opt)
-        if self.options.phase != "train":  # whole images are not cut
-            degradation["gt_size"] = section["gt_size"] = self.options.scale
-        elif "queue_size" in degradation and degradation.get("mode", "per_sample") == "per_sample":
+        degradation = opt["degradation"]
+        is_training = self.options.phase == "train"
+        if is_training and "queue_size" in degradation and degradation.get("mode", "per_sample") == "per_sample":
             logger.info(
                 "queue_size has no effect: every sample draws its own degradation (for the published pool: "
                 "`degradation: {mode: batch_pool}`)"
             )
-        return parse_options(degradation, section, scale=self.options.scale)
+        return parse_options(degradation, opt, scale=self.options.scale, where=f"datasets.{self.options.phase}")
 
     def _find(self) -> list[str]:
         folder, names, backend = self.options.dataroot_gt, self.options.meta_info, self.options.io_backend

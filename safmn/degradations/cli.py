@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--recipe", metavar="FILE", help="replay this recipe instead of drawing one")
     p.add_argument("--save-recipe", metavar="FILE", help="write the recipe as JSON")
     p.add_argument("--patch", action="store_true", help="cut and turn as training does: the LQ patch of that sample")
-    p.add_argument("--grid", metavar="5x5", help="contact sheet of so many columns x rows, with the indices")
+    p.add_argument(
+        "--grid", metavar="5x5", help="contact sheet of so many columns x rows; the steps of each index are printed"
+    )
     return p
 
 
@@ -134,6 +136,7 @@ def _contact_sheet(image: Array, options: DegradationOptions, seed: int, argumen
         recipe = _draw(options, seed, arguments, offset)
         picture = _enlarge(_degrade(recipe, image, patch=arguments.patch))
         pictures.append(_captioned(picture, f"index {arguments.index + offset}"))
+        say(f"index {arguments.index + offset}: {_summary(recipe)}")
     height, width = pictures[0].shape[:2]
     sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), 255, np.uint8)
     for number, picture in enumerate(pictures):

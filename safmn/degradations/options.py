@@ -7,7 +7,7 @@ the training set. What is new here stands in the section ``degradation`` and is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import cv2
 import msgspec
@@ -16,6 +16,7 @@ from safmn.degradations.recipe import CODECS, RESIZE_MODES, KernelKind, ResizeMo
 from safmn.errors import OptionError, did_you_mean
 
 Range = tuple[float, float]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 Mode = Literal["per_sample", "batch_pool"]
 
 _FAMILIES: tuple[KernelKind, ...] = (
@@ -26,6 +27,8 @@ _PUBLISHED_MODES: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
 _GAN_KEYS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
 _SMALLEST_KERNEL = 7
 _LARGEST_KERNEL = 61
+_LARGEST_FACTOR = 8  # of a resize: the square of it is memory
+_LARGEST_POISSON = 100
 _SUM_TOLERANCE = 1e-4  # of probabilities written with few digits
 
 
@@ -83,7 +86,7 @@ class DegradationKeys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     jpeg_range2: Range = (10, 95)
 
     gt_size: int | None = None
-    queue_size: int = 180
+    queue_size: AtLeastOne = 180
 
     mode: Mode = "per_sample"
     crop_size: int = 400
@@ -114,10 +117,10 @@ class BlurKeys(msgspec.Struct, frozen=True, kw_only=True):
         betag_range, betap_range: shape of generalized and plateau kernels; half of the draws lie below 1.
     """
 
-    gt_size: int | None = None
+    gt_size: AtLeastOne | None = None
     use_hflip: bool = False
     use_rot: bool = False
-    batch_size_per_gpu: int | None = None
+    batch_size_per_gpu: AtLeastOne | None = None
 
     blur_kernel_size: int = 21
     kernel_list: tuple[str, ...] = _FAMILIES
@@ -198,22 +201,28 @@ class DegradationOptions(msgspec.Struct, frozen=True, kw_only=True):
     lanczos_avif_range: Range
 
 
-def parse_options(degradation: Mapping[str, Any], dataset: Mapping[str, Any], *, scale: int) -> DegradationOptions:
+def parse_options(
+    degradation: Mapping[str, Any], dataset: Mapping[str, Any], *, scale: int, where: str = "datasets.train"
+) -> DegradationOptions:
     """Check the options and bring them into the form that recipes are drawn from.
 
     Args:
         degradation: Real-ESRGAN's top-level keys together with those of the section ``degradation``.
-        dataset: the training set's section; keys that are not :class:`BlurKeys` are left to others.
+        dataset: the data set's section; keys that are not :class:`BlurKeys` are left to others. A set of another phase
+            than training takes whole images, whatever ``gt_size`` says.
         scale: GT size over LQ size.
+        where: what messages call the data set's section.
 
     Raises:
         OptionError: names the key that is wrong and says what it must be.
     """
+    if dataset.get("phase", "train") != "train":
+        degradation, dataset = ({**section, "gt_size": scale} for section in (degradation, dataset))
     keys = _convert(degradation, DegradationKeys, "")
     blur_keys = {field.encode_name for field in msgspec.structs.fields(BlurKeys)}
-    blur = _convert({key: value for key, value in dataset.items() if key in blur_keys}, BlurKeys, "datasets.train.")
+    blur = _convert({key: value for key, value in dataset.items() if key in blur_keys}, BlurKeys, f"{where}.")
     _check_degradation(keys)
-    _check_blur(blur)
+    _check_blur(blur, f"{where}.")
     gt_size = _check_sizes(keys, blur, scale)
     _check_pool(keys, blur)
     is_gan = any(key in degradation for key in _GAN_KEYS)
@@ -244,9 +253,11 @@ def parse_options(degradation: Mapping[str, Any], dataset: Mapping[str, Any], *,
     )
 
 
-def check_options(degradation: Mapping[str, Any], dataset: Mapping[str, Any], *, scale: int) -> None:
+def check_options(
+    degradation: Mapping[str, Any], dataset: Mapping[str, Any], *, scale: int, where: str = "datasets.train"
+) -> None:
     """Check degradation options before anything is built; arguments and errors as of :func:`parse_options`."""
-    parse_options(degradation, dataset, scale=scale)
+    parse_options(degradation, dataset, scale=scale, where=where)
 
 
 def _stage(keys: DegradationKeys, blur: BlurKeys, suffix: str, *, blur_prob: float, sensor_prob: float) -> StageOptions:
@@ -309,13 +320,12 @@ def _check_degradation(keys: DegradationKeys) -> None:
         _check_distribution(keys, f"resize_prob{suffix}", 3)
         for name in ("gaussian_noise_prob", "gray_noise_prob"):
             _check_probability(keys, name + suffix)
-        low, high = _check_range(keys, f"resize_range{suffix}", low=0, open_low=True)
+        low, high = _check_range(keys, f"resize_range{suffix}", low=0, high=_LARGEST_FACTOR, open_low=True)
         _require(low <= 1 <= high, f"resize_range{suffix}", f"[{low:g}, {high:g}] must enclose 1")
         _check_range(keys, f"noise_range{suffix}", low=0, high=255)
-        _check_range(keys, f"poisson_scale_range{suffix}", low=0)
+        _check_range(keys, f"poisson_scale_range{suffix}", low=0, high=_LARGEST_POISSON)
         _check_range(keys, f"jpeg_range{suffix}", low=1, high=100)
-    for name in ("second_blur_prob",):
-        _check_probability(keys, name)
+    _check_probability(keys, "second_blur_prob")
     _check_extras(keys)
 
 
@@ -341,8 +351,7 @@ def _check_extras(keys: DegradationKeys) -> None:
         )
 
 
-def _check_blur(blur: BlurKeys) -> None:
-    prefix = "datasets.train."
+def _check_blur(blur: BlurKeys, prefix: str) -> None:
     for suffix in ("", "2"):
         name = f"blur_kernel_size{suffix}"
         size = getattr(blur, name)
@@ -362,6 +371,7 @@ def _check_blur(blur: BlurKeys) -> None:
 def _check_sizes(keys: DegradationKeys, blur: BlurKeys, scale: int) -> int:
     """The side of the GT patch."""
     _require(scale >= 1, "scale", f"{scale} must be at least 1")
+    _require(keys.crop_size >= scale, "degradation.crop_size", f"{keys.crop_size} must be at least scale, {scale}")
     if keys.gt_size is not None and blur.gt_size is not None:
         same = keys.gt_size == blur.gt_size
         _require(same, "gt_size", f"{keys.gt_size} at the top level, {blur.gt_size} in datasets.train; give one value")
@@ -385,9 +395,8 @@ def _check_sizes(keys: DegradationKeys, blur: BlurKeys, scale: int) -> int:
 
 def _check_pool(keys: DegradationKeys, blur: BlurKeys) -> None:
     batch = blur.batch_size_per_gpu
-    fits = keys.queue_size >= 1 and (batch is None or keys.queue_size % batch == 0)
-    wanted = f"must be a multiple of batch_size_per_gpu, {batch}" if batch else "must be at least 1"
-    _require(fits or keys.mode == "per_sample", "queue_size", f"{keys.queue_size} {wanted}")
+    fits = keys.mode == "per_sample" or batch is None or keys.queue_size % batch == 0
+    _require(fits, "queue_size", f"{keys.queue_size} must be a multiple of batch_size_per_gpu, {batch}")
 
 
 def _check_probability(keys: msgspec.Struct, name: str, prefix: str = "") -> None:

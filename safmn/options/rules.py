@@ -10,7 +10,7 @@ import msgspec
 
 from safmn.errors import OptionError, did_you_mean
 from safmn.options import components
-from safmn.options.datasets import check_dataset
+from safmn.options.datasets import DEGRADING, check_dataset
 from safmn.options.problems import Problems
 from safmn.options.typed import show, to_type
 from safmn.options.types import DegradationKeys, OptionFile, TrainSection
@@ -229,11 +229,16 @@ def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
             to_type(known[key], value, ("degradation", key), problems, whole_floats=False)
         else:
             problems.add(("degradation", key), f"unknown key.{did_you_mean(key, known)}")
-    if mode == "train" and "train" in file.datasets and not len(problems):
-        try:
-            check_options(degradation_keys(file), file.datasets["train"], scale=file.scale)
-        except OptionError as error:
-            _note_degradation(str(error), file, problems)
+    values = degradation_keys(file)
+    for name, section in file.datasets.items():
+        phase = phase_of(name)
+        if len(problems) or (phase == "train" and mode != "train"):
+            return
+        if phase == "train" or section.get("type") in DEGRADING:
+            try:
+                check_options(values, {**section, "phase": phase}, scale=file.scale, where=f"datasets.{name}")
+            except OptionError as error:
+                _note_degradation(str(error), file, problems)
 
 
 def _note_degradation(error: str, file: OptionFile, problems: Problems) -> None:
