@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
 from safmn.console import say
 
 OPTIONS = Path("options/zoo_x2.yml")

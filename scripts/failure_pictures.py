@@ -1,0 +1,75 @@
+"""Show where weights fail: ``scripts/failure_pictures.py --weights safmn-x4 -o docs/failures_safmn_x4.webp``.
+
+Photographs in the public domain (of scikit-image) are shrunk and enlarged again; of each the square with the largest
+error is found; the worst ones are shown as LQ, bicubic, ours and GT, with the PSNR of the square.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from safmn import weights
+from safmn.data.bundled_photos import photo_folder
+from safmn.imaging import imresize, mod_crop, read_rgb, to_tensor, to_uint8, write_image
+from safmn.inference.compare import comparison
+from safmn.metrics import psnr
+
+PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "brick.png", "grass.png", "gravel.png", "rocket.jpg")
+SQUARE = 64  # HR pixels
+CONTEXT = 48  # around it
+
+Image = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def worst_square(ours: Image, gt: Image) -> tuple[int, int]:
+    """Top and left of the square with the largest mean squared error, on a grid of 8 pixels."""
+    error = ((ours.astype(np.float64) - gt) ** 2).mean(axis=2)
+    windows = sliding_window_view(error, (SQUARE, SQUARE))[::8, ::8]
+    top, left = np.unravel_index(np.argmax(windows.mean(axis=(2, 3))), windows.shape[:2])
+    return int(top) * 8, int(left) * 8
+
+
+def case(network: Any, name: str) -> tuple[float, Image]:
+    """PSNR of one photograph's worst square, and the picture of it."""
+    scale: int = network.scale
+    gt = mod_crop(read_rgb(photo_folder() / name), 8 * scale)
+    lq = imresize(gt, 1 / scale)
+    with torch.no_grad():
+        ours = to_uint8(network(to_tensor(lq)[None])[0])
+    top, left = worst_square(ours, gt)
+    above, before = (max(0, start - CONTEXT) // scale * scale for start in (top, left))
+    area = np.s_[above : top + SQUARE + CONTEXT, before : left + SQUARE + CONTEXT]
+    square = np.s_[top : top + SQUARE, left : left + SQUARE]
+    bicubic = imresize(lq, scale)
+    panels = {"LQ": np.kron(lq, np.ones((scale, scale, 1), np.uint8))[area]}
+    for label, image in (("bicubic", bicubic), ("ours", ours)):
+        panels[f"{label} {psnr(image[square], gt[square]):.2f} dB"] = image[area]
+    panels[name] = gt[area]
+    box = (left - before, top - above, left - before + SQUARE, top - above + SQUARE)
+    return psnr(ours[square], gt[square]), comparison(panels, box=box, width=200)
+
+
+def main() -> None:
+    """Find the worst squares and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--cases", type=int, default=3)
+    arguments = parser.parse_args()
+    network = weights.load_network(arguments.weights)
+    cases = sorted((case(network, name) for name in PHOTOS), key=lambda found: found[0])[: arguments.cases]
+    width = min(picture.shape[1] for _, picture in cases)
+    write_image(arguments.output, np.vstack([picture[:, :width] for _, picture in cases]))
+
+
+if __name__ == "__main__":
+    main()
