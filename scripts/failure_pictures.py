@@ -55,7 +55,7 @@ def case(network: Any, name: str) -> tuple[float, Image]:
         panels[f"{label} {psnr(image[square], gt[square]):.2f} dB"] = image[area]
     panels[name] = gt[area]
     box = (left - before, top - above, left - before + SQUARE, top - above + SQUARE)
-    return psnr(ours[square], gt[square]), comparison(panels, box=box, width=200)
+    return psnr(ours[square], gt[square]), comparison(panels, box=box, width=160)
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--cases", type=int, default=3)
+    parser.add_argument("--cases", type=int, default=2)
     arguments = parser.parse_args()
     network = weights.load_network(arguments.weights)
     cases = sorted((case(network, name) for name in PHOTOS), key=lambda found: found[0])[: arguments.cases]
