@@ -1,0 +1,50 @@
+"""Train the first iterations of a shipped run again, and compare every logged loss with the log that is shipped.
+
+``scripts/rerun.py docs/runs/safmn_x2.jsonl -opt options/zoo_x2.yml`` (200 iterations, minutes). Equal losses are
+expected on the same kind of processor with the same torch and number of threads; elsewhere the last digits differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from safmn.console import say
+
+
+def losses(record: Path, last: int) -> dict[int, dict[str, float]]:
+    """Iteration to everything logged at it, up to ``last``; validations left out."""
+    entries = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    return {entry["iter"]: entry for entry in entries if "lr" in entry and entry["iter"] <= last}
+
+
+def main() -> int:
+    """Train, compare; 0 if all are equal, 1 if some differ, the status of the training if it fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("record", type=Path, help="log of the shipped run")
+    parser.add_argument("-opt", required=True, metavar="FILE", help="its option file")
+    parser.add_argument("--iterations", type=int, default=200)
+    arguments = parser.parse_args()
+    name = f"rerun_{arguments.record.stem}"
+    shutil.rmtree(Path("experiments") / name, ignore_errors=True)
+    changes = [f"name={name}", f"train:total_iter={arguments.iterations}"]
+    command = [sys.executable, "safmn/train.py", "-opt", arguments.opt, "--force_yml", *changes]
+    if status := subprocess.run(command, check=False).returncode:
+        return status
+    expected = losses(arguments.record, arguments.iterations)
+    got = losses(Path("experiments") / name / "record.jsonl", arguments.iterations)
+    different = [iteration for iteration in expected if got.get(iteration) != expected[iteration]]
+    for iteration in different:
+        say(f"iteration {iteration}: {got.get(iteration)} instead of {expected[iteration]}")
+    say(f"{len(expected) - len(different)} of {len(expected)} logged iterations are equal")
+    return 1 if different or not expected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
