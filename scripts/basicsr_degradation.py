@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
 from safmn.registry import DATASET_REGISTRY  # importing safmn first makes basicsr importable
 

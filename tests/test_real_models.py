@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import torch
 from basicsr.losses.basic_loss import PerceptualLoss as BasicSRPerceptualLoss
 from torchvision.models import vgg19
 
+from safmn.archs import SAFMN
 from safmn.errors import OptionError, WeightsError
+from safmn.imaging import list_images, read_rgb, write_image
 from safmn.losses import perceptual_loss
 from safmn.losses.perceptual_loss import PerceptualLoss, vgg_file
 from safmn.models import RealGANModel, RealSRModel
 from safmn.options import load_options
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
+from safmn.test import main as run_test
+from safmn.weights import save_weights
 
 CPU = Execution(torch.device("cpu"))
 
@@ -196,3 +201,29 @@ def test_perceptual_loss_says_how_to_get_its_weights(monkeypatch: pytest.MonkeyP
 def test_unknown_layer_suggests_the_nearest(random_vgg: Path) -> None:
     with pytest.raises(OptionError, match="conv5_4"):
         PerceptualLoss({"conv5_44": 1.0}, vgg_weights=str(random_vgg))
+
+
+@pytest.mark.slow
+def test_the_test_file_scores_a_folder_without_gt(
+    photos_dir: Path, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """options/test_real_x4.yml with small weights: images are saved and NIQE, which needs no GT, is reported."""
+    folder, weights_file = tmp_path / "lq", tmp_path / "net_g.pth"
+    folder.mkdir()
+    write_image(folder / "photo.png", read_rgb(list_images(photos_dir / "val")[0])[200:280, 200:280])
+    network = SAFMN(dim=8, n_blocks=1, ffn_scale=2.0, upscaling_factor=4)
+    save_weights(weights_file, params=network.state_dict())
+    changes = [
+        f"datasets:test_1:dataroot_lq={folder}",
+        f"path:pretrain_network_g={weights_file}",
+        f"path:results_root={tmp_path / 'results'}",
+        "network_g:dim=8",
+        "network_g:n_blocks=1",
+        "num_gpu=0",
+    ]
+    file = str(request.config.rootpath / "options" / "test_real_x4.yml")
+    assert run_test(["-opt", file, "--force_yml", *changes]) == 0
+    saved = list((tmp_path / "results").rglob("photo*.png"))
+    assert [read_rgb(path).shape for path in saved] == [(320, 320, 3)]
+    report = json.loads(next((tmp_path / "results").rglob("metrics.json")).read_text())
+    assert 0 < report["sets"]["RealTest"]["mean"]["niqe"] < 1000
