@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from safmn.archs import SAFMN, SAFMN_BCIE, SAFMNPP, LightSAFMNPP
+from safmn.errors import DataError
 from safmn.imaging import read_rgb
 from safmn.inference import Upscaler, streaming, tiling
 from safmn.inference.memory import PeakMemory
@@ -159,12 +160,40 @@ def test_published_weights_tiled_equal_full(
     assert 0.05 < whole.std() < 1
 
 
+def test_8_bits_equal_but_for_rounding_ties(weights_dir: Path, photos_dir: Path) -> None:
+    weights = weights_dir / "safmn_x2_official_fp16.pth"
+    image = np.rint(photograph(photos_dir, 136, 264) * 255).astype(np.uint8)
+    whole, pieces = (Upscaler(weights, tile=tile, device="cpu", backend="eager")(image) for tile in (0, 64))
+    difference = np.abs(whole.astype(int) - pieces)
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) < 1e-4 * difference.size
+
+
 @pytest.mark.slow
 def test_large_network_tiled_equals_full() -> None:
     network = lively(SAFMN(dim=128, n_blocks=16, upscaling_factor=2))
     x = torch.rand(1, 3, 16, 640, generator=torch.Generator().manual_seed(1))
     full = network(x)
     assert (streamed(network, x, 320, 16) - full).abs().max() <= TOLERANCE * full.abs().max().item()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 77), (5, 9), (44, 99)])
+@pytest.mark.parametrize("tile", [0, 32])
+def test_other_sizes_are_mirrored_and_cropped(height: int, width: int, tile: int) -> None:
+    network = lively(NETWORKS["SAFMN"]())
+    x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
+    padded = np.pad(x.numpy(), ((0, 0), (0, 0), (0, -height % 8), (0, -width % 8)), mode="reflect")
+    expected = network(torch.from_numpy(padded))[:, :, : 2 * height, : 2 * width].clamp(0, 1)
+    result = Upscaler(network, tile=tile, device="cpu", backend="eager")(x)
+    assert (result - expected).abs().max() <= TOLERANCE
+
+
+def test_full_frame_semantics_are_the_network_itself() -> None:
+    network = lively(NETWORKS["SAFMN"]())
+    x = torch.rand(1, 3, 44, 99, generator=torch.Generator().manual_seed(1))
+    published = Upscaler(network, device="cpu", full_frame_semantics=True)(x)
+    assert torch.equal(published, network(x).clamp(0, 1))
+    assert (published - Upscaler(network, device="cpu", backend="eager")(x)).abs().max() > 1e-3
 
 
 class WholeFrame(nn.Module):
@@ -186,6 +215,59 @@ def test_blended_tiles_have_no_seams_and_say_so(caplog: pytest.LogCaptureFixture
     assert len([record for record in caplog.records if "whole frame" in record.message]) == 1
     assert np.abs(result - image.repeat(2, 0).repeat(2, 1)).max() < 2e-3
     assert np.abs(np.diff(result, axis=1)).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["safmnv3_x4", "safmn_ntire23_x4"])
+def test_networks_that_see_the_whole_frame_are_blended(
+    name: str, weights_dir: Path, photos_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = photograph(photos_dir, 96, 176)
+    with caplog.at_level(logging.WARNING):
+        whole = Upscaler(weights_dir / f"{name}.pth", tile=0, device="cpu", backend="eager")(image)
+        assert not caplog.records
+        pieces = Upscaler(weights_dir / f"{name}.pth", tile=96, device="cpu", backend="eager")(image)
+    assert "tiles cannot equal it" in caplog.text
+    assert np.sqrt(np.mean((whole - pieces) ** 2)) < 0.01
+
+
+def test_out_of_memory_goes_on_with_smaller_pieces(caplog: pytest.LogCaptureFixture) -> None:
+    network = lively(NETWORKS["SAFMN"]())
+    x = torch.rand(1, 3, 40, 904, generator=torch.Generator().manual_seed(1))
+    expected = network(x).clamp(0, 1)
+    network.to_feat.register_forward_pre_hook(_out_of_memory_from(columns=400, after=1))
+    with caplog.at_level(logging.WARNING):
+        result = Upscaler(network, tile=512, device="cpu", backend="eager")(x)
+    assert (result - expected).abs().max() <= TOLERANCE
+    assert "512 wide; going on with 256" in caplog.text
+
+
+@pytest.mark.parametrize("tile", [0, 64])
+def test_out_of_memory_in_the_end(tile: int) -> None:
+    network = lively(NETWORKS["SAFMN"]())
+    network.to_feat.register_forward_pre_hook(_out_of_memory_from(columns=1, after=0))
+    upscaler = Upscaler(network, tile=tile, device="cpu", backend="eager")
+    with pytest.raises(DataError, match="not enough memory for an image of 600x40 pixels"):
+        upscaler(np.zeros((40, 600, 3), np.uint8))
+
+
+def _out_of_memory_from(columns: int, after: int) -> Any:
+    """A hook that fails for inputs of so many columns, once it has let some pass."""
+    calls = 0
+
+    def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        nonlocal calls
+        calls += 1
+        if inputs[0].shape[3] >= columns and calls > after:
+            raise torch.OutOfMemoryError("out of memory")
+
+    return hook
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
+    network = lively(NETWORKS["SAFMN"]())
+    network.to_feat.register_forward_pre_hook(lambda module, inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Upscaler(network, tile=64, device="cpu", backend="eager")(np.zeros((40, 600, 3), np.uint8))
 
 
 @settings(max_examples=50, deadline=None)

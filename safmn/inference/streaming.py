@@ -7,6 +7,7 @@ the height of the frame, and the only arithmetic done twice is a stage's own hal
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -34,11 +35,11 @@ def _wider(x: Tensor, width: int) -> Tensor:
 
 
 def _block(stage: Stage, rows: int, width: int) -> int:
-    """Columns that a stage works on at once, a multiple of its window."""
+    """Columns that a stage works on at once, a multiple of its window: ``width`` in equal parts, as few as may be."""
     if stage.halo == 0 and stage.window == 1:  # the shortcut of a skip
         return width
-    columns = WORKING_SET // (_COPIES * 4 * stage.channels * rows)
-    return max(_floor(columns, stage.window), 2 * stage.window, 64)
+    most = max(WORKING_SET // (_COPIES * 4 * stage.channels * rows), 2 * stage.window, 64)
+    return -_floor(-width // math.ceil(width / most), stage.window)
 
 
 class _Lines:

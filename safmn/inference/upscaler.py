@@ -178,13 +178,13 @@ class Upscaler:
         frame = self._frame(source, target)
         if self._sample is None:
             self._sample = frame.read(0, min(frame.height, _SAMPLE), 0, min(frame.width, _SAMPLE))[:1]
-        cut = self._cut(frame)
+        cut = self.cut(frame)
         if frame.batch == 1 or cut.covers(frame):
             self._run(frame, cut, progress)
             return
         for index in range(frame.batch):
             single = self._frame(source[index : index + 1], target[index : index + 1])
-            self._run(single, self._cut(single), lambda part: progress(part / frame.batch))
+            self._run(single, self.cut(single), lambda part: progress(part / frame.batch))
 
     def _frame(self, source: Tensor, target: Tensor) -> Frame:
         window = self._published_window if self.full_frame_semantics else self._window
@@ -244,7 +244,8 @@ class Upscaler:
 
     # What to cut
 
-    def _cut(self, frame: Frame) -> Cut:
+    def cut(self, frame: Frame) -> Cut:
+        """How a frame will be cut up."""
         if self.tile == 0:
             return Cut(frame.width, frame.height)
         if self.tile != "auto":
