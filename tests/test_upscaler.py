@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from repeater import repeated, repeater
 from skimage import data
 
 from safmn import Upscaler
+from safmn.errors import DataError, OptionError
 from safmn.inference.cli import main
 from safmn.registry import ARCH_REGISTRY, build
 
@@ -45,10 +48,124 @@ def test_other_sizes_are_padded_and_cropped_the_same_way_with_and_without_tiles(
     assert float((whole - pieces).abs().max()) <= 1e-5
 
 
-def test_array_in_array_out() -> None:
-    result = Upscaler(network(), backend="eager")(data.chelsea()[:40, :64])
+UPSCALER = Upscaler(repeater(), device="cpu", backend="eager")
+LARGEST = {"uint8": 255, "uint16": 65535}
+
+
+def values(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    generator = np.random.default_rng(0)
+    if dtype in LARGEST:
+        return generator.integers(0, LARGEST[dtype] + 1, shape, dtype)
+    return generator.random(shape).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "shape", [(9, 14), (9, 14, 1), (9, 14, 2), (9, 14, 3), (9, 14, 4), (3, 9, 14, 3), (2, 9, 14, 2)]
+)
+def test_array_in_array_out(shape: tuple[int, ...], dtype: str) -> None:
+    image = values(shape, dtype)
+    result = UPSCALER(image)
     assert isinstance(result, np.ndarray)
-    assert (result.dtype, result.shape) == (np.uint8, (80, 128, 3))
+    assert result.dtype == image.dtype
+    expected = repeated(image, axis=1 if len(shape) == 4 else 0)
+    assert result.shape == expected.shape
+    if dtype in LARGEST:
+        assert np.array_equal(result, expected)
+    else:
+        assert np.allclose(result, expected, atol=1e-6, rtol=1e-3 if dtype == "float16" else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "shape", [(9, 14), (1, 9, 14), (2, 9, 14), (3, 9, 14), (4, 9, 14), (2, 3, 9, 14), (2, 1, 9, 14)]
+)
+def test_tensor_in_tensor_out(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    image = torch.from_numpy(values(shape, "float32"))
+    image = image.to(dtype) if dtype.is_floating_point else (image * torch.iinfo(dtype).max).to(torch.int32).to(dtype)
+    result = UPSCALER(image)
+    assert isinstance(result, torch.Tensor)
+    assert (result.dtype, result.device) == (dtype, image.device)
+    expected = torch.from_numpy(repeated(image.to(torch.float64).numpy(), axis=len(shape) - 2))
+    assert torch.allclose(result.to(torch.float64), expected, atol=1e-6, rtol=1e-2 if dtype.itemsize == 2 else 1e-6)
+
+
+def test_arrays_in_any_memory_layout() -> None:
+    image = values((9, 14, 3), "uint8")
+    frozen = image.copy()
+    frozen.setflags(write=False)
+    big_endian = values((9, 14, 3), "uint16").astype(">u2")
+    assert np.array_equal(UPSCALER(image[::-1, ::2, ::-1]), repeated(image[::-1, ::2, ::-1]))
+    assert np.array_equal(UPSCALER(np.asfortranarray(image)), repeated(image))
+    assert np.array_equal(UPSCALER(frozen), repeated(image))
+    assert np.array_equal(UPSCALER(big_endian), repeated(big_endian))
+    tensor = torch.from_numpy(values((14, 9, 3), "float32")).requires_grad_().permute(2, 1, 0)
+    assert not UPSCALER(tensor).requires_grad
+    assert torch.allclose(UPSCALER(tensor)[:, ::2, ::2], tensor)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.int64),
+        np.zeros((8, 8), bool),
+        np.zeros((8, 8, 5), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((1, 1, 8, 8, 3), np.uint8),
+        np.zeros(8, np.uint8),
+        np.zeros((8, 8), complex),
+        torch.zeros(8, 8, 3),
+        torch.zeros(8, 8, dtype=torch.int32),
+        [[0, 1]],
+        "photo.png",
+    ],
+)
+def test_what_is_no_image_is_refused(image: object) -> None:
+    with pytest.raises(DataError, match="cannot upscale"):
+        UPSCALER(image)  # type: ignore[type-var]
+
+
+def test_values_beyond_the_range_are_clamped() -> None:
+    assert np.array_equal(UPSCALER(np.full((4, 4), 7.0, np.float32)), np.ones((8, 8), np.float32))
+
+
+def test_self_ensemble_is_the_mean_of_eight() -> None:
+    net = network()
+    image = photo(40, 64)
+    views = [torch.rot90(image, turns, (2, 3)) for turns in range(4)]
+    with torch.no_grad():
+        outs = [torch.rot90(net(view), -turns, (2, 3)) for turns, view in enumerate(views)]
+        outs += [torch.rot90(net(view.flip(3)).flip(3), -turns, (2, 3)) for turns, view in enumerate(views)]
+    expected = torch.stack(outs).mean(dim=0).clamp(0, 1)
+    result = Upscaler(net, device="cpu", backend="eager", self_ensemble=True)(image)
+    assert float((result - expected).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tile": -8}, "tile=-8"),
+        ({"tile": "512"}, "tile='512'"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"device": "tpu9"}, "tpu9"),
+        ({"precision": "fp8"}, "precision 'fp8'"),
+        ({"backend": "egaer"}, "Did you mean 'eager'"),
+        ({"full_frame_semantics": True, "backend": "compile"}, "needs 'eager'"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Upscaler(repeater(), **{"device": "cpu", **arguments})
+
+
+def test_progress_adds_up() -> None:
+    for image in (np.zeros((40, 90, 3), np.uint8), values((40, 90, 4), "uint8"), values((2, 40, 90, 3), "uint8")):
+        for tile in (0, 32):
+            for ensemble in (False, True):
+                parts: list[float] = []
+                upscaler = Upscaler(repeater(), tile=tile, device="cpu", backend="eager", self_ensemble=ensemble)
+                upscaler(image, progress=parts.append)
+                assert sum(parts) == pytest.approx(1)
 
 
 def test_command_does_what_is_good_and_names_the_rest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

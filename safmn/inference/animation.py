@@ -85,8 +85,8 @@ def write_animation(
     """Write frames with the timing of the animation that they come from; the file is complete or absent.
 
     Args:
-        frames: uint8 (H, W, 3 or 4), as many as ``animation`` has. They are taken one by one; GIF and PNG are also
-            encoded one by one, the other formats when all are there.
+        frames: uint8 (H, W, 3 or 4), as many as ``animation`` has. They are taken one by one; GIF is also encoded one
+            by one, the other formats when all are there.
         quality: as in :func:`safmn.inference.formats.write_picture`.
 
     Raises:
@@ -98,10 +98,11 @@ def write_animation(
         raise DataError(f"{path}: {kind or path.suffix} cannot hold an animation; choose .gif, .webp, .png or .avif")
     images = (Image.fromarray(frame) for frame in frames)
     first = next(images)
+    others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
     options = save_options(kind, Picture(np.array(first), icc=animation.icc), quality)
     if animation.loop is not None:
         options["loop"] = animation.loop
     if kind == "GIF" and first.mode == "RGBA":
         options["disposal"] = 2  # frames are composed already: clear the one before
     with atomic_path(path) as temporary:
-        first.save(temporary, kind, save_all=True, append_images=images, duration=list(animation.durations), **options)
+        first.save(temporary, kind, save_all=True, append_images=others, duration=list(animation.durations), **options)

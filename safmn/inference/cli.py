@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         full_frame_semantics=options.full_frame_semantics,
     )
     run = Run(upscaler, options.quality, options.max_pixels, options.compare, options.overwrite)
+    run.failures.extend(planned.refused)
     try:
         with _without_pillow_limit():
             run.all(planned.jobs)

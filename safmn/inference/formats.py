@@ -10,7 +10,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ _DEEP = ("PNG", "TIFF")  # formats that hold 16 bits
 _WITH_ALPHA = ("PNG", "WEBP", "TIFF", "AVIF", "GIF")
 _WITH_GREY_ALPHA = ("PNG", "TIFF")
 _WITH_ORIENTATION = ("PNG", "JPEG", "WEBP", "AVIF")
+_TIFF_MEANING, _TIFF_PLANES = 262, 284  # tags PhotometricInterpretation, PlanarConfiguration
 _PROFILE_SPACES = {b"RGB ": (3, 4), b"GRAY": (1, 2)}
 _EXIF_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _TIFF_TEXTS = (
@@ -108,7 +109,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
             raise DataError(f"{path}: the file is empty")
         image = Image.open(path)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: {reason}") from error
     except DataError:
         raise
@@ -133,12 +134,14 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
         DataError: as :func:`open_image`, or the pixels cannot be decoded; names the file.
     """
     with open_image(path, max_pixels) as image:
-        exif, icc = _metadata(image)
-        if image.format == "TIFF":
-            exif = _without_orientation(exif)  # both decoders apply it to the pixels
+        deep = _is_deep(image)  # known only until the pixels are decoded
         try:
-            if _is_deep(image):
-                return Picture(_read_deep(Path(path)), exif, icc)
+            image.load()  # before the metadata, in whose reading Pillow would do it; OpenCV lets damage pass
+            exif, icc = _metadata(image)
+            if image.format == "TIFF":
+                exif = _without_orientation(exif)  # both decoders apply it to the pixels
+            if deep:
+                return Picture(_read_deep(Path(path), image), exif, icc)
             image, icc = _plain_mode(image, icc)
             return Picture(np.array(image), exif, icc)
         except DataError:
@@ -160,13 +163,16 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or any("16" in str(tile[3]) for tile in tiles)
 
 
-def _read_deep(path: Path) -> Array:
-    """The pixels of a file with 16 bits a channel."""
+def _read_deep(path: Path, image: Image.Image) -> Array:
+    """The pixels of a file with 16 bits a channel, which Pillow has opened as ``image``."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    if tags.get(_TIFF_PLANES) == 2:  # one after the other: OpenCV mixes them up
+        return np.ascontiguousarray(np.moveaxis(tifffile.imread(path), 0, -1))
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.dtype != np.uint16:
         raise DataError(f"{path}: cannot be decoded (damaged, or a kind of 16-bit image that OpenCV does not know)")
     if pixels.ndim == 2:
-        return pixels
+        return 65535 - pixels if tags.get(_TIFF_MEANING) == 0 else np.asarray(pixels)  # 0 is white
     order = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
     return np.asarray(cv2.cvtColor(pixels, order[pixels.shape[2]]))
 

@@ -41,10 +41,12 @@ class Plan:
 
     Attributes:
         jobs: in the order of the inputs, folders sorted by name.
+        refused: files whose output another one takes already, with the reason.
         ignored: files in folders that are neither images nor films by their names.
     """
 
     jobs: tuple[Job, ...]
+    refused: tuple[str, ...]
     ignored: tuple[Path, ...]
 
 
@@ -58,7 +60,7 @@ def plan(inputs: Sequence[str], output: str | os.PathLike[str], *, image_format:
         image_format: suffix for images, with or without the dot; None keeps that of the input where it can be written.
 
     Raises:
-        DataError: an input does not exist, two would be written to the same file, or one would be overwritten.
+        DataError: an input does not exist, or one would be overwritten.
     """
     output = Path(output)
     suffix = _suffix(image_format)
@@ -75,8 +77,9 @@ def plan(inputs: Sequence[str], output: str | os.PathLike[str], *, image_format:
         if output.is_file():
             raise DataError(f"{output} is a file; several outputs need a folder")
         jobs = [Job(path, output / place.with_suffix(_target_suffix(path, suffix))) for path, place in kept]
-    _check_targets(jobs)
-    return Plan(tuple(jobs), tuple(ignored))
+    _check_inputs(jobs)
+    jobs, refused = _distinct(jobs)
+    return Plan(tuple(jobs), tuple(refused), tuple(ignored))
 
 
 def _suffix(image_format: str | None) -> str | None:
@@ -107,7 +110,7 @@ def _expand(given: str, output: Path) -> Iterator[tuple[Path, Path, bool]]:
             raise DataError(f"{given}: there is no such file or folder, and no file fits it as a pattern")
         base = _fixed_part(given)
         for match in map(Path, matches):
-            if match.is_file():
+            if match.is_file() and output.resolve() not in match.resolve().parents:
                 yield match, match.relative_to(base), False
 
 
@@ -132,16 +135,22 @@ def _walk(folder: Path, output: Path) -> Iterator[tuple[Path, Path, bool]]:
                 yield here / name, (here / name).relative_to(folder), False
 
 
-def _check_targets(jobs: list[Job]) -> None:
+def _check_inputs(jobs: Sequence[Job]) -> None:
     sources = {job.source.resolve(): job.source for job in jobs}
-    taken: dict[Path, Path] = {}
     for job in jobs:
         target = job.target.resolve()
         if target in sources:
             raise DataError(f"{job.source} would be written over the input {sources[target]}; choose another -o")
-        if target in taken:
-            raise DataError(
-                f"{taken[target]} and {job.source} would both be written to {job.target}; "
-                "use separate output folders, or another --format"
+
+
+def _distinct(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """The first job for each output file, and what is to be said about the others."""
+    taken: dict[Path, Job] = {}
+    refused = []
+    for job in jobs:
+        first = taken.setdefault(job.target.resolve(), job)
+        if first is not job:
+            refused.append(
+                f"{job.source}: {job.target} is the output of {first.source}; upscale it into another folder"
             )
-        taken[target] = job.source
+    return list(taken.values()), refused

@@ -1,0 +1,550 @@
+"""``safmn upscale`` on what people have: every kind of image file, damaged ones, films, odd names, interruptions.
+
+The network repeats each pixel, so that what comes out is known exactly.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, ImageDraw, ImageSequence
+from repeater import repeated, repeater
+from skimage import data
+
+from safmn.inference.cli import main
+from safmn.weights import save_weights
+
+Array = np.ndarray[Any, np.dtype[Any]]
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that repeat each pixel at x2."""
+    path = tmp_path_factory.mktemp("weights") / "repeat.safetensors"
+    save_weights(path, params=repeater().state_dict())
+    return path
+
+
+Upscale = Callable[..., int]
+
+
+@pytest.fixture
+def upscale(weights: Path, tmp_path: Path) -> Upscale:
+    """Run the command on inputs into ``tmp_path/out``; gives its exit status."""
+
+    def run(*arguments: str | Path, out: Path = tmp_path / "out") -> int:
+        options = ["--weights", weights, "--device", "cpu", "--backend", "eager", "-o", out]
+        return main([str(argument) for argument in (*arguments, *options)])
+
+    return run
+
+
+def photo(height: int = 23, width: int = 31) -> Array:
+    """A photograph, uint8 (height, width, 3)."""
+    return np.ascontiguousarray(cv2.resize(data.astronaut(), (width, height), interpolation=cv2.INTER_AREA))
+
+
+def deep(pixels: Array) -> Array:
+    """16 bits that are no multiples of 257."""
+    return pixels.astype(np.uint16) * 250 + 3
+
+
+def alpha(pixels: Array) -> Array:
+    return np.ascontiguousarray(pixels[::-1, ::-1, 1])
+
+
+def distance(a: Array, b: Array) -> float:
+    """PSNR of 8-bit images, dB."""
+    assert a.shape == b.shape
+    return float(-10 * np.log10(np.mean((a.astype(float) - b) ** 2) / 255**2 + 1e-10))
+
+
+# Still images
+
+
+RGB = photo()
+EXACT: dict[str, Callable[[Path], Array]] = {}  # file name -> writes the file, gives the pixels that it holds
+NEAR: dict[str, Callable[[Path], Array]] = {}  # the same for formats that lose a little
+
+
+def exact(name: str) -> Callable[[Callable[[Path], Array]], Callable[[Path], Array]]:
+    return lambda write: EXACT.setdefault(name, write)
+
+
+def near(name: str) -> Callable[[Callable[[Path], Array]], Callable[[Path], Array]]:
+    return lambda write: NEAR.setdefault(name, write)
+
+
+def _saved(path: Path, image: Image.Image, **options: Any) -> Image.Image:
+    image.save(path, **options)
+    return image
+
+
+@exact("rgb.png")
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(RGB), icc_profile=SRGB))
+
+
+@exact("upper.PNG")
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(RGB[::-1].copy())))
+
+
+@exact("grey.png")
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(RGB).convert("L")))
+
+
+@exact("bilevel.png")
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(RGB).convert("1")).convert("L"))
+
+
+@exact("grey alpha.png")
+def _(path: Path) -> Array:
+    image = Image.merge("LA", (Image.fromarray(RGB[..., 0].copy()), Image.fromarray(alpha(RGB))))
+    return np.array(_saved(path, image))
+
+
+@exact("rgba.png")
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(np.dstack([RGB, alpha(RGB)]))))
+
+
+@exact("palette.png")
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(RGB).quantize(16)).convert("RGB"))
+
+
+@exact("transparent palette.png")
+def _(path: Path) -> Array:
+    _saved(path, Image.fromarray(RGB).quantize(16), transparency=bytes([0, 128, 255]))
+    with Image.open(path) as image:
+        rgba = np.array(image.convert("RGBA"))
+    assert set(np.unique(rgba[..., 3])) == {0, 128, 255}
+    return rgba
+
+
+@exact("deep.png")
+def _(path: Path) -> Array:
+    cv2.imwrite(str(path), deep(RGB)[..., ::-1])
+    return deep(RGB)
+
+
+@exact("deep grey.png")
+def _(path: Path) -> Array:
+    cv2.imwrite(str(path), deep(RGB[..., 1]))
+    return deep(RGB[..., 1])
+
+
+@exact("deep alpha.png")
+def _(path: Path) -> Array:
+    pixels = deep(np.dstack([RGB, alpha(RGB)]))
+    cv2.imwrite(str(path), pixels[..., [2, 1, 0, 3]])
+    return pixels
+
+
+@exact("plain.tif")
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(RGB), compression="tiff_lzw"))
+
+
+@exact("deep.tiff")
+def _(path: Path) -> Array:
+    tifffile.imwrite(path, deep(RGB), photometric="rgb")
+    return deep(RGB)
+
+
+@exact("deep grey.tif")
+def _(path: Path) -> Array:
+    tifffile.imwrite(path, deep(RGB[..., 2]), photometric="minisblack")
+    return deep(RGB[..., 2])
+
+
+@exact("planes.tif")
+def _(path: Path) -> Array:
+    tifffile.imwrite(path, deep(RGB).transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate")
+    return deep(RGB)
+
+
+@exact("white is zero.tif")
+def _(path: Path) -> Array:
+    tifffile.imwrite(path, 65535 - deep(RGB[..., 0]), photometric="miniswhite")
+    return deep(RGB[..., 0])
+
+
+@exact("windows.bmp")
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(RGB)))
+
+
+@exact("targa.tga")  # written as PNG
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(RGB)))
+
+
+@near("photo.jpg")
+def _(path: Path) -> Array:
+    _saved(path, Image.fromarray(RGB), quality=95, icc_profile=SRGB)
+    return np.array(Image.open(path))
+
+
+@near("grey.jpeg")
+def _(path: Path) -> Array:
+    _saved(path, Image.fromarray(RGB).convert("L"), quality=95)
+    return np.array(Image.open(path))
+
+
+@near("cmyk.jpg")
+def _(path: Path) -> Array:
+    _saved(path, Image.fromarray(RGB).convert("CMYK"), quality=95)
+    return np.array(Image.open(path).convert("RGB"))
+
+
+@near("photo.webp")
+def _(path: Path) -> Array:
+    return np.array(_saved(path, Image.fromarray(RGB), lossless=True))
+
+
+@near("alpha.webp")
+def _(path: Path) -> Array:
+    smooth = np.dstack([RGB, np.full_like(RGB[..., 0], 255)])
+    smooth[:8, :, 3] = 60
+    return np.array(_saved(path, Image.fromarray(smooth), lossless=True))
+
+
+@near("photo.avif")
+def _(path: Path) -> Array:
+    _saved(path, Image.fromarray(RGB), quality=95)
+    return np.array(Image.open(path))
+
+
+@near("tagged.jfif")  # written as PNG
+def _(path: Path) -> Array:
+    Image.fromarray(RGB).save(path, "JPEG", quality=95)
+    return np.array(Image.open(path))
+
+
+def pixels_of(path: Path) -> Array:
+    """What is in a file, read by other means than those of the package, where there are such."""
+    if path.suffix in (".tif", ".tiff"):
+        return np.asarray(tifffile.imread(path))
+    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.suffix == ".png" else None
+    if raw is not None and raw.dtype == np.uint16:
+        return raw if raw.ndim == 2 else raw[..., [2, 1, 0, 3][: raw.shape[2]]]
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def write_exif_rotated(path: Path) -> Array:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Camera"
+    Image.fromarray(RGB).save(path, quality=95, exif=exif)
+    return np.array(Image.open(path))
+
+
+def test_every_kind_of_image(upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    expected = {}
+    for index, (name, write) in enumerate({**EXACT, **NEAR}.items()):
+        place = folder / ("deeper/日本 ünï" if index % 3 else ".")
+        place.mkdir(parents=True, exist_ok=True)
+        expected[place.relative_to(folder) / name] = write(place / name)
+    assert upscale(folder) == 0
+    for name, pixels in expected.items():
+        target = tmp_path / "out" / name
+        target = target if target.suffix not in (".tga", ".jfif") else target.with_suffix(".png")
+        result = pixels_of(target)
+        assert result.dtype == pixels.dtype, name
+        if name.name in EXACT:
+            assert np.array_equal(result, repeated(pixels)), name
+        else:
+            assert distance(result, repeated(pixels)) > 33, name
+    outputs = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(outputs) == len(expected)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_profiles_and_orientation_are_kept(upscale: Upscale, tmp_path: Path) -> None:
+    EXACT["rgb.png"](tmp_path / "a.png")
+    NEAR["photo.jpg"](tmp_path / "b.jpg")
+    stored = write_exif_rotated(tmp_path / "c.jpg")
+    assert upscale(*(tmp_path / name for name in ("a.png", "b.jpg", "c.jpg"))) == 0
+    for name in ("a.png", "b.jpg"):
+        assert Image.open(tmp_path / "out" / name).info["icc_profile"] == SRGB
+    rotated = Image.open(tmp_path / "out/c.jpg")
+    assert (rotated.getexif()[0x0112], rotated.getexif()[0x010F]) == (6, "Camera")
+    assert distance(np.array(rotated), repeated(stored)) > 33
+    assert upscale(tmp_path / "c.jpg", "--format", "tif") == 0  # holds no orientation: the pixels are turned
+    turned = pixels_of(tmp_path / "out/c.tif")
+    assert np.array_equal(turned, np.rot90(repeated(stored), -1))
+
+
+def test_what_a_format_cannot_hold_is_said(upscale: Upscale, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rgba = EXACT["rgba.png"](tmp_path / "a.png").astype(float)
+    EXACT["deep.png"](tmp_path / "b.png")
+    assert upscale(tmp_path / "a.png", tmp_path / "b.png", "--format", "jpg") == 0
+    assert "no transparency" in caplog.text
+    assert "the image had 16" in caplog.text
+    on_white = rgba[..., :3] * rgba[..., 3:] / 255 + 255 - rgba[..., 3:]
+    assert distance(pixels_of(tmp_path / "out/a.jpg"), repeated(on_white)) > 33
+    assert distance(pixels_of(tmp_path / "out/b.jpg"), repeated(deep(RGB) / 257)) > 33
+
+
+# Damaged files
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of one bit a pixel, all black, correct in every way."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((width // 8 + 1) * height), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def encoded(suffix: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(photo(64, 64)).save(stream, suffix, **options)
+    return stream.getvalue()
+
+
+def deep_png() -> bytes:
+    return bytes(cv2.imencode(".png", deep(photo(64, 64)))[1])
+
+
+BAD = {
+    "empty.png": lambda: b"",
+    "text.jpg": lambda: b"this is no image\n" * 20,
+    "cut.png": lambda: encoded("PNG")[:900],
+    "cut.jpg": lambda: encoded("JPEG")[:700],
+    "cut.webp": lambda: encoded("WEBP")[:200],
+    "cut.tif": lambda: encoded("TIFF")[:3000],
+    "cut.avif": lambda: encoded("AVIF")[:500],
+    "header only.gif": lambda: b"GIF89a",
+    "bomb.png": lambda: png_header(20000, 20000),
+    "cut deep.png": lambda: deep_png()[:4000],
+    "flipped deep.png": lambda: bytes(b ^ 0x5A if 60 < i < 500 else b for i, b in enumerate(deep_png())),
+    "film.mp4": lambda: b"no film either" * 30,
+    "flipped.png": lambda: bytes(b ^ 0x5A if 60 < i < 500 else b for i, b in enumerate(encoded("PNG"))),
+}
+
+
+def test_damaged_files_are_named_and_the_rest_is_done(
+    upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, content in BAD.items():
+        (folder / name).write_bytes(content())
+    (folder / "notes.txt").write_text("not an image by its name")
+    (folder / "locked").mkdir()
+    good = {name: EXACT[name](folder / name) for name in ("rgb.png", "windows.bmp")}
+    assert upscale(folder) == 1
+    output, errors = capfd.readouterr()
+    summary = output[output.index(" failed,") :]
+    for name in BAD:
+        assert sum(line.startswith("failed") and f"/{name}" in line for line in summary.splitlines()) == 1, name
+    assert "notes.txt" in summary
+    assert "Traceback" not in output + errors
+    for name, pixels in good.items():
+        assert np.array_equal(pixels_of(tmp_path / "out" / name), repeated(pixels))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(good)  # nothing partial
+
+
+def test_a_larger_limit_lets_large_images_through(upscale: Upscale, tmp_path: Path) -> None:
+    EXACT["rgb.png"](tmp_path / "a.png")
+    assert upscale(tmp_path / "a.png", "--max-pixels", "700") == 1
+    assert upscale(tmp_path / "a.png", "--max-pixels", "713") == 0
+
+
+# Animations and films
+
+
+def animation_frames() -> list[Image.Image]:
+    frames = []
+    for step in range(5):
+        image = Image.new("RGB", (24, 16), (200, 30, 30))
+        ImageDraw.Draw(image).rectangle((4 * step, 4, 4 * step + 5, 11), fill=(20, 220, 40))
+        frames.append(image)
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("gif", {}), ("webp", {"lossless": True}), ("png", {}), ("avif", {"subsampling": "4:4:4"})],
+)
+def test_animations(suffix: str, options: dict[str, Any], upscale: Upscale, tmp_path: Path) -> None:
+    first, *others = animation_frames()
+    durations = [100, 200, 50, 100, 300]
+    source = tmp_path / f"a.{suffix}"
+    first.save(source, save_all=True, append_images=others, duration=durations, loop=2, quality=95, **options)
+    assert upscale(source, "--quality", "100") == 0
+    with Image.open(tmp_path / f"out/a.{suffix}") as result:
+        assert result.info.get("loop") == (None if suffix == "avif" else 2)
+        seen = []
+        for frame, expected in zip(ImageSequence.Iterator(result), animation_frames(), strict=True):
+            near = distance(np.array(frame.convert("RGB")), repeated(np.array(expected)))
+            assert near > (35 if suffix == "avif" else 99)
+            seen.append(frame.info["duration"])
+    assert seen == durations
+
+
+def write_film(path: Path, frames: int = 6) -> None:
+    """H.264 and AAC: a square that moves, and a tone."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("libx264", rate=10, options={"crf": "5"})
+        pictures.width, pictures.height, pictures.pix_fmt = 32, 24, "yuv420p"
+        sound = container.add_stream("aac", rate=16000, layout="mono")
+        for index in range(frames):
+            pixels = np.full((24, 32, 3), 90, np.uint8)
+            pixels[4:12, 4 * index : 4 * index + 8] = (230, 200, 40)
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        tone = (np.sin(np.arange(9600) / 6) * 8000).astype(np.int16)
+        for start in range(0, 9600, 1024):
+            frame = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(sound.encode(frame))
+        container.mux(pictures.encode(None))
+        container.mux(sound.encode(None))
+
+
+def film_content(path: Path) -> tuple[list[Array], list[float], list[bytes]]:
+    """Pictures, their times, and the packets of the sound."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        sound = [bytes(packet) for packet in container.demux(audio=0) if packet.dts is not None]
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        return [frame.to_ndarray(format="rgb24") for frame in frames], [frame.time for frame in frames], sound
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_films_keep_their_sound(suffix: str, upscale: Upscale, tmp_path: Path) -> None:
+    write_film(tmp_path / f"a.{suffix}")
+    assert upscale(tmp_path / f"a.{suffix}") == 0
+    pictures, times, sound = film_content(tmp_path / f"a.{suffix}")
+    larger, later, same = film_content(tmp_path / f"out/a.{suffix}")
+    assert len(larger) == 6
+    assert sound
+    assert sound == same
+    assert np.allclose(times, later, atol=1e-3)
+    for before, after in zip(pictures, larger, strict=True):
+        assert distance(after, repeated(before)) > 30
+
+
+def test_a_film_that_ends_early_leaves_no_output(upscale: Upscale, tmp_path: Path) -> None:
+    write_film(tmp_path / "a.mp4")
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    assert upscale(tmp_path / "cut.mp4") == 1
+    assert not list((tmp_path / "out").glob("*"))
+
+
+# Names, reruns, interruptions
+
+
+def test_patterns_and_the_tree(upscale: Upscale, tmp_path: Path) -> None:
+    for name in ("in/a.png", "in/x y/b.png", "in/x y/[1]/c.png", "in/x y/d.bmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        EXACT["rgb.png"](tmp_path / name)
+    assert upscale(tmp_path / "in/**/*.png") == 0
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    assert found == ["a.png", "x y/[1]/c.png", "x y/b.png"]
+
+
+def test_a_pattern_does_not_find_its_own_outputs(upscale: Upscale, tmp_path: Path) -> None:
+    EXACT["rgb.png"](tmp_path / "a.png")
+    for _ in range(2):
+        assert upscale(tmp_path / "**/*.png") == 0
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["a.png"]
+
+
+def test_outputs_are_kept_unless_told_otherwise(upscale: Upscale, tmp_path: Path) -> None:
+    EXACT["rgb.png"](tmp_path / "a.png")
+    assert upscale(tmp_path / "a.png") == 0
+    target = tmp_path / "out/a.png"
+    target.write_bytes(b"mine")
+    assert upscale(tmp_path / "a.png") == 0
+    assert target.read_bytes() == b"mine"
+    assert upscale(tmp_path / "a.png", "--overwrite") == 0
+    assert np.array_equal(pixels_of(target), repeated(RGB))
+
+
+def test_two_inputs_for_one_output(upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    EXACT["rgb.png"](folder / "a.png")
+    EXACT["targa.tga"](folder / "a.tga")
+    EXACT["rgb.png"](folder / "b.png")
+    assert upscale(folder) == 1
+    output = capfd.readouterr().out
+    assert f"failed  {folder / 'a.tga'}" in output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+
+
+def test_an_input_is_never_overwritten(upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    EXACT["rgb.png"](tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    for out in (tmp_path, tmp_path / "a.png"):
+        assert upscale(tmp_path / "a.png", "--overwrite", out=out) == 2
+    assert "written over" in capfd.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on(kill: signal.Signals, upscale: Upscale, weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    EXACT["rgb.png"](folder / "000.png")
+    Image.fromarray(photo(300, 400)).save(folder / "001.png")
+    for index in range(2, 16):
+        shutil.copy(folder / "001.png", folder / f"{index:03d}.png")
+    arguments = ["upscale", folder, "-o", tmp_path / "out", "--weights", weights, "--backend", "eager"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "safmn.cli", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    while not (tmp_path / "out/001.png").exists() and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(kill)
+    errors = child.communicate()[1].decode()
+    assert child.returncode == (130 if kill == signal.SIGINT else -kill), errors
+    assert "Traceback" not in errors
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.png") if not p.name.startswith(".")}
+    assert 2 <= len(done) < 16
+    assert upscale(folder) == 0
+    assert len(list((tmp_path / "out").glob("[0-9]*.png"))) == 16
+    assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+    for path in done:
+        Image.open(path).load()  # complete
+
+
+def test_side_by_side(upscale: Upscale, tmp_path: Path) -> None:
+    write_exif_rotated(tmp_path / "a.jpg")
+    assert upscale(tmp_path / "a.jpg", "--compare") == 0
+    panels = pixels_of(tmp_path / "out/a_compare.png")
+    assert panels.shape[1] > 2 * 640
+    assert panels.std() > 20
