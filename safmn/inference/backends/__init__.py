@@ -14,6 +14,7 @@ from torch import nn
 from safmn.errors import OptionError, did_you_mean
 from safmn.inference.backends.auto import Auto
 from safmn.inference.backends.base import PRECISIONS, Backend, check_precision
+from safmn.inference.backends.native import Native
 from safmn.inference.backends.onnx_backends import OnnxRuntime, TensorRT
 from safmn.inference.backends.openvino_backend import OpenVINO
 from safmn.inference.backends.torch_backends import Compiled, CudaGraphs, Eager
@@ -21,7 +22,7 @@ from safmn.inference.backends.torch_backends import Compiled, CudaGraphs, Eager
 __all__ = ["NAMES", "PRECISIONS", "Backend", "available_backends", "make_backend"]
 
 _CLASSES: dict[str, type[Backend]] = {
-    backend.name: backend for backend in (Auto, Eager, Compiled, OnnxRuntime, OpenVINO, CudaGraphs, TensorRT)
+    backend.name: backend for backend in (Auto, Eager, Native, Compiled, OpenVINO, OnnxRuntime, CudaGraphs, TensorRT)
 }
 NAMES = tuple(_CLASSES)
 """All names that :func:`make_backend` knows."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn.inference.backends.base import Backend
+from safmn.inference.backends.native import Native
 from safmn.inference.backends.onnx_backends import OnnxRuntime
 from safmn.inference.backends.openvino_backend import OpenVINO
 from safmn.inference.backends.torch_backends import CudaGraphs, Eager
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 # Fastest first, as scripts/benchmark_inference.py measures them (docs/performance.md). What takes a minute or more to
 # start ("compile", "tensorrt") is only used when asked for by name.
 _CANDIDATES: dict[str, tuple[type[Backend], ...]] = {
-    "cpu": (OpenVINO, OnnxRuntime),
+    "cpu": (Native, OpenVINO, OnnxRuntime),
     "cuda": (CudaGraphs, OnnxRuntime),
 }
 

@@ -1,0 +1,291 @@
+"""The native kernels: the same result as the network for all sizes, wherever and however they are built."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from safmn.archs import SAFMN, SAFMN_BCIE, SAFMN_NTIRE23, SAFMNPP
+from safmn.errors import OptionError
+from safmn.imaging import read_rgb, to_tensor, to_uint8
+from safmn.inference import Upscaler
+from safmn.inference.backends import make_backend
+from safmn.inference.backends.native import kernels
+from safmn.inference.backends.native.programs import translate
+from safmn.inference.stages import Chain, Skip, Stage, StageModule, stages_of
+from safmn.metrics import psnr
+from safmn.weights import load_network
+
+pytestmark = pytest.mark.skipif(kernels.compiler() is None, reason="no C++ compiler")
+
+TOLERANCE = 1e-5
+"""Largest error against float64, relative to the largest value."""
+
+
+def lively(network: nn.Module, seed: int = 0) -> Any:
+    """Random weights, biases among them, whose features neither vanish nor explode."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        fan_in = parameter[0].numel() if parameter.ndim > 1 else 9
+        parameter.data = torch.randn(parameter.shape, generator=generator) * fan_in**-0.5
+    return network.eval().requires_grad_(False)
+
+
+def modules(chain: Chain) -> Iterator[tuple[Stage, StageModule]]:
+    """The stages of a chain that are modules."""
+    for part in chain:
+        if isinstance(part, Skip):
+            yield from modules(part.inner)
+        elif isinstance(part.run, StageModule):
+            yield part, part.run
+
+
+def random_image(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def check(run: Any, network: nn.Module, x: Tensor) -> None:
+    """What ``run`` makes of ``x`` is what the network makes of it in float64."""
+    expected = copy.deepcopy(network).double()(x.double())
+    y = run(x)
+    assert y.shape == expected.shape
+    assert y.dtype == torch.float32
+    assert (y - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+@pytest.fixture
+def threads() -> Iterator[Any]:
+    """torch.set_num_threads, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    dim=st.sampled_from([4, 12, 36, 52]),
+    ffn_scale=st.sampled_from([1.0, 1.7, 2.0]),
+    scale=st.integers(1, 4),
+    cells=st.tuples(st.integers(1, 3), st.integers(1, 20)),
+    batch=st.integers(1, 3),
+)
+def test_any_safmn_on_any_frame(dim: int, ffn_scale: float, scale: int, cells: tuple[int, int], batch: int) -> None:
+    network = lively(SAFMN(dim, n_blocks=2, ffn_scale=ffn_scale, upscaling_factor=scale))
+    check(make_backend("native", network), network, random_image(batch, 3, 8 * cells[0], 8 * cells[1]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 20), width=st.integers(1, 140))
+def test_stages_of_any_width(height: int, width: int) -> None:
+    chain = stages_of(lively(SAFMN(dim=12, n_blocks=1, upscaling_factor=2)))
+    assert chain is not None
+    stages = list(modules(chain))
+    assert len(stages) == 4
+    for stage, module in stages:
+        sides = (-(-side // stage.window) * stage.window for side in (height, width))
+        check(make_backend("native", module), module, random_image(1, stage.channels, *sides))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
+def test_any_number_of_threads(count: int, threads: Any) -> None:
+    threads(count)
+    network = lively(SAFMN(n_blocks=2))
+    run = make_backend("native", network)
+    x = random_image(1, 3, 72, 80)
+    y = run(x)
+    threads(1)
+    assert torch.equal(run(x), y)
+    check(run, network, x)
+
+
+@pytest.mark.parametrize("cells", [(1, 1), (2, 5)])
+@pytest.mark.parametrize(
+    "network", [SAFMN_NTIRE23(n_blocks=3), SAFMN_BCIE(dim=20, n_blocks=2, num_layers=2)], ids=["NTIRE23", "BCIE"]
+)
+def test_other_networks(network: nn.Module, cells: tuple[int, int]) -> None:
+    lively(network)
+    check(make_backend("native", network), network, random_image(2, 3, *(16 * side for side in cells)))
+
+
+def test_networks_of_another_kind_are_refused() -> None:
+    class Changed(SAFMN):
+        pass
+
+    for network in (SAFMNPP(dim=12, n_blocks=1), Changed(dim=4)):
+        with pytest.raises(OptionError, match=f"no native kernels for {type(network).__name__}"):
+            make_backend("native", network)
+
+
+def test_sizes_without_a_kernel_run_eagerly_and_say_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    network = lively(SAFMN(dim=8, n_blocks=1))
+    run = make_backend("native", network)
+    with caplog.at_level(logging.WARNING):
+        for height, width in ((9, 16), (8, 13), (1, 1)):
+            check(run, network, random_image(1, 3, height, width))
+    assert [record.message for record in caplog.records] == [
+        "Back end native: sides of 16x9 have no kernel; run eagerly."
+    ]
+    assert run(torch.empty(0, 3, 8, 8)).shape == (0, 3, 32, 32)
+
+
+def test_memory_of_one_call_is_not_that_of_the_next() -> None:
+    network = lively(SAFMN(dim=8, n_blocks=1))
+    run = make_backend("native", network)
+    x = random_image(1, 3, 16, 24)
+    first = run(x)
+    kept = first.clone()
+    run(random_image(1, 3, 8, 40))  # another size in the same memory
+    assert torch.equal(first, kept)
+    assert torch.equal(run(x), kept)
+
+
+class InWorker(torch.utils.data.Dataset[Tensor]):
+    """A data set whose workers use a back end that their parent has used before."""
+
+    def __init__(self, run: Any, x: Tensor) -> None:
+        self.run, self.x = run, x
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        y: Tensor = self.run(self.x)[0]
+        return y
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_worker_can_go_on(threads: Any) -> None:
+    threads(2)
+    network = lively(SAFMN(dim=8, n_blocks=1))
+    run, x = make_backend("native", network), random_image(1, 3, 32, 24)
+    expected = run(x)
+    loader = DataLoader(InWorker(run, x), num_workers=1, multiprocessing_context="fork", timeout=60)
+    assert all(torch.equal(y, expected) for y in loader)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags for x86")
+@pytest.mark.parametrize("machine", ["x86-64", "x86-64-v3"])
+def test_other_processors(machine: str, tmp_path: Path) -> None:
+    if "avx2" not in Path("/proc/cpuinfo").read_text() and machine != "x86-64":
+        pytest.skip("this processor cannot run it")
+    built = kernels.Kernels(kernels.build([f"-march={machine}"], tmp_path))
+    assert not built.has_half
+    network = lively(SAFMN(n_blocks=1))
+    program = translate(network, built, half=False)
+    assert program is not None
+    check(lambda x: program.run(x[0])[None], network, random_image(1, 3, 24, 88))
+
+
+def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a new process."""
+    monkeypatch.setattr(kernels, "_this_machine", kernels._this_machine.__wrapped__)
+
+
+@pytest.mark.slow
+def test_processes_that_build_at_the_same_time(tmp_path: Path) -> None:
+    code = "from safmn.inference.backends.native.kernels import this_machine; this_machine()"
+    environment = os.environ | {"SAFMN_CACHE": str(tmp_path)}
+    running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert [path.suffix for path in (tmp_path / "native").iterdir()] == [".so"]
+
+
+@pytest.mark.slow
+def test_a_cache_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SAFMN_CACHE", str(tmp_path / "file"))
+    uncached(monkeypatch)
+    network = lively(SAFMN(dim=8, n_blocks=1))
+    check(make_backend("native", network), network, random_image(1, 3, 16, 16))
+    assert "compiled for this process alone" in caplog.text
+
+
+def test_the_name_of_a_build_says_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {kernels.library_path(flags, tmp_path) for flags in ([], ["-mavx"])}
+    monkeypatch.setattr(kernels, "_processor", lambda: "another one")
+    names.add(kernels.library_path([], tmp_path))
+    source = tmp_path / "kernels.cpp"
+    source.write_text("// changed")
+    monkeypatch.setattr(kernels, "_SOURCE", source)
+    names.add(kernels.library_path([], tmp_path))
+    assert len(names) == 4
+
+
+def compiler_script(folder: Path, body: str) -> Path:
+    script = folder / "compiler"
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o755)
+    return script
+
+
+def test_a_compiler_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", str(compiler_script(tmp_path, "echo too old >&2; exit 1")))
+    monkeypatch.setenv("SAFMN_CACHE", str(tmp_path))
+    uncached(monkeypatch)
+    network = lively(SAFMN(dim=8, n_blocks=1))
+    with pytest.raises(OSError, match=r"do not compile.*too old"):
+        make_backend("native", network)
+    assert list((tmp_path / "native").iterdir()) == []
+    chosen = make_backend("auto", network)
+    check(chosen, network, random_image(1, 3, 16, 16))
+    assert chosen.name != "native"
+    assert "Back end native failed and is not used: OSError: the native kernels do not compile" in caplog.text
+
+
+def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    network = lively(SAFMN(dim=8, n_blocks=1))
+    with pytest.raises(OptionError, match=r"need a C\+\+ compiler"):
+        make_backend("native", network)
+    with caplog.at_level(logging.INFO):
+        chosen = make_backend("auto", network)
+        check(chosen, network, random_image(1, 3, 16, 16))
+    assert chosen.name != "native"
+    assert "Back end native: not used: the native kernels need a C++ compiler" in caplog.text
+
+
+def test_real_pictures(weights_dir: Path, benchmark_dir: Path) -> None:
+    """Set5 at x2: float32 gives the same files but for rounding ties, bfloat16 loses less than 0.01 dB."""
+    network: Any = load_network(weights_dir / "safmn_x2_official_fp16.safetensors")
+    run = {precision: make_backend("native", network, precision=precision) for precision in ("fp32", "bf16")}
+    lost = []
+    for path in sorted((benchmark_dir / "Set5" / "LR_bicubic" / "X2").iterdir()):
+        low = to_tensor(read_rgb(path))[None]
+        low = low[..., : low.shape[2] // 8 * 8, : low.shape[3] // 8 * 8]
+        high = read_rgb(benchmark_dir / "Set5" / "HR" / path.name.replace("x2", ""))
+        high = high[: low.shape[2] * 2, : low.shape[3] * 2]
+        exact = to_uint8(network(low))[0]
+        y = {precision: to_uint8(backend(low))[0] for precision, backend in run.items()}
+        differ = y["fp32"] != exact
+        assert differ.mean() < 1e-4
+        assert abs(y["fp32"].astype(int) - exact).max() <= 1
+        lost.append(psnr(exact, high, crop=2, y=True) - psnr(y["bf16"], high, crop=2, y=True))
+    assert sum(lost) / len(lost) < 0.01
+
+
+def test_cut_frames(photos_dir: Path) -> None:
+    network = lively(SAFMN(dim=12, n_blocks=2, upscaling_factor=2))
+    image = to_tensor(read_rgb(sorted((photos_dir / "val").iterdir())[0]))[None, :, :88, :184]
+    whole = Upscaler(network, backend="eager", tile=0)(image)
+    cut = Upscaler(network, backend="native", tile=64)(image)
+    assert (whole - cut).abs().max() <= TOLERANCE
