@@ -5,6 +5,7 @@ The network repeats each pixel, so that what comes out is known exactly.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -509,6 +510,80 @@ def test_an_input_is_never_overwritten(upscale: Upscale, tmp_path: Path, capfd: 
         assert upscale(tmp_path / "a.png", "--overwrite", out=out) == 2
     assert "written over" in capfd.readouterr().err
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "message"),
+    [
+        (["a.png", "b.png"], "o.png", "several outputs need a folder"),
+        (["sub"], "o.png", "several outputs need a folder"),
+        (["empty"], "o", "no images and no films"),
+        (["nope.png"], "o", "no such file"),
+        (["*.tiff"], "o", "no such file"),
+        (["a.png"], "a.png/sub", "it is a file"),
+        (["a.png"], "o.mp4", "cannot be written as"),
+        (["f.mp4"], "o.png", "cannot be written as"),
+        (["a.png", "--format", "jpg"], "o.png", "differ; leave one out"),
+        (["a.png", "--format", "xyz"], "o", "cannot write the format 'xyz'"),
+        (["a.png", "--max-pixels", "0"], "o", "--max-pixels 0"),
+        (["a.png", "--quality", "101"], "o", "--quality 101"),
+        (["a.png", "--tile", "much"], "o", "--tile much"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_done(
+    inputs: list[str],
+    out: str,
+    message: str,
+    upscale: Upscale,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("a.png", "b.png", "sub/c.png", "empty/notes.txt", "f.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert upscale(*inputs, out=Path(out)) == 2
+    assert message in capfd.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_same_file_given_twice(upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    EXACT["rgb.png"](tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert upscale("a.png", "./a.png", tmp_path / "a.png") == 0
+
+
+def test_names_that_are_no_text(upscale: Upscale, tmp_path: Path) -> None:
+    names = [os.fsencode(tmp_path) + name for name in (b"/\xff\xfe.png", b"/new\nline.png", b"/%s {}.png")]
+    EXACT["rgb.png"](tmp_path / "a.png")
+    for name in names:
+        shutil.copy(tmp_path / "a.png", os.fsdecode(name))
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(stdout):
+        assert upscale(*map(os.fsdecode, names)) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.parametrize(("suffix", "width"), [("webp", 9000), ("jpg", 40000), ("gif", 40000)])
+def test_too_large_for_the_format(
+    suffix: str, width: int, upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (width, 1)).save(tmp_path / f"a.{suffix}")
+    EXACT["rgb.png"](tmp_path / "b.png")
+    assert upscale(tmp_path / f"a.{suffix}", tmp_path / "b.png") == 1
+    assert "choose another format" in capfd.readouterr().out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 700), (700, 1)])
+@pytest.mark.parametrize("tile", ["7", "auto", "0"])
+def test_thin_images(height: int, width: int, tile: str, upscale: Upscale, tmp_path: Path) -> None:
+    pixels = photo(height, width)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert upscale(tmp_path / "a.png", "--tile", tile) == 0
+    assert np.array_equal(pixels_of(tmp_path / "out/a.png"), repeated(pixels))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from PIL import Image
 
 from safmn.errors import DataError
 from safmn.files import atomic_path
-from safmn.inference.formats import MAX_PIXELS, WRITABLE, Picture, open_image, save_options
+from safmn.inference.formats import MAX_PIXELS, WRITABLE, Picture, open_image, save_options, writing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -104,5 +104,5 @@ def write_animation(
         options["loop"] = animation.loop
     if kind == "GIF" and first.mode == "RGBA":
         options["disposal"] = 2  # frames are composed already: clear the one before
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, writing(path, kind):
         first.save(temporary, kind, save_all=True, append_images=others, duration=list(animation.durations), **options)

@@ -5,12 +5,13 @@ Pillow reads and writes what has 8 bits, OpenCV reads what has 16 (Pillow would 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import tifffile
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from safmn.errors import DataError
+from safmn.errors import DataError, UserError
 from safmn.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     if image.width * image.height > max_pixels:
         image.close()
         raise DataError(
-            f"{path}: {image.width}x{image.height} pixels are more than the limit of {max_pixels / 1e6:.0f} million; "
+            f"{path}: {image.width}x{image.height} pixels are more than the limit of {max_pixels:,}; "
             "a decompression bomb? If not, raise the limit (--max-pixels)"
         )
     return image
@@ -256,10 +257,21 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: in
         if picture.pixels.dtype == np.uint16:
             _write_deep_png(temporary, picture)
             return
-        try:
+        with writing(path, kind):
             Image.fromarray(picture.pixels).save(temporary, kind, **save_options(kind, picture, quality))
-        except ValueError as error:  # too large for the format, mostly
-            raise DataError(f"{path}: cannot be written as {kind} ({_first_line(error)})") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path, kind: str) -> Iterator[None]:
+    """What Pillow's encoders raise, for images that are too large for the format mostly, as DataError."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        raise DataError(f"{path}: cannot be written as {kind} ({_first_line(error)}); choose another format") from error
 
 
 def save_options(kind: str, picture: Picture, quality: int) -> dict[str, Any]:

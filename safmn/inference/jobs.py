@@ -60,7 +60,8 @@ def plan(inputs: Sequence[str], output: str | os.PathLike[str], *, image_format:
         image_format: suffix for images, with or without the dot; None keeps that of the input where it can be written.
 
     Raises:
-        DataError: an input does not exist, or one would be overwritten.
+        DataError: an input does not exist or holds nothing to upscale, would be overwritten, or ``output`` cannot be
+            written.
     """
     output = Path(output)
     suffix = _suffix(image_format)
@@ -68,18 +69,37 @@ def plan(inputs: Sequence[str], output: str | os.PathLike[str], *, image_format:
     known = READABLE + VIDEO_SUFFIXES
     ignored = [path for path, _, named in found if not named and path.suffix.lower() not in known]
     kept = list(dict.fromkeys((path, place) for path, place, named in found if named or path.suffix.lower() in known))
-    single = len(kept) == 1 and len(inputs) == 1 and not Path(inputs[0]).is_dir() and not output.is_dir()
-    if single and output.suffix.lower() in (*WRITABLE, *_KEPT_CONTAINERS):
-        if suffix is not None and output.suffix.lower() != suffix:
-            raise DataError(f"{output}: its suffix and --format {image_format} differ; leave one out")
-        jobs = [Job(kept[0][0], output)]
+    if not kept:
+        raise DataError(f"{', '.join(inputs)}: there are no images and no films")
+    single = len(kept) == 1 and len(inputs) == 1 and not Path(inputs[0]).is_dir()
+    if not output.is_dir() and output.suffix.lower() in (*WRITABLE, *_KEPT_CONTAINERS):
+        if not single:
+            raise DataError(f"{output} is the name of a file; several outputs need a folder")
+        jobs = [_named(kept[0][0], output, suffix)]
     else:
-        if output.is_file():
-            raise DataError(f"{output} is a file; several outputs need a folder")
         jobs = [Job(path, output / place.with_suffix(_target_suffix(path, suffix))) for path, place in kept]
+    _check_writable(output if jobs[0].target != output else output.parent)
     _check_inputs(jobs)
     jobs, refused = _distinct(jobs)
     return Plan(tuple(jobs), tuple(refused), tuple(ignored))
+
+
+def _named(source: Path, target: Path, suffix: str | None) -> Job:
+    """The job whose output the user has named."""
+    if suffix not in (None, target.suffix.lower()):
+        raise DataError(f"{target}: its suffix and --format {suffix} differ; leave one out")
+    job = Job(source, target)
+    possible = _KEPT_CONTAINERS if job.is_film else tuple(WRITABLE)
+    if target.suffix.lower() not in possible:
+        raise DataError(f"{source} cannot be written as {target}; choose {', '.join(possible)}")
+    return job
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse at once what each output would fail for."""
+    folder = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(f"outputs cannot be written to {folder}: it is {'read-only' if folder.is_dir() else 'a file'}")
 
 
 def _suffix(image_format: str | None) -> str | None:
@@ -149,7 +169,7 @@ def _distinct(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
     refused = []
     for job in jobs:
         first = taken.setdefault(job.target.resolve(), job)
-        if first is not job:
+        if first.source.resolve() != job.source.resolve():  # otherwise it was given twice
             refused.append(
                 f"{job.source}: {job.target} is the output of {first.source}; upscale it into another folder"
             )

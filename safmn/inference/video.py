@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from safmn.errors import DataError
+from safmn.errors import DataError, UserError
 from safmn.files import atomic_path
 from safmn.inference.prefetch import prefetch
 
@@ -87,7 +87,9 @@ def upscale_video(
         try:
             with av.open(os.fspath(temporary), "w") as writer:
                 _transcode(_Films(reader, writer, Path(source), Path(target)), upscale, on_frame)
-        except av.error.FFmpegError as error:
+        except UserError:
+            raise
+        except (av.error.FFmpegError, ValueError) as error:  # the second: sound that the container cannot hold
             raise DataError(f"{source}: cannot be turned into {Path(target).name} ({error})") from error
 
 
