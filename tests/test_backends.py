@@ -1,0 +1,259 @@
+"""Every back end that is installed gives what eager gives; ``auto`` drops what does not; mistakes are explained."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from skimage import data
+from torch import Tensor, nn
+
+import safmn
+from safmn.archs import FAMILY
+from safmn.errors import OptionError
+from safmn.inference.backends import NAMES, Backend, auto, available_backends, make_backend
+from safmn.inference.stages import Plain
+from safmn.registry import ARCH_REGISTRY, build
+
+SMALL = {"SAFMN_BCIE": {"dim": 8, "n_blocks": 1, "num_layers": 1}, "SAFMNv3": {"dim": 16, "num_blocks": 1}}
+INSTALLED = [name for name, problem in available_backends("cpu").items() if problem is None]
+FAST = [name for name in INSTALLED if name not in ("auto", "eager", "compile")]
+NO_BFLOAT16 = ("onnxruntime", "openvino")  # has none; rounds more than it may
+
+
+def photo(height: int, width: int, batch: int = 1) -> Tensor:
+    crops = [data.astronaut()[20 * i : 20 * i + height, 180 : 180 + width].copy() for i in range(batch)]
+    return torch.stack([torch.from_numpy(crop).permute(2, 0, 1).float() / 255 for crop in crops])
+
+
+def small(kind: str = "SAFMN") -> nn.Module:
+    torch.manual_seed(0)
+    section = {"type": kind, **SMALL.get(kind, {"dim": 24, "n_blocks": 1})}
+    return build(ARCH_REGISTRY, section).eval().requires_grad_(False)
+
+
+def make(name: str, network: nn.Module, precision: str = "fp32") -> Backend:
+    """The back end, or a skip where it does not know the network."""
+    try:
+        return make_backend(name, network, precision=precision)
+    except OptionError as error:
+        if f"for {type(network).__name__}" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+def largest(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return float((a - b).abs().max())
+
+
+@pytest.fixture(scope="module")
+def x2() -> nn.Module:
+    return safmn.load_network("safmn-x2")
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_equals_eager_on_a_photograph(name: str, x2: nn.Module) -> None:
+    backend = make(name, x2)
+    kept = []
+    # A size that comes a second and third time takes another way in some back ends; results are not overwritten.
+    for x in (photo(96, 128), photo(96, 128), photo(96, 128) / 2, photo(40, 64), photo(48, 56, batch=2)):
+        kept.append((backend(x), x2(x)))
+    assert max(largest(*pair) for pair in kept) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", [network.__name__ for network in FAMILY])
+@pytest.mark.parametrize("name", FAST)
+def test_every_network(name: str, kind: str) -> None:
+    network = small(kind)
+    x = photo(64, 48)
+    assert largest(make(name, network)(x), network(x)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_part_of_a_network(name: str) -> None:
+    torch.manual_seed(0)
+    stage = Plain(nn.Conv2d(12, 20, 3, 1, 1), 12).eval().requires_grad_(False)
+    x = torch.rand(1, 12, 24, 33)
+    assert largest(make(name, stage)(x), stage(x)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_odd_sizes_through_the_upscaler(name: str, x2: nn.Module) -> None:
+    image = data.astronaut()[:37, 180:233]
+    result = safmn.Upscaler(x2, backend=name)(image).astype(int)
+    expected = safmn.Upscaler(x2, backend="eager")(image).astype(int)
+    assert result.shape == (74, 106, 3)
+    assert abs(result - expected).max() <= 1  # rounding ties
+    assert (result != expected).mean() <= 1e-3
+
+
+@pytest.mark.parametrize("name", ["eager", *(name for name in FAST if name not in NO_BFLOAT16)])
+def test_bfloat16_is_near_float32(name: str, x2: nn.Module) -> None:
+    """At most two levels of 8 bits anywhere, and 60 dB on the mean: 0.03 dB of an image at 38 dB is the most."""
+    x = photo(96, 128)
+    y, expected = make_backend(name, x2, precision="bf16")(x).clamp(0, 1), x2(x).clamp(0, 1)
+    assert y.dtype == torch.float32
+    assert largest(y, expected) <= 2.5 / 255
+    assert -10 * torch.log10((y - expected).square().mean()) >= 60
+
+
+@pytest.mark.parametrize("name", [name for name in FAST if name in NO_BFLOAT16])
+def test_no_bfloat16(name: str) -> None:
+    with pytest.raises(OptionError, match="bfloat16"):
+        make_backend(name, small(), precision="bf16")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("compile" not in INSTALLED, reason="no C++ compiler")
+def test_compiled() -> None:
+    network, x = small("LightSAFMNPP"), photo(32, 40)
+    assert largest(make_backend("compile", network)(x), network(x)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["eager", *FAST])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_network_is_left_as_it_is(name: str, precision: str) -> None:
+    network = small().train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    try:
+        make_backend(name, network, precision=precision)
+    except OptionError:
+        assert precision == "bf16"
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+# The choice
+
+
+class Fake(Backend):
+    """Gives at once what it was told to."""
+
+    name = "fake"
+    result: ClassVar[Any] = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result(x)
+
+
+def fake(label: str, result: Any) -> type[Backend]:
+    return type(
+        label, (Fake,), {"name": label, "result": result if isinstance(result, Exception) else staticmethod(result)}
+    )
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, *candidates: type[Backend], precision: str = "fp32") -> Backend:
+    """What ``auto`` has chosen after its first input; its result is right in any case."""
+    monkeypatch.setitem(auto._CANDIDATES, "cpu", candidates)
+    network, x = small(), photo(64, 64)
+    backend = make_backend("auto", network, precision=precision)
+    assert backend.name == "auto"
+    assert largest(backend(x), network(x)) <= (1e-4 if precision == "fp32" else 0.01)
+    return backend
+
+
+def test_auto_takes_the_first_that_is_right_and_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = small()(photo(64, 64))
+    right, other = fake("right", lambda x: expected + 1e-5), fake("other", lambda x: expected)
+    assert choose(monkeypatch, right, other).name == "right"
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        (lambda y: y + 0.003, "its result is wrong by up to 0.003"),
+        (lambda y: y * float("nan"), "its result is wrong by up to nan"),
+        (lambda y: y[:, :, :-1], "its result has shape (1, 3, 255, 256) instead of (1, 3, 256, 256)"),
+        (RuntimeError("kernel panic\nmore"), "failed and is not used: RuntimeError: kernel panic"),
+    ],
+)
+def test_auto_drops_what_is_wrong_or_fails(
+    result: Any, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = small()(photo(64, 64))
+    bad = fake("bad", result if isinstance(result, Exception) else lambda x: result(expected))
+    good = fake("good", lambda x: expected)
+    with caplog.at_level(logging.WARNING):
+        assert choose(monkeypatch, bad, good).name == "good"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Back end bad" in caplog.text
+    assert reason in caplog.text
+    assert choose(monkeypatch, bad).name == "eager"
+
+
+def test_auto_wants_56_db_of_bfloat16(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    expected = small()(photo(64, 64))
+    noise = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    far, near = (fake(label, lambda x, s=s: expected + s * noise) for label, s in (("far", 2e-3), ("near", 1e-3)))
+    assert choose(monkeypatch, far, near, precision="bf16").name == "near"
+    assert "Back end far is not used: its result is only 54.0 dB near that of float32." in caplog.text
+
+
+def test_auto_passes_over_what_is_missing_unfit_or_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import time
+
+    expected = small()(photo(64, 64))
+
+    def late(x: Tensor) -> Tensor:
+        time.sleep(1)
+        return expected
+
+    missing, unfit, slow = fake("missing", late), fake("unfit", late), fake("slow", late)
+    monkeypatch.setattr(missing, "missing", classmethod(lambda cls, device: "pip install it"))
+    monkeypatch.setattr(unfit, "unfit", classmethod(lambda cls, network, precision: "no such network"))
+    with caplog.at_level(logging.INFO):
+        assert choose(monkeypatch, missing, unfit, slow).name == "eager"
+    assert "missing: not used: pip install it" in caplog.text
+    assert "unfit: not used: no such network" in caplog.text
+    assert "slow is not used: slower than eager" in caplog.text
+
+
+def test_auto_as_it_is_gives_the_result_of_eager(x2: nn.Module) -> None:
+    backend = make_backend("auto", x2)
+    for x in (photo(64, 64), photo(32, 48)):
+        assert largest(backend(x), x2(x)) <= 2e-4
+    assert backend.name in NAMES
+    assert backend.name != "auto"
+
+
+# Mistakes
+
+
+def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in ("openvino", "onnx"):
+        backend = {"onnx": "onnxruntime"}.get(name, name)
+        with pytest.raises(OptionError, match=rf"pip install safmn\[{name}\]"):
+            make_backend(backend, small())
+        assert f"pip install safmn[{name}]" in str(available_backends("cpu")[backend])
+
+
+def test_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(OptionError, match=r"needs a C\+\+ compiler \(g\+\+ or clang\+\+\); install one"):
+        make_backend("compile", small())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "openvin"}, r"no back end 'openvin'\. Did you mean 'openvino'\? Known: auto, eager, "),
+        ({"name": "eager", "precision": "half"}, "precision 'half': choose fp32, bf16, fp16"),
+        ({"name": "eager", "precision": "fp16"}, "precision 'fp16' is for GPUs; on the CPU choose bf16 or fp32"),
+        ({"name": "cuda-graphs"}, "CUDA graphs need a CUDA device, not cpu"),
+        ({"name": "tensorrt"}, "TensorRT needs a CUDA device, not cpu"),
+        ({"name": "openvino", "device": "meta"}, "OpenVINO is used on CPUs, not on meta"),
+        ({"name": "onnxruntime", "device": "meta"}, "ONNX Runtime is used on CPUs and CUDA devices, not on meta"),
+    ],
+)
+def test_mistakes(arguments: dict[str, str], message: str) -> None:
+    options = dict(arguments)
+    with pytest.raises(OptionError, match=message):
+        make_backend(options.pop("name"), small(), **options)
