@@ -300,12 +300,18 @@ def test_profiles_and_orientation_are_kept(upscale: Upscale, tmp_path: Path) -> 
 def test_what_a_format_cannot_hold_is_said(upscale: Upscale, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rgba = EXACT["rgba.png"](tmp_path / "a.png").astype(float)
     EXACT["deep.png"](tmp_path / "b.png")
-    assert upscale(tmp_path / "a.png", tmp_path / "b.png", "--format", "jpg") == 0
-    assert "no transparency" in caplog.text
-    assert "the image had 16" in caplog.text
+    cv2.imwrite(str(tmp_path / "c.ppm"), deep(RGB)[..., ::-1])
+    pages = [Image.fromarray(RGB) for _ in range(2)]
+    pages[0].save(tmp_path / "d.tif", save_all=True, append_images=pages[1:])
+    assert upscale(*(tmp_path / name for name in ("a.png", "b.png", "c.ppm", "d.tif")), "--format", "jpg") == 0
+    assert "a.jpg: JPEG holds no transparency" in caplog.text
+    assert "b.jpg: JPEG holds 8 bits; the image had 16" in caplog.text
+    assert "c.jpg: JPEG holds 8 bits; the image had 16" in caplog.text
+    assert "d.tif: only the first of its 2 pages" in caplog.text
     on_white = rgba[..., :3] * rgba[..., 3:] / 255 + 255 - rgba[..., 3:]
     assert distance(pixels_of(tmp_path / "out/a.jpg"), repeated(on_white)) > 33
-    assert distance(pixels_of(tmp_path / "out/b.jpg"), repeated(deep(RGB) / 257)) > 33
+    for name in "bc":
+        assert distance(pixels_of(tmp_path / f"out/{name}.jpg"), repeated(deep(RGB) / 257)) > 33
 
 
 # Damaged files

@@ -14,6 +14,7 @@ from skimage import data
 
 from safmn import Upscaler
 from safmn.errors import DataError, OptionError
+from safmn.inference import memory
 from safmn.inference.cli import main
 from safmn.registry import ARCH_REGISTRY, build
 
@@ -156,6 +157,22 @@ def test_self_ensemble_is_the_mean_of_eight() -> None:
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Upscaler(repeater(), **{"device": "cpu", **arguments})
+
+
+def test_free_memory_of_a_container_counts_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("9000")
+    (tmp_path / "memory.current").write_text("8000")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 7000\n")
+    assert memory.free_bytes(torch.device("cpu")) == 8000
+    (tmp_path / "memory.max").write_text("max")
+    assert memory.free_bytes(torch.device("cpu")) > 8000
+
+
+def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safmn.inference.upscaler.free_bytes", lambda device: 1000)
+    with pytest.raises(DataError, match="GiB of memory"):
+        UPSCALER(np.zeros((20, 20, 3), np.uint8))
 
 
 def test_progress_adds_up() -> None:

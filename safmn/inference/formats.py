@@ -135,6 +135,9 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
         DataError: as :func:`open_image`, or the pixels cannot be decoded; names the file.
     """
     with open_image(path, max_pixels) as image:
+        pages = getattr(image, "n_frames", 1)
+        if image.format == "TIFF" and pages > 1:
+            logger.warning("%s: only the first of its %d pages is read.", path, pages)
         deep = _is_deep(image)  # known only until the pixels are decoded
         try:
             image.load()  # before the metadata, in whose reading Pillow would do it; OpenCV lets damage pass
@@ -161,7 +164,8 @@ def _is_deep(image: Image.Image) -> bool:
         bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
         return max(bits if isinstance(bits, tuple) else (bits,)) == 16
     tiles = image.tile  # type: ignore[attr-defined]
-    return image.mode.startswith("I;16") or any("16" in str(tile[3]) for tile in tiles)
+    raw = [str(tile[3]) for tile in tiles]  # "RGB;16B" in PNG, ("RGB", 65535) in PPM
+    return image.mode.startswith("I;16") or any(sign in mode for mode in raw for sign in ("16", "65535"))
 
 
 def _read_deep(path: Path, image: Image.Image) -> Array:

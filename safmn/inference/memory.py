@@ -57,9 +57,11 @@ def _cgroup_free() -> int | None:
     """What the container's limit leaves, in bytes; None where there is none."""
     try:
         limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
     except OSError:
         return None
-    return None if limit == "max" else int(limit) - int(used)
+    cached = int(statistics.get("inactive_file", 0))  # files that were read: the system drops them when it needs room
+    return None if limit == "max" else int(limit) - int(used) + cached
 
 
 def free_bytes(device: torch.device) -> int:
