@@ -41,8 +41,8 @@ setup(
     ],
     extras_require={
         "train": ["torchvision>=0.25", "tensorboard>=2.14", *BASICSR_NEEDS],
-        "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
-        "openvino": ["openvino>=2024.4"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "openvino": ["openvino>=2024.4", "onnx>=1.16"],
         "ncnn": ["ncnn>=1.0.20240820", "pnnx>=20240819"],
         "video": ["av>=13"],
         "spandrel": ["spandrel>=0.4"],
