@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,6 +160,6 @@ def _put(folder: Path, target: Path) -> tuple[Path, ...]:
     names = sorted((file.name for file in folder.iterdir()), key=lambda name: name == target.name)
     for name in names:
         flush_file(folder / name)
-        shutil.move(folder / name, target.with_name(name))
+        os.replace(folder / name, target.with_name(name))
     flush_directory(target.parent)
     return tuple(target.with_name(name) for name in reversed(names))

@@ -75,7 +75,7 @@ class Subject:
 def subject_of(network: nn.Module) -> Subject:
     """A network of :func:`safmn.load_network` with what is known about it."""
     halo = getattr(network, "halo", None)
-    scale, window = int(network.scale), int(network.window)  # type: ignore[arg-type]
+    scale, window = int(network.scale), int(getattr(network, "window", 1))  # type: ignore[arg-type]
     inner = network.network if isinstance(network, ForeignNetwork) else network
     try:
         found = recognise(inner.state_dict())
