@@ -296,10 +296,12 @@ def test_strips_stay_within_the_budget(height: int, width: int, budget: float, h
     cut = tiling.choose_strip(frame, budget, halo, 8, per_column)
     assert cut.width % 8 == 0
     assert cut.rows % 8 == 0
-    smallest = tiling.choose_strip(frame, 0, halo, 8, per_column)
-    if cut != smallest:
-        strip = min(cut.width + 2 * (-(-halo // 8) * 8), frame.width)
+    halo = -(-halo // 8) * 8
+    strip = min(cut.width + 2 * halo, frame.width)
+    if cut != tiling.choose_strip(frame, 0, halo, 8, per_column):
         assert strip * per_column(cut.rows) <= budget * 1.0001
+    count = -(-frame.width // cut.width)
+    assert count * strip <= 3 * (frame.width + halo) + 64 + 8 * count
 
 
 def test_halving_ends() -> None:

@@ -24,8 +24,10 @@ Progress = Callable[[float], None]
 LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0}
 """What stands for 1.0."""
 _SMALLEST_TILE = 64
-BANDS = (16, 32, 64, 96, 128)
+BANDS = range(16, 513, 16)
 """Rows that streaming reads at a time: what ``tile="auto"`` chooses from."""
+BAND = 128
+"""The same where the width of a strip was given."""
 OVERLAP = 32
 """LR pixels over which blended tiles fade into each other."""
 
@@ -130,17 +132,22 @@ def choose_tile(budget: float, bytes_per_pixel: float, window: int) -> Cut:
 def choose_strip(frame: Frame, budget: float, halo: int, window: int, bytes_per_column: Callable[[int], float]) -> Cut:
     """The strips and bands with the least arithmetic done twice that ``budget`` bytes allow.
 
+    Strips are not narrower than the halo, which is then computed twice more: narrower ones would be nearly all halo.
+    Where nothing fits, they are that narrow, in the lowest bands.
+
     Args:
         halo, window: the network's.
         bytes_per_column: the memory that streaming takes for each column, as a function of the rows of a band.
     """
     halo = _aligned(halo, window)
-    best, least = Cut(_aligned(_SMALLEST_TILE, window), _aligned(BANDS[0], window)), math.inf
+    narrowest = max(_aligned(_SMALLEST_TILE, window), halo)
+    narrowest = frame.width if narrowest + 2 * halo >= frame.width else narrowest
+    best, least = Cut(narrowest, _aligned(BANDS[0], window)), math.inf
     for rows in BANDS:
         rows = _aligned(rows, window)
         columns = int(budget / bytes_per_column(rows) / frame.batch) // window * window
         core = frame.width if columns >= frame.width else columns - 2 * halo
-        if core < min(_SMALLEST_TILE, frame.width):
+        if core < narrowest:
             continue
         count = math.ceil(frame.width / core)
         width = _aligned(math.ceil(frame.width / count), window)
