@@ -629,3 +629,13 @@ def test_side_by_side(upscale: Upscale, tmp_path: Path) -> None:
     panels = pixels_of(tmp_path / "out/a_compare.png")
     assert panels.shape[1] > 2 * 640
     assert panels.std() > 20
+
+
+def test_a_side_by_side_picture_overwrites_nothing(upscale: Upscale, tmp_path: Path) -> None:
+    EXACT["windows.bmp"](tmp_path / "a.bmp")
+    EXACT["rgb.png"](tmp_path / "a_compare.png")
+    before = (tmp_path / "a_compare.png").read_bytes()
+    assert upscale(tmp_path / "a.bmp", "--compare", "--format", "png", out=tmp_path) == 0
+    inputs = (tmp_path / "a.bmp", tmp_path / "a_compare.png")
+    assert upscale(*inputs, "--compare", "--overwrite", "--format", "jpg", out=tmp_path) == 2
+    assert (tmp_path / "a_compare.png").read_bytes() == before

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.max_pixels < 1:
         raise OptionError(f"--max-pixels {options.max_pixels}: choose 1 or more")
     tile = options.tile if options.tile == "auto" else _number(options.tile)
-    planned = plan(options.inputs, options.output, image_format=options.format)
+    planned = plan(options.inputs, options.output, image_format=options.format, compare=options.compare)
     memory.keep_heap_small()
     upscaler = Upscaler(
         options.weights,

@@ -50,7 +50,9 @@ class Plan:
     ignored: tuple[Path, ...]
 
 
-def plan(inputs: Sequence[str], output: str | os.PathLike[str], *, image_format: str | None = None) -> Plan:
+def plan(
+    inputs: Sequence[str], output: str | os.PathLike[str], *, image_format: str | None = None, compare: bool = False
+) -> Plan:
     """Find all inputs and name their outputs.
 
     Args:
@@ -58,6 +60,7 @@ def plan(inputs: Sequence[str], output: str | os.PathLike[str], *, image_format:
         output: a folder, made when needed, in which the tree of each input folder is kept; or, for a single input file,
             the file to write.
         image_format: suffix for images, with or without the dot; None keeps that of the input where it can be written.
+        compare: whether the side-by-side pictures are written too.
 
     Raises:
         DataError: an input does not exist or holds nothing to upscale, would be overwritten, or ``output`` cannot be
@@ -79,7 +82,7 @@ def plan(inputs: Sequence[str], output: str | os.PathLike[str], *, image_format:
     else:
         jobs = [Job(path, output / place.with_suffix(_target_suffix(path, suffix))) for path, place in kept]
     _check_writable(output if jobs[0].target != output else output.parent)
-    _check_inputs(jobs)
+    _check_inputs(jobs, compare)
     jobs, refused = _distinct(jobs)
     return Plan(tuple(jobs), tuple(refused), tuple(ignored))
 
@@ -155,12 +158,13 @@ def _walk(folder: Path, output: Path) -> Iterator[tuple[Path, Path, bool]]:
                 yield here / name, (here / name).relative_to(folder), False
 
 
-def _check_inputs(jobs: Sequence[Job]) -> None:
+def _check_inputs(jobs: Sequence[Job], compare: bool) -> None:
     sources = {job.source.resolve(): job.source for job in jobs}
     for job in jobs:
-        target = job.target.resolve()
-        if target in sources:
-            raise DataError(f"{job.source} would be written over the input {sources[target]}; choose another -o")
+        for target in (job.target, job.comparison) if compare else (job.target,):
+            source = sources.get(target.resolve())
+            if source is not None:
+                raise DataError(f"{job.source} would be written over the input {source}; choose another -o")
 
 
 def _distinct(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:

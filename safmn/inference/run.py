@@ -92,7 +92,7 @@ class Run:
     def _write(self, job: Job, original: Picture, pixels: Array, started: float) -> str:
         """Write an image (in the writer's thread); says how it went."""
         picture = replace(original, pixels=pixels)
-        if self.compare:
+        if self.compare and (self.overwrite or not job.comparison.exists()):
             self._write_comparison(job, original, picture)
         write_picture(job.target, picture, quality=self.quality)
         height, width = original.pixels.shape[:2]

@@ -29,7 +29,7 @@ Image = TypeVar("Image", Array, Tensor)
 DEFAULT_WEIGHTS = "safmn-x2"
 _DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # On the CPU: what the computation may take beside torch (0.4 GiB) and the images, so that an 8K output needs < 2 GiB.
-_CPU_BUDGET = 1152 * 2**20
+_CPU_BUDGET = 960 * 2**20
 # Back ends whose instances do not each keep memory of their own: a network has dozens of stages.
 _SHARING = ("native", "eager", "compile")
 _PROBE = 64  # pixels along each side
