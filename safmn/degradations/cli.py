@@ -70,10 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_arguments(arguments)
     image = read_rgb(arguments.image)
     if arguments.grid:
-        options, seed = _options(arguments)
-        sheet = _contact_sheet(image, options, seed, arguments)
-        write_image(arguments.output, sheet)
-        return 0
+        return _contact_sheet(image, arguments)
     recipe = read_recipe(arguments.recipe) if arguments.recipe else _draw(*_options(arguments), arguments)
     write_image(arguments.output, _degrade(recipe, image, patch=arguments.patch))
     if arguments.save_recipe:
@@ -129,20 +126,25 @@ def _degrade(recipe: Recipe, image: Array, *, patch: bool) -> Array:
     return np.rint(lq * 255).astype(np.uint8)
 
 
-def _contact_sheet(image: Array, options: DegradationOptions, seed: int, arguments: argparse.Namespace) -> Array:
+def _contact_sheet(image: Array, arguments: argparse.Namespace) -> int:
+    """Write the sheet and print what is on it."""
     columns, rows = _grid_size(arguments.grid)
-    pictures = []
-    for offset in range(columns * rows):
-        recipe = _draw(options, seed, arguments, offset)
-        picture = _enlarge(_degrade(recipe, image, patch=arguments.patch))
-        pictures.append(_captioned(picture, f"index {arguments.index + offset}"))
-        say(f"index {arguments.index + offset}: {_summary(recipe)}")
+    options, seed = _options(arguments)
+    recipes = {
+        f"index {arguments.index + offset}": _draw(options, seed, arguments, offset) for offset in range(columns * rows)
+    }
+    pictures = [
+        _captioned(_enlarge(_degrade(recipe, image, patch=arguments.patch)), name) for name, recipe in recipes.items()
+    ]
     height, width = pictures[0].shape[:2]
     sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), 255, np.uint8)
     for number, picture in enumerate(pictures):
         top, left = _GAP + number // columns * (height + _GAP), _GAP + number % columns * (width + _GAP)
         sheet[top : top + height, left : left + width] = picture
-    return sheet
+    write_image(arguments.output, sheet)
+    for name, recipe in recipes.items():
+        say(f"{name}: {_summary(recipe)}")
+    return 0
 
 
 def _grid_size(text: str) -> tuple[int, int]:
