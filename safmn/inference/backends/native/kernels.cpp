@@ -358,23 +358,33 @@ struct Norm {
     float eps;
 };
 
+// A row of a chunk. All its vectors go together: their sums wait for nothing but themselves.
 template <int N>
-void normalise(const Norm& norm, const Map& from, const Map& to, int y, int p, int tile) {
+void normalise(const Norm& norm, const Map& from, const Map& to, int y, int tile) {
     const int channels = from.channels;
-    for (int v = 0; v < N; ++v) {
-        const int t = tile + v * LANES;
-        Vec sum{}, squares{};
-        for (int c = 0; c < channels; ++c) sum += load(from.at(c, y, p) + t);
-        const Vec mean = sum / float(channels);
-        for (int c = 0; c < channels; ++c) {
-            const Vec centred = load(from.at(c, y, p) + t) - mean;
-            squares += centred * centred;
-        }
-        const Vec scale = reciprocal_root(squares / float(channels) + norm.eps);
-        for (int c = 0; c < channels; ++c)
-            store(to.at(c, y, p) + t, (load(from.at(c, y, p) + t) - mean) * scale * norm.weight[c] + norm.bias[c]);
+    const auto each = [&](auto&& run) {
+#pragma GCC unroll 4
+        for (int p = 0; p < 4; ++p)
+#pragma GCC unroll 4
+            for (int v = 0; v < N; ++v) run(p, v);
+    };
+    const auto at = [&](int c, int p, int v) { return load(from.at(c, y, p) + tile + v * LANES); };
+    Vec mean[4][N] = {}, scale[4][N] = {};
+    for (int c = 0; c < channels; ++c) each([&](int p, int v) { mean[p][v] += at(c, p, v); });
+    each([&](int p, int v) { mean[p][v] /= float(channels); });
+    for (int c = 0; c < channels; ++c)
+        each([&](int p, int v) {
+            const Vec centred = at(c, p, v) - mean[p][v];
+            scale[p][v] += centred * centred;
+        });
+    each([&](int p, int v) { scale[p][v] = reciprocal_root(scale[p][v] / float(channels) + norm.eps); });
+    for (int c = 0; c < channels; ++c) {
+        each([&](int p, int v) {
+            const Vec value = (at(c, p, v) - mean[p][v]) * scale[p][v] * norm.weight[c] + norm.bias[c];
+            store(to.at(c, y, p) + tile + v * LANES, value);
+        });
+        for (int p = 0; p < 4; ++p) to.close(to.at(c, y, p), p, tile, tile + N * LANES);
     }
-    for (int c = 0; c < channels; ++c) to.close(to.at(c, y, p), p, tile, tile + N * LANES);
 }
 
 // ------------------------------------------------------------------------------------------------------- modulation
@@ -627,9 +637,7 @@ class Strip {
     }
 
     static void normalise_row(const Norm& norm, const Map& from, const Map& to, int y) {
-        for_chunks(from.tiles, [&](auto n, int tile) {
-            for (int p = 0; p < 4; ++p) normalise<n>(norm, from, to, y, p, tile);
-        });
+        for_chunks(from.tiles, [&](auto n, int tile) { normalise<n>(norm, from, to, y, tile); });
     }
 
     void prepare(int cell) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -156,7 +157,7 @@ def _this_machine() -> Kernels:
     if library_path(flags, folder).exists() or _writable(folder):
         return Kernels(build(flags, folder))
     logger.warning("%s cannot be written: the native kernels are compiled for this process alone.", folder)
-    with tempfile.TemporaryDirectory(prefix="safmn-") as temporary:  # once it is loaded, a library needs no file
+    with tempfile.TemporaryDirectory(prefix="safmn-", ignore_cleanup_errors=True) as temporary:
         return Kernels(build(flags, Path(temporary)))
 
 
@@ -189,6 +190,7 @@ def _allocate(floats: int) -> Tensor:
     except OSError as error:
         raise MemoryError(f"no {4 * floats} bytes for the native kernels") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
     with torch.inference_mode(False):  # the caller may be in it, and this outlives the call
         return torch.frombuffer(memory, dtype=torch.float32)
