@@ -12,8 +12,8 @@ untrained, which takes as long. Networks that spandrel does not ship are compare
 
 Columns: ``paired`` is the median over rounds of the ratio within a round; ``PSNR`` is to the baseline's result;
 ``8-bit`` how many of the output's 8-bit values differ from the baseline's, and by how much at most; ``peak`` the memory
-of a process that does nothing else (on a GPU: what is taken of its memory); ``Set5`` what is lost against fp32, in dB
-on Y.
+of a process that does nothing else (on a GPU: what is taken of its memory); ``lost on Set5`` is against
+fp32, on Y.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def measure(subject: Subject, options: argparse.Namespace, device: torch.device)
             nearness(y, results[BASELINE]) if side != BASELINE else {}
         )
         if side in losses:
-            columns[side]["Set5 (dB)"] = f"{losses[side]:+.4f}"
+            columns[side]["lost on Set5 (dB)"] = f"{losses[side]:.4f}"
         if not options.no_memory:
             columns[side]["peak (MB)"] = f"{peak_megabytes(subject.name, side, options):.0f}"
     size = f"{x.shape[3]}x{x.shape[2]}"
