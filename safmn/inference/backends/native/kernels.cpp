@@ -706,6 +706,31 @@ void run_block(const Block& block, const Map& in, const Map& out, int threads) {
     });
 }
 
+// rows[p][t] = from[4 t + p], of `width` values.
+INLINE void part(const float* __restrict from, float* const (&rows)[4], int width) {
+    float *__restrict a = rows[0], *__restrict b = rows[1], *__restrict c = rows[2], *__restrict d = rows[3];
+    for (int t = 0; t < width / 4; ++t) {
+        a[t] = from[4 * t];
+        b[t] = from[4 * t + 1];
+        c[t] = from[4 * t + 2];
+        d[t] = from[4 * t + 3];
+    }
+    for (int x = width / 4 * 4; x < width; ++x) rows[x % 4][x / 4] = from[x];
+}
+
+// to[step t + p] = rows[p][t], of which there is what lies below `width`.
+INLINE void join(const float* const (&rows)[4], float* __restrict to, int step, int width) {
+    const float *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
+    int t = 0;
+    for (; step * t + 4 <= width; ++t) {
+        to[step * t] = a[t];
+        to[step * t + 1] = b[t];
+        to[step * t + 2] = c[t];
+        to[step * t + 3] = d[t];
+    }
+    for (int p = 0; p < 4 && step * t + p < width; ++p) to[step * t + p] = rows[p][t];
+}
+
 // Nothing may be thrown into Python: 0, or 1 where memory ran out.
 template <typename Function>
 int status_of(Function&& run) {
@@ -733,18 +758,18 @@ int safmn_has_half() { return HAS_HALF; }
 // Floats that a row of one channel takes.
 int safmn_line(int width) { return Map(nullptr, 0, 0, width).line; }
 
-// A plain image (channels, height, width) to a map.
-int safmn_to_map(const float* image, float* map, int channels, int height, int width, int threads) {
+// A plain image (channels, height, width) to a map; from one channel to the next it is `plane` floats, from row to row
+// `pitch`.
+int safmn_to_map(const float* image, float* map, int channels, int height, int width, std::ptrdiff_t plane,
+                 std::ptrdiff_t pitch, int threads) {
     const Map to(map, channels, height, width);
     return status_of([&] {
         for_all(height, threads, [&](int y) {
-            for (int c = 0; c < channels; ++c)
-                for (int p = 0; p < 4; ++p) {
-                    const float* from = image + (std::ptrdiff_t(c) * height + y) * width;
-                    float* row = to.at(c, y, p);
-                    for (int x = p; x < width; x += 4) row[x / 4] = from[x];
-                    to.close(row, p, 0, round_up(to.tiles, LANES));
-                }
+            for (int c = 0; c < channels; ++c) {
+                float* const rows[4] = {to.at(c, y, 0), to.at(c, y, 1), to.at(c, y, 2), to.at(c, y, 3)};
+                part(image + c * plane + y * pitch, rows, width);
+                for (int p = 0; p < 4; ++p) to.close(rows[p], p, 0, round_up(to.tiles, LANES));
+            }
         });
     });
 }
@@ -754,12 +779,19 @@ int safmn_from_map(const float* map, float* image, int channels, int height, int
     const Map from(map, channels * scale * scale, height, width);
     return status_of([&] {
         for_all(height * scale, threads, [&](int y) {
-            for (int c = 0; c < channels; ++c)
-                for (int i = 0; i < 4 * scale; ++i) {  // columns of the image that come from the same row of the map
-                    const float* row = from.at((c * scale + y % scale) * scale + i % scale, y / scale, i / scale);
-                    float* to = image + (std::ptrdiff_t(c) * height * scale + y) * width * scale;
-                    for (int x = i, t = 0; x < width * scale; x += 4 * scale, ++t) to[x] = row[t];
+            for (int c = 0; c < channels; ++c) {
+                float* to = image + (std::ptrdiff_t(c) * height * scale + y) * width * scale;
+                for (int first = 0; first < 4 * scale; first += 4) {
+                    const float* rows[4];
+                    for (int i = 0; i < 4; ++i) {
+                        const int column = first + i;  // of those that a tile becomes
+                        const int channel = (c * scale + y % scale) * scale + column % scale;
+                        rows[i] = from.at(channel, y / scale, column / scale);
+                    }
+                    if (scale == 1) join(rows, to, 4, width);  // a constant, for the compiler
+                    else join(rows, to + first, 4 * scale, width * scale - first);
                 }
+            }
         });
     });
 }

@@ -29,10 +29,10 @@ _SOURCE = Path(__file__).with_name("kernels.cpp")
 _COMPILERS = ("g++", "clang++", "c++")
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
 
-# The signatures in kernels.cpp: Tensors (addresses), Integers, Reals. The number of threads comes last in each.
-_T, _I, _R = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+# The signatures in kernels.cpp: Tensors (addresses), Integers, Distances, Reals. The number of threads comes last.
+_T, _I, _D, _R = ctypes.c_void_p, ctypes.c_int, ctypes.c_ssize_t, ctypes.c_float
 _SIGNATURES = {
-    "to_map": (_T, _T, _I, _I, _I, _I),
+    "to_map": (_T, _T, _I, _I, _I, _D, _D, _I),
     "from_map": (_T, _T, _I, _I, _I, _I, _I),
     "conv": (_T, _T, _T, _I, _I, _I, _I, _T, _T, _I, _I),
     "block": (_T, _T, _I, _I, _I, *[_T] * 10, _I, _T, _T, _T, _T, _R, _I, _I),
@@ -128,14 +128,9 @@ class Kernels:
         Raises:
             MemoryError: there is too little.
         """
-        native = [_address(argument) if isinstance(argument, Tensor) else argument for argument in arguments]
+        native = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
         if getattr(self._library, f"safmn_{function}")(*native, torch.get_num_threads()):
             raise MemoryError(f"the native kernel {function} needs more memory than there is")
-
-
-def _address(tensor: Tensor) -> int:
-    assert tensor.is_contiguous()
-    return tensor.data_ptr()
 
 
 _building = threading.Lock()

@@ -42,7 +42,8 @@ class Frame:
         """An image (C, h, w) as a map."""
         channels = image.shape[0]
         to = self.map(name, channels)
-        self.kernels.call("to_map", image.contiguous(), to, channels, self.height, self.width)
+        image = image if image.stride(2) == 1 else image.contiguous()
+        self.kernels.call("to_map", image, to, channels, self.height, self.width, *image.stride()[:2])
         return to
 
     def write(self, source: Tensor, channels: int, scale: int = 1) -> Tensor:
