@@ -24,7 +24,7 @@ Progress = Callable[[float], None]
 LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0}
 """What stands for 1.0."""
 _SMALLEST_TILE = 64
-BANDS = range(16, 513, 16)
+BANDS = range(16, 1025, 16)
 """Rows that streaming reads at a time: what ``tile="auto"`` chooses from."""
 BAND = 128
 """The same where the width of a strip was given."""
