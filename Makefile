@@ -19,7 +19,8 @@ demo: $(READY)
 
 # One thread for each of the two workers: faster on two cores than two threads each, and the same everywhere.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal -m "not without_forks"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal -m without_forks
 
 lint: $(READY)
 	$(VENV)/bin/ruff check safmn scripts tests setup.py
