@@ -14,8 +14,8 @@ settings.register_profile("repeatable", derandomize=True)  # the same examples e
 if not os.environ.get("SAFMN_TEST_RANDOM"):
     settings.load_profile("repeatable")
 
-# Where OpenVINO has run, processes forked later may find their memory overwritten (seen with its release 2026.4: tensors of
-# loader workers, crashes). So tests that may run it have a process without forks: `make test` calls pytest twice.
+# Where OpenVINO has run, processes forked later may find their memory overwritten (seen with release 2026.4: tensors
+# of loader workers, crashes). So tests that may run it have a process without forks: `make test` calls pytest twice.
 MAY_RUN_OPENVINO = ("test_backends", "test_native", "test_export", "test_upscaler", "test_upscale_files", "test_tiling")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
