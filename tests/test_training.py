@@ -228,7 +228,8 @@ def test_older_run_is_archived_not_overwritten(images: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_save_and_leave_within_ten_seconds(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     option_file = write(images, tmp_path)
-    run = tiny_run.start(option_file, "--force_yml", "train:total_iter=100000", "logger:save_checkpoint_freq=90000")
+    long = ["train:total_iter=100000", "val:val_freq=90000", "logger:save_checkpoint_freq=90000"]
+    run = tiny_run.start(option_file, "--force_yml", *long)  # nothing but the signal makes it save
     root = tmp_path / "experiments/tiny"
     while not (root / "record.jsonl").exists():
         time.sleep(0.05)

@@ -70,31 +70,17 @@ class LevelwiseSAFM(nn.Module):
         return F.gelu(gate) * x
 
 
-class HalfConv(nn.Module):
-    """A convolution with operands and result in half precision (sums inside in float32), float32 outside."""
+class InHalf(nn.Module):
+    """A network or a layer with operands and result in half precision (torch sums in float32), float32 outside."""
 
-    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.conv = conv.to(dtype)
+        self.module = module.to(dtype)
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C', h, w), float32."""
-        y: Tensor = self.conv(x.to(self.dtype)).float()
-        return y
-
-
-class HalfNetwork(nn.Module):
-    """A whole network in half precision, float32 outside."""
-
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network = network.to(dtype)
-        self.dtype = dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to what the network makes of it, float32."""
-        y: Tensor = self.network(x.to(self.dtype)).float()
+        """(B, C, h, w) to what the module makes of it, float32."""
+        y: Tensor = self.module(x.to(self.dtype)).float()
         return y
 
 
@@ -141,13 +127,13 @@ def with_precision(network: nn.Module, precision: str) -> nn.Module:
     if precision == "fp32":
         return network
     if precision == "fp16":
-        return HalfNetwork(network, torch.float16)
+        return InHalf(network, torch.float16)
     ends = _output_convolutions(network)
 
     def rule(module: nn.Module) -> nn.Module | None:
         if not isinstance(module, nn.Conv2d) or module.groups > 1 or module in ends:
             return None
-        return None if module.in_channels <= IMAGE_CHANNELS else HalfConv(module, torch.bfloat16)
+        return None if module.in_channels <= IMAGE_CHANNELS else InHalf(module, torch.bfloat16)
 
     return _replace(network, rule)
 

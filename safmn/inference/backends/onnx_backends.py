@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from safmn.inference.backends.base import Backend, cache_folder, example_input, package_missing
 from safmn.inference.onnx_graph import INPUT, OUTPUT, onnx_bytes
-from safmn.inference.optimize import HalfNetwork, for_graph
+from safmn.inference.optimize import InHalf, for_graph
 
 
 class OnnxRuntime(Backend):
@@ -54,7 +54,7 @@ class OnnxRuntime(Backend):
         return y
 
     def _in_precision(self, graph: nn.Module) -> nn.Module:
-        return HalfNetwork(graph, torch.float16) if self.precision == "fp16" else graph
+        return InHalf(graph, torch.float16) if self.precision == "fp16" else graph
 
     def _providers(self) -> list[Any]:
         if self.device.type == "cpu":

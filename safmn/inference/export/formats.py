@@ -23,7 +23,7 @@ from safmn.errors import UserError
 from safmn.inference.backends.base import package_missing
 from safmn.inference.export.graph import AnySize, Subject
 from safmn.inference.onnx_graph import INPUT, OPSET, OUTPUT, onnx_bytes
-from safmn.inference.optimize import HalfNetwork, for_graph, with_precision
+from safmn.inference.optimize import InHalf, for_graph, with_precision
 
 Run = Callable[[Tensor], Tensor]
 Size = tuple[int, int]
@@ -102,7 +102,7 @@ class Onnx(Format):
         onnx = importlib.import_module("onnx")
         graph = for_graph(job.subject.network)
         if job.precision == "fp16":
-            graph = HalfNetwork(graph, torch.float16)
+            graph = InHalf(graph, torch.float16)
         model = onnx.load_from_string(_serialised(job, graph))
         model.producer_name, _, model.producer_version = job.subject.facts["producer"].partition(" ")
         onnx.helper.set_model_props(model, job.subject.facts | {"precision": job.precision, "opset": str(OPSET)})
