@@ -19,8 +19,7 @@ demo: $(READY)
 
 # One thread for each of the two workers: faster on two cores than two threads each, and the same everywhere.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal -m "not without_forks"
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal -m without_forks
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(VENV)/bin/ruff check safmn scripts tests setup.py

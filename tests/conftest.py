@@ -14,19 +14,8 @@ settings.register_profile("repeatable", derandomize=True)  # the same examples e
 if not os.environ.get("SAFMN_TEST_RANDOM"):
     settings.load_profile("repeatable")
 
-# Where OpenVINO has run, processes forked later may find their memory overwritten (seen with release 2026.4: tensors
-# of loader workers, crashes). So tests that may run it have a process without forks: `make test` calls pytest twice.
-MAY_RUN_OPENVINO = ("test_backends", "test_native", "test_export", "test_upscaler", "test_upscale_files", "test_tiling")
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SAFMN_SHARED", REPOSITORY.parent / "shared")) / "data"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that must not share a process with those that fork."""
-    for item in items:
-        if item.path.stem in MAY_RUN_OPENVINO and "forked" not in item.name:
-            item.add_marker(pytest.mark.without_forks)
 
 
 def _shared(part: str) -> Path:

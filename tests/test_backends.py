@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from typing import Any, ClassVar
 
 import pytest
@@ -70,6 +72,25 @@ def test_every_network(name: str, kind: str) -> None:
     network = small(kind)
     x = photo(64, 48)
     assert largest(make(name, network)(x), network(x)) <= 1e-4
+
+
+SIGNALLED = """
+import signal, sys, torch, safmn.archs
+from safmn.inference.backends import make_backend
+used = [make_backend(sys.argv[1], safmn.archs.SAFMN(dim=4, n_blocks=1).eval()) for _ in range(2)]
+for backend in used:
+    backend(torch.rand(1, 3, 16, 16))
+del backend, used[0], used[0]  # the first one first
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_signals_are_handled_after_its_end(name: str) -> None:
+    """OpenVINO's plugin can leave a stack for signal handlers that is not there any more."""
+    command = [sys.executable, "-c", SIGNALLED, name]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "handled\n"
 
 
 @pytest.mark.parametrize("name", FAST)

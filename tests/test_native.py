@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import multiprocessing
 import os
 import platform
 import subprocess
@@ -175,6 +176,21 @@ def test_a_forked_worker_can_go_on(threads: Any) -> None:
     expected = run(x)
     loader = DataLoader(InWorker(run, x), num_workers=1, multiprocessing_context="fork", timeout=60)
     assert all(torch.equal(y, expected) for y in loader)
+
+
+def overwrite(workspace: kernels.Workspace) -> None:
+    workspace.get("map", 8).fill_(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_forked_processes_do_not_share_memory_for_maps() -> None:
+    workspace = kernels.Workspace()
+    ours = workspace.get("map", 8).fill_(0)
+    process = multiprocessing.get_context("fork").Process(target=overwrite, args=(workspace,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert ours.sum() == 0
 
 
 @pytest.mark.slow

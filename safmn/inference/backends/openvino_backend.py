@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections import OrderedDict
 from typing import Any
@@ -14,6 +15,17 @@ from safmn.inference.onnx_graph import onnx_bytes
 from safmn.inference.optimize import for_graph
 
 _SIZES = 2  # input sizes for which a static graph is kept
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """The one ``openvino.Core`` of this process.
+
+    The CPU plugin of a Core gives the calling thread an alternate signal stack and frees it in the end, but puts back
+    the one before only where Cores end in the reverse order of their beginning (release 2026.4). Otherwise the next
+    signal, be it SIGCHLD of a loader worker, is handled on memory that belongs to somebody else by then, or to nobody.
+    """
+    return importlib.import_module("openvino").Core()
 
 
 class OpenVINO(Backend):
@@ -30,7 +42,7 @@ class OpenVINO(Backend):
         self._openvino = importlib.import_module("openvino")
         graph = for_graph(network).cpu()
         # Through ONNX: OpenVINO's own conversion from PyTorch takes three times as long, and reports its use home.
-        self._model = self._openvino.Core().read_model(onnx_bytes(graph, example_input(graph)))
+        self._model = openvino_core().read_model(onnx_bytes(graph, example_input(graph)))
         self._model.reshape([-1, self.channels, -1, -1])
         self._dynamic = self._compile(self._model)
         self._static: OrderedDict[tuple[int, ...], Any] = OrderedDict()
@@ -58,7 +70,7 @@ class OpenVINO(Backend):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        return self._openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        return openvino_core().compile_model(model, "CPU", settings).create_infer_request()
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from safmn.errors import UserError
 from safmn.inference.backends.base import package_missing
+from safmn.inference.backends.openvino_backend import openvino_core
 from safmn.inference.export.graph import AnySize, Subject
 from safmn.inference.onnx_graph import INPUT, OPSET, OUTPUT, onnx_bytes
 from safmn.inference.optimize import InHalf, for_graph, with_precision
@@ -130,14 +131,14 @@ class OpenVinoIR(Format):
     def write(self, job: Job, path: Path) -> None:
         """See :class:`Format`."""
         openvino = importlib.import_module("openvino")
-        model = openvino.Core().read_model(_serialised(job, for_graph(job.subject.network)))
+        model = openvino_core().read_model(_serialised(job, for_graph(job.subject.network)))
         for key, value in (job.subject.facts | {"precision": job.precision}).items():
             model.set_rt_info(value, ["safmn", key])
         openvino.save_model(model, str(path), compress_to_fp16=job.precision == "fp16")
 
     def open(self, path: Path) -> Run:
         """See :class:`Format`."""
-        core = importlib.import_module("openvino").Core()
+        core = openvino_core()
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
         return lambda x: torch.from_numpy(compiled(x.numpy())[0].copy())

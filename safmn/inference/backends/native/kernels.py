@@ -179,9 +179,13 @@ class Workspace(threading.local):
 
 
 def _allocate(floats: int) -> Tensor:
-    """Memory on large pages, where the system has them: rows of many channels lie on more pages than the TLB holds."""
+    """Memory on large pages, where the system has them: rows of many channels lie on more pages than the TLB holds.
+
+    It is private: by default Python's would be shared with forked processes, which could be computing there too.
+    """
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     try:
-        memory = mmap.mmap(-1, 4 * floats)
+        memory = mmap.mmap(-1, 4 * floats, **private)
     except OSError as error:
         raise MemoryError(f"no {4 * floats} bytes for the native kernels") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
