@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
@@ -19,27 +20,20 @@ from safmn.data import build_dataset
 from safmn.engine.evaluate import evaluate
 from safmn.errors import exit_status
 from safmn.files import write_atomically
+from safmn.options import load_options
 from safmn.zoo import FOLDER, INDEX
 
-SETS = ("Set5", "Set14")
 
-
-def measure(path: Path, param_key: str, scale: int, benchmark: Path) -> dict[str, dict[str, float]]:
-    """Mean PSNR and SSIM on Y, crop = scale, full frame, of each set."""
+def measure(path: Path, param_key: str, test: str, sets: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Mean of each metric on each of the named sets of a test option file, on full frames."""
+    options = load_options(test, mode="test")
+    assert options.val is not None
     network = weights.load_network(path, param_key=param_key)
-    arguments = {"crop_border": scale, "test_y_channel": True}
-    metrics = {name: {"type": f"calculate_{name}", **arguments} for name in ("psnr", "ssim")}
+    sections = {section["name"]: section for section in options.datasets.values()}
     results = {}
-    for name in SETS:
-        section = {
-            "type": "PairedImageDataset",
-            "name": name,
-            "dataroot_gt": str(benchmark / name / "HR"),
-            "dataroot_lq": str(benchmark / name / "LR_bicubic" / f"X{scale}"),
-            "filename_tmpl": f"{{}}x{scale}",
-        }
-        dataset = build_dataset(section, phase="test", scale=scale)
-        results[name] = evaluate(network, dataset, name=name, metrics=metrics, device="cpu").mean
+    for name in sets:
+        dataset = build_dataset(sections[name], phase="test", scale=options.scale)
+        results[name] = evaluate(network, dataset, name=name, metrics=options.val.metrics, device="cpu").mean
     return results
 
 
@@ -55,7 +49,8 @@ def main() -> int:
     parser.add_argument("--commit", required=True, help="git commit of the code that trained them (the log names it)")
     parser.add_argument("--data", required=True, help="what they were trained on, in a few words")
     parser.add_argument("--licence", default="CC BY-SA 4.0")
-    parser.add_argument("--benchmark", type=Path, default=Path("datasets/benchmark"))
+    parser.add_argument("--test", required=True, help="the option file to test with, e.g. options/test_x2.yml")
+    parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"], help="those of its sets to measure")
     arguments = parser.parse_args()
     state = weights.load_state_dict(arguments.weights, param_key=arguments.param_key)
     found = weights.recognise(state)
@@ -69,7 +64,7 @@ def main() -> int:
         "data": arguments.data,
         "licence": arguments.licence,
         "param_key": arguments.param_key,
-        "metrics": measure(arguments.weights, arguments.param_key, found.scale, arguments.benchmark),
+        "metrics": measure(arguments.weights, arguments.param_key, arguments.test, arguments.sets),
     }
     header = {key: value if isinstance(value, str) else json.dumps(value) for key, value in card.items()}
     file = FOLDER / f"{arguments.name}.safetensors"

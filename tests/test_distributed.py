@@ -163,6 +163,30 @@ def assert_same_results(first: Path, second: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["SRModel", "RealGANModel"])
+def test_two_ranks_train_like_one_with_their_batches(model: str, images: Path, tmp_path: Path) -> None:
+    files = []
+    for batch in (1, 2):
+        folder = tmp_path / f"{batch} per rank"
+        folder.mkdir()
+        content = tiny_run.options(images) if model == "SRModel" else tiny_run.real_options(images, folder, model, 0)
+        content["path"]["experiments_root"] = str(folder / "experiments")
+        if model == "RealGANModel":
+            content["degradation"]["mode"] = "per_sample"  # the pool depends on the size of the batch
+            del content["train"]["ldl_opt"]  # compares networks that are nearly equal: not continuous
+        content["datasets"]["train"]["batch_size_per_gpu"] = batch
+        content["train"]["total_iter"] = 12
+        files.append(tiny_run.write_options(folder, content))
+    assert Job(files[0]).join() == 0
+    assert tiny_run.finish(files[1]) == 0
+    two, one = ([entry for entry in tiny_run.record(file.parent) if "lr" in entry] for file in files)
+    assert [entry["iter"] for entry in two] == list(range(1, 13))
+    for ours, expected in zip(two, one, strict=True):
+        losses = {name: value for name, value in expected.items() if name.startswith("l_")}
+        assert {name: ours[name] for name in losses} == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.slow
 def test_validation_shared_by_two_ranks_gives_the_numbers_of_one(images: Path, uninterrupted: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the ranks

@@ -20,28 +20,6 @@ from safmn.models.trained_network import TrainedNetwork
 KILL_BEFORE = (2, 7, 5, 10)
 
 
-def options(folder: Path, root: Path, model: str, workers: int) -> dict[str, Any]:
-    """A tiny run on degraded photographs; images from ``folder``, experiments below ``root``."""
-    result = tiny_run.options(folder)
-    result |= {"model_type": model, "degradation": {"crop_size": 64}}
-    result["path"]["experiments_root"] = str(root / "experiments")
-    for section in result["datasets"].values():
-        section["type"] = "RealESRGANDataset"
-        del section["dataroot_lq"]
-    result["datasets"]["train"]["num_worker_per_gpu"] = workers
-    if model == "RealSRModel":
-        return result | {"gt_usm": True}
-    result["degradation"] |= {"mode": "batch_pool", "queue_size": 4}
-    result["train"] |= {
-        "optim_d": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
-        "gan_opt": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1},
-        "ldl_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
-        "net_d_init_iters": 4,
-    }
-    discriminator = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 8}
-    return result | {"l1_gt_usm": True, "percep_gt_usm": True, "gan_gt_usm": False, "network_d": discriminator}
-
-
 def die_before_update(number: int) -> None:
     """Make this process send itself SIGKILL before that optimiser step."""
     update, updates = TrainedNetwork.update, 0
@@ -70,7 +48,7 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path: Path, model: str, workers
     files = {}
     for folder in (straight, killed):
         folder.mkdir()
-        files[folder] = tiny_run.write_options(folder, options(tmp_path, folder, model, workers))
+        files[folder] = tiny_run.write_options(folder, tiny_run.real_options(tmp_path, folder, model, workers))
     assert tiny_run.finish(files[straight]) == 0
     for number in KILL_BEFORE:
         prepare = functools.partial(die_before_update, number)

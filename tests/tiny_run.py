@@ -84,6 +84,28 @@ def options(folder: Path, **train: Any) -> dict[str, Any]:
     }
 
 
+def real_options(folder: Path, root: Path, model: str, workers: int) -> dict[str, Any]:
+    """A tiny run on degraded photographs; images from ``folder``, experiments below ``root``."""
+    result = options(folder)
+    result |= {"model_type": model, "degradation": {"crop_size": 64}}
+    result["path"]["experiments_root"] = str(root / "experiments")
+    for section in result["datasets"].values():
+        section["type"] = "RealESRGANDataset"
+        del section["dataroot_lq"]
+    result["datasets"]["train"]["num_worker_per_gpu"] = workers
+    if model == "RealSRModel":
+        return result | {"gt_usm": True}
+    result["degradation"] |= {"mode": "batch_pool", "queue_size": 4}
+    result["train"] |= {
+        "optim_d": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
+        "gan_opt": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1},
+        "ldl_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+        "net_d_init_iters": 4,
+    }
+    discriminator = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 8}
+    return result | {"l1_gt_usm": True, "percep_gt_usm": True, "gan_gt_usm": False, "network_d": discriminator}
+
+
 def write_options(folder: Path, content: dict[str, Any], name: str = "options.yml") -> Path:
     """Write an option file and return its path."""
     path = folder / name
