@@ -65,6 +65,7 @@ VARIANTS = {
     "fft0.2": Variant("FFT weight 0.2", overrides=("train:fft_opt:loss_weight=0.2",)),
     "patch96": Variant("LR patches of 96x96, batch 1", overrides=_patches(96, 1)),
     "patch32": Variant("LR patches of 32x32, batch 9", overrides=_patches(32, 9)),
+    "patch24": Variant("LR patches of 24x24, batch 16", overrides=_patches(24, 16)),
     "no_warmup": Variant("no warm-up of the rate", overrides=("train:warmup_iter=-1",)),
     "twice": Variant("twice the iterations", budget=2.0),
     "mse_tune": Variant("last tenth with MSE alone", tune=0.1, tune_overrides=MSE),
