@@ -138,14 +138,75 @@ def test_gt_may_exceed_a_multiple_of_lq(folders: tuple[Path, Path]) -> None:
     assert build_dataset(paired_section(hr, lr), phase="val", scale=2)[0]["gt"].shape == (3, 72, 72)
 
 
-@pytest.mark.parametrize(("gt", "fits"), [((20, 20), True), ((31, 31), True), ((32, 20), False), ((20, 19), False)])
-def test_sizes_that_do_not_fit(gt: tuple[int, int], fits: bool) -> None:
-    arguments = (np.zeros((*gt, 3)), np.zeros((10, 10, 3)), 2, Pair("the_gt.png", "the_lq.png"))
-    if fits:
-        check_sizes(*arguments)
+@pytest.mark.parametrize(
+    ("gt", "training", "testing"),
+    [
+        ((24, 24), True, True),
+        ((25, 25), True, True),
+        ((26, 24), False, True),  # 24 is what is left of 26 at a multiple of 12
+        ((35, 35), False, True),
+        ((36, 24), False, False),
+        ((35, 23), False, False),
+        ((24, 22), False, False),
+    ],
+)
+def test_sizes_that_do_not_fit(gt: tuple[int, int], training: bool, testing: bool) -> None:
+    arguments = (np.zeros((*gt, 3)), np.zeros((12, 12, 3)), 2, Pair("the_gt.png", "the_lq.png"))
+    for fits, phase in ((training, True), (testing, False)):
+        if fits:
+            check_sizes(*arguments, training=phase)
+        else:
+            with pytest.raises(DataError, match=r"scale 2.*the_gt\.png is .*the_lq\.png is 12x12"):
+                check_sizes(*arguments, training=phase)
+
+
+def test_training_refuses_an_lq_image_that_lacks_rows(folders: tuple[Path, Path]) -> None:
+    hr, lr = folders
+    image = cv2.imread(str(lr / "ax2.png"))
+    write_image(lr / "ax2.png", image[2:, :, ::-1])
+    dataset = build_dataset(paired_section(hr, lr), phase="train", scale=2)
+    with pytest.raises(DataError, match=r"a\.png is 72x72.*ax2\.png is 36x34"):
+        dataset.sample(0, np.random.default_rng(0))
+
+
+def test_the_smallest_patch_can_be_flipped(folders: tuple[Path, Path]) -> None:
+    dataset = build_dataset(paired_section(*folders, gt_size=2), phase="train", scale=2)
+    for index in range(20):
+        sample = dataset.sample(0, np.random.default_rng(index))
+        assert torch.equal(sample["gt"], sample["lq"].expand(3, 2, 2))
+
+
+@pytest.mark.parametrize("template", ["{", "{} {}", "{0}{1}", "{:d}", "}{", "{0!z}", "{x}", "x2"])
+def test_a_template_without_one_plain_field(folders: tuple[Path, Path], template: str) -> None:
+    with pytest.raises(DataError, match=r"'set': filename_tmpl: .* must hold \{\} once"):
+        build_dataset(paired_section(*folders, filename_tmpl=template), phase="train", scale=2)
+
+
+def test_a_meta_info_file_that_is_no_utf8(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    meta = tmp_path / "meta.txt"
+    meta.write_bytes("café.png (480,480,3)\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"meta\.txt is not UTF-8 text \(byte 3\)"):
+        build_dataset(paired_section(*folders, meta_info_file=str(meta)), phase="train", scale=2)
+
+
+@pytest.mark.parametrize("damage", ["noise", "empty", "flipped", "cut to a page", "cut in half", "listing"])
+def test_a_damaged_lmdb_is_named(folders: tuple[Path, Path], tmp_path: Path, damage: str) -> None:
+    folder = make_lmdb(folders[0], tmp_path / "damaged.lmdb")
+    data = (folder / "data.mdb").read_bytes()
+    if damage == "listing":
+        (folder / "meta_info.txt").write_bytes(b"\xff\xfe\x00")
     else:
-        with pytest.raises(DataError, match=r"scale 2.*the_gt\.png.*the_lq\.png"):
-            check_sizes(*arguments)
+        damaged = {
+            "noise": np.random.default_rng(0).bytes(8192),
+            "empty": b"",
+            "flipped": data[:8192] + bytes(byte ^ 0xFF for byte in data[8192:]),
+            "cut to a page": data[:8192],
+            "cut in half": data[: len(data) // 2],
+        }
+        (folder / "data.mdb").write_bytes(damaged[damage])
+    section = {"type": "SingleImageDataset", "dataroot_lq": str(folder), "io_backend": {"type": "lmdb"}}
+    with pytest.raises(DataError, match=r"damaged\.lmdb.*make it anew"):
+        list(build_dataset(section, phase="test", scale=2))
 
 
 def test_mistakes_in_folders(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -205,6 +205,7 @@ def test_tensor_round_trip(photo: np.ndarray) -> None:
     np.testing.assert_array_equal(to_uint8(torch.stack([tensor, tensor.flip(1)])), np.stack([photo, photo[::-1]]))
     assert to_tensor(photo[..., 0]).shape == (1, *photo.shape[:2])
     assert to_tensor(augment(photo, True, True, True)).is_contiguous()
+    assert to_tensor(augment(photo[:1, :1], True, True, True)).shape == (3, 1, 1)
     for wrong in (photo.astype(np.float32), photo[None]):
         with pytest.raises(DataError, match="to_tensor"):
             to_tensor(wrong)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from safmn.data.keys import Patch, Sample, draw_patch
-from safmn.data.options import CommonOptions, CropOptions, IoBackend, read_options
+from safmn.data.options import CommonOptions, CropOptions, IoBackend, PositiveFloat, read_options
 from safmn.data.sources import (
     DiskReader,
     LmdbReader,
@@ -39,7 +39,7 @@ class PairedOptions(CropOptions, frozen=True, kw_only=True):
     io_backend: IoBackend = IoBackend()
     color: Literal["y", "rgb"] | None = None  # "y": one channel, BT.601 luma in [16/255, 235/255]
     mean: list[float] | None = None  # one for each channel; subtracted from values in [0, 1]
-    std: list[float] | None = None  # one for each channel; divided by, after the mean
+    std: list[PositiveFloat] | None = None  # one for each channel; divided by, after the mean
 
 
 class SingleOptions(CommonOptions, frozen=True, kw_only=True):
@@ -50,7 +50,7 @@ class SingleOptions(CommonOptions, frozen=True, kw_only=True):
     io_backend: IoBackend = IoBackend()
     color: Literal["y", "rgb"] | None = None
     mean: list[float] | None = None
-    std: list[float] | None = None
+    std: list[PositiveFloat] | None = None
 
 
 def finish(image: np.ndarray, options: PairedOptions | SingleOptions) -> Tensor:
@@ -118,7 +118,7 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, Pair]:
         pair = self.pairs[index]
         gt, lq = self.gt_reader.read(pair.gt), self.lq_reader.read(pair.lq)
-        check_sizes(gt, lq, self.options.scale, pair)
+        check_sizes(gt, lq, self.options.scale, pair, training=self.options.phase == "train")
         return gt, lq, pair
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:

@@ -16,7 +16,9 @@ from safmn import imaging
 from safmn.data.store_format import CheckSource, StoreFile
 from safmn.errors import DataError
 from safmn.imaging import decode_rgb, read_rgb
+from safmn.names import template_mistake
 
+_REMAKE_LMDB = "Copy it again, or make it anew with safmn prepare lmdb."
 _NAMED_AT_MOST = 3  # missing images that a message names before it counts the rest
 
 
@@ -50,7 +52,7 @@ class LmdbReader:
     locked and nothing written, so processes have no state to share); the reader may be pickled.
 
     Raises:
-        DataError: the folder or one of its two files is missing.
+        DataError: the folder or one of its two files is missing; when read from, that one of them is damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -64,15 +66,17 @@ class LmdbReader:
 
     def keys(self) -> list[str]:
         """The keys that ``meta_info.txt`` lists, in its order."""
-        with open(os.path.join(self.folder, "meta_info.txt"), encoding="utf-8") as lines:
-            return [os.path.splitext(_meta_name(line))[0] for line in lines if line.strip()]
+        return [os.path.splitext(name)[0] for name in _names_in(os.path.join(self.folder, "meta_info.txt"))]
 
     def read(self, name: str) -> np.ndarray:
         """The image of a key as uint8 RGB (H, W, 3)."""
-        if self._environment is None:
-            self._environment = _open(os.path.realpath(self.folder))
-        with self._environment.begin(write=False, buffers=False) as transaction:
-            content = transaction.get(name.encode())
+        try:
+            if self._environment is None:
+                self._environment = _open(os.path.realpath(self.folder))
+            with self._environment.begin(write=False, buffers=False) as transaction:
+                content = transaction.get(name.encode())
+        except lmdb.Error as error:
+            raise DataError(f"{self.folder} cannot be read as an lmdb ({error}). {_REMAKE_LMDB}") from error
         if content is None:
             raise DataError(f"{self.folder} has no image {name!r}, although its meta_info.txt lists it. Make it anew.")
         return decode_rgb(content, f"{self.folder}:{name}")
@@ -116,8 +120,17 @@ def _open(folder: str) -> Any:
     environment = _environments.get(folder)
     if environment is None:
         environment = lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+        _check_whole(folder, environment)
         _environments[folder] = environment
     return environment
+
+
+def _check_whole(folder: str, environment: Any) -> None:
+    """Refuse a data base that was cut off: reading beyond the end of the mapped file would kill the process."""
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    size = os.path.getsize(os.path.join(folder, "data.mdb"))
+    if size < needed:
+        raise DataError(f"{folder}/data.mdb ends too early ({size} of {needed} bytes). {_REMAKE_LMDB}")
 
 
 def list_images(folder: str | Path) -> list[str]:
@@ -167,6 +180,7 @@ def pairs_from_lmdb(gt: LmdbReader, lq: LmdbReader, template: str = "{}") -> lis
     Raises:
         DataError: the keys do not match; names them.
     """
+    _check_template(template)
     gt_keys, lq_keys = sorted(gt.keys()), set(lq.keys())
     rule = "{}" if lq_keys == set(gt_keys) else template
     pairs = [Pair(key, rule.format(key)) for key in gt_keys]
@@ -183,28 +197,30 @@ def names_from_meta_info(path: str | Path) -> list[str]:
     """The image names that a meta-info file lists, in its order.
 
     Raises:
-        DataError: there is no such file, or it lists nothing.
+        DataError: there is no such file, it is not UTF-8 text, or it lists nothing.
     """
     if not os.path.isfile(path):
         raise DataError(f"no such meta_info_file: {path}")
-    with open(path, encoding="utf-8") as lines:
-        names = [_meta_name(line) for line in lines if line.strip()]
+    names = _names_in(path)
     if not names:
         raise DataError(f"the meta_info_file {path} lists no images")
     return names
 
 
-def check_sizes(gt: np.ndarray, lq: np.ndarray, scale: int, pair: Pair) -> None:
-    """Refuse a pair whose sizes do not fit the scale.
+def check_sizes(gt: np.ndarray, lq: np.ndarray, scale: int, pair: Pair, *, training: bool = True) -> None:
+    """Refuse a pair whose sizes do not fit the scale: such images often show shifted content as well.
 
-    A GT image may exceed ``scale`` times its LQ image by the rest that cropping to a multiple left: less than 12
-    pixels, the common multiple of the usual scales, because many sets share HR images between scales.
+    A GT image may exceed ``scale`` times its LQ image by the fewer than ``scale`` pixels that cropping to a multiple
+    left. In testing its LQ image may also be that of the GT image cropped to a multiple of 12: benchmarks share HR
+    images between scales.
 
     Raises:
         DataError: names both images and their sizes.
     """
-    excess = [gt_side - scale * lq_side for gt_side, lq_side in zip(gt.shape[:2], lq.shape[:2], strict=True)]
-    if min(excess) < 0 or max(excess) >= max(scale, 12):
+    sides = list(zip(gt.shape[:2], lq.shape[:2], strict=True))
+    fits = all(0 <= gt_side - scale * lq_side < scale for gt_side, lq_side in sides)
+    shared = not training and all(gt_side - gt_side % 12 == scale * lq_side for gt_side, lq_side in sides)
+    if not (fits or shared):
         raise DataError(
             f"GT and LQ do not fit at scale {scale}: {pair.gt} is {gt.shape[1]}x{gt.shape[0]}, {pair.lq} is "
             f"{lq.shape[1]}x{lq.shape[0]}. Check scale, dataroot_lq and filename_tmpl."
@@ -214,6 +230,7 @@ def check_sizes(gt: np.ndarray, lq: np.ndarray, scale: int, pair: Pair) -> None:
 def _pair(
     gt_names: Sequence[str], lq_names: Sequence[str], gt_folder: str, lq_folder: str, template: str
 ) -> list[Pair]:
+    _check_template(template)
     present, by_stem = set(lq_names), {os.path.splitext(name)[0]: name for name in reversed(lq_names)}
     pairs, missing = [], []
     for gt_name in gt_names:
@@ -230,6 +247,21 @@ def _pair(
             f"{_enumerate(missing)}. Check dataroot_lq and filename_tmpl ({template!r})."
         )
     return pairs
+
+
+def _check_template(template: str) -> None:
+    mistake = template_mistake(template)
+    if mistake:
+        raise DataError(f"filename_tmpl: {mistake}")
+
+
+def _names_in(path: str | Path) -> list[str]:
+    """The image names in the lines of a meta-info file."""
+    try:
+        with open(path, encoding="utf-8") as lines:
+            return [_meta_name(line) for line in lines if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8, or make it anew") from error
 
 
 def _meta_name(line: str) -> str:

@@ -38,7 +38,8 @@ def to_tensor(image: Array) -> torch.Tensor:
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise DataError(f"to_tensor takes a uint8 (H, W, C) array, not {image.dtype} of shape {image.shape}")
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)  # (C, H, W)
-    return torch.from_numpy(np.ascontiguousarray(planes)).to(torch.float32).div_(255.0)
+    # A copy even of what counts as contiguous: numpy leaves an axis of length 1 its stride, which a flip made negative.
+    return torch.from_numpy(planes.copy(order="C")).to(torch.float32).div_(255.0)
 
 
 def to_uint8(tensor: torch.Tensor) -> Array:

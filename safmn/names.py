@@ -1,0 +1,28 @@
+"""Names in option files that become names of files and folders: what is wrong with one, in words."""
+
+from __future__ import annotations
+
+import string
+from pathlib import PurePath
+
+
+def folder_mistake(name: str) -> str | None:
+    """Why ``name`` cannot be that of a folder of ours (``experiments/<name>``); None where it can.
+
+    ``a/b`` is a folder within one; what would leave the folder above, or be that folder itself, is none.
+    """
+    path = PurePath(name)
+    if "\0" in name or path.is_absolute() or ".." in path.parts or not path.parts:
+        return f"{name!r} cannot name a folder of results: give a plain name, without '..' or a leading '/'"
+    return None
+
+
+def template_mistake(template: str) -> str | None:
+    """Why ``template.format("image")`` does not give the name of a file; None where it does."""
+    try:
+        fields = [tuple(field) for _, *field in string.Formatter().parse(template) if field[0] is not None]
+    except ValueError:  # unbalanced braces
+        fields = []
+    if fields not in ([("", "", None)], [("0", "", None)]):
+        return f"{template!r} must hold {{}} once, for the name of the GT image without ending, as in {{}}x2"
+    return None
