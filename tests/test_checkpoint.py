@@ -179,8 +179,27 @@ def test_pruning(tmp_path: Path) -> None:
     for iteration in (10, 15, 20, 30, 40, 44, 50):
         save(tmp_path, iteration)
     checkpointer = Checkpointer(tmp_path, keep_last=2, keep_every=20)
-    checkpointer.prune(scheduled=lambda iteration: iteration % 10 == 0, best=15)
+    checkpointer.prune(50, scheduled=lambda iteration: iteration % 10 == 0, best=15)
     assert checkpointer.iterations() == [15, 20, 40, 50]  # best, every 20th, last two; 44 was a signal's
+
+
+def test_pruning_looks_only_at_what_the_run_has_passed(tmp_path: Path) -> None:
+    for iteration in (10, 20, 25, 30, 40, 50):
+        save(tmp_path, iteration)
+    checkpointer = Checkpointer(tmp_path, keep_last=1)
+    checkpointer.prune(25, scheduled=lambda iteration: iteration % 10 == 0, best=None)
+    assert checkpointer.iterations() == [20, 25, 30, 40, 50]
+
+
+def test_later_checkpoints_are_kept_under_another_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpointer = Checkpointer(tmp_path)
+    for aside in ("damaged-000000020", "damaged-000000020-2"):
+        for iteration in (10, 20):
+            save(tmp_path, iteration)
+        checkpointer.set_aside_after(10, "damaged")
+        assert checkpointer.iterations() == [10]
+        assert (tmp_path / aside / "state.json").is_file()
+        assert f"is kept as {tmp_path / aside}" in caplog.text
 
 
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)

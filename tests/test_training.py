@@ -241,6 +241,38 @@ def test_signals_save_and_leave_within_ten_seconds(images: Path, tmp_path: Path,
     assert len(list((root / "training_states").iterdir())) == 1
 
 
+def interrupt_step(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """SIGTERM during one iteration."""
+    original = SRModel.training_step
+
+    def interrupted_step(self: SRModel, batches: Any, iteration: int) -> Any:
+        if iteration == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batches, iteration)
+
+    monkeypatch.setattr(SRModel, "training_step", interrupted_step)
+
+
+@pytest.mark.parametrize("why", ["damaged", "superseded"])
+def test_later_checkpoints_do_not_replace_those_of_the_run_that_fell_back(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    option_file = str(write(images, tmp_path, total_iter=12))
+    assert main(["-opt", option_file]) == 0
+    states = tmp_path / "experiments/tiny/training_states"
+    if why == "damaged":
+        (states / "000000012/state.json").write_text("cut")
+        arguments = ["-opt", option_file, "--auto_resume"]
+    else:
+        arguments = ["-opt", option_file, "--force_yml", f"path:resume_state={states / '000000009'}"]
+    interrupt_step(monkeypatch, at=10)
+    assert main(arguments) == 128 + signal.SIGTERM
+    assert sorted(path.name for path in states.iterdir())[-2:] == ["000000010", f"{why}-000000012"]
+    assert main(["-opt", option_file, "--auto_resume"]) == 0
+    log = (tmp_path / "experiments/tiny/train_tiny.log").read_text()
+    assert f"resumed from {states / '000000010'}, iteration 10" in log
+
+
 def test_changed_options_are_shown_and_refused(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     option_file = str(write(images, tmp_path))
     assert main(["-opt", option_file, "--force_yml", "train:total_iter=6"]) == 0

@@ -8,6 +8,7 @@ name, flushed, and renamed into place, so a kill at any moment leaves the earlie
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -136,15 +137,32 @@ class Checkpointer:
             )
         return None
 
-    def prune(self, *, scheduled: Callable[[int], bool], best: int | None) -> None:
-        """Delete what the rule does not keep.
+    def set_aside_after(self, iteration: int, reason: str) -> None:
+        """Rename the checkpoints later than ``iteration``, from which the run goes on, to ``<reason>-<iteration>``.
 
-        Kept: the newest; the last ``keep_last`` scheduled; multiples of ``keep_every``; the best. A checkpoint that was
-        written because of a signal goes as soon as a newer one is there.
+        They would otherwise be newer than those that the run is about to write, and be resumed from in their place.
         """
-        iterations = self.iterations()
+        for later in self.iterations():
+            if later > iteration:
+                aside = self._unused(f"{reason}-{later:09d}")
+                os.rename(self.path(later), aside)
+                logger.warning(
+                    "the run goes on from iteration %d: %s is kept as %s", iteration, self.path(later), aside
+                )
+
+    def _unused(self, name: str) -> Path:
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        return next(self.folder / each for each in names if not (self.folder / each).exists())
+
+    def prune(self, current: int, *, scheduled: Callable[[int], bool], best: int | None) -> None:
+        """Delete what the rule does not keep of the checkpoints up to iteration ``current``.
+
+        Kept: ``current``; the last ``keep_last`` scheduled; multiples of ``keep_every``; the best. A checkpoint that
+        was written because of a signal goes as soon as a newer one is there.
+        """
+        iterations = [iteration for iteration in self.iterations() if iteration <= current]
         on_schedule = [iteration for iteration in iterations if scheduled(iteration)]
-        kept = {*iterations[-1:], *on_schedule[-self.keep_last :]} | ({best} if best is not None else set())
+        kept = {current, *on_schedule[-self.keep_last :]} | ({best} if best is not None else set())
         if self.keep_every:
             kept |= {iteration for iteration in iterations if iteration % self.keep_every == 0}
         for iteration in iterations:

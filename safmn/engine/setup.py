@@ -155,26 +155,34 @@ def _check_unchanged(checkpoint: Checkpoint, options: Options, *, allow_changes:
 
 
 def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_changes: bool) -> None:
+    newest = _newest(trainer) if auto_resume else None
     source = options.path.resume_state
-    if auto_resume:
-        if trainer.model.ranks.is_main:
-            trainer.checkpointer.tidy()
-        distributed.barrier()
-        checkpoint = trainer.checkpointer.load_latest()
-        if checkpoint is None and source is None:
-            logger.info("nothing to resume in %s: starting at iteration 0", trainer.experiment.training_states)
-    else:
-        checkpoint = None
-    if checkpoint is None and source is not None:
-        if Path(source).is_file():
-            legacy_state.resume(trainer, Path(source))
-            return
-        checkpoint = load_checkpoint(Path(source))
+    if newest is not None:
+        _restore(trainer, newest, options, allow_changes=allow_changes)
+    elif source is not None and Path(source).is_file():
+        legacy_state.resume(trainer, Path(source))
+    elif source is not None:
+        _restore(trainer, load_checkpoint(Path(source)), options, allow_changes=allow_changes)
+    elif auto_resume:
+        logger.info("nothing to resume in %s: starting at iteration 0", trainer.experiment.training_states)
+    if trainer.model.ranks.is_main:
+        trainer.checkpointer.set_aside_after(trainer.progress.iteration, "damaged" if newest else "superseded")
+
+
+def _newest(trainer: Trainer) -> Checkpoint | None:
+    """The newest checkpoint of this experiment that is whole, the same on every rank."""
+    if trainer.model.ranks.is_main:
+        trainer.checkpointer.tidy()
+    distributed.barrier()
+    checkpoint = trainer.checkpointer.load_latest()
     _check_ranks_agree(checkpoint, trainer.experiment)
-    if checkpoint is not None:
-        _check_unchanged(checkpoint, options, allow_changes=allow_changes)
-        trainer.resume(checkpoint)
-        logger.info("resumed from %s, iteration %d", checkpoint.path, checkpoint.iteration)
+    return checkpoint
+
+
+def _restore(trainer: Trainer, checkpoint: Checkpoint, options: Options, *, allow_changes: bool) -> None:
+    _check_unchanged(checkpoint, options, allow_changes=allow_changes)
+    trainer.resume(checkpoint)
+    logger.info("resumed from %s, iteration %d", checkpoint.path, checkpoint.iteration)
 
 
 def _check_ranks_agree(checkpoint: Checkpoint | None, experiment: Experiment) -> None:

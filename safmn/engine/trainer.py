@@ -75,7 +75,7 @@ class Trainer:
         """Continue from a checkpoint."""
         self.model.load_state(checkpoint.networks)
         self.progress = Progress.from_dict(checkpoint.progress)
-        if self.model.ranks.is_main and checkpoint.iteration == max(self.checkpointer.iterations(), default=0):
+        if self.model.ranks.is_main and checkpoint.iteration in self.checkpointer.iterations():
             self._prune()  # the kill may have come between saving and pruning
 
     def run(self) -> int:
@@ -195,7 +195,7 @@ class Trainer:
         distributed.barrier()
 
     def _prune(self) -> None:
-        self.checkpointer.prune(scheduled=self._scheduled, best=self._best_iteration())
+        self.checkpointer.prune(self.progress.iteration, scheduled=self._scheduled, best=self._best_iteration())
 
     def _ship(self, label: str) -> None:
         """Write ``models/net_<g>_<label>.pth`` in BasicSR's format for every network."""
