@@ -18,8 +18,9 @@ import tiny_run
 import torch
 from basicsr.archs import build_network
 
+from safmn.engine.evaluate import Interrupted, evaluate
 from safmn.engine.experiment import Experiment
-from safmn.errors import UserError
+from safmn.errors import DataError, UserError
 from safmn.models.sr_model import SRModel
 from safmn.models.trained_network import TrainedNetwork
 from safmn.optim.ema import MovingAverage
@@ -239,6 +240,38 @@ def test_signals_save_and_leave_within_ten_seconds(images: Path, tmp_path: Path,
     assert time.monotonic() - sent < 10
     assert run.exitcode == 128 + number
     assert len(list((root / "training_states").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("end", "status"), [(DataError("no such image"), 2), (Interrupted(), 128 + signal.SIGTERM)])
+def test_a_validation_that_ends_early_loses_nothing_and_is_done_again(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Exception, status: int
+) -> None:
+    content = tiny_run.options(images, total_iter=9)
+    content["datasets"]["val_2"] = {**content["datasets"]["val"], "name": "second"}
+    content["logger"]["save_checkpoint_freq"] = 4
+    runs = []
+    for failing in (False, True):
+        folder = tmp_path / str(failing)
+        folder.mkdir()
+        content["path"]["experiments_root"] = str(folder / "experiments")
+        option_file = str(tiny_run.write_options(folder, content))
+        if failing:
+            with monkeypatch.context() as patch:
+
+                def fails_in_the_second_set(*arguments: Any, name: str, **keywords: Any) -> Any:
+                    if name == "second":
+                        raise end
+                    return evaluate(*arguments, name=name, **keywords)
+
+                patch.setattr("safmn.engine.validation.evaluate", fails_in_the_second_set)
+                assert main(["-opt", option_file]) == status
+            states = folder / "experiments/tiny/training_states"
+            assert [path.name for path in sorted(states.iterdir())] == ["000000004", "000000006"]
+        assert main(["-opt", option_file, "--auto_resume"]) == 0
+        prints = tiny_run.fingerprint(folder)
+        runs.append({name: digest for name, digest in prints.items() if not name.endswith(".json")})
+    assert "models/net_g_best.pth" in runs[0]
+    assert runs[0] == runs[1]
 
 
 def interrupt_step(monkeypatch: pytest.MonkeyPatch, at: int) -> None:

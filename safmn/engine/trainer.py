@@ -115,6 +115,9 @@ class Trainer:
                 improved = self.validator.run(self.model, self.progress, log, lambda: bool(interrupt))
             except Interrupted:
                 leave = True
+            except Exception:  # whatever it was, the training up to here is whole; --auto_resume validates again
+                self._write(best=False)
+                raise
         if leave or improved or self._scheduled(iteration):
             self._save(best=improved)
         return leave
@@ -181,18 +184,23 @@ class Trainer:
         return iteration % self.options.logger.save_checkpoint_freq == 0 or iteration == self.last_iteration
 
     def _save(self, *, best: bool) -> None:
-        """Weights for use elsewhere, checkpoint, pruning. Only rank 0 writes; the others wait.
+        """Save on rank 0; the others wait."""
+        self._write(best=best)
+        distributed.barrier()
+
+    def _write(self, *, best: bool) -> None:
+        """Weights for use elsewhere, checkpoint, pruning. Only rank 0 writes.
 
         The checkpoint comes after the weights, so that one that is there implies that they are.
         """
+        if not self.model.ranks.is_main:
+            return
         iteration = self.progress.iteration
-        if self.model.ranks.is_main:
-            labels = ["latest"] + [str(iteration)] * self._scheduled(iteration) + ["best"] * best
-            for label in labels:
-                self._ship(label)
-            self.checkpointer.save(iteration, self.model.state(), self.progress.as_dict(), self.options.raw)
-            self._prune()
-        distributed.barrier()
+        labels = ["latest"] + [str(iteration)] * self._scheduled(iteration) + ["best"] * best
+        for label in labels:
+            self._ship(label)
+        self.checkpointer.save(iteration, self.model.state(), self.progress.as_dict(), self.options.raw)
+        self._prune()
 
     def _prune(self) -> None:
         self.checkpointer.prune(self.progress.iteration, scheduled=self._scheduled, best=self._best_iteration())

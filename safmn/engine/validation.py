@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from safmn.engine.evaluate import Interrupted, SetResult, evaluate
+from safmn.engine.evaluate import Interrupted, SetResult, evaluate, in_whole_windows
 from safmn.engine.experiment import Experiment
 from safmn.engine.progress import Progress
 from safmn.engine.reporter import Reporter
@@ -38,33 +38,41 @@ class Validator:
     def run(self, model: Model, progress: Progress, reporter: Reporter, stop: Callable[[], bool]) -> bool:
         """Validate; returns whether the first metric of the first set is better than ever.
 
+        Nothing is noted before every set is done: a validation that ends early is done again after the resume.
+
         Raises:
-            Interrupted: ``stop()`` became true between two images, on this or another rank; the validation is done
-                again after the resume.
+            Interrupted: ``stop()`` became true between two images, on this or another rank.
         """
-        val = self.val
+        done = [self._evaluate(name, model, progress.iteration, stop) for name in self.datasets]
         improved = []
-        for name, dataset in self.datasets.items():
-            network = _Watched(model.validation_network.eval(), stop)
-            result = evaluate(
-                network,
-                dataset,
-                name=name,
-                metrics=val.metrics,
-                device=model.execution.device,
-                save_dir=self._image_folder(name) if val.save_img else None,
-                suffix=val.suffix or str(progress.iteration),
-                rank=model.ranks.rank,
-                world_size=model.ranks.world_size,
-                progress=val.pbar,
-            )
+        for result, image in done:
             improved += self._note(result, progress)
-            if network.first_output is not None:
-                reporter.image(progress.iteration, f"images/{name}", to_uint8(network.first_output[0]))
-            reporter.validation(progress.iteration, name, result.mean, progress.best.get(name, {}))
+            if image is not None:
+                reporter.image(progress.iteration, f"images/{result.name}", to_uint8(image[0]))
+            reporter.validation(progress.iteration, result.name, result.mean, progress.best.get(result.name, {}))
         model.networks["net_g"].bare.train()
         progress.validated_at = progress.iteration
         return self.options.logger.keep_best and bool(improved and improved[0])
+
+    def _evaluate(
+        self, name: str, model: Model, iteration: int, stop: Callable[[], bool]
+    ) -> tuple[SetResult, Tensor | None]:
+        """One set's scores, and the network's first output on it: (1, 3, H, W)."""
+        val = self.val
+        network = _Watched(model.validation_network.eval(), stop)
+        result = evaluate(
+            network,
+            self.datasets[name],
+            name=name,
+            metrics=val.metrics,
+            device=model.execution.device,
+            save_dir=self._image_folder(name) if val.save_img else None,
+            suffix=val.suffix or str(iteration),
+            rank=model.ranks.rank,
+            world_size=model.ranks.world_size,
+            progress=val.pbar,
+        )
+        return result, network.first_output
 
     def _note(self, result: SetResult, progress: Progress) -> list[bool]:
         return [
@@ -92,7 +100,7 @@ class _Watched:
     def __call__(self, lq: Tensor) -> Tensor:
         if self.stop():
             raise Interrupted
-        output = self.network(lq)
+        output = in_whole_windows(self.network, lq)
         if self.first_output is None:
             self.first_output = output
         return output
