@@ -180,6 +180,41 @@ def test_a_wrong_file_is_removed_and_the_old_one_stays(monkeypatch: pytest.Monke
     assert (file.read_text(), list(tmp_path.iterdir())) == ("old", [file])
 
 
+class EvenOnly(nn.Module):
+    """A network whose code takes some sizes only, as those of others may."""
+
+    scale = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] % 2:
+            raise RuntimeError(f"odd width {x.shape[-1]}\nand much more about it")
+        return x + 0
+
+
+@pytest.mark.parametrize(("name", "advice"), [("onnx", "a fixed size or another format"), ("torch", "another format")])
+def test_what_fails_in_a_format_is_named_and_leaves_nothing(name: str, advice: str, tmp_path: Path) -> None:
+    file = tmp_path / f"even{FORMATS[name].ending}"
+    message = rf"^EvenOnly cannot be written as {name}: .*odd width \d+\. Try {advice}\.$"
+    with pytest.raises(ExportError, match=message):
+        export_network(EvenOnly(), file)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["write", "open"])
+def test_what_fails_in_a_library_is_named_and_the_old_file_stays(
+    method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("Unsupported operator")
+
+    file = tmp_path / "small.onnx"
+    file.write_text("old")
+    monkeypatch.setattr(FORMATS["onnx"], method, fail)
+    with pytest.raises(ExportError, match=r"^SAFMN cannot be written as onnx: Unsupported operator"):
+        export_network(small("SAFMN"), file)
+    assert (file.read_text(), list(tmp_path.iterdir())) == ("old", [file])
+
+
 def test_not_a_number_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     right = FORMATS["torch"].open
     monkeypatch.setattr(FORMATS["torch"], "open", lambda path: lambda x: right(path)(x) * float("nan"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from safmn.errors import OptionError, did_you_mean
+from safmn.errors import OptionError, UserError, did_you_mean
 from safmn.files import TEMPORARY, flush_directory, flush_file
 from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Run, Size
 from safmn.inference.export.graph import subject_of
@@ -90,10 +90,8 @@ def export_network(
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY) as folder:
-        written = Path(folder) / target.name
-        form.write(job, written)
         sizes = [size] if size else _sizes(job.subject.window, multiples=form.multiples)
-        error = _largest_error(job, form.open(written), sizes)
+        error = _write(form, job, Path(folder) / target.name, sizes)
         files = _put(Path(folder), target)
     return Exported(files, tuple(sizes), error)
 
@@ -109,6 +107,21 @@ def _check(form: Format, size: Size | None, precision: str) -> None:
     missing = form.missing()
     if missing:
         raise OptionError(f"format {form.name!r}: {missing}")
+
+
+def _write(form: Format, job: Job, path: Path, sizes: Sequence[Size]) -> float:
+    """Write the file and run it on images of ``sizes``: the largest error."""
+    try:
+        form.write(job, path)
+        return _largest_error(job, form.open(path), sizes)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # exporters, formats' libraries and networks of others raise anything
+        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+        advice = "a fixed size or another format" if form.fixed and not job.size else "another format"
+        raise ExportError(
+            f"{job.subject.facts['network']} cannot be written as {form.name}: {reason:.200}. Try {advice}."
+        ) from error
 
 
 def _sizes(window: int, *, multiples: bool) -> list[Size]:
