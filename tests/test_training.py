@@ -20,7 +20,7 @@ from basicsr.archs import build_network
 
 from safmn.engine.evaluate import Interrupted, evaluate
 from safmn.engine.experiment import Experiment
-from safmn.errors import DataError, UserError
+from safmn.errors import CheckpointError, DataError, UserError
 from safmn.models.sr_model import SRModel
 from safmn.models.trained_network import TrainedNetwork
 from safmn.optim.ema import MovingAverage
@@ -317,6 +317,90 @@ def test_changed_options_are_shown_and_refused(images: Path, tmp_path: Path, cap
     assert main([*decisive, "--allow-changes"]) == 0
     harmless = ["-opt", option_file, "--auto_resume", "--force_yml", "train:total_iter=10", "logger:print_freq=2"]
     assert main([*harmless, "train:optim_g:lr=5e-4"]) == 0
+
+
+@pytest.fixture(scope="module")
+def six_iterations(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run without a moving average, whose option file goes on to iteration 8."""
+    folder = tmp_path_factory.mktemp("six")
+    option_file = write(images, folder, ema_decay=0.0, total_iter=6)
+    assert main(["-opt", str(option_file)]) == 0
+    write(images, folder, ema_decay=0.0, total_iter=8)
+    return folder
+
+
+def go_on_with(six_iterations: Path, folder: Path, *changes: str) -> int:
+    shutil.copytree(six_iterations / "experiments", folder / "experiments")
+    root = f"path:experiments_root={folder / 'experiments'}"
+    option_file = str(six_iterations / "options.yml")
+    return main(["-opt", option_file, "--auto_resume", "--allow-changes", "--force_yml", root, *changes])
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        (["train:ema_decay=0.9"], "no moving average"),
+        (["train:precision=fp16"], "no loss scale"),
+        (["train:optim_g:type=AdamW"], "AdamW starts anew"),
+        (["train:optim_g:type=Muon"], "Muon starts anew"),
+        (["train:optim_g={type: SGD, lr: 1.0e-3, momentum: 0.9}"], "SGD starts anew"),
+        (["train:optim_g:amsgrad=true"], "Adam starts anew"),
+    ],
+)
+def test_allowed_changes_start_what_the_checkpoint_lacks(
+    six_iterations: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], changes: list[str], warning: str
+) -> None:
+    assert go_on_with(six_iterations, tmp_path, *changes) == 0
+    assert warning in capfd.readouterr().err
+    assert (tmp_path / "experiments/tiny/models/net_g_8.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["network_g:dim=12"],
+        ["network_g:n_blocks=2"],
+        ["network_g={type: EDSR, num_in_ch: 3, num_out_ch: 3, num_feat: 8, num_block: 1, upscale: 2}"],
+    ],
+)
+def test_another_network_does_not_go_on(
+    six_iterations: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], changes: list[str]
+) -> None:
+    assert go_on_with(six_iterations, tmp_path, *changes) == 2
+    (message,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("safmn: error:")]
+    assert "network_g is not the network of the checkpoint" in message
+    assert "path.pretrain_network_g" in message
+
+
+def test_a_network_that_the_checkpoint_lacks_is_named() -> None:
+    model = SRModel.__new__(SRModel)
+    model.networks = {"net_g": trained(), "net_d": trained()}
+    with pytest.raises(CheckpointError, match=r"holds no network_d.*path\.pretrain_network_d"):
+        model.load_state({"net_g": trained().state()})
+
+
+def test_allowed_changes_of_the_optimiser_take_effect(six_iterations: Path, tmp_path: Path) -> None:
+    assert go_on_with(six_iterations, tmp_path, "train:optim_g:lr=5e-4", "train:optim_g:betas=[0.8, 0.9]") == 0
+    states = tmp_path / "experiments/tiny/training_states"
+    before, after = (json.loads((states / f"{i:09d}/state.json").read_text()) for i in (6, 8))
+    before, after = (state["networks"]["net_g"]["optimizer"]["param_groups"][0] for state in (before, after))
+    assert (after["initial_lr"], after["betas"]) == (5e-4, [0.8, 0.9])
+    assert list(after) == list(before)
+    rates = {entry["iter"]: entry["lr"] for entry in tiny_run.record(tmp_path) if "lr" in entry}
+    assert rates[7] < 0.6 * rates[6]
+
+
+@pytest.mark.parametrize("optimizer", [None, {}, [], {"state": {}, "param_groups": [None]}])
+def test_a_basicsr_state_without_an_optimiser_is_refused(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], optimizer: Any
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "states").mkdir()
+    torch.save({"params": build_network(SECTION).state_dict()}, tmp_path / "models/net_g_20.pth")
+    torch.save({"iter": 20, "optimizers": [optimizer]}, tmp_path / "states/20.state")
+    state = f"path:resume_state={tmp_path}/states/20.state"
+    assert main(["-opt", str(write(images, tmp_path)), "--force_yml", state, "train:ema_decay=0"]) == 2
+    assert "20.state: the optimiser of net_g does not fit" in capfd.readouterr().err
 
 
 def test_resumes_from_a_basicsr_state(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -46,14 +46,12 @@ def resume(trainer: Trainer, path: Path) -> None:
         weights.load_into(network.bare, source, param_key="params")
         if network.average:
             weights.load_into(network.average.network, source, param_key="params_ema")
-        defaults = [dict(group) for group in network.optimizer.param_groups]
         try:
             network.load_optimizer(optimizer)
-        except ValueError as error:
-            raise CheckpointError(f"{path}: the optimiser of {name} does not fit this network: {error}") from error
-        for group, default in zip(network.optimizer.param_groups, defaults, strict=True):
-            for key in ("fused", "foreach", "capturable"):  # how the step is computed is this run's choice
-                group[key] = default.get(key)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path}: the optimiser of {name} does not fit this network ({type(error).__name__}: {error})"
+            ) from error
     trainer.progress.iteration = trainer.progress.validated_at = state["iter"]
     logger.warning(
         "resumed from %s, iteration %d: weights and optimiser are exact, the order of samples is not (this format does "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from safmn.engine.checkpoint import Checkpoint, Checkpointer
@@ -43,6 +43,12 @@ def _explain_nondeterminism() -> Iterator[None]:
         ) from error
 
 
+def _optimizer(options: Mapping[str, Any], network: str) -> tuple[Any, Any]:
+    """What decides which moments the optimiser of ``net_g`` or ``net_d`` keeps."""
+    section = options["train"].get(f"optim_{network[-1]}") or {}
+    return section.get("type"), section.get("amsgrad", False)
+
+
 class Trainer:
     """Trains ``model`` until the last iteration or a signal.
 
@@ -72,8 +78,14 @@ class Trainer:
         self._waited = 0.0
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint."""
-        self.model.load_state(checkpoint.networks)
+        """Continue from a checkpoint; an optimiser of another kind than its own starts anew.
+
+        Raises:
+            CheckpointError: it holds other networks than this run trains.
+        """
+        before, now = checkpoint.options, self.options.raw
+        changed = [name for name in self.model.networks if _optimizer(before, name) != _optimizer(now, name)]
+        self.model.load_state(checkpoint.networks, new_optimizers=changed)
         self.progress = Progress.from_dict(checkpoint.progress)
         if self.model.ranks.is_main and checkpoint.iteration in self.checkpointer.iterations():
             self._prune()  # the kill may have come between saving and pruning

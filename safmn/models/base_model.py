@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn import weights
-from safmn.errors import OptionError
+from safmn.errors import CheckpointError, OptionError
 from safmn.models.trained_network import Batch, TrainedNetwork
 from safmn.optim.schedules import build_schedule
 from safmn.registry import ARCH_REGISTRY, LOSS_REGISTRY, build
@@ -69,10 +69,25 @@ class Model(ABC):
         """State of every network (see ``TrainedNetwork.state``)."""
         return {name: network.state() for name, network in self.networks.items()}
 
-    def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take back what :meth:`state` returned."""
+    def load_state(self, state: Mapping[str, Mapping[str, Any]], *, new_optimizers: Collection[str] = ()) -> None:
+        """Take back what :meth:`state` returned.
+
+        Args:
+            new_optimizers: the networks whose optimiser is of another kind than the state's, and starts anew.
+
+        Raises:
+            CheckpointError: the state holds other networks.
+        """
         for name, network in self.networks.items():
-            network.load_state(state[name])
+            key = f"network_{name[-1]}"
+            advice = f"Use the options of the checkpoint, or start a new run with path.pretrain_{key}."
+            if name not in state:
+                raise CheckpointError(f"the checkpoint holds no {key}, which this model_type trains. {advice}")
+            try:
+                network.load_state(state[name], new_optimizer=name in new_optimizers)
+            except (RuntimeError, ValueError) as error:
+                details = " ".join(str(error).split())[:300]
+                raise CheckpointError(f"{key} is not the network of the checkpoint: {details}. {advice}") from error
 
     def _add_network(self, name: str, section: Mapping[str, Any]) -> TrainedNetwork:
         """Build ``network_g`` or ``network_d``, load what it starts from, and add its optimiser and schedule."""

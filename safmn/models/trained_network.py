@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ from safmn.optim.optimizers import build_optimizer
 from safmn.optim.schedules import Schedule
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
+
+logger = logging.getLogger(__name__)
+
+_STATE_IN_GROUPS = ("params", "lr", "steps")  # what is no setting: lr follows from the iteration, Muon counts its steps
 
 Batch = Mapping[str, Any]
 Losses = dict[str, Tensor]
@@ -173,22 +178,43 @@ class TrainedNetwork:
             state["scaler"] = self.scaler.state_dict()
         return state
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what :meth:`state` returned."""
+    def load_state(self, state: Mapping[str, Any], *, new_optimizer: bool = False) -> None:
+        """Take back what :meth:`state` returned. An average or a loss scale that it lacks starts here, with a warning.
+
+        Args:
+            new_optimizer: the state is that of another kind of optimiser: this one starts without it, with a warning.
+
+        Raises:
+            RuntimeError, ValueError: torch's, where the state is that of another network.
+        """
         self.bare.load_state_dict(state["params"])
-        self.load_optimizer(state["optimizer"])
+        if new_optimizer:
+            logger.warning(
+                "the optimiser is another than the checkpoint's: %s starts anew", type(self.optimizer).__name__
+            )
+        else:
+            self.load_optimizer(state["optimizer"])
         if self.average:
-            self.average.network.load_state_dict(state["params_ema"])
+            if "params_ema" not in state:
+                logger.warning("the checkpoint holds no moving average: it starts from the weights")
+            self.average.network.load_state_dict(state.get("params_ema", state["params"]))
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
+            if "scaler" in state:
+                self.scaler.load_state_dict(state["scaler"])
+            else:
+                logger.warning("the checkpoint holds no loss scale: that of fp16 starts anew")
 
     def load_optimizer(self, state: Mapping[str, Any]) -> None:
-        """Take back an optimiser's state dict.
+        """Take back an optimiser's state dict: what it counted and averaged. Its settings are those of this run.
 
         Fused optimisers walk through memory without looking at strides, so each moment must lie in memory as its
         parameter does; a state that comes from a file is contiguous, a parameter here may be channels_last.
         """
-        self.optimizer.load_state_dict(dict(state))
+        groups = []
+        for saved, group in zip(state["param_groups"], self.optimizer.param_groups, strict=True):
+            settings = {key: value for key, value in group.items() if key not in _STATE_IN_GROUPS}
+            groups.append({**saved, **settings, "initial_lr": group.get("initial_lr", group["lr"])})
+        self.optimizer.load_state_dict({**state, "param_groups": groups})
         for parameter, moments in self.optimizer.state.items():
             for name, moment in moments.items():
                 if isinstance(moment, Tensor) and moment.shape == parameter.shape:
