@@ -148,6 +148,49 @@ def test_an_empty_set_an_unknown_metric_and_a_tiny_image_are_named() -> None:
         score([item(0, size=(4, 5))], metrics={"ssim": {"type": "calculate_ssim", "crop_border": 2}})
 
 
+def test_a_network_with_windows_gets_whole_ones(benchmark_dir: Path) -> None:
+    from basicsr.archs.swinir_arch import SwinIR
+
+    torch.manual_seed(0)
+    layers = {"depths": [2], "num_heads": [2], "embed_dim": 8, "window_size": 4, "img_size": 16}
+    network = SwinIR(upscale=2, upsampler="pixelshuffle", **layers).eval()
+    lq = torch.rand(3, 9, 14)
+    output = {}
+    metrics = {"seen": {"type": "keep_testing"}}
+
+    def keep(img: np.ndarray) -> float:
+        output["img"] = img[..., ::-1]
+        return 0.0
+
+    METRIC_REGISTRY.register(suffix="testing")(keep)
+    score([{"lq": lq, "lq_path": "a.png"}], network, metrics)
+    padded = functional.pad(lq[None], (0, 2, 0, 3), mode="reflect")  # as BasicSR's SwinIRModel.test pads and crops
+    with torch.no_grad():
+        expected = network(padded)[0, :, :18, :28].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
+    np.testing.assert_array_equal(output["img"], expected.numpy())
+
+
+def test_a_network_that_does_not_fit_the_images_is_named() -> None:
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2))
+    match = r"data set 'set', lq/image0x2.png: the network Sequential does not take an input of shape \(1, 3, 20, 24\)"
+    with pytest.raises(DataError, match=match):
+        score([item(0)], grey)
+
+
+def test_running_out_of_memory_is_no_mistake_of_the_data() -> None:
+    def full(lq: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        score([item(0)], full)
+
+
+def test_a_metric_that_fails_is_named() -> None:
+    metrics = {"niqe": {"type": "calculate_niqe", "crop_border": 0}}
+    with pytest.raises(DataError, match=r"'set', lq/image0x2.png: metric 'niqe' failed on an image of 48x40: "):
+        score([item(0)], metrics=metrics)
+
+
 class TrainingModeMatters(nn.Module):
     def forward(self, lq: Tensor) -> Tensor:
         assert not torch.is_grad_enabled()

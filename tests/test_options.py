@@ -346,6 +346,11 @@ def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None
         ("scale", True, r"got true"),
         ("scale", None, r"got null"),
         ("name", 5, r"expected text that is not empty, got 5"),
+        ("name", ".", r"'\.' cannot name a folder"),
+        ("name", "..", r"'\.\.' cannot name a folder"),
+        ("name", "../escaped", r"cannot name a folder"),
+        ("name", "/tmp/elsewhere", r"cannot name a folder"),
+        ("name", "a\0b", r"cannot name a folder"),
         ("num_gpu", "all", r"expected a whole number, at least 0 or one of 'auto', got the text 'all'"),
         ("num_gpu", -1, r"got -1"),
         ("manual_seed", -1, r"at least 0"),
@@ -373,22 +378,33 @@ def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None
         ("train.scheduler.type", "Cosine", r"no scheduler named 'Cosine'"),
         ("train.scheduler.periods", 100, r"expected a list, each a whole number, at least 1, got 100"),
         ("train.pixel_opt.type", "L2Loss", r"no loss named 'L2Loss' is registered"),
+        ("train.pixel_opt.type", "GANLoss", r"GANLoss judges a discriminator's output, not images: see gan_opt"),
+        ("train.pixel_opt.reduction", "none", r"expected mean or sum, got 'none': a loss is one number"),
+        ("train.fft_opt", {"type": "FFTLoss", "reduction": "avg"}, r"reduction: expected mean or sum, got 'avg'"),
         ("train.pixel_opt.loss_weight", "1", r"expected a number, got the text '1'"),
         ("model_type", "SRModle", r"no model named 'SRModle' is registered\. Did you mean 'SRModel'\?"),
         ("model_type", "EDVRModel", r"BasicSR's EDVRModel is not supported yet\. Known: .*SRModel"),
         ("network_g.type", "SAFNM", r"no network named 'SAFNM' is registered\. Did you mean 'SAFMN'"),
         ("network_g.dim", "36", r"expected a whole number, got the text '36'"),
         ("network_g.dim", 36.0, r"expected a whole number, got 36\.0"),
-        ("network_g.ffn_scale", "two", r"expected a number, got the text 'two'"),
+        ("network_g.ffn_scale", "two", r"expected a number, greater than 0, got the text 'two'"),
+        ("network_g.ffn_scale", 0, r"greater than 0, got 0"),
         ("datasets.train.type", "PairedDataset", r"no data set named 'PairedDataset'"),
+        ("datasets.train.name", "../escaped", r"cannot name a folder"),
+        ("datasets.train.filename_tmpl", "{} {}", r"'\{\} \{\}' must hold \{\} once"),
+        ("datasets.train.filename_tmpl", "{", r"must hold \{\} once"),
+        ("datasets.train.mean", [0.5, 0.5], r"expected one value for each channel, 3, got 2"),
+        ("datasets.train.std", [1, 0, 1], r"greater than 0 or null, got"),
         ("datasets.train.gt_size", "64", r"got the text '64'"),
         ("datasets.train.use_hflip", "yes", r"expected true or false, got the text 'yes'"),
         ("datasets.train.batch_size_per_gpu", 0, r"at least 1"),
         ("datasets.train.io_backend.type", "zip", r"expected one of 'disk', 'lmdb', got the text 'zip'"),
         ("val.metrics.psnr.type", "calculate_pnsr", r"no metric named 'calculate_pnsr'.*Did you mean 'calculate_psnr'"),
+        ("val.metrics.psnr.type", "calculate_psnr_pt", r"no metric named .*Did you mean 'calculate_psnr'"),
         ("val.metrics.psnr.better", "more", r"one of 'higher', 'lower'"),
         ("val.metrics.psnr.test_y_channel", "y", r"expected true or false"),
         ("val.metrics", [], r"expected a section, got \[\]"),
+        ("path.resume_state", "", r"expected text that is not empty"),
         ("path.strict_load_g", "no", r"expected true or false, got the text 'no'"),
         ("logger.wandb.project", "mine", r"Weights & Biases is not supported yet"),
         ("dist_params.backend", "mpi", r"one of 'gloo', 'nccl'"),
@@ -516,6 +532,21 @@ def test_keys_without_effect_are_said_once(tmp_path: Path, caplog: pytest.LogCap
         "val.use_hflip",
         "val.num_worker_per_gpu",
     ]
+
+
+@pytest.mark.parametrize("model", ["ESRGANModel", "SRGANModel"])
+def test_a_test_needs_no_more_of_a_gan_than_its_generator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, model: str
+) -> None:
+    assert load(tmp_path, for_testing(model_type=model), "test").model_type == model
+    assert f"model_type: BasicSR's {model}: its generator, network_g, is tested" in caplog.text
+    with pytest.raises(OptionError, match=f"BasicSR's {model} is not supported yet"):
+        load(tmp_path, for_training(model_type=model))
+
+
+def test_swinir_model_and_static_graph_are_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load(tmp_path, for_training(model_type="SwinIRModel", use_static_graph=True))
+    assert "use_static_graph: has no effect" in caplog.text
 
 
 def test_a_schedule_that_ends_early_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from safmn.errors import DataError, UserError
@@ -65,7 +66,7 @@ def evaluate(
     progress: bool = True,
     precision: Precision = "fp32",
 ) -> SetResult:
-    """Score ``network`` on every item of ``dataset``, whole images, without padding.
+    """Score ``network`` on every item of ``dataset``, whole images (see :func:`in_whole_windows`).
 
     With several ranks, image i is done by rank i modulo ``world_size``; every rank gets all results, and they are the
     same numbers as with one. Call it on all ranks, with a network that is not wrapped for distributed training.
@@ -85,8 +86,8 @@ def evaluate(
         precision: ``bf16`` and ``fp16`` run the network under autocast.
 
     Raises:
-        DataError: the set is empty, an image cannot be read, or a GT image is not ``scale`` times its LQ image; on
-            every rank, whichever met it.
+        DataError: the set is empty, an image cannot be read, a GT image is not ``scale`` times its LQ image, or the
+            network or a metric fails on one; on every rank, whichever met it.
         OptionError: a metric is not registered.
         Interrupted: the network raised it, on this or another rank.
     """
@@ -94,7 +95,7 @@ def evaluate(
     if len(dataset) == 0:
         raise DataError(f"data set {name!r} holds no images")
     scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix)
-    forward = _Forward(network, Execution(torch.device(device), precision))
+    forward = _Forward(network, name, Execution(torch.device(device), precision))
     indices = range(rank, len(dataset), world_size)
     shown = progress and rank == 0
     outcome: list[_Score] | UserError | Interrupted
@@ -105,6 +106,29 @@ def evaluate(
         except (UserError, Interrupted) as error:
             outcome = error
     return _collect(name, _gather(outcome, world_size), start)
+
+
+def in_whole_windows(network: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor:
+    """``network(lq)``, also where its layers work in windows (SwinIR) whose size does not divide the sides of ``lq``.
+
+    As BasicSR's ``SwinIRModel`` does: padded by reflection at the right and at the bottom, and the output cropped.
+    Networks that state their ``window``, as ours do, take any size and are left alone.
+
+    Args:
+        network: (B, C, h, w) to (B, C, h * scale, w * scale).
+        lq: (B, C, h, w).
+    """
+    if not isinstance(network, nn.Module) or hasattr(network, "window"):
+        return network(lq)
+    sizes = [getattr(layer, "window_size", None) for layer in network.modules()]
+    window = max((size for size in sizes if isinstance(size, int)), default=1)
+    if window == 1:
+        return network(lq)
+    height, width = lq.shape[-2:]
+    padded = functional.pad(lq, (0, -width % window, 0, -height % window), mode="reflect")
+    output = network(padded)
+    scale = output.shape[-1] // padded.shape[-1]
+    return output[..., : height * scale, : width * scale]
 
 
 @dataclass(frozen=True)
@@ -118,17 +142,30 @@ class _Score:
 class _Forward:
     """The network on one item: float (C, h, w) in [0, 1] to uint8 (H, W, C) RGB."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], execution: Execution) -> None:
+    def __init__(self, network: Callable[[Tensor], Tensor], set_name: str, execution: Execution) -> None:
         self.network = network
+        self.set_name = set_name
         self.execution = execution
 
     def __call__(self, item: Mapping[str, Any]) -> np.ndarray:
         lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
-        with torch.no_grad(), self.execution.autocast():
-            output = self.network(lq)[0].float()  # (C, H, W)
+        try:
+            with torch.no_grad(), self.execution.autocast():
+                output = in_whole_windows(self.network, lq)[0].float()  # (C, H, W)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise DataError(
+                f"data set {self.set_name!r}, {item['lq_path']}: the network {_kind(self.network)} does not take an"
+                f" input of shape {tuple(lq.shape)} (images, channels, height, width): {error}"
+            ) from error
         if not torch.isfinite(output).all():
             logger.warning("the network's output for %s holds NaN or Inf: its scores mean nothing", item["lq_path"])
         return to_uint8(output)
+
+
+def _kind(network: object) -> str:
+    return type(getattr(network, "network", network)).__name__
 
 
 @contextlib.contextmanager
@@ -224,12 +261,21 @@ class _Scorer:
                     values[name] = float(metric.function(**images, **metric.arguments))
             except UserError as error:
                 raise type(error)(f"data set {self.set_name!r}, {path}: metric {name!r}: {error}") from error
+            except Exception as error:  # a metric may be anybody's, and raise anything
+                raise DataError(
+                    f"data set {self.set_name!r}, {path}: metric {name!r} failed on an image of {_size(images['img'])}:"
+                    f" {type(error).__name__}: {error}"
+                ) from error
         return values
 
     def _warn_once(self, metric: str) -> None:
         if not self._warned:
             logger.warning("data set %r has no GT images: metrics such as %r are left out", self.set_name, metric)
             self._warned = True
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def _bgr(image: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from safmn.models.base_model import Batch, Model, StepResult
 from safmn.models.real_gan_model import RealESRGANModel, RealGANModel
 from safmn.models.real_sr_model import RealESRNetModel, RealSRModel
-from safmn.models.sr_model import SRModel
+from safmn.models.sr_model import SRModel, SwinIRModel
 
 __all__ = [
     "Batch",
@@ -16,4 +16,5 @@ __all__ = [
     "RealSRModel",
     "SRModel",
     "StepResult",
+    "SwinIRModel",
 ]

@@ -44,3 +44,8 @@ class SRModel(Model):
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
         return reconstruction_losses(self.criteria, output, batch["gt"])
+
+
+@MODEL_REGISTRY.register(suffix=OURS)
+class SwinIRModel(SRModel):
+    """BasicSR's name for SwinIR's model: its option files run unchanged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -17,10 +18,12 @@ from safmn.options.signatures import REQUIRED, Signature, signature_of
 from safmn.options.typed import show, to_type
 from safmn.options.types import NotNegative, Positive
 
-_MODELS_INSTEAD = {"SwinIRModel": "SRModel"}  # what does the work of models of BasicSR's
+_TESTED_ALIKE = ("ESRGANModel", "SRGANModel")  # BasicSR's models that a test needs the generator of, and no more
+_TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # BasicSR's own of other arguments than all the rest
 LOSSES = ("pixel_opt", "fft_opt", "perceptual_opt", "gan_opt", "ldl_opt", "artifacts_opt")
 
 # Types of arguments that the constructors themselves do not state.
+_NETWORK_HINTS: dict[str, Any] = {"ffn_scale": Annotated[float, Meta(gt=0)]}
 _SCHEDULER_HINTS: dict[str, Any] = {
     "milestones": list[NotNegative],
     "gamma": Annotated[float, Meta(gt=0)],
@@ -51,14 +54,21 @@ def models() -> list[str]:
     return [name for name, kind in kinds.items() if not kind.__module__.startswith("basicsr.")]
 
 
-def check_model(name: Any, where: KeyPath, problems: Problems) -> None:
-    """Check ``model_type``."""
+def metrics() -> dict[str, Callable[..., Any]]:
+    """The metrics that measure images as arrays, by name."""
+    known = [name for name in registry.names(registry.METRIC_REGISTRY) if name not in _TENSOR_METRICS]
+    return {name: registry.find(registry.METRIC_REGISTRY, name) for name in known}
+
+
+def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> None:
+    """Check ``model_type``; a test only needs to know that it has a generator."""
     known = models()
     if not isinstance(name, str) or name in known:
         return  # the check of types speaks of what is no text
-    if name in registry.names(registry.MODEL_REGISTRY):
-        instead = f" Use {_MODELS_INSTEAD[name]}." if name in _MODELS_INSTEAD else ""
-        problems.add(where, f"BasicSR's {name} is not supported yet.{instead} Known: {', '.join(known)}.")
+    if name in _TESTED_ALIKE and mode == "test":
+        problems.warn(where, f"BasicSR's {name}: its generator, network_g, is tested as SRModel's is")
+    elif name in registry.names(registry.MODEL_REGISTRY):
+        problems.add(where, f"BasicSR's {name} is not supported yet. Known: {', '.join(known)}.")
     else:
         near = did_you_mean(name, known)
         problems.add(where, f"no model named {name!r} is registered.{near} Known: {', '.join(known)}.")
@@ -67,19 +77,27 @@ def check_model(name: Any, where: KeyPath, problems: Problems) -> None:
 def check_network(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> Signature | None:
     """Check ``network_g`` or ``network_d``; returns the constructor's signature where the network is known."""
     component = find_component(section, finder(registry.ARCH_REGISTRY), where, problems)
-    return None if component is None else _check(section, component, where, problems)
+    return None if component is None else _check(section, component, where, problems, hints=_NETWORK_HINTS)
 
 
 def check_loss(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
     """Check one of ``train.*_opt``."""
     component = find_component(section, finder(registry.LOSS_REGISTRY), where, problems)
-    if component is not None:
-        _check(section, component, where, problems)
+    if component is None:
+        return
+    call = getattr(component, "forward", component)
+    if where[-1] != "gan_opt" and "target_is_real" in inspect.signature(call).parameters:
+        problems.add((*where, "type"), f"{section['type']} judges a discriminator's output, not images: see gan_opt")
+        return
+    _check(section, component, where, problems)
+    ours = component.__module__.startswith(("basicsr.", "safmn."))
+    if ours and isinstance(section.get("reduction"), str) and section["reduction"] not in ("mean", "sum"):
+        problems.add((*where, "reduction"), f"expected mean or sum, got {section['reduction']!r}: a loss is one number")
 
 
 def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> bool:
     """Check one of ``val.metrics``. Returns whether the metric compares with a GT image."""
-    component = find_component(section, finder(registry.METRIC_REGISTRY), where, problems)
+    component = find_component(section, _among(metrics(), "metric"), where, problems)
     if component is None:
         return False
     _check(section, component, where, problems, without=("img", "img2"), extra={"better": Literal["higher", "lower"]})

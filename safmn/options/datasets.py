@@ -10,10 +10,11 @@ from msgspec import Struct
 
 from safmn import registry
 from safmn.errors import did_you_mean
+from safmn.names import folder_mistake, template_mistake
 from safmn.options.components import check_value, find_component, finder
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.signatures import option_keys
-from safmn.options.types import NotNegative, Positive, Probability, Range
+from safmn.options.types import NotNegative, Positive, PositiveFloat, Probability, Range
 
 PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # where ``~`` is the home folder
 
@@ -59,7 +60,7 @@ class DatasetKeys(Struct, frozen=True, kw_only=True):
     use_rot: bool = False
     color: str | None = None
     mean: list[float] | None = None
-    std: list[float] | None = None
+    std: list[PositiveFloat] | None = None
     blur_kernel_size: Positive = 21
     kernel_list: list[str] = []
     kernel_prob: list[Probability] = []
@@ -116,6 +117,7 @@ def check_dataset(
         return
     own, required, is_open = _own_keys(kind)
     _check_required(section, where, required, phase, problems)
+    _check_values(section, where, problems)
     if phase == "train" and "gt_size" in own and section.get("gt_size") is None and top.get("gt_size") is None:
         problems.add(where, "the key 'gt_size' is missing: the side of the GT patches")
     accepted = _accepted(own, phase)
@@ -139,6 +141,20 @@ def _check_required(
     for key in dict.fromkeys(wanted):
         if key not in section:
             problems.add(where, f"the key {key!r} is missing")
+
+
+def _check_values(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
+    """Check what the types of the keys do not say; values of other types are left to the check of types."""
+    for key, mistake in (("name", folder_mistake), ("filename_tmpl", template_mistake)):
+        value = section.get(key)
+        found = mistake(value) if isinstance(value, str) else None
+        if found:
+            problems.add((*where, key), found)
+    channels = 1 if section.get("color") == "y" else 3
+    for key in ("mean", "std"):
+        values = section.get(key)
+        if isinstance(values, list) and len(values) != channels:
+            problems.add((*where, key), f"expected one value for each channel, {channels}, got {len(values)}")
 
 
 def _accepted(own: Mapping[str, Any], phase: str) -> dict[str, _Key]:

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import msgspec
 
 from safmn.errors import OptionError, did_you_mean
+from safmn.names import folder_mistake
 from safmn.options import components
 from safmn.options.datasets import DEGRADING, check_dataset
 from safmn.options.problems import Problems
@@ -44,7 +45,7 @@ def degradation_keys(file: OptionFile) -> dict[str, Any]:
 
 def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> None:
     """Check every component of a file against what it accepts. Works on the plain file, whatever else is wrong."""
-    components.check_model(data.get("model_type"), ("model_type",), problems)
+    components.check_model(data.get("model_type"), mode, ("model_type",), problems)
     for name in ("network_g", "network_d"):
         if data.get(name) is not None:
             signature = components.check_network(data[name], (name,), problems)
@@ -120,6 +121,11 @@ def _without_gt(section: Mapping[str, Any]) -> bool:
 
 def check_sense(file: OptionFile, mode: str, problems: Problems) -> None:
     """Check what the sections of a file ask of each other."""
+    mistake = folder_mistake(file.name)
+    if mistake:
+        problems.add(("name",), mistake)
+    if file.use_static_graph:
+        problems.warn(("use_static_graph",), "has no effect: whether the graph is static is left to PyTorch")
     if mode == "train":
         if file.train is None:
             problems.add((), "the section 'train' is missing; is this a file for testing?")

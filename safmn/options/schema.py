@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from safmn import registry
-from safmn.options.components import LOSSES, OPTIMIZERS, SCHEDULES, models
+from safmn.options.components import LOSSES, OPTIMIZERS, SCHEDULES, metrics, models
 from safmn.options.types import OptionFile
 
 
@@ -33,8 +33,7 @@ def json_schema() -> dict[str, Any]:
     for name in ("optim_g", "optim_d"):
         _name_types(train[name], OPTIMIZERS)
     _name_types(train["scheduler"], SCHEDULES)
-    metrics = sections["ValSection"]["properties"]["metrics"]["additionalProperties"]
-    _name_types(metrics, registry.names(registry.METRIC_REGISTRY))
+    _name_types(sections["ValSection"]["properties"]["metrics"]["additionalProperties"], metrics())
     top["model_type"] |= {"enum": models()}
     return schema
 

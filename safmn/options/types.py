@@ -37,7 +37,7 @@ class PathOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     pretrain_network_d: str | None = None
     param_key_d: str | None = None
     strict_load_d: bool = True
-    resume_state: str | None = None
+    resume_state: Annotated[str, Meta(min_length=1)] | None = None
     ignore_resume_networks: list[str] | str | None = None
     experiments_root: str | None = None
     results_root: str | None = None
@@ -199,6 +199,7 @@ class OptionFile(DegradationKeys, frozen=True, kw_only=True, forbid_unknown_fiel
     manual_seed: Seed = 0
     deterministic: bool = False
     find_unused_parameters: bool = False
+    use_static_graph: bool = False
     degradation: dict[str, Any] = {}
     path: PathOptions = PathOptions()
     train: TrainSection | None = None
