@@ -1,7 +1,8 @@
 """Errors that a person can act on, and how the doors turn them into a message and an exit status.
 
 Exit statuses: 0 done; 1 the work ran but something in it failed (a number drifted, an image could not be read);
-2 a mistake in what the user gave (an option, a file, a data set); others are documented where they are raised.
+2 a mistake in what the user gave (an option, a file, a data set); 130 Ctrl-C; others are documented where they are
+raised.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 class UserError(ValueError):
@@ -44,7 +46,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def exit_status(run: Callable[..., int]) -> Callable[..., int]:
     """Decorate a door: a user's mistake (``UserError``, ``OSError``) becomes one message on stderr and status 2.
 
-    Anything else is a bug of ours and keeps its traceback.
+    So does Ctrl-C, with status 130. Anything else is a bug of ours and keeps its traceback.
     """
 
     @functools.wraps(run)
@@ -54,5 +56,8 @@ def exit_status(run: Callable[..., int]) -> Callable[..., int]:
         except (UserError, OSError) as error:
             sys.stderr.write(f"safmn: error: {error}\n")
             return EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            sys.stderr.write("safmn: interrupted\n")
+            return EXIT_INTERRUPTED
 
     return door

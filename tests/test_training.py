@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +30,7 @@ from safmn.optim.schedules import build_schedule
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 from safmn.train import main
+from safmn.weights import save_weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 1, "ffn_scale": 2.0, "upscaling_factor": 2}
@@ -304,6 +307,31 @@ def test_later_checkpoints_do_not_replace_those_of_the_run_that_fell_back(
     assert main(["-opt", option_file, "--auto_resume"]) == 0
     log = (tmp_path / "experiments/tiny/train_tiny.log").read_text()
     assert f"resumed from {states / '000000010'}, iteration 10" in log
+
+
+def test_a_full_disk_names_the_weights_and_the_checkpoint_that_is_left(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full_at_the_second(path: Path, **keywords: Any) -> None:
+        if path.name == "net_g_6.pth":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save_weights(path, **keywords)
+
+    monkeypatch.setattr("safmn.engine.trainer.save_weights", full_at_the_second)
+    assert main(["-opt", str(write(images, tmp_path))]) == 2
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert re.search(r"net_g_6\.pth.*No space left.*MiB free.*iteration 3 is whole.*--auto_resume", message)
+
+
+def test_ctrl_c_before_the_first_step_is_no_traceback(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safmn.engine.setup.build_trainer", interrupted)
+    assert main(["-opt", str(write(images, tmp_path))]) == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "safmn: interrupted"
 
 
 def test_changed_options_are_shown_and_refused(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -80,15 +80,15 @@ class Checkpointer:
         Raises:
             CheckpointError: it could not be written (a full disk, say); what was there before is untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f"{TEMPORARY}{iteration:09d}-{os.getpid()}"
         try:
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
             _write(temporary, iteration, networks, {"progress": dict(progress), "options": dict(options)})
             self._move_into_place(temporary, self.path(iteration))
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(self._cannot_write(iteration, error)) from error
+            what = f"the checkpoint of iteration {iteration} to {self.folder}"
+            raise self.cannot_write(what, iteration, error) from error
 
     def _move_into_place(self, temporary: Path, final: Path) -> None:
         replaced = final.with_name(_REPLACED + final.name)
@@ -98,13 +98,15 @@ class Checkpointer:
         flush_directory(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _cannot_write(self, iteration: int, error: Exception) -> str:
-        free = shutil.disk_usage(self.folder).free / 2**20 if self.folder.is_dir() else 0
-        kept = [number for number in self.iterations() if number != iteration]
+    def cannot_write(self, what: str, iteration: int, error: Exception) -> CheckpointError:
+        """The error to raise where ``what``, saved in ``iteration``, could not be written: what is left, what to do."""
+        disk = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
+        free = shutil.disk_usage(disk).free / 2**20
+        kept = [number for number in self.iterations() if number < iteration]
         before = f"The checkpoint of iteration {kept[-1]} is whole" if kept else "There is no earlier checkpoint"
-        return (
-            f"cannot write the checkpoint of iteration {iteration} to {self.folder}: {error} ({free:.0f} MiB free). "
-            f"{before}. Make room and start again with --auto_resume."
+        return CheckpointError(
+            f"cannot write {what}: {error} ({free:.0f} MiB free). {before}. Make room and start again with "
+            "--auto_resume."
         )
 
     def tidy(self) -> None:

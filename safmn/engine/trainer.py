@@ -218,12 +218,18 @@ class Trainer:
         self.checkpointer.prune(self.progress.iteration, scheduled=self._scheduled, best=self._best_iteration())
 
     def _ship(self, label: str) -> None:
-        """Write ``models/net_<g>_<label>.pth`` in BasicSR's format for every network."""
+        """Write ``models/net_<g>_<label>.pth`` in BasicSR's format for every network.
+
+        Raises:
+            CheckpointError: one could not be written.
+        """
         for name, network in self.model.networks.items():
             average = network.average.network.state_dict() if network.average else None
-            save_weights(
-                self.experiment.models / f"{name}_{label}.pth", params=network.bare.state_dict(), params_ema=average
-            )
+            path = self.experiment.models / f"{name}_{label}.pth"
+            try:
+                save_weights(path, params=network.bare.state_dict(), params_ema=average)
+            except OSError as error:
+                raise self.checkpointer.cannot_write(str(path), self.progress.iteration, error) from error
 
     def _best_iteration(self) -> int | None:
         """Iteration of the best value of the first metric on the first set."""

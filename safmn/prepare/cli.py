@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from safmn.console import say
-from safmn.errors import EXIT_USER_ERROR, did_you_mean
-
-EXIT_INTERRUPTED = 130
+from safmn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, did_you_mean
 
 # verb -> (module with main(argv), what it does)
 VERBS = {
@@ -54,11 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"safmn: error: prepare has no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{usage()}\n")
         return EXIT_USER_ERROR
     module = importlib.import_module(VERBS[verb][0])
-    try:
-        status: int = module.main(rest)
-    except KeyboardInterrupt:
-        sys.stderr.write("safmn: interrupted. What is finished stays; the same command goes on from there.\n")
-        return EXIT_INTERRUPTED
+    status: int = module.main(rest)
+    if status == EXIT_INTERRUPTED:
+        sys.stderr.write("What is finished stays; the same command goes on from there.\n")
     return status
 
 
