@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safmn.data import KeyedDataset, SampleKey, TrainingLoader, build_dataset, draw_patch, sample_rng
-from safmn.data.workers import one_opencv_thread
+from safmn.data.workers import explain_death, one_opencv_thread
 from safmn.errors import DataError
 from safmn.registry import DATASET_REGISTRY
 
@@ -226,8 +226,21 @@ def test_an_unreadable_image_is_named(tmp_path: Path, workers: int) -> None:
 class Broken(Numbers):
     """A data set with a bug."""
 
+    def __init__(self, error: Exception) -> None:
+        super().__init__(4)
+        self.error = error
+
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        raise ZeroDivisionError("a bug")
+        raise self.error
+
+
+class Killed(Numbers):
+    """A data set whose process is killed, as by a system that is out of memory."""
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        time.sleep(0.2)  # the main process waits for the batch by then
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
 
 
 class Threads(Numbers):
@@ -252,9 +265,37 @@ def test_workers_use_one_thread_each_even_when_this_process_has_a_pool() -> None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bug_in_a_data_set_keeps_its_traceback(workers: int) -> None:
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        take(TrainingLoader(Broken(4), batch_size=1, seed=0, num_workers=workers), 1)
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), EOFError("a bug"), RuntimeError("a bug")])
+def test_a_bug_in_a_data_set_keeps_its_traceback(error: Exception, workers: int) -> None:
+    with pytest.raises(type(error), match="a bug"):
+        take(TrainingLoader(Broken(error), batch_size=1, seed=0, num_workers=workers), 1)
+
+
+def test_a_worker_that_was_killed_is_explained() -> None:
+    with pytest.raises(
+        DataError, match=r"a loader worker died \(DataLoader worker.*lower datasets\.train\.num_worker_per_gpu"
+    ):
+        take(TrainingLoader(Killed(4), batch_size=1, seed=0, num_workers=1), 1)
+
+
+def test_a_connection_lost_to_a_worker_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = TrainingLoader(Numbers(8), batch_size=1, seed=0, num_workers=1)
+    batches = loader.batches(0)
+    next(batches)
+
+    def lost(_: object) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._get_data", lost)
+    with pytest.raises(DataError, match=r"a loader worker died .*Connection reset"):
+        next(batches)
+
+
+def test_the_death_of_a_worker_during_a_step_is_explained() -> None:
+    with pytest.raises(DataError, match="a loader worker died"), explain_death():
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="out of memory"), explain_death():
+        raise RuntimeError("CUDA out of memory")
 
 
 def test_close_ends_workers_and_threads() -> None:

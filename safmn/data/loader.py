@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from safmn.data.keys import Batch, KeyedDataset, SampleKey
-from safmn.data.workers import one_opencv_thread, prepare_worker
+from safmn.data.workers import died, explain_death, one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
@@ -239,9 +239,19 @@ class _WorkerSource(_Source):
             self.batches: Any = iter(loader)
 
     def take(self) -> Batch:
-        batch: Batch | _Failure = next(self.batches)
+        with explain_death():
+            batch = self._next()
         if isinstance(batch, _Failure):
             batch.raise_it()
+        return batch
+
+    def _next(self) -> Batch | _Failure:
+        try:
+            batch: Batch | _Failure = next(self.batches)
+        except (ConnectionError, EOFError) as error:  # a tensor whose sender is gone, unless the data set raised it
+            if "in DataLoader worker process" in str(error):
+                raise
+            raise died(error) from error
         return batch
 
     def close(self) -> None:

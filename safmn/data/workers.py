@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import cv2
 import torch
 
+from safmn.errors import DataError
+
 _POLL_SECONDS = 0.5
 
 
@@ -27,6 +29,28 @@ def _watch(parent: int) -> None:
         else:
             time.sleep(_POLL_SECONDS)
     os._exit(0)
+
+
+def died(error: Exception) -> DataError:
+    """The error to raise where ``error`` says that a worker is gone."""
+    return DataError(
+        f"a loader worker died ({str(error).strip()}). It probably ran out of memory: lower "
+        "datasets.train.num_worker_per_gpu, batch_size_per_gpu or the images' size."
+    )
+
+
+@contextmanager
+def explain_death() -> Iterator[None]:
+    """torch's error about a dead worker as a :class:`DataError`.
+
+    torch raises it from a signal handler, so wherever the main thread is: this goes around all that runs meanwhile.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise died(error) from error
 
 
 @contextmanager

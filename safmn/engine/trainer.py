@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from safmn.data.workers import explain_death
 from safmn.engine.checkpoint import Checkpoint, Checkpointer
 from safmn.engine.experiment import Experiment
 from safmn.engine.feed import feed
@@ -94,7 +95,7 @@ class Trainer:
         """Train; returns the exit status: 0, or 128 + the signal that asked to stop (after saving)."""
         log, model, progress = self._reporter(), self.model, self.progress
         try:
-            with Interrupt() as interrupt:
+            with Interrupt() as interrupt, explain_death():
                 leave = self._validation_is_missing() and self._after_step(log, interrupt, [])
                 for batches in () if leave else self._batches():
                     progress.iteration = iteration = progress.iteration + 1
