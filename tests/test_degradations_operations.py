@@ -110,6 +110,17 @@ def test_blur_takes_images_smaller_than_the_kernel(image: np.ndarray) -> None:
         np.testing.assert_allclose(on_array, on_tensor, rtol=0, atol=2e-6)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [*FAMILIES, "sinc"])
+@pytest.mark.parametrize("sigma", [5e-324, 1e-200, 1e-3, 1e200])
+@pytest.mark.parametrize("beta", [5e-324, 1000.0, 1e308])
+def test_kernels_at_the_ends_of_what_a_recipe_holds(kind: Any, sigma: float, beta: float) -> None:
+    for other in (sigma, 1.0):
+        values = kernels.weights(Kernel(kind, 7, sigma, other, 1.0, beta, cutoff=0.01))
+        assert values.sum() == pytest.approx(1)
+        assert values.max() == values[3, 3]
+
+
 def test_separable_form_is_used_and_near() -> None:
     kernel = kernels.weights(Kernel("iso", 21, 2.0, 2.0))
     factors = kernels.separable(kernel)

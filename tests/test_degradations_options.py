@@ -137,6 +137,7 @@ TRAIN = "datasets:train:"
         (["gt_size=404", f"{TRAIN}gt_size=404"], "gt_size"),
         (["degradation:crop_size=124"], "gt_size"),
         (["degradation:crop_size=-400"], "degradation.crop_size"),
+        (["degradation:crop_size=1000000"], "degradation.crop_size"),
         (["degradation:crop_size=400.5"], "degradation.crop_size"),
         (["degradation:mode=pool"], "degradation.mode"),
         (["degradation:mode=batch_pool", "queue_size=17"], "queue_size"),

@@ -37,6 +37,16 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+TO_LQ = {"op": "resize", "mode": "area", "factor": 1, "of": "lq"}
+GEOMETRY: dict[str, Any] = {
+    "hflip": False,
+    "vflip": False,
+    "rot90": False,
+    "crop": {"size": 400, "down": 0, "across": 0},
+    "patch": {"size": 128, "down": 0, "across": 0},
+}
+
+
 def options_of(degradation: dict[str, Any] | None = None, **dataset: Any) -> DegradationOptions:
     section = {"use_hflip": True, "use_rot": True} | dataset
     return parse_options({"gt_size": 128} | (degradation or {}), section, scale=4)
@@ -76,6 +86,19 @@ def test_a_recipe_is_plain_data(published: list[Recipe]) -> None:
         (("steps", [{"op": "compress", "codec": "jpeg", "quality": 0}]), "quality"),
         (("steps", [{"op": "blur", "kernel": {"kind": "iso", "size": 8}}]), "must be odd"),
         (("steps", [{"op": "resize", "mode": "area", "factor": 0}]), "factor"),
+        (("steps", [{"op": "resize", "mode": "area", "factor": 1e300}]), r"<= 8.*steps\[0\].factor"),
+        (("steps", [{"op": "resize", "mode": "area", "factor": 3}] * 2 + [TO_LQ]), "enlarge the image 9 times"),
+        (("steps", [{"op": "resize", "mode": "area", "factor": 1}]), "must be to LQ size"),
+        (("steps", []), "must be to LQ size"),
+        (("steps", [{"op": "gaussian_noise", "sigma": 1e308, "grey": True, "seed": 1}, TO_LQ]), "<= 255.*sigma"),
+        (("steps", [{"op": "gaussian_noise", "sigma": 1, "grey": True, "seed": 2**63}, TO_LQ]), "seed"),
+        (("steps", [{"op": "poisson_noise", "scale": 1e308, "grey": True, "seed": 1}, TO_LQ]), "<= 100.*scale"),
+        (("steps", [{"op": "sensor_noise", "shot": 1e308, "read": 0, "seed": 1}, TO_LQ]), "<= 1.*shot"),
+        (("steps", [{"op": "sensor_noise", "shot": 0, "read": 1e308, "seed": 1}, TO_LQ]), "<= 1.*read"),
+        (("steps", [{"op": "blur", "kernel": {"kind": "sinc", "size": 7, "cutoff": 1e-200}}, TO_LQ]), "cutoff"),
+        (("geometry", GEOMETRY | {"crop": {"size": 10**9, "down": 0, "across": 0}}), "<= 8192.*crop.size"),
+        (("geometry", GEOMETRY | {"patch": {"size": 401, "down": 0, "across": 0}}), "401 pixels does not fit"),
+        (("scale", 129), "128 pixels leaves none at scale 129"),
         (("colour", 1), "colour"),
         (("format", 2), "format"),
     ],
@@ -98,6 +121,15 @@ def test_draws_depend_on_the_key_alone() -> None:
     assert draw_recipe(options, sample_rng(7, SampleKey(2, 31))) == one
     others = [sample_rng(7, SampleKey(2, 32)), sample_rng(7, SampleKey(3, 31)), sample_rng(8, SampleKey(2, 31))]
     assert all(draw_recipe(options, rng) != one for rng in others)
+
+
+def test_recipes_of_the_widest_options_are_recipes() -> None:
+    widest = {"resize_range": [0.01, 8], "resize_prob": [1, 0, 0], "noise_range": [0, 255], "jpeg_range": [1, 100]}
+    widest |= {"poisson_scale_range": [0, 100], "sensor_shot_range": [1e-9, 1], "sensor_read_range": [1e-9, 1]}
+    widest |= {"resize_range2": [0.01, 8], "resize_prob2": [1, 0, 0], "sensor_noise_prob": 0.5, "crop_size": 8192}
+    limits = {"blur_sigma": [1e-200, 1e200], "betag_range": [1e-200, 1e200], "blur_kernel_size": 61}
+    for recipe in draws(options_of(EVERYTHING | widest, **limits), 100):
+        assert from_json(to_json(recipe)) == recipe
 
 
 def shape_of(recipe: Recipe) -> list[str]:

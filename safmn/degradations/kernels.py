@@ -21,7 +21,8 @@ def weights(kernel: Kernel) -> Array:
     if kernel.kind == "sinc":
         values = _sinc(np.hypot(axis[:, None], axis[None, :]), kernel.cutoff)
     else:
-        values = _family(kernel, _squared_distance(kernel, axis))
+        with np.errstate(over="ignore"):  # what is beyond all numbers has no weight
+            values = _family(kernel, _squared_distance(kernel, axis))
     return np.asarray(values / values.sum())
 
 

@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal, TypeVar
 import cv2
 import msgspec
 
-from safmn.degradations.recipe import CODECS, RESIZE_MODES, KernelKind, ResizeMode
+from safmn.degradations.recipe import (
+    CODECS,
+    LARGEST_CROP,
+    LARGEST_FACTOR,
+    LARGEST_POISSON,
+    LARGEST_SIGMA,
+    RESIZE_MODES,
+    KernelKind,
+    ResizeMode,
+)
 from safmn.errors import OptionError, did_you_mean
 
 Range = tuple[float, float]
@@ -27,8 +36,6 @@ _PUBLISHED_MODES: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
 _GAN_KEYS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
 _SMALLEST_KERNEL = 7
 _LARGEST_KERNEL = 61
-_LARGEST_FACTOR = 8  # of a resize: the square of it is memory
-_LARGEST_POISSON = 100
 _SUM_TOLERANCE = 1e-4  # of probabilities written with few digits
 
 
@@ -320,10 +327,10 @@ def _check_degradation(keys: DegradationKeys) -> None:
         _check_distribution(keys, f"resize_prob{suffix}", 3)
         for name in ("gaussian_noise_prob", "gray_noise_prob"):
             _check_probability(keys, name + suffix)
-        low, high = _check_range(keys, f"resize_range{suffix}", low=0, high=_LARGEST_FACTOR, open_low=True)
+        low, high = _check_range(keys, f"resize_range{suffix}", low=0, high=LARGEST_FACTOR, open_low=True)
         _require(low <= 1 <= high, f"resize_range{suffix}", f"[{low:g}, {high:g}] must enclose 1")
-        _check_range(keys, f"noise_range{suffix}", low=0, high=255)
-        _check_range(keys, f"poisson_scale_range{suffix}", low=0, high=_LARGEST_POISSON)
+        _check_range(keys, f"noise_range{suffix}", low=0, high=LARGEST_SIGMA)
+        _check_range(keys, f"poisson_scale_range{suffix}", low=0, high=LARGEST_POISSON)
         _check_range(keys, f"jpeg_range{suffix}", low=1, high=100)
     _check_probability(keys, "second_blur_prob")
     _check_extras(keys)
@@ -372,6 +379,8 @@ def _check_sizes(keys: DegradationKeys, blur: BlurKeys, scale: int) -> int:
     """The side of the GT patch."""
     _require(scale >= 1, "scale", f"{scale} must be at least 1")
     _require(keys.crop_size >= scale, "degradation.crop_size", f"{keys.crop_size} must be at least scale, {scale}")
+    largest = f"{keys.crop_size} must be at most {LARGEST_CROP}"
+    _require(keys.crop_size <= LARGEST_CROP, "degradation.crop_size", largest)
     if keys.gt_size is not None and blur.gt_size is not None:
         same = keys.gt_size == blur.gt_size
         _require(same, "gt_size", f"{keys.gt_size} at the top level, {blur.gt_size} in datasets.train; give one value")

@@ -14,11 +14,15 @@ from msgspec import Meta
 
 from safmn.errors import DataError
 
+LARGEST_FACTOR = 8  # of a resize, and of all together: the square of it is memory
+LARGEST_SIGMA = 255  # grey levels
+LARGEST_POISSON = 100
+LARGEST_CROP = 8192
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Quality = Annotated[int, Meta(ge=1, le=100)]
 Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Seed = Annotated[int, Meta(ge=0)]  # below 2**63
+Unit = Annotated[float, Meta(ge=0, le=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 KernelKind = Literal[
     "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso", "sinc"
@@ -40,7 +44,7 @@ class Kernel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         sigma_x, sigma_y: standard deviations in pixels before the rotation; equal for the ``iso`` kinds.
         rotation: radians.
         beta: shape exponent of the generalized and plateau kinds.
-        cutoff: of ``sinc``, radians per pixel in (0, pi].
+        cutoff: of ``sinc``, radians per pixel in [0.01, pi].
     """
 
     kind: KernelKind
@@ -49,7 +53,7 @@ class Kernel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     sigma_y: Positive = 1.0
     rotation: float = 0.0
     beta: Positive = 1.0
-    cutoff: Annotated[float, Meta(gt=0, le=3.141592653589794)] = 3.141592653589793
+    cutoff: Annotated[float, Meta(ge=0.01, le=3.141592653589794)] = 3.141592653589793
 
     def __post_init__(self) -> None:
         if self.size % 2 == 0:
@@ -70,14 +74,14 @@ class Resize(msgspec.Struct, frozen=True, tag_field="op", tag="resize", omit_def
     """
 
     mode: ResizeMode
-    factor: Positive
+    factor: Annotated[float, Meta(gt=0, le=LARGEST_FACTOR)]
     of: Literal["input", "lq"] = "input"
 
 
 class GaussianNoise(msgspec.Struct, frozen=True, tag_field="op", tag="gaussian_noise", forbid_unknown_fields=True):
     """Add normal noise of ``sigma`` grey levels (0..255); the same in the three channels where ``grey``."""
 
-    sigma: NotNegative
+    sigma: Annotated[float, Meta(ge=0, le=LARGEST_SIGMA)]
     grey: bool
     seed: Seed
 
@@ -85,7 +89,7 @@ class GaussianNoise(msgspec.Struct, frozen=True, tag_field="op", tag="gaussian_n
 class PoissonNoise(msgspec.Struct, frozen=True, tag_field="op", tag="poisson_noise", forbid_unknown_fields=True):
     """Add ``scale`` times the deviation of a Poisson count with as many levels as the image has (a power of two)."""
 
-    scale: NotNegative
+    scale: Annotated[float, Meta(ge=0, le=LARGEST_POISSON)]
     grey: bool
     seed: Seed
 
@@ -93,8 +97,8 @@ class PoissonNoise(msgspec.Struct, frozen=True, tag_field="op", tag="poisson_noi
 class SensorNoise(msgspec.Struct, frozen=True, tag_field="op", tag="sensor_noise", forbid_unknown_fields=True):
     """Add normal noise of variance ``shot * x + read**2`` to linear light ``x`` in [0, 1] (display gamma 2.2)."""
 
-    shot: NotNegative
-    read: NotNegative
+    shot: Unit
+    read: Unit
     seed: Seed
 
 
@@ -111,7 +115,7 @@ Step: TypeAlias = Blur | Resize | GaussianNoise | PoissonNoise | SensorNoise | C
 class Crop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A square of ``size`` pixels at fractions ``down`` and ``across`` of the positions that there are."""
 
-    size: Annotated[int, Meta(ge=1)]
+    size: Annotated[int, Meta(ge=1, le=LARGEST_CROP)]
     down: Fraction
     across: Fraction
 
@@ -127,6 +131,10 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crop: Crop
     patch: Crop
 
+    def __post_init__(self) -> None:
+        if self.patch.size > self.crop.size:
+            raise ValueError(f"a patch of {self.patch.size} pixels does not fit into a crop of {self.crop.size}")
+
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one GT image becomes one LQ image.
@@ -134,7 +142,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         scale: GT size over LQ size.
         sharpen: whether the sharpened GT is degraded (USM, see :func:`safmn.degradations.sharpen`), or the GT.
-        steps: what happens to it, in order; the last step leaves it at LQ size. Clamping and rounding to 8 bits follow.
+        steps: what happens to it, in order; the last resize leaves it at LQ size, and none makes its sides more than 8
+            times those of the GT. Clamping and rounding to 8 bits follow.
         geometry: which part of the image training uses; degrading a whole image leaves it out.
         format: version of this form.
     """
@@ -144,6 +153,18 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: tuple[Step, ...]
     geometry: Geometry
     format: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        if self.geometry.patch.size < self.scale:
+            raise ValueError(f"a patch of {self.geometry.patch.size} pixels leaves none at scale {self.scale}")
+        resizes = [step for step in self.steps if isinstance(step, Resize)]
+        if not resizes or (resizes[-1].of, resizes[-1].factor) != ("lq", 1):
+            raise ValueError("the last resize of the steps must be to LQ size (factor 1 of lq)")
+        side = 1.0  # over that of the GT
+        for step in resizes:
+            side = step.factor / self.scale if step.of == "lq" else side * step.factor
+            if side > LARGEST_FACTOR:
+                raise ValueError(f"the steps enlarge the image {side:g} times; {LARGEST_FACTOR} times is the most")
 
 
 def to_json(recipe: Recipe) -> str:
