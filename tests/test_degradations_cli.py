@@ -13,6 +13,8 @@ from safmn.degradations.cli import main
 from safmn.imaging import list_images, read_rgb, write_image
 from safmn.options import load_options
 
+Capture = pytest.CaptureFixture[str]
+
 
 @pytest.fixture
 def image(photos_dir: Path, tmp_path: Path) -> str:
@@ -106,3 +108,41 @@ def test_a_folder_is_no_output_and_a_recipe_must_be_one(
     assert "not a degradation recipe" in capsys.readouterr().err
     assert main(["missing.png", "-o", str(tmp_path / "out.png")]) == 2
     assert "missing.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photo.png", "-o", "./photo.png"], "--output ./photo.png is the same file as IMAGE"),
+        (["photo.png", "-o", "link.png"], "--output link.png is the same file as IMAGE"),
+        (["photo.png", "-o", "x.png", "--save-recipe", "x.png"], "--save-recipe x.png is the same file as --output"),
+        (["photo.png", "-o", "x.png", "--save-recipe", "photo.png"], "the same file as IMAGE"),
+        (["photo.png", "-o", "r.json", "--recipe", "r.json"], "--output r.json is the same file as --recipe"),
+        (["photo.png", "-o", "x.png", "--recipe", "r.json", "--save-recipe", "r.json"], "the same file as --recipe"),
+    ],
+)
+def test_no_file_is_read_and_written(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image("photo.png", np.zeros((8, 8, 3), np.uint8))
+    Path("link.png").symlink_to("photo.png")
+    Path("r.json").write_text("{}")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_image_smaller_than_the_scale_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image("small.png", np.zeros((3, 5, 3), np.uint8))
+    assert main(["small.png", "-o", "lq.png", "--scale", "2", "--save-recipe", "r.json"]) == 0
+    Path("r.json").write_text(Path("r.json").read_text().replace('"scale": 2', '"scale": 7', 1))
+    for arguments, scale in (([], 4), (["--recipe", "r.json"], 7), (["--grid", "2x2"], 4)):
+        assert main(["small.png", "-o", "lq2.png", *arguments]) == 2
+        message = f"small.png: 5x3 pixels leave none at scale {scale}; give an image of {scale}x{scale} pixels or more"
+        assert message in capsys.readouterr().err
+    assert main(["small.png", "-o", "patch.png", "--patch"]) == 0  # padded by mirroring, as in training

@@ -28,7 +28,7 @@ from safmn.degradations.recipe import (
     read_recipe,
     to_json,
 )
-from safmn.errors import OptionError, exit_status
+from safmn.errors import DataError, OptionError, exit_status
 from safmn.files import write_atomically
 from safmn.imaging import mod_crop, read_rgb, write_image
 from safmn.options import load_options
@@ -68,11 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn degrade`` and return its exit status."""
     arguments = parser().parse_args(argv)
     _check_arguments(arguments)
+    _check_files(arguments)
     image = read_rgb(arguments.image)
     if arguments.grid:
         return _contact_sheet(image, arguments)
     recipe = read_recipe(arguments.recipe) if arguments.recipe else _draw(*_options(arguments), arguments)
-    write_image(arguments.output, _degrade(recipe, image, patch=arguments.patch))
+    write_image(arguments.output, _degrade(recipe, image, arguments))
     if arguments.save_recipe:
         write_atomically(arguments.save_recipe, to_json(recipe))
     say(f"{arguments.output}: {_summary(recipe)}")
@@ -98,6 +99,17 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise OptionError("--force_yml changes an option file; give one with --opt")
 
 
+def _check_files(arguments: argparse.Namespace) -> None:
+    """No file that is written may be one that is read, or written too."""
+    read = {"IMAGE": arguments.image, "--opt": arguments.opt, "--recipe": arguments.recipe}
+    seen = {Path(file).resolve(): option for option, file in read.items() if file}
+    for option, file in (("--output", arguments.output), ("--save-recipe", arguments.save_recipe)):
+        if file and seen.setdefault(Path(file).resolve(), option) != option:
+            raise OptionError(
+                f"{option} {file} is the same file as {seen[Path(file).resolve()]}; give it a name of its own"
+            )
+
+
 def _options(arguments: argparse.Namespace) -> tuple[DegradationOptions, int]:
     """What to draw from, and the seed."""
     seed = arguments.seed
@@ -117,10 +129,16 @@ def _draw(options: DegradationOptions, seed: int, arguments: argparse.Namespace,
     return draw_recipe(options, sample_rng(seed, SampleKey(arguments.epoch, arguments.index + offset)))
 
 
-def _degrade(recipe: Recipe, image: Array, *, patch: bool) -> Array:
+def _degrade(recipe: Recipe, image: Array, arguments: argparse.Namespace) -> Array:
     """The LQ image, uint8: of the whole image, or the patch that training would use."""
-    if patch:
+    height, width = image.shape[:2]
+    if arguments.patch:
         lq = make_pair(recipe, image, sharpened=False).lq
+    elif min(height, width) < recipe.scale:
+        raise DataError(
+            f"{arguments.image}: {width}x{height} pixels leave none at scale {recipe.scale}; "
+            f"give an image of {recipe.scale}x{recipe.scale} pixels or more, or a recipe of a smaller scale"
+        )
     else:
         lq = apply_recipe(recipe, from_uint8(mod_crop(image, recipe.scale)))
     return np.rint(lq * 255).astype(np.uint8)
@@ -133,9 +151,7 @@ def _contact_sheet(image: Array, arguments: argparse.Namespace) -> int:
     recipes = {
         f"index {arguments.index + offset}": _draw(options, seed, arguments, offset) for offset in range(columns * rows)
     }
-    pictures = [
-        _captioned(_enlarge(_degrade(recipe, image, patch=arguments.patch)), name) for name, recipe in recipes.items()
-    ]
+    pictures = [_captioned(_enlarge(_degrade(recipe, image, arguments)), name) for name, recipe in recipes.items()]
     height, width = pictures[0].shape[:2]
     sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), 255, np.uint8)
     for number, picture in enumerate(pictures):
