@@ -236,6 +236,33 @@ def test_differences(tmp_path: Path) -> None:
     assert differences({"a": {"b": 1}}, {"a": 2}) == [("a", {"b": 1}, 2)]
 
 
+@pytest.mark.parametrize(
+    ("key", "default", "other"),
+    [
+        ("deterministic", False, True),
+        ("find_unused_parameters", False, True),
+        ("use_static_graph", True, None),
+        ("train.accumulate", 1, 2),
+        ("train.optim_g.eps", 1e-8, 1e-7),
+        ("train.optim_g.amsgrad", False, True),
+        ("train.scheduler.eta_min", 0, 1e-7),
+        ("train.pixel_opt.reduction", "mean", "sum"),
+        ("network_g.dim", 36, 40),
+        ("datasets.train.filename_tmpl", "{}", "{}x2"),
+        ("datasets.train.use_rot", False, True),
+        ("datasets.train.dataset_enlarge_ratio", 1, 2),
+        ("datasets.train.use_shuffle", True, None),
+    ],
+)
+def test_writing_a_default_down_is_no_difference(key: str, default: object, other: object) -> None:
+    given = set_at(for_training(), key, default)
+    absent = without(given, key)
+    assert differences(absent, given) == differences(given, absent) == []
+    if other is not None:
+        assert [found[0] for found in differences(given, set_at(for_training(), key, other))] == [key]
+        assert [found[0] for found in differences(absent, set_at(for_training(), key, other))] == [key]
+
+
 # --- overrides and debug ---------------------------------------------------------------------------------------------
 
 

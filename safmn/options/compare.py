@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 import yaml
 
+from safmn.options import components, datasets
 from safmn.options.problems import KeyPath, show_path
 from safmn.options.reader import RESOLVERS
-from safmn.options.types import DegradationKeys, Options
+from safmn.options.typed import struct_defaults
+from safmn.options.types import DegradationKeys, OptionFile, Options, TrainSection
 
+_SECTIONS: dict[KeyPath, Any] = {(): OptionFile, ("train",): TrainSection}
 _NOT_IN_FILE = ("source", "mode", "debug", "raw")
 
 
@@ -60,26 +63,45 @@ def dump(options: Options) -> str:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Where two option files (``Options.raw``) differ: ``(key path, old value, new value)``, in the order of the old.
 
-    A key that only one has shows as :data:`MISSING` in the other; a key that is null counts as absent, and numbers
-    are compared as numbers.
+    A key that only one has shows as :data:`MISSING` in the other; a key that is null counts as absent. Where one gives
+    a value and the other leaves it at that default, and in keys that have no effect, they do not differ.
     """
     found: list[tuple[str, Any, Any]] = []
     _compare((), old, new, found)
     return found
 
 
-def _compare(where: KeyPath, old: Any, new: Any, found: list[tuple[str, Any, Any]]) -> None:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*old, *(key for key in new if key not in old)]:
-            _compare((*where, key), old.get(key, MISSING), new.get(key, MISSING), found)
-    elif not _same(old, new):
-        found.append((show_path(where), old, new))
+def _compare(where: KeyPath, old: Mapping[str, Any], new: Mapping[str, Any], found: list[tuple[str, Any, Any]]) -> None:
+    defaults, without_effect = _defaults(where, new), _without_effect(where)
+    for key in [*old, *(key for key in new if key not in old)]:
+        one, other = old.get(key, MISSING), new.get(key, MISSING)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            _compare((*where, key), one, other, found)
+        elif key not in without_effect and not _same(one, other, defaults.get(key)):
+            found.append((show_path((*where, key)), one, other))
 
 
-def _same(old: Any, new: Any) -> bool:
-    nothing = (None, MISSING)
-    if any(old is value for value in nothing) and any(new is value for value in nothing):
-        return True
+def _same(old: Any, new: Any, default: Any) -> bool:
+    old, new = (default if value is None or value is MISSING else value for value in (old, new))
     if isinstance(old, bool) != isinstance(new, bool):
         return False
-    return bool(old == new)
+    return bool(_plain(old) == _plain(new))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value  # a default may be a tuple, a value in a file is a list
+
+
+def _defaults(where: KeyPath, section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The defaults of the keys of one section."""
+    if where in _SECTIONS:
+        return struct_defaults(_SECTIONS[where])
+    if where[:1] == ("datasets",) and len(where) == 2:
+        return datasets.defaults_of(section)
+    return components.defaults_of(str(where[-1]), section)
+
+
+def _without_effect(where: KeyPath) -> Collection[str]:
+    if not where:
+        return ("use_static_graph",)
+    return datasets.WITHOUT_EFFECT if where[0] == "datasets" else ()

@@ -133,6 +133,14 @@ def _among(known: Mapping[str, Callable[..., Any]], kind: str) -> Callable[[str]
     return find
 
 
+_FINDERS: dict[str, Callable[[str], Callable[..., Any]]] = {
+    **dict.fromkeys(("network_g", "network_d"), finder(registry.ARCH_REGISTRY)),
+    **dict.fromkeys(LOSSES, finder(registry.LOSS_REGISTRY)),
+    **dict.fromkeys(("optim_g", "optim_d"), _among(OPTIMIZERS, "optimiser")),
+    "scheduler": _among(SCHEDULES, "scheduler"),
+}
+
+
 def find_component(
     section: Any, find: Callable[[str], Callable[..., Any]], where: KeyPath, problems: Problems
 ) -> Callable[..., Any] | None:
@@ -188,6 +196,16 @@ def _check(
         if key not in section:
             problems.add(where, f"{section['type']} needs {key!r}, which is missing")
     return signature
+
+
+def defaults_of(key: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of the arguments of the component that the section ``key`` names; none where it is not known."""
+    try:
+        component = _FINDERS[key](section["type"])
+    except (KeyError, OptionError):
+        return {}
+    defaults = _signature(component, ()).defaults
+    return {name: default for name, default in defaults.items() if default is not REQUIRED}
 
 
 def default_of(signature: Signature, key: str) -> Any:

@@ -9,11 +9,12 @@ import msgspec
 from msgspec import Struct
 
 from safmn import registry
-from safmn.errors import did_you_mean
+from safmn.errors import OptionError, did_you_mean
 from safmn.names import folder_mistake, template_mistake
 from safmn.options.components import check_value, find_component, finder
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.signatures import option_keys
+from safmn.options.typed import struct_defaults
 from safmn.options.types import NotNegative, Positive, PositiveFloat, Probability, Range
 
 PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # where ``~`` is the home folder
@@ -100,6 +101,7 @@ _LOADER_WITHOUT_EFFECT = {
     "pin_memory": _Key(bool, "has no effect: memory is pinned where the device is a CUDA one"),
     "persistent_workers": _Key(bool, "has no effect: loader workers always live as long as the run", True),
 }
+WITHOUT_EFFECT = frozenset(_LOADER_WITHOUT_EFFECT)
 _UNREAD = {
     "filename_tmpl": _Key(str, "has no effect: this data set has no pairs of files to match"),
     "meta_info_file": _Key(str | None, "has no effect: this data set does not read it"),
@@ -132,6 +134,15 @@ def check_dataset(
             problems.warn(path, f"cannot be checked: {section['type']} does not show which keys it reads")
         else:
             problems.add(path, f"{section['type']} reads no key {key!r}.{did_you_mean(key, accepted)}")
+
+
+def defaults_of(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of the keys of one data set's section; of the loader's alone where its type is not registered."""
+    try:
+        kind = registry.find(registry.DATASET_REGISTRY, section["type"])
+    except (KeyError, OptionError):
+        return struct_defaults(LoaderOptions)
+    return struct_defaults(LoaderOptions) | struct_defaults(getattr(kind, "OPTIONS", DatasetKeys))
 
 
 def _check_required(

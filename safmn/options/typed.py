@@ -46,6 +46,13 @@ def to_struct(kind: type[S], value: Any, where: KeyPath, problems: Problems) -> 
     return kind(**converted) if len(problems) == before else None
 
 
+def struct_defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The defaults of the fields of a Struct that have one."""
+    fields = msgspec.structs.fields(kind)
+    made = {f.encode_name: f.default_factory() for f in fields if f.default_factory is not msgspec.NODEFAULT}
+    return made | {f.encode_name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
+
+
 def to_type(hint: Any, value: Any, where: KeyPath, problems: Problems, *, whole_floats: bool = True) -> Any:
     """``value`` as ``hint`` (a type that msgspec knows); None, and the mistake noted, where it is not one.
 
