@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import random
 import shutil
@@ -191,7 +192,10 @@ def test_pruning_looks_only_at_what_the_run_has_passed(tmp_path: Path) -> None:
     assert checkpointer.iterations() == [20, 25, 30, 40, 50]
 
 
-def test_later_checkpoints_are_kept_under_another_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_later_checkpoints_are_kept_under_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)  # a run that was started has turned it off
     checkpointer = Checkpointer(tmp_path)
     for aside in ("damaged-000000020", "damaged-000000020-2"):
         for iteration in (10, 20):

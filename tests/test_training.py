@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -539,6 +540,25 @@ def test_mistakes_end_with_one_message_and_status_two(
     assert len(errors) == 1
     assert expected in "\n".join(message)
     assert "Traceback" not in "\n".join(message)
+
+
+def test_damaged_lines_of_the_record_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)  # a run that was started has turned it off
+    experiment = Experiment(tmp_path)
+    whole = b'{"iter": 1}\n', b'{"iter": 2, "set": "val"}\n', b'{"iter": 3}\n'
+    damaged = b"\xff\xfe\n", b"[1]\n", b"7\n", b'{"epoch": 1}\n', b'{"iter": "1"}\n', b'{"iter": 2, "l_p'
+    experiment.record.write_bytes(whole[0] + b"".join(damaged[:-1]) + whole[1] + whole[2] + damaged[-1])
+    experiment.rewind_record(2)
+    assert experiment.record.read_bytes() == whole[0] + whole[1]
+    assert [f"line {number} is damaged" in caplog.text for number in (1, 2, 6, 7, 9)] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_experiment_lock_is_released_with_the_run(tmp_path: Path) -> None:

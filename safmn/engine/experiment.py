@@ -92,18 +92,19 @@ class Experiment:
             file.write(json.dumps(entry) + "\n")
 
     def rewind_record(self, iteration: int) -> None:
-        """Drop what was recorded after the checkpoint that the run resumes from (also a line cut off by a kill)."""
+        """Drop what was recorded after the checkpoint that the run resumes from, and lines that are damaged."""
         if not self.record.exists():
             return
         kept = []
-        for line in self.record.read_text(encoding="utf-8").splitlines():
+        for number, line in enumerate(self.record.read_bytes().splitlines(), 1):
             try:
-                entry = json.loads(line)
-            except ValueError:
-                break
-            if entry["iter"] <= iteration:
-                kept.append(line + "\n")
-        write_atomically(self.record, "".join(kept))
+                passed = json.loads(line)["iter"] <= iteration
+            except (ValueError, TypeError, KeyError):  # the last one may have been cut off by a kill
+                logger.warning("%s: line %d is damaged and is left out", self.record, number)
+                continue
+            if passed:
+                kept.append(line + b"\n")
+        write_atomically(self.record, b"".join(kept))
 
 
 def git_commit() -> str:
