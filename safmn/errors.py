@@ -7,10 +7,11 @@ raised.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -41,6 +42,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'scale'?"`` for the nearest known name, or the empty string where none is near."""
     near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put ``where`` (file and key, say) before the message of a user's mistake in the block."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 def exit_status(run: Callable[..., int]) -> Callable[..., int]:

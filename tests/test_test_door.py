@@ -218,6 +218,10 @@ def test_images_of_other_sizes_or_names_are_named(door: Door, workplace: Path) -
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "no option file": (["-opt", "nothing.yml"], "nothing.yml"),
     "unknown key": (["-opt", "test.yml", "--force_yml", "network_g:dimm=8"], "dimm"),
+    "value that the network refuses": (
+        ["-opt", "test.yml", "--force_yml", "network_g:dim=7"],
+        "test.yml: network_g: dim",
+    ),
     "unknown key in a metric": (["-opt", "test.yml", "--force_yml", "val:metrics:psnr:crop_boder=2"], "crop_boder"),
     "wrong type": (["-opt", "test.yml", "--force_yml", "val:save_img=maybe"], "save_img"),
     "no weights": (["-opt", "test.yml", "--force_yml", "path:pretrain_network_g=none.pth"], "none.pth"),

@@ -316,6 +316,15 @@ def test_a_damaged_pth_is_refused_or_harmless(
         assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
+@pytest.mark.parametrize("kind", ["sparse", "csr", "meta"])
+def test_tensors_without_plain_values_are_refused(state: dict[str, Tensor], tmp_path: Path, kind: str) -> None:
+    make = {"sparse": torch.eye(4).to_sparse, "csr": torch.eye(4).to_sparse_csr, "meta": torch.eye(4).to}[kind]
+    name = next(iter(state))
+    path = tmp_path / "w.pth"
+    torch.save({**state, name: make("meta") if kind == "meta" else make()}, path)
+    assert f"{name} is a sparse tensor or one without values" in refusal(lambda: weights.load_state_dict(path), path)
+
+
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_damaged_safetensors_raises_nothing_else(

@@ -23,7 +23,7 @@ from safmn.data import build_dataset
 from safmn.engine.evaluate import SetResult, evaluate
 from safmn.engine.experiment import environment, start_logging
 from safmn.engine.scoreboard import Scoreboard
-from safmn.errors import EXIT_FAILED, EXIT_USER_ERROR, OptionError, UserError, WeightsError
+from safmn.errors import EXIT_FAILED, EXIT_USER_ERROR, OptionError, UserError, WeightsError, located
 from safmn.imaging import list_images
 from safmn.metrics import network_name
 from safmn.metrics.published import SETS
@@ -105,7 +105,8 @@ def plan_from_options(options: Options, folder: Path, device: torch.device) -> T
         OptionError: there is nothing to test, or no weights to test.
         WeightsError: the weights cannot be read, or are another network's.
     """
-    network = build(ARCH_REGISTRY, options.network_g)
+    with located(f"{options.source}: network_g"):
+        network = build(ARCH_REGISTRY, options.network_g)
     source = options.path.pretrain_network_g
     if source is not None:
         weights.load_into(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn import weights
-from safmn.errors import CheckpointError, OptionError
+from safmn.errors import CheckpointError, OptionError, located
 from safmn.models.trained_network import Batch, TrainedNetwork
 from safmn.optim.schedules import build_schedule
 from safmn.registry import ARCH_REGISTRY, LOSS_REGISTRY, build
@@ -96,8 +96,10 @@ class Model(ABC):
         optimizer = getattr(train, f"optim_{letter}")
         if optimizer is None:
             raise OptionError(f"{self.options.source}: train.optim_{letter} is missing")
+        with located(f"{self.options.source}: network_{letter}"):
+            network = build(ARCH_REGISTRY, section)
         trained = TrainedNetwork(
-            self._start(name, build(ARCH_REGISTRY, section), section),
+            self._start(name, network, section),
             self.execution,
             self.ranks,
             optimizer=optimizer,
@@ -139,7 +141,11 @@ class Model(ABC):
 
     def _build_loss(self, key: str) -> nn.Module | None:
         section = getattr(self.train, key)
-        return None if section is None else build(LOSS_REGISTRY, section).to(self.execution.device)
+        if section is None:
+            return None
+        with located(f"{self.options.source}: train.{key}"):
+            loss: nn.Module = build(LOSS_REGISTRY, section)
+        return loss.to(self.execution.device)
 
     def _predict(self, network: TrainedNetwork, lq: Tensor) -> Tensor:
         """Forward in the run's precision; the result is float32, as the losses want it."""

@@ -199,6 +199,11 @@ def _unwrap(content: Any, path: Path, param_key: str | None) -> StateDict:
     if strangers or not content:
         keys = ", ".join(repr(name) for name in strangers[:4])
         raise WeightsError(f"{path}: not weights: {keys or 'nothing'} where tensors were expected.")
+    unusable = [name for name, tensor in content.items() if tensor.is_meta or tensor.layout is not torch.strided]
+    if unusable:
+        raise WeightsError(
+            f"{path}: {unusable[0]} is a sparse tensor or one without values; only dense ones can be loaded."
+        )
     return dict(content)
 
 
