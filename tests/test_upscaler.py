@@ -115,8 +115,11 @@ def test_arrays_in_any_memory_layout() -> None:
         np.zeros((1, 1, 8, 8, 3), np.uint8),
         np.zeros(8, np.uint8),
         np.zeros((8, 8), complex),
+        *([np.zeros((8, 8), np.longdouble)] if np.longdouble().itemsize > 8 else []),
         torch.zeros(8, 8, 3),
         torch.zeros(8, 8, dtype=torch.int32),
+        torch.zeros(3, 8, 8).to_sparse(),
+        torch.zeros(3, 8, 8, device="meta"),
         [[0, 1]],
         "photo.png",
     ],
@@ -147,6 +150,11 @@ def test_self_ensemble_is_the_mean_of_eight() -> None:
     [
         ({"tile": -8}, "tile=-8"),
         ({"tile": "512"}, "tile='512'"),
+        ({"tile": True}, "tile=True"),
+        ({"tile": np.int64(-8)}, "tile="),
+        ({"device": None}, "device 'None' cannot be used"),
+        ({"device": "meta"}, "device 'meta' cannot be used"),
+        ({"weights": 3}, "weights=3: give a file"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"device": "tpu9"}, "tpu9"),
         ({"precision": "fp8"}, "precision 'fp8'"),
@@ -156,7 +164,11 @@ def test_self_ensemble_is_the_mean_of_eight() -> None:
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        Upscaler(repeater(), **{"device": "cpu", **arguments})
+        Upscaler(**{"weights": repeater(), "device": "cpu", **arguments})
+
+
+def test_a_number_of_numpys_is_a_width() -> None:
+    assert type(Upscaler(repeater(), tile=np.int64(64), device="cpu").tile) is int  # type: ignore[arg-type]
 
 
 def test_free_memory_of_a_container_counts_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def _degrade(recipe: Recipe, image: Array, arguments: argparse.Namespace) -> Arr
     elif min(height, width) < recipe.scale:
         raise DataError(
             f"{arguments.image}: {width}x{height} pixels leave none at scale {recipe.scale}; "
-            f"give an image of {recipe.scale}x{recipe.scale} pixels or more, or a recipe of a smaller scale"
+            f"give an image of {recipe.scale}x{recipe.scale} pixels or more, or choose a smaller scale"
         )
     else:
         lq = apply_recipe(recipe, from_uint8(mod_crop(image, recipe.scale)))

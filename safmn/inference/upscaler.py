@@ -46,10 +46,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(name)
     try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = torch.device(device)
+        torch.zeros(1, device=found).item()  # the device "meta" has no values
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise OptionError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return torch.device(device)
+    return found
 
 
 class Upscaler:
@@ -93,13 +94,13 @@ class Upscaler:
             backend = "eager"
         elif full_frame_semantics:
             raise OptionError(f"backend={backend!r} knows no other pooling: full_frame_semantics needs 'eager'")
-        if tile != "auto" and (not isinstance(tile, int) or tile < 0):
+        if tile != "auto" and (not isinstance(tile, (int, np.integer)) or isinstance(tile, bool) or tile < 0):
             raise OptionError(f"tile={tile!r}: choose 'auto', a width in pixels, or 0 for no tiles")
         self.device = resolve_device(device)
         network: Any = _load(weights, self.device)
         self.network = network
         self.scale: int = network.scale
-        self.tile = 0 if full_frame_semantics else tile
+        self.tile: int | Literal["auto"] = 0 if full_frame_semantics else tile if tile == "auto" else int(tile)
         self.precision = precision
         self.backend = backend
         self.self_ensemble = self_ensemble
@@ -312,6 +313,8 @@ def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.devi
         if not isinstance(getattr(weights, "scale", None), int):
             raise OptionError(f"{type(weights).__name__} has no attribute 'scale', the output's size over the input's")
         return weights.to(device).eval()
+    if not (weights is None or isinstance(weights, (str, os.PathLike))):
+        raise OptionError(f"weights={weights!r}: give a file, a name of weights or a network")
     try:
         return load_network(DEFAULT_WEIGHTS if weights is None else weights, device=device)
     except WeightsError as error:
@@ -336,13 +339,15 @@ def _is_flat(plane: Tensor) -> bool:
 def _as_batch(image: object) -> Tensor:
     """Any accepted image as (B, C, h, w), sharing its memory where possible."""
     if isinstance(image, np.ndarray):
-        if image.dtype.kind not in "uf":
+        if image.dtype.kind not in "uf" or image.dtype.itemsize > 8:
             raise DataError(f"cannot upscale an array of {image.dtype}: convert it to uint8, uint16 or float in [0, 1]")
         native = np.require(image, dtype=image.dtype.newbyteorder("="), requirements=["C", "W"])
         tensor = torch.from_numpy(native)
         if tensor.ndim in (3, 4):
             tensor = tensor.movedim(-1, -3)
     elif isinstance(image, Tensor):
+        if image.layout != torch.strided or image.is_meta:
+            raise DataError("cannot upscale a sparse tensor or one without values: give a dense one (to_dense)")
         tensor = image.detach()
     else:
         raise DataError(f"cannot upscale a {type(image).__name__}: give a numpy array or a tensor")
