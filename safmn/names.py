@@ -7,13 +7,9 @@ from pathlib import PurePath
 
 
 def folder_mistake(name: str) -> str | None:
-    """Why ``name`` cannot be that of a folder of ours (``experiments/<name>``); None where it can.
-
-    ``a/b`` is a folder within one; what would leave the folder above, or be that folder itself, is none.
-    """
-    path = PurePath(name)
-    if "\0" in name or path.is_absolute() or ".." in path.parts or not path.parts:
-        return f"{name!r} cannot name a folder of results: give a plain name, without '..' or a leading '/'"
+    """Why ``name`` cannot be that of one folder among others (``experiments/<name>``); None where it can."""
+    if "\0" in name or name == ".." or PurePath(name).name != name:
+        return f"{name!r} cannot name a folder of results: give a plain name, without '/'"
     return None
 
 

@@ -377,6 +377,7 @@ def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None
         ("name", "..", r"'\.\.' cannot name a folder"),
         ("name", "../escaped", r"cannot name a folder"),
         ("name", "/tmp/elsewhere", r"cannot name a folder"),
+        ("name", "a/b", r"cannot name a folder"),
         ("name", "a\0b", r"cannot name a folder"),
         ("num_gpu", "all", r"expected a whole number, at least 0 or one of 'auto', got the text 'all'"),
         ("num_gpu", -1, r"got -1"),
