@@ -230,6 +230,14 @@ def test_older_run_is_archived_not_overwritten(images: Path, tmp_path: Path) -> 
     assert (archived[0] / "models/net_g_3.pth").is_file()
 
 
+def test_a_start_that_fails_leaves_the_older_run_in_its_place(images: Path, tmp_path: Path) -> None:
+    option_file = str(write(images, tmp_path, total_iter=3))
+    assert main(["-opt", option_file]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "experiments").rglob("*") if path.suffix}
+    assert main(["-opt", option_file, "--force_yml", "datasets:train:dataroot_gt=/nowhere"]) == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "experiments").rglob("*") if path.suffix} == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_save_and_leave_within_ten_seconds(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     option_file = write(images, tmp_path)

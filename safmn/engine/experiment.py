@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,12 +79,15 @@ class Experiment:
                 left_over.unlink()
 
     def archive(self) -> None:
-        """Make room for a new run of the same name: an older one is renamed, never overwritten (as BasicSR does)."""
+        """Make room for a new run of the same name: an older one is renamed, never overwritten (as BasicSR does).
+
+        Only the holder of the lock may; afterwards it holds that of the new folder.
+        """
         if self.training_states.is_dir() or self.models.is_dir():
-            self.lock()
             aside = self.root.with_name(f"{self.root.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
             self.root.rename(aside)
             self.unlock()
+            self.lock()
             logger.info("an older run of this name is kept as %s (to go on with it: --auto_resume)", aside)
 
     def append_record(self, entry: Mapping[str, Any]) -> None:
@@ -151,13 +155,31 @@ def start_logging(log_file: Path | None, *, is_main: bool) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    handlers: list[logging.Handler] = [_BarFriendlyHandler()]
+    _add_handler(_BarFriendlyHandler())
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
-        root.addHandler(handler)
+        _add_handler(logging.FileHandler(log_file, encoding="utf-8"))
+
+
+def _add_handler(handler: logging.Handler) -> None:
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.getLogger("safmn").addHandler(handler)
+
+
+class HeldLog:
+    """What is logged from here on, for a file whose folder is not there yet."""
+
+    def __init__(self) -> None:
+        self._memory = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize, flushOnClose=False)
+        logging.getLogger("safmn").addHandler(self._memory)
+
+    def write_to(self, log_file: Path) -> None:
+        """Write what was held, and log to the file from now on."""
+        file = logging.FileHandler(log_file, encoding="utf-8")
+        _add_handler(file)
+        self._memory.setTarget(file)
+        self._memory.flush()
+        logging.getLogger("safmn").removeHandler(self._memory)
 
 
 class _BarFriendlyHandler(logging.Handler):

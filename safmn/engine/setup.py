@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safmn.data import TrainingLoader, build_dataset
 from safmn.engine import legacy_state
 from safmn.engine.checkpoint import Checkpoint, Checkpointer
 from safmn.engine.checkpoint import load as load_checkpoint
-from safmn.engine.experiment import Experiment, environment, start_logging
+from safmn.engine.experiment import Experiment, HeldLog, environment, start_logging
 from safmn.engine.trainer import Trainer
 from safmn.engine.validation import Validator
 from safmn.errors import CheckpointError, OptionError
@@ -110,21 +111,25 @@ def _validation_sets(options: Options) -> dict[str, Any]:
     }
 
 
-def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Experiment:
+@contextlib.contextmanager
+def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[Experiment]:
+    """The experiment's folder, in use by this run alone; emptied for a new run when all in the block has been built."""
     experiment = Experiment(Path(options.path.experiments_root or "experiments") / options.name)
-    if ranks.is_main:
-        if not resuming:
-            experiment.archive()
+    start_logging(None, is_main=ranks.is_main)
+    if not ranks.is_main:
+        yield experiment
+    else:
         experiment.lock()
         experiment.tidy()
-        start_logging(experiment.root / f"train_{options.name}.log", is_main=True)
+        log = HeldLog()
         for key, value in environment().items():
             logger.info("%s: %s", key, value)
         logger.info("options of %s:\n%s", options.source, dump(options))
-    else:
-        start_logging(None, is_main=False)
+        yield experiment
+        if not resuming:
+            experiment.archive()
+        log.write_to(experiment.root / f"train_{options.name}.log")
     distributed.barrier()
-    return experiment
 
 
 def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -203,12 +208,13 @@ def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, 
         UserError: something in the option file or the data does not fit; nothing was trained or overwritten.
     """
     execution = prepare_execution(options, ranks)
-    experiment = _experiment(options, resuming=auto_resume or bool(options.path.resume_state), ranks=ranks)
-    logger.info("computing on %s", execution.describe())
-    loader = build_loader(options, execution, ranks)
-    validator = Validator(options, _validation_sets(options), experiment)
-    seed_everything(options.manual_seed)
-    model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
+    resuming = auto_resume or bool(options.path.resume_state)
+    with _experiment(options, resuming=resuming, ranks=ranks) as experiment:
+        logger.info("computing on %s", execution.describe())
+        loader = build_loader(options, execution, ranks)
+        validator = Validator(options, _validation_sets(options), experiment)
+        seed_everything(options.manual_seed)
+        model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
     checkpointer = Checkpointer(
         experiment.training_states, keep_last=options.logger.keep_last, keep_every=options.logger.keep_every
     )
