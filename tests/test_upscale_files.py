@@ -338,6 +338,13 @@ def deep_png() -> bytes:
     return bytes(cv2.imencode(".png", deep(photo(64, 64)))[1])
 
 
+def cut_animation(kind: str) -> bytes:
+    stream = io.BytesIO()
+    first, *others = (Image.fromarray(np.roll(photo(32, 48), 4 * step, 1)) for step in range(4))
+    first.save(stream, kind, save_all=True, append_images=others)
+    return stream.getvalue()[: len(stream.getvalue()) * 3 // 5]
+
+
 BAD = {
     "empty.png": lambda: b"",
     "text.jpg": lambda: b"this is no image\n" * 20,
@@ -346,6 +353,10 @@ BAD = {
     "cut.webp": lambda: encoded("WEBP")[:200],
     "cut.tif": lambda: encoded("TIFF")[:3000],
     "cut.avif": lambda: encoded("AVIF")[:500],
+    "cut animation.gif": lambda: cut_animation("GIF"),
+    "cut animation.png": lambda: cut_animation("PNG"),
+    "cut animation.avif": lambda: cut_animation("AVIF"),
+    "cut pages.tif": lambda: cut_animation("TIFF"),
     "header only.gif": lambda: b"GIF89a",
     "bomb.png": lambda: png_header(20000, 20000),
     "cut deep.png": lambda: deep_png()[:4000],

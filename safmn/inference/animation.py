@@ -13,11 +13,21 @@ from PIL import Image
 
 from safmn.errors import DataError
 from safmn.files import atomic_path
-from safmn.inference.formats import MAX_PIXELS, WRITABLE, Picture, open_image, save_options, writing
+from safmn.inference.formats import (
+    MAX_PIXELS,
+    WRITABLE,
+    Picture,
+    decoding,
+    metadata,
+    open_image,
+    save_options,
+    writing,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+_TURNED = ("GIF", "AVIF")  # GIF holds no orientation; with one, Pillow's encoder of animated AVIF crashes
 _DEFAULT_MS = 100  # where a file gives its frames no duration
 
 
@@ -29,18 +39,23 @@ class Animation:
         path: the file.
         durations: of each frame, in milliseconds.
         loop: how often it is played; 0 for ever, None where the file does not say.
+        exif: EXIF data, with the orientation of the frames.
         icc: colour profile.
         size: (width, height) in pixels.
+        has_default: whether the first frame is shown only where animations are not (PNG).
     """
 
     path: Path
     durations: tuple[int, ...]
     loop: int | None
+    exif: bytes | None
     icc: bytes | None
     size: tuple[int, int]
+    has_default: bool = False
 
     def frames(self) -> Iterator[Array]:
-        """The composed frames, one by one: uint8 (H, W, 3), or (H, W, 4) where the animation has transparency.
+        """The composed frames, one by one: uint8 (H, W, 3), or (H, W, 4) where the animation has transparency; before
+        the orientation that ``exif`` states.
 
         Raises:
             DataError: a frame cannot be decoded; names the file and the frame.
@@ -48,13 +63,12 @@ class Animation:
         with Image.open(self.path) as image:
             mode = "RGB"
             for number in range(len(self.durations)):
-                try:
+                with decoding(self.path, f"frame {number + 1}"):
                     image.seek(number)
                     if image.has_transparency_data:
                         mode = "RGBA"  # from here on: the frames of one file must not differ
-                    yield np.array(image.convert(mode))
-                except (OSError, EOFError, SyntaxError, ValueError) as error:
-                    raise DataError(f"{self.path}: frame {number + 1} cannot be decoded ({error})") from error
+                    frame = np.array(image.convert(mode))
+                yield frame
 
 
 def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Animation | None:
@@ -63,20 +77,19 @@ def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
     Raises:
         DataError: as :func:`safmn.inference.formats.open_image`, or a frame is damaged; names the file.
     """
-    with open_image(path, max_pixels) as image:
+    with open_image(path, max_pixels) as image, decoding(path):
         if image.format not in ANIMATED or getattr(image, "n_frames", 1) <= 1:
             return None
+        image.load()
+        exif, icc = metadata(image)
         durations = []
         for number in range(image.n_frames):  # type: ignore[attr-defined]
-            try:
+            with decoding(path, f"frame {number + 1}"):
                 image.seek(number)
                 image.load()  # GIF and WebP know a frame's duration only then
-            except (OSError, EOFError, SyntaxError, ValueError) as error:
-                raise DataError(f"{path}: frame {number + 1} cannot be decoded ({error})") from error
             durations.append(round(image.info.get("duration") or _DEFAULT_MS))
-        return Animation(
-            Path(path), tuple(durations), image.info.get("loop"), image.info.get("icc_profile"), image.size
-        )
+        has_default = bool(image.info.get("default_image"))
+        return Animation(Path(path), tuple(durations), image.info.get("loop"), exif, icc, image.size, has_default)
 
 
 def write_animation(
@@ -96,13 +109,25 @@ def write_animation(
     kind = WRITABLE.get(path.suffix.lower(), "")
     if kind not in ANIMATED:
         raise DataError(f"{path}: {kind or path.suffix} cannot hold an animation; choose .gif, .webp, .png or .avif")
-    images = (Image.fromarray(frame) for frame in frames)
-    first = next(images)
+    pictures = (Picture(frame, animation.exif, animation.icc) for frame in frames)
+    durations = list(animation.durations)
+    own_options: dict[str, Any] = {}
+    if animation.has_default:
+        durations.pop(0)
+        if kind == "PNG":
+            own_options["default_image"] = True
+        else:
+            next(pictures)
+    if kind in _TURNED:
+        pictures = (picture.upright() for picture in pictures)
+    start = next(pictures)
+    first = Image.fromarray(start.pixels)
+    images = (Image.fromarray(picture.pixels) for picture in pictures)
     others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
-    options = save_options(kind, Picture(np.array(first), icc=animation.icc), quality)
     if animation.loop is not None:
-        options["loop"] = animation.loop
+        own_options["loop"] = animation.loop
     if kind == "GIF" and first.mode == "RGBA":
-        options["disposal"] = 2  # frames are composed already: clear the one before
+        own_options["disposal"] = 2  # frames are composed already: clear the one before
+    options = {**save_options(kind, start, quality), **own_options}
     with atomic_path(path) as temporary, writing(path, kind):
-        first.save(temporary, kind, save_all=True, append_images=others, duration=list(animation.durations), **options)
+        first.save(temporary, kind, save_all=True, append_images=others, duration=durations, **options)

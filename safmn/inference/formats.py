@@ -52,7 +52,8 @@ _DEEP = ("PNG", "TIFF")  # formats that hold 16 bits
 _WITH_ALPHA = ("PNG", "WEBP", "TIFF", "AVIF", "GIF")
 _WITH_GREY_ALPHA = ("PNG", "TIFF")
 _WITH_ORIENTATION = ("PNG", "JPEG", "WEBP", "AVIF")
-_TIFF_MEANING, _TIFF_PLANES = 262, 284  # tags PhotometricInterpretation, PlanarConfiguration
+# Tags PhotometricInterpretation, PlanarConfiguration, ExtraSamples
+_TIFF_MEANING, _TIFF_PLANES, _TIFF_EXTRA = 262, 284, 338
 _PROFILE_SPACES = {b"RGB ": (3, 4), b"GRAY": (1, 2)}
 _EXIF_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _TIFF_TEXTS = (
@@ -110,7 +111,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
             raise DataError(f"{path}: the file is empty")
         image = Image.open(path)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = _unknown_kind(path) if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: {reason}") from error
     except DataError:
         raise
@@ -134,52 +135,98 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
     Raises:
         DataError: as :func:`open_image`, or the pixels cannot be decoded; names the file.
     """
-    with open_image(path, max_pixels) as image:
+    with open_image(path, max_pixels) as image, decoding(path):
         pages = getattr(image, "n_frames", 1)
         if image.format == "TIFF" and pages > 1:
             logger.warning("%s: only the first of its %d pages is read.", path, pages)
-        deep = _is_deep(image)  # known only until the pixels are decoded
-        try:
-            image.load()  # before the metadata, in whose reading Pillow would do it; OpenCV lets damage pass
-            exif, icc = _metadata(image)
-            if image.format == "TIFF":
-                exif = _without_orientation(exif)  # both decoders apply it to the pixels
-            if deep:
-                return Picture(_read_deep(Path(path), image), exif, icc)
-            image, icc = _plain_mode(image, icc)
-            return Picture(np.array(image), exif, icc)
-        except DataError:
-            raise
-        except Exception as error:  # as above
-            raise DataError(f"{path}: cannot be decoded ({_first_line(error)})") from error
+        white = _white(image)  # known only until the pixels are decoded
+        image.load()  # before the metadata, in whose reading Pillow would do it; OpenCV lets damage pass
+        exif, icc = metadata(image)
+        if image.format == "TIFF":
+            exif = _without_orientation(exif)  # it is applied to the pixels when they are decoded
+        if white > 255:
+            return Picture(_read_deep(Path(path), image, white), exif, icc)
+        plain, icc = _plain_mode(image, icc)
+        return Picture(np.array(plain), exif, icc)
+
+
+@contextlib.contextmanager
+def decoding(path: str | os.PathLike[str], part: str = "it") -> Iterator[None]:
+    """What decoders raise, which is whatever a damaged file leads to, as DataError that names the file and the part."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: {part} cannot be decoded ({_first_line(error)})") from error
+
+
+def _unknown_kind(path: Path) -> str:
+    """What is to be said of a file that Pillow does not know, such as TIFF with unusual pixels."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            kind = f"TIFF with {page.samplesperpixel} channels of {page.dtype}"
+    except Exception:  # as above; most often it is no TIFF file
+        return "it is not an image of a known kind"
+    return f"{kind} is not supported; convert it to grey, RGB or RGBA with 8 or 16 bits"
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether an opened file has 16 bits a channel."""
+def _white(image: Image.Image) -> int:
+    """The value of white in an opened file; above 255 where it has more than 8 bits a channel."""
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
-        return max(bits if isinstance(bits, tuple) else (bits,)) == 16
-    tiles = image.tile  # type: ignore[attr-defined]
-    raw = [str(tile[3]) for tile in tiles]  # "RGB;16B" in PNG, ("RGB", 65535) in PPM
-    return image.mode.startswith("I;16") or any(sign in mode for mode in raw for sign in ("16", "65535"))
+        return 65535 if max(bits if isinstance(bits, tuple) else (bits,)) == 16 else 255
+    for codec, _, _, arguments in image.tile:  # type: ignore[attr-defined]
+        if codec in ("ppm", "ppm_plain"):
+            return int(arguments[1])
+        raw_mode = arguments if isinstance(arguments, str) else (arguments or ("",))[0]
+        if str(raw_mode).endswith((";16B", ";16L", ";16N")):  # not "BGR;16", which is 5, 6 and 5 bits
+            return 65535
+    return 65535 if image.mode.startswith("I;16") else 255
 
 
-def _read_deep(path: Path, image: Image.Image) -> Array:
-    """The pixels of a file with 16 bits a channel, which Pillow has opened as ``image``."""
+def _read_deep(path: Path, image: Image.Image, white: int) -> Array:
+    """The pixels of a file with more than 8 bits a channel, which Pillow has opened as ``image``, scaled to 16."""
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
-    if tags.get(_TIFF_PLANES) == 2:  # one after the other: OpenCV mixes them up
-        return np.ascontiguousarray(np.moveaxis(tifffile.imread(path), 0, -1))
+    pixels = _read_planes(path) if tags.get(_TIFF_PLANES) == 2 else _read_with_opencv(path)
+    if white != 65535:
+        pixels = ((np.minimum(pixels, white).astype(np.uint32) * 65535 + white // 2) // white).astype(np.uint16)
+    if pixels.ndim == 2:
+        pixels = 65535 - pixels if tags.get(_TIFF_MEANING) == 0 else pixels  # 0 is white
+        key = image.info.get("transparency") if image.format == "PNG" else None  # OpenCV knows it of RGB only
+        return pixels if key is None else np.dstack([pixels, np.where(pixels == key, 0, 65535).astype(np.uint16)])
+    return _straight(pixels) if tags.get(_TIFF_EXTRA) in (1, (1,)) else pixels
+
+
+def _read_planes(path: Path) -> Array:
+    """A TIFF file with one channel after the other: OpenCV mixes them up."""
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        pixels = np.moveaxis(page.asarray(), 0, -1)
+        turn = _TURNS.get(page.tags.valueof(ExifTags.Base.Orientation, 1))
+    return np.ascontiguousarray(pixels if turn is None else turn(pixels))
+
+
+def _read_with_opencv(path: Path) -> Array:
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.dtype != np.uint16:
         raise DataError(f"{path}: cannot be decoded (damaged, or a kind of 16-bit image that OpenCV does not know)")
     if pixels.ndim == 2:
-        return 65535 - pixels if tags.get(_TIFF_MEANING) == 0 else np.asarray(pixels)  # 0 is white
+        return np.asarray(pixels)
     order = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
     return np.asarray(cv2.cvtColor(pixels, order[pixels.shape[2]]))
+
+
+def _straight(pixels: Array) -> Array:
+    """uint16 (H, W, C) whose colours are multiplied by the alpha channel, divided by it."""
+    alpha = pixels[..., -1:]
+    colours = np.rint(pixels[..., :-1] * (65535 / np.maximum(alpha, 1)))
+    return np.concatenate([np.minimum(colours, 65535).astype(np.uint16), alpha], axis=2)
 
 
 def _plain_mode(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
@@ -206,7 +253,7 @@ def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _metadata(image: Image.Image) -> tuple[bytes | None, bytes | None]:
+def metadata(image: Image.Image) -> tuple[bytes | None, bytes | None]:
     """EXIF data and colour profile of an opened file; damaged EXIF data is dropped, with a warning."""
     icc = image.info.get("icc_profile") or None
     try:

@@ -67,10 +67,11 @@ class Run:
                 yield job, error
 
     def _content(self, job: Job) -> Content:
-        if job.is_film:
-            return probe(job.source)
-        animation = read_animation(job.source, max_pixels=self.max_pixels)
-        return animation or read_picture(job.source, max_pixels=self.max_pixels)
+        with formats.decoding(job.source):
+            if job.is_film:
+                return probe(job.source)
+            animation = read_animation(job.source, max_pixels=self.max_pixels)
+            return animation or read_picture(job.source, max_pixels=self.max_pixels)
 
     def _one(self, job: Job, content: Content | Exception, bar: _Bar, writer: ThreadPoolExecutor) -> _Pending:
         """Compute one output; a still image is left to ``writer``, the others are written as they are computed."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from safmn.errors import DataError, UserError
 from safmn.files import atomic_path
+from safmn.inference.formats import decoding
 from safmn.inference.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 _ENCODERS = {".webm": ("libvpx-vp9", {"crf": "20", "b": "0", "row-mt": "1", "cpu-used": "4"})}
 _DEFAULT_ENCODER = ("libx264", {"crf": "15", "preset": "medium"})
-_MATRICES = {1: "ITU709", 4: "FCC", 5: "ITU601", 6: "ITU601", 7: "SMPTE240M"}  # H.273 to PyAV's names
+_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # of H.273 to FFmpeg's SWS_CS
+_UNSPECIFIED, _BT709 = 2, 1
 _COPIED = ("audio", "subtitle")
 
 
@@ -111,7 +113,10 @@ def _opened(av: Any, path: str | os.PathLike[str]) -> Any:
 def _picture_stream(container: Any, path: str | os.PathLike[str]) -> Any:
     if not container.streams.video:
         raise DataError(f"{path}: there are no pictures in this film")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.format is None:
+        raise DataError(f"{path}: its pictures cannot be decoded (damaged, or in a format that FFmpeg does not know)")
+    return stream
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class _Picture:
     pts: int | None
     time_base: Fraction
     colours: tuple[int, int, int]  # matrix, primaries, transfer
+    aspect: Fraction | None  # of a pixel, width to height
 
 
 def _transcode(films: _Films, upscale: Callable[[Array], Array], on_frame: Callable[[], None]) -> None:
@@ -138,7 +144,7 @@ def _transcode(films: _Films, upscale: Callable[[Array], Array], on_frame: Calla
     }
     encoder = None
     waiting = []  # packets before the first picture: its stream must exist when the first one is written
-    with contextlib.closing(prefetch(_demux(films.reader, set(copied)), depth=4)) as items:
+    with contextlib.closing(prefetch(_demux(films, set(copied)), depth=4)) as items:
         for item in items:
             if not isinstance(item, _Picture):
                 item.stream = copied[item.stream.index]
@@ -157,18 +163,29 @@ def _transcode(films: _Films, upscale: Callable[[Array], Array], on_frame: Calla
     films.writer.mux(encoder.encode(None))
 
 
-def _demux(reader: Any, copied: set[int]) -> Iterator[Any]:
+def _demux(films: _Films, copied: set[int]) -> Iterator[Any]:
     """The packets to copy and the pictures of the first video stream, in the order of the file."""
-    pictures = reader.streams.video[0]
+    reader, pictures = films.reader, films.reader.streams.video[0]
+    aspect = pictures.sample_aspect_ratio or None
     for packet in reader.demux(pictures, *(stream for stream in reader.streams if stream.index in copied)):
         if packet.stream.index in copied:
             if packet.dts is not None:  # None: the empty packet that ends a stream
                 yield packet
             continue
-        for frame in packet.decode():
-            image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-            colours = (int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc))
-            yield _Picture(np.ascontiguousarray(image), frame.pts, frame.time_base, colours)
+        with decoding(films.source, "a picture"):
+            frames = packet.decode()
+        for frame in frames:
+            turns = round(frame.rotation / 90)
+            image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+            colours = (_matrix(frame), int(frame.color_primaries), int(frame.color_trc))
+            turned = 1 / aspect if aspect and turns % 2 else aspect
+            yield _Picture(image, frame.pts, frame.time_base, colours, turned)
+
+
+def _matrix(frame: Any) -> int:
+    """The matrix (H.273) of the output: the picture's own, BT.709 for RGB and for what FFmpeg cannot convert."""
+    own = int(frame.colorspace)
+    return own if own in _MATRICES or own == _UNSPECIFIED else _BT709
 
 
 def _encoder(films: _Films, pictures: Any, image: Array, first: _Picture) -> Any:
@@ -181,6 +198,8 @@ def _encoder(films: _Films, pictures: Any, image: Array, first: _Picture) -> Any
     stream.codec_context.time_base = first.time_base
     context = stream.codec_context
     context.colorspace, context.color_primaries, context.color_trc = first.colours
+    if first.aspect is not None:
+        context.sample_aspect_ratio = first.aspect
     return stream
 
 
