@@ -148,8 +148,11 @@ def test_incomplete_weights_of_the_family_say_what_is_wrong(
 
 # --------------------------------------------------------------------------------------------------------- the files
 
+FORMS = ["params", "params_ema", "both", "empty_ema", "bare", "safetensors", "module", "compiled", "model", "nested"]
+FORMS += ["epoch"]
 
-@pytest.mark.parametrize("form", ["params", "params_ema", "both", "bare", "safetensors", "module", "compiled", "model"])
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_in_the_wild_loads(network: nn.Module, state: dict[str, Tensor], tmp_path: Path, form: str) -> None:
     path = tmp_path / "w.pth"
     other = {name: value + 1 for name, value in state.items()}
@@ -161,6 +164,9 @@ def test_every_form_in_the_wild_loads(network: nn.Module, state: dict[str, Tenso
         "module": {"params": {f"module.{name}": value for name, value in state.items()}},
         "compiled": {f"module._orig_mod.{name}": value for name, value in state.items()},
         "model": {"epoch": 3, "model": state},
+        "empty_ema": {"params": state, "params_ema": {}},
+        "nested": {"state_dict": {"params_ema": state, "params": other}, "optimizer": {"state": {}}},
+        "epoch": {"epoch": 3, **state, "lr": 1e-3},
     }
     if form == "safetensors":
         safetensors.torch.save_file(state, path)  # the ending does not matter
@@ -186,6 +192,10 @@ def test_param_key_chooses_and_falls_back_with_a_warning(
         assert not caplog.records
         assert torch.equal(weights.load_state_dict(single, param_key="params")[name], average[name])
     assert f"{single} has no 'params'; using its 'params_ema'" in caplog.text
+    caplog.clear()
+    torch.save({"state_dict": {"params": state, "params_ema": average}}, path)
+    assert torch.equal(weights.load_state_dict(path, param_key="params")[name], state[name])
+    assert not caplog.records
 
 
 def test_weights_saved_on_a_gpu_load_without_one(
@@ -274,7 +284,9 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     assert "TorchScript" in refusal(load, path)
     torch.save({"epoch": 3, "iter": 100, "optimizers": []}, path)
     assert "not weights: 'epoch', 'iter', 'optimizers' where tensors were expected" in refusal(load, path)
-    for nothing in ({}, [], 7, torch.zeros(3), {"params": {}}):
+    endless: dict[str, Any] = {}
+    endless["model"] = endless
+    for nothing in ({}, [], 7, torch.zeros(3), {"params": {}}, {"epoch": 3}, endless, {"a": torch.zeros(3), "b": "c"}):
         torch.save(nothing, path)
         assert "not weights" in refusal(load, path)
     folder = tmp_path / "folder"
@@ -323,6 +335,23 @@ def test_tensors_without_plain_values_are_refused(state: dict[str, Tensor], tmp_
     path = tmp_path / "w.pth"
     torch.save({**state, name: make("meta") if kind == "meta" else make()}, path)
     assert f"{name} is a sparse tensor or one without values" in refusal(lambda: weights.load_state_dict(path), path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_values_that_are_no_weights_are_refused(state: dict[str, Tensor], tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    load = lambda: weights.load_state_dict(path)  # noqa: E731
+    weights.save_weights(path, params={name: (100 * tensor).int() for name, tensor in state.items()})
+    assert ".weight is torch.int32" in refusal(load, path) or ".bias is torch.int32" in refusal(load, path)
+    name = "feats.1.norm2.bias"
+    broken = state[name].clone()
+    broken[-1] = float("nan")
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        weights.save_weights(path, params={k: t.to(kind) for k, t in (state | {name: broken}).items()})
+        assert f"{name} holds values that are not numbers" in refusal(load, path)
+    indices = state | {"table": torch.arange(3), "empty": torch.zeros(0)}  # as some networks keep them
+    weights.save_weights(path, params=indices)
+    assert set(weights.load_state_dict(path)) == set(indices)
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Under which keys files in the wild keep their state dict, the averaged weights first.
 _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net", "generator")
+_DEEPEST = 2  # such keys within each other
 # What DistributedDataParallel, torch.compile and some trainers put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "netG.")
 _PICKLE_MAGIC = b"\x80"
@@ -51,8 +52,9 @@ def load_state_dict(source: str | os.PathLike[str], *, param_key: str | None = N
     """Read the weights of one network.
 
     Args:
-        source: a ``.pth`` (``{"params": ...}``, ``{"params_ema": ...}``, both, or bare) or ``.safetensors`` file, or a
-            name that :func:`locate` knows. The content tells the format, not the ending.
+        source: a ``.pth`` (``{"params": ...}``, ``{"params_ema": ...}``, both, or bare; such keys may lie within
+            another, as in ``{"state_dict": {"params": ...}}``) or ``.safetensors`` file, or a name that :func:`locate`
+            knows. The content tells the format, not the ending.
         param_key: which of several state dicts; None takes the averaged weights where there are any. Where the file
             has another one only, that is taken, with a warning.
 
@@ -60,11 +62,13 @@ def load_state_dict(source: str | os.PathLike[str], *, param_key: str | None = N
         Names and tensors, on the CPU, in the file's precision, without a ``module.`` prefix.
 
     Raises:
-        WeightsError: missing, empty, damaged, not weights, or pickled code; names the file and the reason.
+        WeightsError: missing, empty, damaged, not weights (integers or NaN, say), or pickled code; names the file and the
+            reason.
     """
     path = locate(source)
-    content = _read(path)
-    return _without_prefixes(_unwrap(content, path, param_key))
+    state_dict = _tensors(_unwrap(_read(path), path, param_key), path)
+    _check_values(state_dict, path)
+    return _without_prefixes(state_dict)
 
 
 def save_weights(
@@ -186,25 +190,48 @@ def _reason(error: Exception, path: Path) -> str:
     return f"damaged or incomplete PyTorch file ({text.strip().splitlines()[0] if text.strip() else error!r})."
 
 
-def _unwrap(content: Any, path: Path, param_key: str | None) -> StateDict:
-    """The state dict within what a file holds."""
+def _unwrap(content: Any, path: Path, param_key: str | None) -> Mapping[Any, Any]:
+    """The innermost dictionary of what a file holds."""
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path}: holds {type(content).__name__} {content!r:.60}, not weights.")
-    wrapped = [key for key in dict.fromkeys((param_key, *_WRAPPERS)) if isinstance(content.get(key), Mapping)]
-    if wrapped:
-        if param_key not in (None, wrapped[0]):
-            logger.warning("%s has no %r; using its %r.", path, param_key, wrapped[0])
+    taken: list[str | None] = []
+    for _ in range(_DEEPEST):
+        keys = dict.fromkeys((param_key, *_WRAPPERS))
+        wrapped = [key for key in keys if isinstance(content.get(key), Mapping) and content[key]]
+        if not wrapped:
+            break
+        taken.append(wrapped[0])
         content = content[wrapped[0]]
-    strangers = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
-    if strangers or not content:
+    if taken and param_key not in (None, *taken):
+        logger.warning("%s has no %r; using its %r.", path, param_key, taken[-1])
+    return content
+
+
+def _tensors(content: Mapping[Any, Any], path: Path) -> StateDict:
+    """The state dict without the numbers (an epoch, say) that some keep beside its tensors."""
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    others = {name: value for name, value in content.items() if name not in tensors}
+    strangers = [name for name, value in others.items() if not (tensors and isinstance(value, (int, float)))]
+    if strangers or not tensors:
         keys = ", ".join(repr(name) for name in strangers[:4])
         raise WeightsError(f"{path}: not weights: {keys or 'nothing'} where tensors were expected.")
-    unusable = [name for name, tensor in content.items() if tensor.is_meta or tensor.layout is not torch.strided]
-    if unusable:
-        raise WeightsError(
-            f"{path}: {unusable[0]} is a sparse tensor or one without values; only dense ones can be loaded."
-        )
-    return dict(content)
+    return tensors
+
+
+def _check_values(state_dict: StateDict, path: Path) -> None:
+    """Weights are dense, floating point (but for indices and counters beside them) and numbers."""
+    for name, tensor in state_dict.items():
+        if tensor.is_meta or tensor.layout is not torch.strided:
+            raise WeightsError(
+                f"{path}: {name} is a sparse tensor or one without values; only dense ones can be loaded."
+            )
+    floating = {name: tensor for name, tensor in state_dict.items() if tensor.is_floating_point()}
+    if not floating:
+        name, tensor = next(iter(state_dict.items()))
+        raise WeightsError(f"{path}: {name} is {tensor.dtype}; weights are floating point.")
+    for name, tensor in floating.items():
+        if tensor.float().sum().isnan():  # a seventh of the time of isnan().any()
+            raise WeightsError(f"{path}: {name} holds values that are not numbers (NaN).")
 
 
 def _without_prefixes(state_dict: StateDict) -> StateDict:
