@@ -62,8 +62,8 @@ def load_state_dict(source: str | os.PathLike[str], *, param_key: str | None = N
         Names and tensors, on the CPU, in the file's precision, without a ``module.`` prefix.
 
     Raises:
-        WeightsError: missing, empty, damaged, not weights (integers or NaN, say), or pickled code; names the file and the
-            reason.
+        WeightsError: missing, empty, damaged, not weights (integers or NaN, say), or pickled code; names the file and
+            the reason.
     """
     path = locate(source)
     state_dict = _tensors(_unwrap(_read(path), path, param_key), path)
