@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,8 +87,8 @@ class Model(ABC):
             try:
                 network.load_state(state[name], new_optimizer=name in new_optimizers)
             except (RuntimeError, ValueError) as error:
-                details = " ".join(str(error).split())[:300]
-                raise CheckpointError(f"{key} is not the network of the checkpoint: {details}. {advice}") from error
+                details = textwrap.shorten(str(error), 300, placeholder=" ...")
+                raise CheckpointError(f"{key} is not the network of the checkpoint. {advice} {details}") from error
 
     def _add_network(self, name: str, section: Mapping[str, Any]) -> TrainedNetwork:
         """Build ``network_g`` or ``network_d``, load what it starts from, and add its optimiser and schedule."""
