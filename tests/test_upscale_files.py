@@ -540,6 +540,9 @@ def test_an_input_is_never_overwritten(upscale: Upscale, tmp_path: Path, capfd: 
         (["a.png"], "a.png/sub", "it is a file"),
         (["a.png"], "o.mp4", "cannot be written as"),
         (["f.mp4"], "o.png", "cannot be written as"),
+        (["f.mp4"], "o.avi", "cannot be written as"),
+        (["a.png"], "o.tga", "cannot be written as"),
+        (["a.png"], "o.heic", "cannot be written as"),
         (["a.png", "--format", "jpg"], "o.png", "differ; leave one out"),
         (["a.png", "--format", "xyz"], "o", "cannot write the format 'xyz'"),
         (["a.png", "--max-pixels", "0"], "o", "--max-pixels 0"),
@@ -637,16 +640,63 @@ def test_an_interrupted_run_goes_on(kill: signal.Signals, upscale: Upscale, weig
 def test_side_by_side(upscale: Upscale, tmp_path: Path) -> None:
     write_exif_rotated(tmp_path / "a.jpg")
     assert upscale(tmp_path / "a.jpg", "--compare") == 0
-    panels = pixels_of(tmp_path / "out/a_compare.png")
+    panels = pixels_of(tmp_path / "out/a.jpg_compare.png")
     assert panels.shape[1] > 2 * 640
     assert panels.std() > 20
 
 
 def test_a_side_by_side_picture_overwrites_nothing(upscale: Upscale, tmp_path: Path) -> None:
     EXACT["windows.bmp"](tmp_path / "a.bmp")
-    EXACT["rgb.png"](tmp_path / "a_compare.png")
-    before = (tmp_path / "a_compare.png").read_bytes()
+    EXACT["rgb.png"](tmp_path / "a.png_compare.png")
+    before = (tmp_path / "a.png_compare.png").read_bytes()
     assert upscale(tmp_path / "a.bmp", "--compare", "--format", "png", out=tmp_path) == 0
-    inputs = (tmp_path / "a.bmp", tmp_path / "a_compare.png")
-    assert upscale(*inputs, "--compare", "--overwrite", "--format", "jpg", out=tmp_path) == 2
-    assert (tmp_path / "a_compare.png").read_bytes() == before
+    inputs = (tmp_path / "a.bmp", tmp_path / "a.png_compare.png")
+    assert upscale(*inputs, "--compare", "--overwrite", "--format", "png", out=tmp_path) == 2
+    assert (tmp_path / "a.png_compare.png").read_bytes() == before
+
+
+def test_side_by_side_pictures_share_no_names(
+    upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.png", "a.jpg", "a_compare.png"):
+        Image.fromarray(RGB).save(folder / name)
+    names = {"a.png", "a.jpg", "a_compare.png"}
+    assert upscale(folder, "--compare") == 0
+    assert {path.name for path in out.iterdir()} == names | {f"{name}_compare.png" for name in names}
+    assert np.array_equal(pixels_of(out / "a_compare.png"), repeated(RGB))
+    inputs = (out / "a.png", out / "a.png_compare.png")  # now there are such inputs
+    assert upscale(*inputs, "--compare", out=tmp_path / "again") == 1
+    failed = f"failed  {out / 'a.png_compare.png'}: {tmp_path / 'again/a.png_compare.png'} is the comparison of"
+    assert failed in capfd.readouterr().out
+
+
+def test_side_by_side_pictures_are_made_later(
+    upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    EXACT["rgb.png"](tmp_path / "a.png")
+    first, *others = animation_frames()
+    first.save(tmp_path / "b.gif", save_all=True, append_images=others)
+    inputs = (tmp_path / "a.png", tmp_path / "b.gif")
+    assert upscale(*inputs) == 0
+    for name in ("a.png", "b.gif"):
+        (tmp_path / "out" / name).write_bytes(b"mine")
+    capfd.readouterr()
+    assert upscale(*inputs, "--compare") == 0
+    said = capfd.readouterr().out
+    assert "1 upscaled, 1 kept, 0 failed" in said
+    assert said.count("no side-by-side pictures are made of films and animations") == 1
+    assert pixels_of(tmp_path / "out/a.png_compare.png").shape[1] > 2 * 640
+    assert all((tmp_path / "out" / name).read_bytes() == b"mine" for name in ("a.png", "b.gif"))
+    assert upscale(*inputs, "--compare") == 0
+    assert "0 upscaled, 2 kept" in capfd.readouterr().out
+
+
+def test_a_folder_may_be_named_like_a_file(upscale: Upscale, tmp_path: Path) -> None:
+    EXACT["rgb.png"](tmp_path / "a.png")
+    (tmp_path / "o.tga").mkdir()
+    assert upscale(tmp_path / "a.png", out=tmp_path / "o.tga") == 0
+    assert upscale(tmp_path / "a.png", out=tmp_path / "v1.5") == 0
+    assert (tmp_path / "o.tga/a.png").is_file()
+    assert (tmp_path / "v1.5/a.png").is_file()

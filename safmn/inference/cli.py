@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--full-frame-semantics", action="store_true", help="pool as published on odd sizes; never cut")
     p.add_argument("--format", metavar="EXT", help="png, jpg, webp, tif, avif, ... (default: that of the input)")
     p.add_argument("--quality", type=int, default=95, metavar="Q", help="of JPEG, WebP (100: lossless) and AVIF")
-    p.add_argument("--compare", action="store_true", help="also write NAME_compare.png: bicubic beside the result")
+    p.add_argument("--compare", action="store_true", help="also write OUTPUT_compare.png: bicubic beside the result")
     p.add_argument("--overwrite", action="store_true", help="make outputs that exist again")
     p.add_argument("--max-pixels", type=int, default=formats.MAX_PIXELS, metavar="N", help="refuse larger inputs")
     return p
@@ -99,6 +99,8 @@ def _without_pillow_limit() -> Iterator[None]:
 
 def _summarise(run: Run, ignored: Sequence[Path]) -> int:
     say(f"{run.done} upscaled, {run.kept} kept, {len(run.failures)} failed, {len(ignored)} ignored")
+    if run.uncompared:
+        say("no side-by-side pictures are made of films and animations")
     for path in ignored:
         say(f"ignored {path}: neither an image nor a film by its name")
     for message in run.failures:

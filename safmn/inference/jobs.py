@@ -13,6 +13,8 @@ from safmn.files import TEMPORARY
 from safmn.inference.formats import READABLE, WRITABLE
 from safmn.inference.video import VIDEO_SUFFIXES
 
+# An output with such a name is meant to be a file, also where it cannot be written.
+_FILE_SUFFIXES = (*READABLE, *VIDEO_SUFFIXES, ".heic", ".heif", ".jxl", ".j2k", ".ico", ".psd", ".svg", ".pdf")
 # Containers that hold H.264 pictures beside any sound; the sound of other films is put into Matroska, which holds all.
 _KEPT_CONTAINERS = (".mp4", ".mkv", ".mov", ".webm", ".m4v", ".ts")
 
@@ -31,8 +33,8 @@ class Job:
 
     @property
     def comparison(self) -> Path:
-        """Where the side-by-side picture goes."""
-        return self.target.with_name(f"{self.target.stem}_compare.png")
+        """Where the side-by-side picture goes: a name of its own also beside a.jpg and a.png."""
+        return self.target.with_name(f"{self.target.name}_compare.png")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def plan(
     if not kept:
         raise DataError(f"{', '.join(inputs)}: there are no images and no films")
     single = len(kept) == 1 and len(inputs) == 1 and not Path(inputs[0]).is_dir()
-    if not output.is_dir() and output.suffix.lower() in (*WRITABLE, *_KEPT_CONTAINERS):
+    if not output.is_dir() and output.suffix.lower() in _FILE_SUFFIXES:
         if not single:
             raise DataError(f"{output} is the name of a file; several outputs need a folder")
         jobs = [_named(kept[0][0], output, suffix)]
@@ -83,7 +85,7 @@ def plan(
         jobs = [Job(path, output / place.with_suffix(_target_suffix(path, suffix))) for path, place in kept]
     _check_writable(output if jobs[0].target != output else output.parent)
     _check_inputs(jobs, compare)
-    jobs, refused = _distinct(jobs)
+    jobs, refused = _distinct(jobs, compare)
     return Plan(tuple(jobs), tuple(refused), tuple(ignored))
 
 
@@ -167,14 +169,17 @@ def _check_inputs(jobs: Sequence[Job], compare: bool) -> None:
                 raise DataError(f"{job.source} would be written over the input {source}; choose another -o")
 
 
-def _distinct(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+def _distinct(jobs: Sequence[Job], compare: bool) -> tuple[list[Job], list[str]]:
     """The first job for each output file, and what is to be said about the others."""
+    comparisons = {job.comparison.resolve(): job for job in jobs if compare and not job.is_film}
     taken: dict[Path, Job] = {}
     refused = []
     for job in jobs:
-        first = taken.setdefault(job.target.resolve(), job)
+        target = job.target.resolve()
+        first = comparisons.get(target) or taken.setdefault(target, job)
         if first.source.resolve() != job.source.resolve():  # otherwise it was given twice
+            kind = "comparison" if target in comparisons else "output"
             refused.append(
-                f"{job.source}: {job.target} is the output of {first.source}; upscale it into another folder"
+                f"{job.source}: {job.target} is the {kind} of {first.source}; upscale it into another folder"
             )
     return list(taken.values()), refused

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,12 +41,14 @@ class Run:
     overwrite: bool
     done: int = 0
     kept: int = 0
+    uncompared: int = 0  # films and animations where side-by-side pictures were asked for
     failures: list[str] = field(default_factory=list)
 
     def all(self, jobs: Sequence[Job]) -> None:
         """Do all jobs; what fails is noted in ``failures``."""
-        todo = [job for job in jobs if self.overwrite or not job.target.exists()]
+        todo = [job for job in jobs if self._is_due(job.target) or self._is_comparison_due(job)]
         self.kept = len(jobs) - len(todo)
+        self.uncompared = sum(self.compare and job.is_film for job in jobs)
         with (
             _Bar(len(todo)) as bar,
             ThreadPoolExecutor(1, "safmn-write") as writer,
@@ -54,10 +57,22 @@ class Run:
             pending: _Pending | None = None
             for job, content in contents:
                 bar.start(job)
+                if isinstance(content, Animation):
+                    self.uncompared += self.compare
+                    if not self._is_due(job.target):
+                        self.kept += 1
+                        bar.finish(f"{job.target}: kept")
+                        continue
                 following = self._one(job, content, bar, writer)
                 self._finish(pending, bar)  # one file is written while the next is computed; more would cost memory
                 pending = following
             self._finish(pending, bar)
+
+    def _is_due(self, output: Path) -> bool:
+        return self.overwrite or not output.exists()
+
+    def _is_comparison_due(self, job: Job) -> bool:
+        return self.compare and not job.is_film and self._is_due(job.comparison)
 
     def _read(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Content | Exception]]:
         for job in jobs:
@@ -93,9 +108,10 @@ class Run:
     def _write(self, job: Job, original: Picture, pixels: Array, started: float) -> str:
         """Write an image (in the writer's thread); says how it went."""
         picture = replace(original, pixels=pixels)
-        if self.compare and (self.overwrite or not job.comparison.exists()):
+        if self._is_comparison_due(job):
             self._write_comparison(job, original, picture)
-        write_picture(job.target, picture, quality=self.quality)
+        if self._is_due(job.target):
+            write_picture(job.target, picture, quality=self.quality)
         height, width = original.pixels.shape[:2]
         size = f"{width}x{height} -> {pixels.shape[1]}x{pixels.shape[0]}"
         return f"{size}, {time.perf_counter() - started:.1f} s"
