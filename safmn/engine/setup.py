@@ -164,6 +164,8 @@ def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chan
     source = options.path.resume_state
     if newest is not None:
         _restore(trainer, newest, options, allow_changes=allow_changes)
+    elif source is not None and not Path(source).exists():
+        raise OptionError(f"{options.source}: path.resume_state: there is no file or folder {source}")
     elif source is not None and Path(source).is_file():
         legacy_state.resume(trainer, Path(source))
     elif source is not None:
