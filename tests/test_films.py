@@ -92,6 +92,20 @@ def test_pixels_keep_their_shape(turned: bool, tmp_path: Path) -> None:
         assert (stream.width, stream.height) == ((64, 96) if turned else (96, 64))
 
 
+def test_films_do_not_get_darker(tmp_path: Path) -> None:
+    if not hasattr(av.video.reformatter.Interpolation, "ACCURATE_RND"):
+        pytest.skip("this release of PyAV converts fast only")
+    write_film(tmp_path / "in.mkv", "ffv1")
+    pictures = []
+
+    def upscale(image: Array) -> Array:
+        pictures.append(image)
+        return repeated(image)
+
+    upscale_video(tmp_path / "in.mkv", tmp_path / "out.mp4", upscale)
+    assert np.abs(np.mean(pictures, axis=(0, 1, 2)) - photo().mean(axis=(0, 1))).max() < 0.6
+
+
 def rotate_film(path: Path) -> None:
     """Set the matrix in the track header of an MP4 file to a quarter turn (ISO 14496-12, 8.3.2)."""
     content = bytearray(path.read_bytes())

@@ -176,10 +176,23 @@ def _demux(films: _Films, copied: set[int]) -> Iterator[Any]:
             frames = packet.decode()
         for frame in frames:
             turns = round(frame.rotation / 90)
-            image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+            image = np.ascontiguousarray(np.rot90(_rgb(frame), turns))
             colours = (_matrix(frame), int(frame.color_primaries), int(frame.color_trc))
             turned = 1 / aspect if aspect and turns % 2 else aspect
             yield _Picture(image, frame.pts, frame.time_base, colours, turned)
+
+
+def _rgb(frame: Any) -> Array:
+    """A picture as (H, W, 3), uint8. FFmpeg's default is a fast conversion, which darkens by a level.
+
+    PyAV before 18 (Python 3.10) has no other.
+    """
+    known = _av().video.reformatter.Interpolation
+    flags = known.BILINEAR
+    if hasattr(known, "ACCURATE_RND"):
+        flags = flags | known.ACCURATE_RND | known.FULL_CHR_H_INT
+    image: Array = frame.to_ndarray(format="rgb24", interpolation=flags)
+    return image
 
 
 def _matrix(frame: Any) -> int:
