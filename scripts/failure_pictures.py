@@ -1,7 +1,8 @@
 """Show where weights fail: ``scripts/failure_pictures.py --weights safmn-x4 -o docs/failures_safmn_x4.webp``.
 
-Photographs in the public domain (of scikit-image) are shrunk and enlarged again; of each the square with the largest
-error is found; the worst ones are shown as LQ, bicubic, ours and GT, with the PSNR of the square.
+Photographs in the public domain (of scikit-image) are shrunk, or degraded as ``--degrade OPTION_FILE`` says, and
+enlarged again; of each the square with the largest error is found; the worst ones are shown as LQ, bicubic, ours and
+GT, with the PSNR of the square.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
 from safmn import weights
+from safmn.data import build_dataset
 from safmn.data.bundled_photos import photo_folder
 from safmn.imaging import imresize, mod_crop, read_rgb, to_tensor, to_uint8, write_image
 from safmn.inference.compare import comparison
 from safmn.metrics import psnr
+from safmn.options import load_options
 
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "brick.png", "grass.png", "gravel.png", "rocket.jpg")
 SQUARE = 64  # HR pixels
@@ -38,11 +41,24 @@ def worst_square(ours: Image, gt: Image) -> tuple[int, int]:
     return int(top) * 8, int(left) * 8
 
 
-def case(network: Any, name: str) -> tuple[float, Image]:
+def shrunk(name: str, scale: int) -> tuple[Image, Image]:
+    """LQ and GT of a photograph."""
+    gt = mod_crop(read_rgb(photo_folder() / name), 8 * scale)
+    return imresize(gt, 1 / scale), gt
+
+
+def degraded(name: str, option_file: str) -> tuple[Image, Image]:
+    """LQ and GT of a photograph, degraded as the first data set of a test option file is."""
+    options = load_options(option_file, mode="test")
+    section = {**next(iter(options.datasets.values())), "dataroot_gt": str(photo_folder())}
+    dataset = build_dataset(section, phase="test", scale=options.scale)
+    item = dataset[[Path(path).name for path in dataset.paths].index(name)]
+    return to_uint8(item["lq"]), to_uint8(item["gt"])
+
+
+def case(network: Any, name: str, lq: Image, gt: Image) -> tuple[float, Image]:
     """PSNR of one photograph's worst square, and the picture of it."""
     scale: int = network.scale
-    gt = mod_crop(read_rgb(photo_folder() / name), 8 * scale)
-    lq = imresize(gt, 1 / scale)
     with torch.no_grad():
         ours = to_uint8(network(to_tensor(lq)[None])[0])
     top, left = worst_square(ours, gt)
@@ -64,9 +80,14 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=2)
+    parser.add_argument("--degrade", metavar="OPTION_FILE", help="for testing, with sets of RealESRGANDataset")
     arguments = parser.parse_args()
     network = weights.load_network(arguments.weights)
-    cases = sorted((case(network, name) for name in PHOTOS), key=lambda found: found[0])[: arguments.cases]
+    pairs = {
+        name: degraded(name, arguments.degrade) if arguments.degrade else shrunk(name, network.scale) for name in PHOTOS
+    }
+    cases = sorted((case(network, name, *pair) for name, pair in pairs.items()), key=lambda found: found[0])
+    cases = cases[: arguments.cases]
     width = min(picture.shape[1] for _, picture in cases)
     write_image(arguments.output, np.vstack([picture[:, :width] for _, picture in cases]))
 
