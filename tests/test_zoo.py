@@ -38,7 +38,7 @@ def test_loads_by_name(stocked: Path) -> None:
 
 def test_lists_measured_numbers(stocked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert "30.13 / 0.9000" in capsys.readouterr().out
+    assert "Set5 30.13 / 0.9000" in capsys.readouterr().out
 
 
 def test_unknown_name_suggests_the_nearest(stocked: Path) -> None:

@@ -11,22 +11,20 @@ from safmn.errors import exit_status
 from safmn.zoo import entries
 
 
-def _numbers(card: dict[str, Any], set_name: str) -> str:
-    values = card.get("metrics", {}).get(set_name)
-    return f"{values['psnr']:.2f} / {values['ssim']:.4f}" if values else "-"
+def _measured(card: dict[str, Any]) -> str:
+    sets = card.get("metrics", {}).items()
+    return ", ".join(f"{name} {values['psnr']:.2f} / {values['ssim']:.4f}" for name, values in sets)
 
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """List the weights; returns the exit status."""
     argparse.ArgumentParser(prog="safmn zoo", description=__doc__).parse_args(argv)
+    cards = {entry.name: entry.card for entry in entries().values()}
     rows = [
-        [
-            *(entry.name, entry.card["type"], f"x{entry.card['scale']}", entry.card["iterations"]),
-            *(_numbers(entry.card, "Set5"), _numbers(entry.card, "Set14"), entry.card["licence"]),
-        ]
-        for entry in entries().values()
+        [name, card["type"], f"x{card['scale']}", card["iterations"], _measured(card), card["licence"]]
+        for name, card in cards.items()
     ]
-    say(table(["name", "network", "scale", "iterations", "Set5 PSNR/SSIM", "Set14 PSNR/SSIM", "licence"], rows))
+    say(table(["name", "network", "scale", "iterations", "PSNR / SSIM", "licence"], rows))
     say("\nMeasured on Y, full frame, crop = scale. Use: safmn upscale photo.jpg -o out --weights NAME")
     return 0
