@@ -20,8 +20,6 @@ if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on 
 
 from safmn.errors import exit_status
 
-_INTERRUPTED = 130
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -71,11 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safmn import compat
 
     compat.require_basicsr()
-    try:
-        return _from_options(arguments) if arguments.opt else _from_weights(arguments)
-    except KeyboardInterrupt:
-        sys.stderr.write("safmn: interrupted\n")
-        return _INTERRUPTED
+    return _from_options(arguments) if arguments.opt else _from_weights(arguments)
 
 
 def _from_options(arguments: argparse.Namespace) -> int:
