@@ -49,3 +49,9 @@ def write_atomically(path: Path | str, content: bytes | str, *, flush: bool = Tr
     """Write a whole file atomically (text as UTF-8); ``flush`` as in :func:`atomic_path`."""
     with atomic_path(path, flush=flush) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def cache_folder() -> Path:
+    """Where what takes long to build is kept between runs: ``$SAFMN_CACHE``, or ``safmn`` in the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SAFMN_CACHE") or Path(root) / "safmn")

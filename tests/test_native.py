@@ -29,9 +29,10 @@ from safmn.inference.backends.native import kernels
 from safmn.inference.backends.native.programs import translate
 from safmn.inference.stages import Chain, Skip, Stage, StageModule, stages_of
 from safmn.metrics import psnr
+from safmn.native import build
 from safmn.weights import load_network
 
-pytestmark = pytest.mark.skipif(kernels.compiler() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
 
 TOLERANCE = 1e-5
 """Largest error against float64, relative to the largest value."""
@@ -199,7 +200,7 @@ def test_forked_processes_do_not_share_memory_for_maps() -> None:
 def test_other_processors(machine: str, tmp_path: Path) -> None:
     if "avx2" not in Path("/proc/cpuinfo").read_text() and machine != "x86-64":
         pytest.skip("this processor cannot run it")
-    built = kernels.Kernels(kernels.build([f"-march={machine}"], tmp_path))
+    built = kernels.Kernels(build.build(kernels.SOURCE, [f"-march={machine}"], tmp_path))
     assert not built.has_half
     network = lively(SAFMN(n_blocks=1))
     program = translate(network, built, half=False)
@@ -234,13 +235,13 @@ def test_a_cache_that_cannot_be_written(
 
 
 def test_the_name_of_a_build_says_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {kernels.library_path(flags, tmp_path) for flags in ([], ["-mavx"])}
-    monkeypatch.setattr(kernels, "_processor", lambda: "another one")
-    names.add(kernels.library_path([], tmp_path))
+    names = {build.library_path(kernels.SOURCE, flags, tmp_path) for flags in ([], ["-mavx"])}
+    monkeypatch.setattr(build, "_processor", lambda: "another one")
+    names.add(build.library_path(kernels.SOURCE, [], tmp_path))
     source = tmp_path / "kernels.cpp"
     source.write_text("// changed")
-    monkeypatch.setattr(kernels, "_SOURCE", source)
-    names.add(kernels.library_path([], tmp_path))
+    monkeypatch.setattr(kernels, "SOURCE", source)
+    names.add(build.library_path(kernels.SOURCE, [], tmp_path))
     assert len(names) == 4
 
 

@@ -69,6 +69,7 @@ def prepare_execution(options: Options, ranks: Ranks) -> Execution:
         device,
         precision=train.precision,
         compile=train.compile,
+        kernels=train.kernels,
         channels_last=train.channels_last,
         deterministic=options.deterministic,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import textwrap
 from abc import ABC, abstractmethod
@@ -99,13 +100,14 @@ class Model(ABC):
             raise OptionError(f"{self.options.source}: train.optim_{letter} is missing")
         with located(f"{self.options.source}: network_{letter}"):
             network = build(ARCH_REGISTRY, section)
+        is_generator = name == "net_g"
         trained = TrainedNetwork(
             self._start(name, network, section),
-            self.execution,
+            self.execution if is_generator else dataclasses.replace(self.execution, kernels="torch"),
             self.ranks,
             optimizer=optimizer,
             schedule=build_schedule(train.scheduler, warmup_iter=train.warmup_iter),
-            ema_decay=train.ema_decay if name == "net_g" else 0.0,
+            ema_decay=train.ema_decay if is_generator else 0.0,
             ema_warmup=train.ema_warmup,
             grad_clip=train.grad_clip,
             halt_on_nonfinite=train.on_nonfinite == "stop",

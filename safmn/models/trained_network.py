@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from safmn.native.training import NativeSAFMN
 from safmn.optim.ema import MovingAverage
 from safmn.optim.optimizers import build_optimizer
 from safmn.optim.schedules import Schedule
@@ -74,7 +75,11 @@ class TrainedNetwork:
         self.forward: Callable[..., Tensor] = self._wrap(find_unused_parameters)
 
     def _wrap(self, find_unused_parameters: bool) -> Callable[..., Tensor]:
-        forward: nn.Module = torch.compile(self.bare) if self.execution.compile else self.bare  # type: ignore[assignment]
+        forward = self.bare
+        if self.execution.compile:
+            forward = torch.compile(self.bare)  # type: ignore[assignment]
+        elif self.execution.kernels == "native":
+            forward = NativeSAFMN(self.bare)
         if not self.ranks.distributed:
             return forward
         device_ids = [self.ranks.local_rank] if self.execution.device.type == "cuda" else None

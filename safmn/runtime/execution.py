@@ -18,6 +18,7 @@ from safmn.errors import OptionError
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Kernels = Literal["torch", "native"]
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,6 +30,7 @@ class Execution:
     device: torch.device
     precision: Precision = "fp32"
     compile: bool = False
+    kernels: Kernels = "torch"
     channels_last: bool = True
     deterministic: bool = False
 
@@ -46,7 +48,8 @@ class Execution:
     def describe(self) -> str:
         """One line for the log."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        parts = [name, self.precision, "compiled" if self.compile else "eager"]
+        how = "native kernels" if self.kernels == "native" else "compiled" if self.compile else "eager"
+        parts = [name, self.precision, how]
         parts += ["channels_last"] if self.channels_last else []
         parts += ["deterministic"] if self.deterministic else []
         return ", ".join(parts) + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else "")
@@ -80,6 +83,7 @@ def choose_execution(
     *,
     precision: str | None = None,
     compile: bool | None = None,
+    kernels: Kernels = "torch",
     channels_last: bool | None = None,
     deterministic: bool = False,
 ) -> Execution:
@@ -95,11 +99,18 @@ def choose_execution(
         raise OptionError("train.precision: bf16 is not supported by this GPU; choose fp16 or fp32")
     if compile and not _compiler_available(device):
         raise OptionError("train.compile: true needs a C++ compiler (g++ or clang++) on this machine; install one")
+    if kernels == "native" and (device.type != "cpu" or chosen != "fp32" or compile):
+        how = "compiled" if compile else chosen
+        raise OptionError(
+            f"train.kernels: native is for the CPU in fp32, not compiled; this run is on {device.type}, {how}. Leave "
+            "it out, or set num_gpu: 0, precision: fp32, compile: false"
+        )
     return Execution(
         device,
         chosen,  # type: ignore[arg-type]
         compile=bool(compile),
-        channels_last=True if channels_last is None else channels_last,
+        kernels=kernels,
+        channels_last=kernels != "native" if channels_last is None else channels_last,
         deterministic=deterministic,
     )
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from abc import ABC, abstractmethod
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -80,9 +78,3 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise OptionError("precision 'fp16' is for GPUs; on the CPU choose bf16 or fp32")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise OptionError("precision 'bf16' is not supported by this GPU; choose fp16 or fp32")
-
-
-def cache_folder() -> Path:
-    """Where what takes long to build is kept between runs: ``$SAFMN_CACHE``, or ``safmn`` in the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SAFMN_CACHE") or Path(root) / "safmn")

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from safmn.archs import SAFMN, SAFMN_BCIE, SAFMN_NTIRE23
 from safmn.inference.backends.base import Backend
-from safmn.inference.backends.native.kernels import compiler, this_machine
+from safmn.inference.backends.native.kernels import this_machine
 from safmn.inference.backends.native.programs import translate
 from safmn.inference.backends.torch_backends import Eager
 from safmn.inference.optimize import frozen_copy
 from safmn.inference.stages import StageModule
+from safmn.native.build import compiler
 
 logger = logging.getLogger(__name__)
 

@@ -9,73 +9,18 @@
 // multiplications for 16 pixels. With the points 0, -1, 1, 1/2, -2 (Barabasz et al., arXiv 1803.10986) it is accurate
 // enough for factors in bfloat16; these are kept in pairs of channels, as the processors' instruction takes them.
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstddef>
-#include <cstdint>
-#include <exception>
-#include <mutex>
-#include <new>
-#include <system_error>
-#include <thread>
-#include <type_traits>
-#include <vector>
+#include "vectors.h"
 
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
 
-#define INLINE inline __attribute__((always_inline))
-
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16, BLOCK = 12;  // 2 x 12 sums, 2 inputs and a weight, in 32 registers
-#elif defined(__AVX__)
-constexpr int LANES = 8, BLOCK = 6;  // 2 x 6 sums, 2 inputs and a weight, in 16 registers
-#elif defined(__aarch64__)
-constexpr int LANES = 4, BLOCK = 12;
-#else
-constexpr int LANES = 4, BLOCK = 6;
-#endif
 constexpr int VECTORS = 2;
 constexpr int CHUNK = VECTORS * LANES;  // tiles that are done together
 constexpr int GUARD = 16;               // places before the first and after the last tile, of which one is read
-constexpr int TAPS = 36;                // products of a Winograd tile
 constexpr int LEVELS = 3;               // of pooling
-
-typedef float Vec __attribute__((vector_size(LANES * 4)));
-typedef float UnalignedVec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef std::uint32_t Bits __attribute__((vector_size(LANES * 4)));
-typedef std::uint32_t UnalignedBits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-INLINE Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
-INLINE void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
-INLINE Vec splat(float value) { return value - Vec{}; }
-INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
-INLINE Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
-
-INLINE Vec reciprocal_root(Vec value) {
-    Vec root;
-    for (int i = 0; i < LANES; ++i) root[i] = std::sqrt(value[i]);
-    return 1.0f / root;
-}
-
-// x * Phi(x), exact to 1e-6: Phi - 1/2 is odd; within [-5.2, 5.2], x times a polynomial of x^2, fitted to that error.
-INLINE Vec gelu(Vec x) {
-    constexpr float LIMIT = 5.2f;
-    constexpr float COEFFICIENTS[] = {0.1359499841928482f,    -0.06774362176656723f,  0.050025615841150284f,
-                                      -0.03993198648095131f,  0.03197391703724861f,   -0.024698840454220772f,
-                                      0.018038777634501457f,  -0.012619661167263985f, 0.008365083485841751f,
-                                      -0.004542309790849686f, 0.0020051931496709585f, -0.001468777540139854f,
-                                      0.001188680762425065f,  -0.0003882334567606449f};
-    const Vec c = smaller(larger(x, splat(-LIMIT)), splat(LIMIT));
-    const Vec u = c * c * (2.0f / (LIMIT * LIMIT)) - 1.0f;
-    Vec q = splat(COEFFICIENTS[13]);
-    for (int i = 12; i >= 0; --i) q = q * u + COEFFICIENTS[i];
-    return x * (c * q + 0.5f);
-}
 
 constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
@@ -121,38 +66,6 @@ class Scratch {
     static constexpr std::align_val_t ALIGNMENT{64};
     std::vector<float*> pieces;
 };
-
-// item(state, i) for all i < count on up to `threads` threads, each with a state = make() of its own. Threads are started
-// for every call (microseconds, of milliseconds) and not kept: nothing is left that a fork or another library disturbs.
-template <typename Make, typename Item>
-void for_all(int count, int threads, Make&& make, Item&& item) {
-    std::atomic<int> next{0};
-    std::mutex mutex;
-    std::exception_ptr error;
-    const auto loop = [&] {
-        try {
-            auto state = make();
-            for (int i = next++; i < count; i = next++) item(state, i);
-        } catch (...) {
-            const std::lock_guard<std::mutex> lock(mutex);
-            error = std::current_exception();
-        }
-    };
-    std::vector<std::thread> others;
-    others.reserve(std::max(threads, 1));
-    try {
-        while (int(others.size()) + 1 < std::min(threads, count)) others.emplace_back(loop);
-    } catch (const std::system_error&) {  // no more threads to be had: fewer do all
-    }
-    loop();
-    for (std::thread& other : others) other.join();
-    if (error) std::rethrow_exception(error);
-}
-
-template <typename Item>
-void for_all(int count, int threads, Item&& item) {
-    for_all(count, threads, [] { return 0; }, [&](int, int i) { item(i); });
-}
 
 // run(number of vectors, first tile) for every chunk of a row; the last may be shorter.
 template <typename Function>
@@ -219,24 +132,6 @@ INLINE void multiply(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights
 }
 
 // ------------------------------------------------------------------------------------------------------ 3x3 convolution
-
-INLINE void input_line(const Vec (&d)[6], Vec (&out)[6]) {
-    const Vec a = d[4] - d[2], b = d[3] - d[1];
-    out[0] = (d[0] - d[2]) + a + 1.5f * b;
-    out[1] = a + 0.5f * b - 1.5f * (d[2] - d[1]);
-    out[2] = a + 2.5f * b + 1.5f * (d[2] + d[1]);
-    out[3] = a + 2.0f * b;
-    out[4] = a - 0.5f * b;
-    out[5] = (d[5] - d[3]) - b + 1.5f * a;
-}
-
-INLINE void output_line(const Vec (&m)[6], Vec (&out)[4]) {
-    const Vec sum = m[2] + m[1], difference = m[2] - m[1];
-    out[0] = m[0] + sum + (m[3] + m[4]);
-    out[1] = difference + 0.5f * m[3] - 2.0f * m[4];
-    out[2] = sum + 0.25f * m[3] + 4.0f * m[4];
-    out[3] = difference + 0.125f * m[3] - 8.0f * m[4] + m[5];
-}
 
 // Columns 4 t - 1 ... 4 t + 4 of a row, for a vector of t.
 struct Columns {
@@ -729,17 +624,6 @@ INLINE void join(const float* const (&rows)[4], float* __restrict to, int step, 
         to[step * t + 3] = d[t];
     }
     for (int p = 0; p < 4 && step * t + p < width; ++p) to[step * t + p] = rows[p][t];
-}
-
-// Nothing may be thrown into Python: 0, or 1 where memory ran out.
-template <typename Function>
-int status_of(Function&& run) {
-    try {
-        run();
-        return 0;
-    } catch (const std::bad_alloc&) {
-        return 1;
-    }
 }
 
 }  // namespace

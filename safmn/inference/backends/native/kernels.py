@@ -5,29 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
-import logging
 import mmap
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from safmn.files import atomic_path
-from safmn.inference.backends.base import cache_folder
+from safmn.native.build import load_for_this_machine
 
-logger = logging.getLogger(__name__)
-
-_SOURCE = Path(__file__).with_name("kernels.cpp")
-_COMPILERS = ("g++", "clang++", "c++")
-_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
+SOURCE = Path(__file__).with_name("kernels.cpp")
 
 # The signatures in kernels.cpp: Tensors (addresses), Integers, Distances, Reals. The number of threads comes last.
 _T, _I, _D, _R = ctypes.c_void_p, ctypes.c_int, ctypes.c_ssize_t, ctypes.c_float
@@ -39,67 +26,6 @@ _SIGNATURES = {
 }
 
 Argument = Tensor | int | float | None
-
-
-def compiler() -> str | None:
-    """The C++ compiler to build with: ``$CXX`` or the first that is installed; None where there is none."""
-    for name in (os.environ.get("CXX", ""), *_COMPILERS):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
-    return None
-
-
-def machine_flags() -> tuple[str, ...]:
-    """Flags for exactly this processor."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return ("-march=native", "-mprefer-vector-width=512")
-    return ("-mcpu=native",)
-
-
-def library_path(flags: Sequence[str], folder: Path) -> Path:
-    """Where the library for ``flags`` belongs.
-
-    Its name is a hash of the source, the command, the compiler's version and the processor: a home folder may be shared
-    by different machines.
-    """
-    command = _command(flags)
-    version = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
-    recipe = "\n".join([*command, version, _processor(), _SOURCE.read_text()])
-    return folder / f"kernels-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.so"
-
-
-def build(flags: Sequence[str], folder: Path) -> Path:
-    """The library for ``flags``, compiled (some seconds) unless ``folder`` holds it already.
-
-    Processes that build at the same time each put the same whole file in its place.
-
-    Raises:
-        OSError: the compiler failed (the message holds what it said), or ``folder`` cannot be written.
-    """
-    library = library_path(flags, folder)
-    if not library.exists():
-        logger.info("Compiling the native kernels for this processor, once: %s", library)
-        with atomic_path(library) as temporary:
-            command = [*_command(flags), str(_SOURCE), "-o", str(temporary)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise OSError(f"the native kernels do not compile: {' '.join(command)}: {done.stderr.strip()[:500]}")
-    return library
-
-
-def _command(flags: Sequence[str]) -> list[str]:
-    return [compiler() or "g++", *_FLAGS, *flags]
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    keys = ("model name", "flags", "CPU part", "Features")
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in keys)
 
 
 class Kernels:
@@ -137,7 +63,7 @@ _building = threading.Lock()
 
 
 def this_machine() -> Kernels:
-    """The kernels for this machine, from the user's cache or, where that cannot be written, built for this process.
+    """The kernels for this machine, built where they are not in the user's cache.
 
     Raises:
         OSError: they cannot be built.
@@ -148,20 +74,7 @@ def this_machine() -> Kernels:
 
 @functools.cache
 def _this_machine() -> Kernels:
-    folder, flags = cache_folder() / "native", machine_flags()
-    if library_path(flags, folder).exists() or _writable(folder):
-        return Kernels(build(flags, folder))
-    logger.warning("%s cannot be written: the native kernels are compiled for this process alone.", folder)
-    with tempfile.TemporaryDirectory(prefix="safmn-", ignore_cleanup_errors=True) as temporary:
-        return Kernels(build(flags, Path(temporary)))
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+    return load_for_this_machine(SOURCE, Kernels)
 
 
 class Workspace(threading.local):
