@@ -78,14 +78,14 @@ class _Run(torch.autograd.Function):
         ctx.shapes = [parameter.shape for parameter in parameters]
         ctx.kept = torch.empty(kernels.kept(sizes))
         out = torch.empty(batch, 3, height * scale, width * scale)
-        kernels.call("forward", images.contiguous(), out, ctx.kept, ctx.flat, sizes=sizes)
+        kernels.call("forward", images.float().contiguous(), out, ctx.kept, ctx.flat, sizes=sizes)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         flat = torch.empty_like(ctx.flat)
-        ctx.kernels.call("backward", gradient.contiguous(), ctx.kept, ctx.flat, flat, sizes=ctx.sizes)
+        ctx.kernels.call("backward", gradient.float().contiguous(), ctx.kept, ctx.flat, flat, sizes=ctx.sizes)
         parts = flat.split([shape.numel() for shape in ctx.shapes])
         return None, None, None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
 

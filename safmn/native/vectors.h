@@ -58,7 +58,7 @@ INLINE Vec gelu(Vec x) {
     const Vec u = c * c * (2.0f / (LIMIT * LIMIT)) - 1.0f;
     Vec q = splat(COEFFICIENTS[13]);
     for (int i = 12; i >= 0; --i) q = q * u + COEFFICIENTS[i];
-    return x * (c * q + 0.5f);
+    return larger(x, splat(-LIMIT)) * (c * q + 0.5f);  // far below, x would magnify what is left of Phi
 }
 
 // item(state, i) for all i < count on up to `threads` threads, each with a state = make() of its own. Threads are started

@@ -1,0 +1,161 @@
+"""The native training kernels: SAFMN's values and gradients for all sizes, and runs that train with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from safmn.archs import SAFMN, SAFMNPP
+from safmn.errors import OptionError
+from safmn.imaging import read_rgb, to_tensor
+from safmn.native import build
+from safmn.native.training import NativeSAFMN, this_machine
+from safmn.runtime.execution import choose_execution
+from safmn.train import main
+from safmn.weights import load_network
+
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+
+
+def network(seed: int = 0, **arguments: Any) -> SAFMN:
+    """Random weights, biases among them, whose features neither vanish nor explode."""
+    result = SAFMN(**arguments)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in result.named_parameters():
+        fan_in = parameter[0].numel() if parameter.ndim > 1 else 9
+        parameter.data = torch.randn(parameter.shape, generator=generator) * fan_in**-0.5 + ("norm" in name)
+    return result
+
+
+def values(forward: nn.Module, parameters: list[nn.Parameter], images: Tensor, weights: Tensor) -> list[Tensor]:
+    """The output, and the gradients of its product with ``weights``."""
+    output = forward(images)
+    return [output.detach(), *torch.autograd.grad((output * weights).sum(), parameters)]
+
+
+def assert_close(native: SAFMN, images: Tensor, tolerance: float) -> None:
+    """Error against float64 of the output and each gradient, as a norm, relative to its own."""
+    exact = SAFMN(**SAFMN.arguments_from({name: tuple(t.shape) for name, t in native.state_dict().items()}))
+    exact.double().load_state_dict(native.state_dict())
+    size = (images.shape[0], 3, *(side * native.scale for side in images.shape[2:]))
+    weights = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    got = values(NativeSAFMN(native), list(native.parameters()), images, weights)
+    expected = values(exact, list(exact.parameters()), images.double(), weights.double())
+    for name, one, other in zip(["output", *native.state_dict()], got, expected, strict=True):
+        assert (one - other).norm() <= tolerance * (other.norm() + 1e-3 * expected[1].norm()), name
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    dim=st.integers(1, 10).map(lambda chunk: 4 * chunk),
+    blocks=st.integers(1, 3),
+    ffn=st.sampled_from([1.0, 1.7, 2.0]),
+    scale=st.integers(1, 4),
+    batch=st.integers(1, 19),
+    height=st.integers(1, 4),
+    width=st.integers(1, 4),
+)
+def test_values_and_gradients(
+    dim: int, blocks: int, ffn: float, scale: int, batch: int, height: int, width: int
+) -> None:
+    native = network(dim, dim=dim, n_blocks=blocks, ffn_scale=ffn, upscaling_factor=scale)
+    images = torch.rand(batch, 3, 8 * height, 8 * width, generator=torch.Generator().manual_seed(batch))
+    # Three blocks over four channels magnify rounding; a wrong border or window shows in the second digit.
+    assert_close(native, images, tolerance=5e-4)
+
+
+def test_the_published_size_on_a_photograph(benchmark_dir: Path) -> None:
+    image = to_tensor(read_rgb(benchmark_dir / "Set5/LR_bicubic/X4/butterflyx4.png"))[:, :64, :64]
+    trained = load_network("safmn-x4")
+    assert type(trained) is SAFMN
+    assert_close(
+        trained.train().requires_grad_(True), torch.stack([image[:, :32, :32], image[:, 32:, 32:]]), tolerance=2e-3
+    )
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    native, threads = network(dim=8, n_blocks=2), torch.get_num_threads()
+    images, weights = torch.rand(3 * this_machine().lanes - 1, 3, 16, 24), torch.rand(())
+    results = []
+    try:
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            results.append(values(NativeSAFMN(native), list(native.parameters()), images, weights))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(results[0], result, strict=True))
+
+
+@pytest.mark.parametrize("images", ["transposed", "channels_last", "float64"])
+def test_images_in_any_memory_format(images: str) -> None:
+    native = NativeSAFMN(network(dim=8, n_blocks=1))
+    plain = torch.rand(2, 3, 16, 8)
+    given_as = {
+        "transposed": plain.mT.contiguous().mT,
+        "channels_last": plain.contiguous(memory_format=torch.channels_last),
+        "float64": plain.double(),
+    }[images]
+    assert torch.equal(native(given_as), native(plain))
+
+
+def test_what_there_are_no_kernels_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match="for SAFMN alone, not for SAFMNPP"):
+        NativeSAFMN(SAFMNPP())
+    with pytest.raises(OptionError, match="multiples of 8, not 12x16"):
+        NativeSAFMN(network(dim=8, n_blocks=1))(torch.rand(1, 3, 16, 12))
+    for other in ({"precision": "bf16"}, {"compile": True}):
+        with pytest.raises(OptionError, match=r"train\.kernels: native is for the CPU in fp32"):
+            choose_execution(torch.device("cpu"), kernels="native", **other)
+    monkeypatch.setattr("safmn.native.training.compiler", lambda: None)
+    with pytest.raises(OptionError, match=r"needs a C\+\+ compiler"):
+        NativeSAFMN(network(dim=8, n_blocks=1))
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    tiny_run.make_images(folder)
+    return folder
+
+
+def options(images: Path, folder: Path, **train: Any) -> Path:
+    content = tiny_run.options(images, **train)
+    content["path"]["experiments_root"] = str(folder / "experiments")
+    return tiny_run.write_options(folder, content)
+
+
+def losses(folder: Path) -> list[float]:
+    return [entry["l_pix"] for entry in tiny_run.record(folder) if "l_pix" in entry]
+
+
+def test_a_run_has_the_losses_of_torchs_and_resumes_exactly(images: Path, tmp_path: Path) -> None:
+    torchs, ours, stopped = (tmp_path / name for name in ("torch", "ours", "stopped"))
+    for folder in (torchs, ours, stopped):
+        folder.mkdir()
+    assert main(["-opt", str(options(images, torchs))]) == 0
+    assert main(["-opt", str(options(images, ours, kernels="native"))]) == 0
+    assert losses(ours) == pytest.approx(losses(torchs), rel=2e-3)
+    assert main(["-opt", str(options(images, stopped, kernels="native", total_iter=15))]) == 0
+    assert main(["-opt", str(options(images, stopped, kernels="native")), "--auto_resume"]) == 0
+    weights = "experiments/tiny/models/net_g_24.pth"
+    assert (stopped / weights).read_bytes() == (ours / weights).read_bytes()
+
+
+def test_mistakes_in_the_option_file_end_with_status_2(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-opt", str(options(images, tmp_path, kernels="native", precision="bf16"))]) == 2
+    assert "train.kernels: native is for the CPU in fp32" in capsys.readouterr().err
+    option_file = options(images, tmp_path, kernels="native")
+    assert main(["-opt", str(option_file), "--force_yml", "datasets:train:gt_size=24"]) == 2
+    assert "multiples of 8, not 12x12" in capsys.readouterr().err
