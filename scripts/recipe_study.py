@@ -1,6 +1,6 @@
-"""What helps at a given budget: variants of ``options/zoo_x2.yml`` trained alike, tested on Set5 and Set14.
+"""What helps at a given budget: variants of ``options/zoo_x4.yml`` trained alike, tested on Set5 and Set14.
 
-Every run sees as many LR pixels (``--patches`` times 48x48), and differs from ``base`` in what its name says. Runs are
+Every run sees as many LR pixels (``--patches`` times 32x32), and differs from ``base`` in what its name says. Runs are
 kept in ``experiments/study_<variant>_<seed>``; what is finished is not trained again. Prints a Markdown table: PSNR-Y
 of the averaged weights, mean over the seeds, and the difference to ``base``; the same for the weights themselves (raw).
 """
@@ -21,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without 
 
 from safmn.console import say
 
-OPTIONS = Path("options/zoo_x2.yml")
+OPTIONS = Path("options/zoo_x4.yml")
+TEST = Path("options/test_x4.yml")
+SCALE = 4
 SETS = ("Set5", "Set14")
 
 
@@ -31,14 +33,14 @@ class Variant:
 
     Attributes:
         meaning: what differs from ``base``, for the table.
-        batch: patches of 48x48 LR pixels, or as many pixels, in an iteration; the number of iterations follows.
+        batch: patches of 32x32 LR pixels, or as many pixels, in an iteration; the number of iterations follows.
         overrides: ``key:path=value`` as for ``--force_yml``.
         tune: share of the iterations that is left for a second stretch with ``tune_overrides``, from the first's end.
         budget: multiple of the patches.
     """
 
     meaning: str
-    batch: int = 4
+    batch: int = 8
     overrides: tuple[str, ...] = ()
     tune: float = 0.0
     tune_overrides: tuple[str, ...] = ()
@@ -46,26 +48,28 @@ class Variant:
 
 
 def _patches(side: int, batch: int) -> tuple[str, ...]:
-    return f"datasets:train:gt_size={2 * side}", f"datasets:train:batch_size_per_gpu={batch}"
+    return f"datasets:train:gt_size={SCALE * side}", f"datasets:train:batch_size_per_gpu={batch}"
 
 
 ADAM = ("train:optim_g={type: Adam, lr: 1.5e-3, betas: [0.9, 0.99]}",)
-MSE = ("train:optim_g:lr=3e-4", "train:pixel_opt:type=MSELoss", "train:fft_opt:loss_weight=0.0")
+MSE = ("train:optim_g:lr=2e-4", "train:warmup_iter=-1", "train:pixel_opt:type=MSELoss", "train:fft_opt:loss_weight=0.0")
 VARIANTS = {
-    "base": Variant("Muon, batch 4, FFT 0.05, average 0.999 with warm-up"),
+    "base": Variant("Muon, weight decay 1, batch 8, FFT 0.05, average 0.999 with warm-up"),
     "adam": Variant("Adam", overrides=ADAM),
-    "adam_lr3e-3": Variant("Adam, rate 3e-3", overrides=(ADAM[0].replace("1.5e-3", "3e-3"),)),
+    "decay0": Variant("no weight decay", overrides=("train:optim_g:weight_decay=0.0",)),
+    "decay0.3": Variant("weight decay 0.3", overrides=("train:optim_g:weight_decay=0.3",)),
+    "decay3": Variant("weight decay 3", overrides=("train:optim_g:weight_decay=3.0",)),
     "batch16": Variant("batch 16", batch=16),
-    "adam_batch16": Variant("Adam, batch 16 (the first safmn-x2)", batch=16, overrides=ADAM),
     "ratio1": Variant("matrix_lr_ratio 1", overrides=("train:optim_g:matrix_lr_ratio=1.0",)),
     "ratio6": Variant("matrix_lr_ratio 6", overrides=("train:optim_g:matrix_lr_ratio=6.0",)),
     "ema_0.99": Variant("average 0.99", overrides=("train:ema_decay=0.99",)),
+    "ema_0.9999": Variant("average 0.9999", overrides=("train:ema_decay=0.9999",)),
     "ema_plain": Variant("average 0.999 without warm-up", overrides=("train:ema_warmup=false",)),
     "fft0": Variant("FFT weight 0", overrides=("train:fft_opt:loss_weight=0.0",)),
     "fft0.2": Variant("FFT weight 0.2", overrides=("train:fft_opt:loss_weight=0.2",)),
-    "patch96": Variant("LR patches of 96x96, batch 1", overrides=_patches(96, 1)),
-    "patch32": Variant("LR patches of 32x32, batch 9", overrides=_patches(32, 9)),
-    "patch24": Variant("LR patches of 24x24, batch 16", overrides=_patches(24, 16)),
+    "patch64": Variant("LR patches of 64x64, batch 2", overrides=_patches(64, 2)),
+    "patch48": Variant("LR patches of 48x48, half as many iterations", batch=18, overrides=_patches(48, 8)),
+    "patch24": Variant("LR patches of 24x24, batch 16", batch=9, overrides=_patches(24, 16)),
     "no_warmup": Variant("no warm-up of the rate", overrides=("train:warmup_iter=-1",)),
     "twice": Variant("twice the iterations", budget=2.0),
     "mse_tune": Variant("last tenth with MSE alone", tune=0.1, tune_overrides=MSE),
@@ -90,7 +94,7 @@ def psnr(weights: Path, key: str) -> list[float]:
     name = f"{weights.parent.parent.name}_{key}"
     report = Path("results") / name / "metrics.json"
     if not report.exists():
-        test = ["safmn/test.py", "-opt", "options/test_x2.yml", "--force_yml", f"name={name}", "expect={}"]
+        test = ["safmn/test.py", "-opt", str(TEST), "--force_yml", f"name={name}", "expect={}"]
         test += [f"path:pretrain_network_g={weights}", f"path:param_key_g={key}"]
         subprocess.run([sys.executable, *test], capture_output=True, check=False)  # sets that are missing: status 2
     sets = json.loads(report.read_text(encoding="utf-8"))["sets"]
@@ -135,7 +139,7 @@ def main() -> None:
     parser.add_argument("variants", nargs="*", default=[], help=f"of {', '.join(VARIANTS)}; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11])
     parser.add_argument(
-        "--patches", type=int, default=4000, help="how many 48x48 LR patches a run sees, or as many pixels"
+        "--patches", type=int, default=8000, help="how many 32x32 LR patches a run sees, or as many pixels"
     )
     arguments = parser.parse_args()
     if unknown := [key for key in arguments.variants if key not in VARIANTS]:

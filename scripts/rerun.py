@@ -1,6 +1,6 @@
 """Train the first iterations of a shipped run again, and compare every logged loss with the log that is shipped.
 
-``scripts/rerun.py docs/runs/safmn_x2.jsonl -opt options/zoo_x2.yml`` (200 iterations, minutes). Equal losses are
+``scripts/rerun.py docs/runs/zoo_x2.jsonl -opt options/zoo_x2.yml`` (200 iterations, a minute). Equal losses are
 expected on the same kind of processor with the same torch and number of threads; elsewhere the last digits differ.
 """
 
@@ -30,11 +30,15 @@ def main() -> int:
     parser.add_argument("record", type=Path, help="log of the shipped run")
     parser.add_argument("-opt", required=True, metavar="FILE", help="its option file")
     parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--processes", type=int, default=1, help="as many as the shipped run had (torchrun)")
     arguments = parser.parse_args()
     name = f"rerun_{arguments.record.stem}"
     shutil.rmtree(Path("experiments") / name, ignore_errors=True)
     changes = [f"name={name}", f"train:total_iter={arguments.iterations}"]
-    command = [sys.executable, "safmn/train.py", "-opt", arguments.opt, "--force_yml", *changes]
+    python = [sys.executable]
+    if arguments.processes > 1:
+        python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(arguments.processes)]
+    command = [*python, "safmn/train.py", "-opt", arguments.opt, "--force_yml", *changes]
     if status := subprocess.run(command, check=False).returncode:
         return status
     expected = losses(arguments.record, arguments.iterations)

@@ -55,20 +55,25 @@ INLINE float total(Vec value) {
     return lanes[0];
 }
 
-// Derivative of x * Phi(x), exact to 1e-6, fitted as gelu() is.
-INLINE Vec gelu_slope(Vec x) {
-    constexpr float LIMIT = 5.6f;
-    constexpr float COEFFICIENTS[] = {0.12641659362188232f,  -0.06428307795593004f, 0.05181492250184712f,
-                                      -0.05093996386559335f, 0.05652244510834066f,  -0.06527182937614914f,
-                                      0.07305887857724637f,  -0.07171082084601296f, 0.06048560674033183f,
-                                      -0.057094157928047465f, 0.05681531040024344f, -0.03044567110799886f,
-                                      0.0024086260658185508f, -0.0081350281424032f, 0.016061775606871605f,
-                                      -0.006417872830248203f};
-    const Vec c = smaller(larger(x, splat(-LIMIT)), splat(LIMIT));
-    const Vec u = c * c * (2.0f / (LIMIT * LIMIT)) - 1.0f;
-    Vec q = splat(COEFFICIENTS[15]);
-    for (int i = 14; i >= 0; --i) q = q * u + COEFFICIENTS[i];
-    return c * q + 0.5f;
+// visit(k, gelu(x[k]), its slope) for all k < count; slopes only where asked for.
+template <bool SLOPES, typename Visit>
+INLINE void for_gelu(const Vec* x, std::ptrdiff_t count, Visit&& visit) {
+    constexpr int N = 4;
+    std::ptrdiff_t k = 0;
+    for (; k + N <= count; k += N) {
+        Vec in[N], value[N], slope[N] = {};
+        for (int n = 0; n < N; ++n) in[n] = x[k + n];
+        gelu(in, value);
+        if (SLOPES) evaluate<GeluSlope>(in, slope);
+        for (int n = 0; n < N; ++n) visit(k + n, value[n], slope[n]);
+    }
+    for (; k < count; ++k) {
+        const Vec in[1] = {x[k]};
+        Vec value[1], slope[1] = {};
+        gelu(in, value);
+        if (SLOPES) evaluate<GeluSlope>(in, slope);
+        visit(k, value[0], slope[0]);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------- matrix products
@@ -705,7 +710,8 @@ class Group {
           normed(map(shape.dim)), normed_gradient(map(shape.dim)), gates(map(shape.dim)), fine(map(shape.dim)),
           coarse(map(shape.dim) / 4), pooled(map(shape.chunk())), mixed(map(shape.chunk())),
           mixed_gradient(map(shape.chunk())), pooled_gradient(map(shape.chunk())),
-          hidden(map(std::max(shape.hidden, shape.colours()))), stretch(std::size_t(STRETCH) * shape.hidden) {}
+          hidden(map(std::max(shape.hidden, shape.colours()))), stretch(std::size_t(STRETCH) * shape.hidden),
+          slopes(std::size_t(STRETCH) * shape.hidden) {}
 
     void forward(const Kept& kept, Vec* out) {
         convolve(network.to_feat, size, kept.image, kept.first, work);
@@ -734,7 +740,8 @@ class Group {
     const Size size;
     const int pixels;
     Work work;
-    Buffer normed, normed_gradient, gates, fine, coarse, pooled, mixed, mixed_gradient, pooled_gradient, hidden, stretch;
+    Buffer normed, normed_gradient, gates, fine, coarse, pooled, mixed, mixed_gradient, pooled_gradient, hidden, stretch,
+        slopes;
 
     int widest() const { return std::max({shape.dim, shape.hidden, shape.colours()}); }
     int widest_pair() const { return shape.dim; }
@@ -773,7 +780,8 @@ class Group {
         enlarge(fine, size.over(2), dim, kept.gate);
         mix_level(b, 0);
         multiply(b.aggregation[0], mixed, shape.chunk(), kept.gate, dim, pixels, true);
-        for (int k = 0; k < pixels * dim; ++k) kept.middle[k] = x[k] + gelu(kept.gate[k]) * normed[k];
+        for_gelu<false>(kept.gate, std::ptrdiff_t(pixels) * dim,
+                        [&](std::ptrdiff_t k, Vec value, Vec) { kept.middle[k] = x[k] + value * normed[k]; });
 
         measure(kept.middle, dim, pixels, kept.stats2);
         normalise(kept.middle, kept.stats2, b.p.norm2_weight, b.p.norm2_bias, dim, pixels, normed);
@@ -781,7 +789,8 @@ class Group {
         for (int first = 0; first < pixels; first += STRETCH) {
             const int count = std::min(STRETCH, pixels - first);
             const Vec* from = kept.hidden + std::ptrdiff_t(first) * shape.hidden;
-            for (int k = 0; k < count * shape.hidden; ++k) stretch[k] = gelu(from[k]);
+            for_gelu<false>(from, std::ptrdiff_t(count) * shape.hidden,
+                            [&](std::ptrdiff_t k, Vec value, Vec) { stretch[k] = value; });
             for (int p = first; p < first + count; ++p)
                 for (int c = 0; c < dim; ++c) kept.out[p * dim + c] = kept.middle[p * dim + c] + b.p.back_bias[c];
             multiply(b.back, stretch, shape.hidden, kept.out + std::ptrdiff_t(first) * dim, dim, count, true);
@@ -794,10 +803,10 @@ class Group {
         const int dim = shape.dim;
         mixing_backward(b, kept, gradient, to);  // adds to the gradient: now that of `middle`
         normalise(x, kept.stats1, b.p.norm1_weight, b.p.norm1_bias, dim, pixels, normed);
-        for (int k = 0; k < pixels * dim; ++k) {
-            normed_gradient[k] = gradient[k] * gelu(kept.gate[k]);
-            gates[k] = gradient[k] * normed[k] * gelu_slope(kept.gate[k]);
-        }
+        for_gelu<true>(kept.gate, std::ptrdiff_t(pixels) * dim, [&](std::ptrdiff_t k, Vec value, Vec slope) {
+            normed_gradient[k] = gradient[k] * value;
+            gates[k] = gradient[k] * normed[k] * slope;
+        });
         sum_into(gates, dim, pixels, to.aggregation_bias);
         const Vec* level_gradient = gates;
         for (int level = 0; level < LEVELS; ++level) {
@@ -839,10 +848,13 @@ class Group {
             const Vec* from = kept.hidden + std::ptrdiff_t(first) * shape.hidden;
             const Vec* out = gradient + std::ptrdiff_t(first) * dim;
             Vec* result = hidden + std::ptrdiff_t(first) * shape.hidden;
-            for (int k = 0; k < count * shape.hidden; ++k) stretch[k] = gelu(from[k]);
+            for_gelu<true>(from, std::ptrdiff_t(count) * shape.hidden, [&](std::ptrdiff_t k, Vec value, Vec slope) {
+                stretch[k] = value;
+                slopes[k] = slope;
+            });
             outer(out, dim, dim, stretch, shape.hidden, shape.hidden, count, to.back, shape.hidden);
             multiply(b.back_adjoint, out, dim, result, shape.hidden, count, false);
-            for (int k = 0; k < count * shape.hidden; ++k) result[k] *= gelu_slope(from[k]);
+            for (int k = 0; k < count * shape.hidden; ++k) result[k] *= slopes[k];
         }
         sum_into(gradient, dim, pixels, to.back_bias);
         normalise(kept.middle, kept.stats2, b.p.norm2_weight, b.p.norm2_bias, dim, pixels, normed);

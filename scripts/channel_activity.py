@@ -1,0 +1,77 @@
+"""Which hidden channels of the channel mixers do anything: ``scripts/channel_activity.py --weights safmn-x4 IMAGES...``
+
+GELU is zero to seven digits below -5.5: a hidden channel that stays below -4 on every pixel of every image adds almost
+nothing, gets almost no gradient, and does not come back. Prints for each block how many such channels there are, and
+the mean magnitude before GELU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from safmn import weights
+from safmn.console import say, table
+from safmn.errors import exit_status
+from safmn.imaging import read_rgb, to_tensor
+
+DEAD = -4.0
+
+
+def activity(network: nn.Module, images: list[Tensor]) -> list[tuple[int, int, float]]:
+    """For each block with a channel mixer: dead hidden channels, hidden channels, mean magnitude before GELU.
+
+    Args:
+        network: SAFMN (``feats`` of blocks with ``ccm``).
+        images: (3, h, w) in [0, 1].
+    """
+    largest: list[list[Tensor]] = []
+    magnitudes: list[list[float]] = []
+    handles = []
+    for block in network.feats:  # type: ignore[union-attr]
+        highs: list[Tensor] = []
+        means: list[float] = []
+
+        def see(
+            _: nn.Module, __: object, hidden: Tensor, highs: list[Tensor] = highs, means: list[float] = means
+        ) -> None:
+            highs.append(hidden.amax((0, 2, 3)))
+            means.append(float(hidden.abs().mean()))
+
+        handles.append(block.ccm.ccm[0].register_forward_hook(see))  # type: ignore[union-attr, index, operator]
+        largest.append(highs)
+        magnitudes.append(means)
+    with torch.no_grad():
+        for image in images:
+            network(image[None])
+    for handle in handles:
+        handle.remove()
+    result = []
+    for highs, means in zip(largest, magnitudes, strict=True):
+        high = torch.stack(highs).amax(0)  # (hidden,)
+        result.append((int((high < DEAD).sum()), len(high), sum(means) / len(means)))
+    return result
+
+
+@exit_status
+def main() -> int:
+    """Print the table; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="a name of safmn zoo, or a file")
+    parser.add_argument("images", nargs="+", type=Path, help="LR images")
+    arguments = parser.parse_args()
+    network = weights.load_network(arguments.weights).eval()
+    found = activity(network, [to_tensor(read_rgb(path)) for path in arguments.images])
+    rows = [[str(i), f"{dead} of {count}", f"{mean:.1f}"] for i, (dead, count, mean) in enumerate(found)]
+    say(table(["block", "dead hidden channels", "mean magnitude before GELU"], rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
