@@ -2,7 +2,8 @@
 
 GELU is zero to seven digits below -5.5: a hidden channel that stays below -4 on every pixel of every image adds almost
 nothing, gets almost no gradient, and does not come back. Prints for each block how many such channels there are, and
-the mean magnitude before GELU.
+the mean magnitude before GELU; and, because mixers that are dead on photographs wake on it, the range of the output for
+white noise.
 """
 
 from __future__ import annotations
@@ -70,6 +71,10 @@ def main() -> int:
     found = activity(network, [to_tensor(read_rgb(path)) for path in arguments.images])
     rows = [[str(i), f"{dead} of {count}", f"{mean:.1f}"] for i, (dead, count, mean) in enumerate(found)]
     say(table(["block", "dead hidden channels", "mean magnitude before GELU"], rows))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        noise = network(torch.rand(1, 3, 64, 64))
+    say(f"\nOutput for white noise in [0, 1]: {float(noise.min()):.2f} to {float(noise.max()):.2f}")
     return 0
 
 

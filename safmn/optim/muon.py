@@ -32,7 +32,8 @@ class Muon(torch.optim.Optimizer):
         momentum: of the matrices, Nesterov's.
         betas: Adam's decays of the mean of the gradient and of its square.
         eps: Adam's.
-        weight_decay: decoupled, as AdamW's; of all parameters.
+        weight_decay: decoupled, as AdamW's; of the matrices alone, whose steps do not shrink with their gradients and
+            which grow without it. Norms and biases would vanish.
         newton_schulz_steps: of each orthogonalisation.
 
     Raises:
@@ -83,10 +84,10 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             group["steps"] += 1
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if moved and group["weight_decay"]:
-                torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
             matrices = [parameter for parameter in moved if _is_matrix(parameter)]
             others = [parameter for parameter in moved if not _is_matrix(parameter)]
+            if matrices and group["weight_decay"]:
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
             if matrices:
                 self._muon(matrices, group)
             if others:
