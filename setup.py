@@ -22,7 +22,11 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["safmn", "safmn.*"]),
-    package_data={"safmn.zoo": ["*.safetensors", "*.json"], "safmn.native": ["*.cpp", "*.h"], "safmn.inference.backends.native": ["*.cpp"]},
+    package_data={
+        "safmn.zoo": ["*.safetensors", "*.json"],
+        "safmn.native": ["*.cpp", "*.h"],
+        "safmn.inference.backends.native": ["*.cpp"],
+    },
     python_requires=">=3.10,<3.13",
     install_requires=[
         "torch>=2.10",
