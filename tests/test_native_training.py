@@ -16,7 +16,7 @@ from safmn.archs import SAFMN, SAFMNPP
 from safmn.errors import OptionError
 from safmn.imaging import read_rgb, to_tensor
 from safmn.native import build
-from safmn.native.training import NativeSAFMN, this_machine
+from safmn.native.training import NativeSAFMN, kernels_for, this_machine
 from safmn.runtime.execution import choose_execution
 from safmn.train import main
 from safmn.weights import load_network
@@ -91,6 +91,13 @@ def test_the_number_of_threads_changes_nothing() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(results[0], result, strict=True))
+
+
+def test_no_lane_is_empty_that_need_not_be() -> None:
+    widest = this_machine().lanes
+    if widest != 16:
+        pytest.skip("needs a processor with AVX-512")
+    assert [kernels_for(batch).lanes for batch in (1, 8, 9, 16, 17, 24, 25, 32)] == [8, 8, 16, 16, 8, 8, 16, 16]
 
 
 @pytest.mark.parametrize("images", ["transposed", "channels_last", "float64"])

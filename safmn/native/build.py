@@ -87,14 +87,19 @@ def _processor() -> str:
     return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in keys)
 
 
-def load_for_this_machine(source: Path, load: Callable[[Path], Loaded]) -> Loaded:
+def load_for_this_machine(source: Path, load: Callable[[Path], Loaded], flags: Sequence[str] = ()) -> Loaded:
     """``load`` of the library of ``source``, from the user's cache or, where that cannot be written, built for this
     process alone.
+
+    Args:
+        source: of C++.
+        load: opens the library at a path.
+        flags: more of the compiler's, after those of the processor.
 
     Raises:
         OSError: it cannot be built.
     """
-    folder, flags = cache_folder() / "native", machine_flags()
+    folder, flags = cache_folder() / "native", (*machine_flags(), *flags)
     if library_path(source, flags, folder).exists() or _writable(folder):
         return load(build(source, flags, folder))
     logger.warning("%s cannot be written: the native kernels are compiled for this process alone.", folder)
