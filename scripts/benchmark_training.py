@@ -63,6 +63,9 @@ SIDES: dict[str, dict[str, Any] | None] = {
     "ours, fp32, compiled": {"precision": "fp32", "compile": True},
     "ours, bf16": {"precision": "bf16", "compile": False},
     "ours, bf16, compiled": {"precision": "bf16", "compile": True},
+    "ours, fp32, native, graph": {"precision": "fp32", "kernels": "native", "cuda_graph": True},
+    "ours, bf16, graph": {"precision": "bf16", "cuda_graph": True},
+    "ours, bf16, native, graph": {"precision": "bf16", "kernels": "native", "cuda_graph": True},
 }
 NEVER = 10**9
 _LEAVING = 30  # seconds until a side that does not leave is killed
@@ -374,6 +377,11 @@ def measure(arguments: argparse.Namespace, setting: Setting) -> None:
     )
 
 
+def can_run(train: Mapping[str, Any] | None, cuda: bool) -> bool:
+    """Whether a side is for this device: graphs are for GPUs."""
+    return cuda or not (train and train.get("cuda_graph"))
+
+
 def device_name(setting: Setting) -> str:
     """The GPU's name, or the CPU's with the number of threads."""
     if setting.cuda:
@@ -395,13 +403,15 @@ def main() -> int:
     parser.add_argument("--lq-size", type=int, default=64, help="side of the LR patches")
     parser.add_argument("--iterations", type=int, default=20 if cuda else 2, help="iterations of a turn")
     parser.add_argument("--workers", type=int, default=8 if cuda else 1, help="BasicSR's loader processes")
-    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES), help="besides BasicSR's")
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), help="besides BasicSR's; default: all that can run")
     parser.add_argument("--cpu", action="store_true", help="measure the CPU although there is a GPU")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_data(Path(folder), arguments.hr, arguments.images)
         shared = (arguments.batch_size, arguments.lq_size, arguments.workers, arguments.threads)
-        measure(arguments, Setting(folder, cuda and not arguments.cpu, *shared))
+        setting = Setting(folder, cuda and not arguments.cpu, *shared)
+        arguments.sides = arguments.sides or [name for name, train in SIDES.items() if can_run(train, setting.cuda)]
+        measure(arguments, setting)
     return 0
 
 

@@ -217,3 +217,49 @@ def test_compiled_step_equals_eager(images: Path, tmp_path: Path) -> None:
     assert run(images, tmp_path / "eager", total_iter=6) == 0
     assert run(images, tmp_path / "compiled", total_iter=6, compile=True) == 0
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-2)
+
+
+MUON = {"type": "Muon", "lr": 1e-3, "matrix_lr_ratio": 3.0, "weight_decay": 0.2}
+ADAM = {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]}
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, MUON], ids=["Adam", "Muon"])
+def test_graphed_step_equals_eager(images: Path, tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    common = {"optim_g": optimizer, "ema_warmup": True, "grad_clip": 1.0}
+    assert run(images, tmp_path / "eager", **common) == 0
+    assert run(images, tmp_path / "graphed", cuda_graph=True, **common) == 0
+    assert losses(tmp_path / "graphed") == pytest.approx(losses(tmp_path / "eager"), rel=1e-3)
+    eager, graphed = (
+        torch.load(tmp_path / name / "experiments/tiny/models/net_g_24.pth", weights_only=True)["params_ema"]
+        for name in ("eager", "graphed")
+    )
+    for name in eager:
+        torch.testing.assert_close(graphed[name], eager[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-2), ("bf16", 5e-2)])
+def test_native_kernels_learn_what_torchs_do(images: Path, tmp_path: Path, precision: str, tolerance: float) -> None:
+    assert run(images, tmp_path / "torch") == 0
+    assert run(images, tmp_path / "native", kernels="native", precision=precision, cuda_graph=True) == 0
+    assert losses(tmp_path / "native") == pytest.approx(losses(tmp_path / "torch"), rel=tolerance)
+
+
+def test_graphed_run_resumes_to_the_byte(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = {"precision": "bf16", "store": True, "cuda_graph": True, "kernels": "native", "optim_g": MUON}
+    assert run(images, tmp_path / "whole", **arguments) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        assert run(images, tmp_path / "parts", **arguments) == 138
+    assert run(images, tmp_path / "parts", "--auto_resume", **arguments) == 0
+    whole, parts = (
+        (tmp_path / name / "experiments/tiny/models/net_g_24.pth").read_bytes() for name in ("whole", "parts")
+    )
+    assert whole == parts
+
+
+def test_graphed_step_skips_what_is_not_finite(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = poison(monkeypatch, {2, 9})  # before recording and after it
+    assert run(images, tmp_path / "skip", on_nonfinite="skip", cuda_graph=True, optim_g=MUON) == 0
+    for before, after in zip(seen[::2], seen[1::2], strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not torch.equal(seen[1]["to_feat.weight"], seen[2]["to_feat.weight"])

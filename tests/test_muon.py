@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from safmn.archs import SAFMN
+from safmn.errors import OptionError
 from safmn.optim.muon import Muon, orthogonal
-from safmn.optim.optimizers import build_optimizer
+from safmn.optim.optimizers import build_optimizer, groups_on, state_of
 
 SECTION = {"type": "Muon", "lr": 2e-3, "matrix_lr_ratio": 3.0}
 
@@ -109,3 +111,73 @@ def test_parameters_without_a_gradient_stay() -> None:
 def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         Muon([nn.Parameter(torch.ones(8, 8))], **wrong)
+
+
+def parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(16, 12, 3, 3), (16, 12, 3, 3), (12, 24), (9, 1, 3, 3), (20,)]
+    result = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    result[0].data = result[0].data.contiguous(memory_format=torch.channels_last)
+    return result
+
+
+def step(muon: Muon, moved: list[nn.Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in moved:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    muon.step()
+
+
+def test_with_a_rate_on_the_device_it_steps_alike() -> None:
+    plain, recorded = parameters(), parameters()
+    muons = Muon(plain, lr=1e-2, weight_decay=0.3), Muon(recorded, lr=torch.tensor(1e-2), weight_decay=0.3)
+    for seed in range(5):
+        step(muons[0], plain, seed)
+        step(muons[1], recorded, seed)
+    for one, other in zip(plain, recorded, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_with_a_flag_on_the_device_it_leaves_everything_as_it_is() -> None:
+    moved = parameters()
+    muon = Muon(moved, lr=torch.tensor(1e-2), weight_decay=0.3)
+    step(muon, moved, 1)
+    before = copy.deepcopy([moved, *(list(state.values()) for state in muon.state.values())])
+    for parameter in moved:
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    muon.found_inf = torch.tensor(1.0)
+    muon.step()
+    after = [moved, *(list(state.values()) for state in muon.state.values())]
+    for one, other in zip(before, after, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert muon.param_groups[0]["steps"] == 1
+    muon.found_inf = torch.tensor(0.0)
+    step(muon, moved, 2)
+    assert not torch.equal(before[0][0], moved[0])
+
+
+def test_a_state_from_the_device_is_that_of_the_host() -> None:
+    moved = parameters()
+    device = torch.device("cpu")
+    recorded = build_optimizer({**SECTION, "weight_decay": 0.1}, moved, graph_on=device)
+    assert isinstance(recorded, Muon)
+    step(recorded, moved, 1)
+    state = state_of(recorded)
+    assert (state["param_groups"][0]["lr"], state["param_groups"][0]["steps"]) == (pytest.approx(2e-3), 1)
+    again, plain = copy.deepcopy(moved), copy.deepcopy(moved)
+    resumed = build_optimizer({**SECTION, "weight_decay": 0.1}, again, graph_on=device)
+    resumed.load_state_dict(copy.deepcopy(state))
+    groups_on(device, resumed)
+    host = build_optimizer({**SECTION, "weight_decay": 0.1}, plain)
+    host.load_state_dict(copy.deepcopy(state))
+    for optimizer, own in ((recorded, moved), (resumed, again), (host, plain)):
+        step(optimizer, own, 2)  # type: ignore[arg-type]
+    for one, two, three in zip(moved, again, plain, strict=True):
+        assert torch.equal(one, two)
+        torch.testing.assert_close(one, three)
+
+
+@pytest.mark.parametrize("section", [{"type": "SGD", "lr": 1e-3}, {"type": "Adam", "lr": 1e-3, "foreach": True}])
+def test_what_no_graph_can_record_is_refused(section: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=r"train\.cuda_graph: true needs one of the optimisers Adam, AdamW, Muon"):
+        build_optimizer(section, parameters(), graph_on=torch.device("cpu"))

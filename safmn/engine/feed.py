@@ -22,17 +22,21 @@ def _move(batch: Batch, execution: Execution) -> Batch:
     return {key: moved(value) for key, value in batch.items()}
 
 
+def _on_gpu(batches: list[Batch]) -> bool:
+    return any(isinstance(value, Tensor) and value.is_cuda for batch in batches for value in batch.values())
+
+
 def feed(batches: Iterator[list[Batch]], execution: Execution) -> Iterator[list[Batch]]:
     """The same micro-batches with every image tensor on the device, in its memory format.
 
-    On a GPU the copies run on a stream of their own, so they overlap with the step before, which is still computing.
+    On a GPU the copies run on a stream of their own, so they overlap with the step before, which is still computing. A
+    batch that was made on the GPU stays on the stream that makes it: another would read it before it is there.
     """
-    if execution.device.type != "cuda":
-        for micro_batches in batches:
-            yield [_move(batch, execution) for batch in micro_batches]
-        return
-    stream = torch.cuda.Stream(execution.device)
+    stream = torch.cuda.Stream(execution.device) if execution.device.type == "cuda" else None
     for micro_batches in batches:
+        if stream is None or _on_gpu(micro_batches):
+            yield [_move(batch, execution) for batch in micro_batches]
+            continue
         with torch.cuda.stream(stream):
             moved = [_move(batch, execution) for batch in micro_batches]
         current = torch.cuda.current_stream(execution.device)

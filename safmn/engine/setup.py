@@ -72,7 +72,10 @@ def prepare_execution(options: Options, ranks: Ranks) -> Execution:
         kernels=train.kernels,
         channels_last=train.channels_last,
         deterministic=options.deterministic,
+        cuda_graph=train.cuda_graph,
     )
+    if execution.cuda_graph and ranks.distributed:
+        raise OptionError("train.cuda_graph: true is for one process; leave it out, or train on one GPU")
     apply_global_settings(execution)
     return execution
 

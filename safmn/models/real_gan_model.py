@@ -53,6 +53,10 @@ class RealGANModel(Model):
 
     def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
         super().__init__(options, execution, ranks)
+        if execution.cuda_graph:
+            raise OptionError(
+                f"{options.source}: train.cuda_graph: true is for models without a discriminator; leave it out"
+            )
         gan = self._build_loss("gan_opt")
         if options.network_d is None or gan is None:
             raise OptionError(f"{options.source}: RealGANModel needs network_d and train.gan_opt")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from safmn.errors import OptionError
 from safmn.models.base_model import Batch, Model, StepResult, reconstruction_losses
 from safmn.registry import MODEL_REGISTRY, OURS
+from safmn.runtime.cuda_graph import GraphedStep
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 
@@ -35,9 +36,19 @@ class SRModel(Model):
         if not self.criteria:
             raise OptionError(f"{options.source}: train names no loss; give one of {', '.join(_LOSSES.values())}")
         self.net_g = self._add_network("net_g", options.network_g)
+        self._graphed = GraphedStep(self._step) if execution.cuda_graph else None
 
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
         """Forward, losses, backward, update."""
+        return self._graphed(batches) if self._graphed else self._step(batches)
+
+    def load_state(self, state: Mapping[str, Mapping[str, Any]], *, new_optimizers: Collection[str] = ()) -> None:
+        """As every model's."""
+        super().load_state(state, new_optimizers=new_optimizers)
+        if self._graphed:
+            self._graphed.reset()
+
+    def _step(self, batches: Sequence[Batch]) -> StepResult:
         losses = self.net_g.accumulate(batches, self._losses)
         return StepResult(losses, self.net_g.update(losses))
 

@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from safmn.native.gpu_training import GPUTrainedSAFMN
 from safmn.native.training import NativeSAFMN
 from safmn.optim.ema import MovingAverage
-from safmn.optim.optimizers import build_optimizer
+from safmn.optim.optimizers import build_optimizer, groups_on, state_of
 from safmn.optim.schedules import Schedule
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
@@ -62,14 +63,16 @@ class TrainedNetwork:
         self.bare = network.to(execution.device, memory_format=execution.memory_format).train()  # type: ignore[call-overload]
         self.average = MovingAverage(self.bare, ema_decay, warmup=ema_warmup) if ema_decay > 0 else None
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
-        self.optimizer = build_optimizer(optimizer, self.parameters)
+        self.optimizer = build_optimizer(optimizer, self.parameters, graph_on=self._graph_device)
         self.schedule = schedule
-        self.iteration = 0  # of the step under way, set with its learning rate
+        # Of the step under way, set with its learning rate; a tensor on the device where a CUDA graph reads it.
+        self.iteration: int | Tensor = 0 if self._graph_device is None else torch.zeros((), device=self._graph_device)
         self.grad_clip = grad_clip
         self.scaler = torch.amp.GradScaler(execution.device.type, enabled=execution.precision == "fp16")
-        # A fused optimiser on a GPU reads there whether to step; elsewhere the host looks, on the CPU at no cost.
-        fused = all(group.get("fused") for group in self.optimizer.param_groups)
-        self._flag_stays_on_device = execution.device.type == "cuda" and fused
+        # A fused optimiser on a GPU reads there whether to step; elsewhere the host looks, on the CPU at no cost. In
+        # fp16 it would read the loss scale's own flag, which knows the gradients alone.
+        fused = execution.device.type == "cuda" and all(group.get("fused") for group in self.optimizer.param_groups)
+        self._flag_stays_on_device = execution.cuda_graph or (fused and not self.scaler.is_enabled())
         self._halt = halt_on_nonfinite
         self._halted = torch.zeros((), device=execution.device)
         self.forward: Callable[..., Tensor] = self._wrap(find_unused_parameters)
@@ -78,6 +81,8 @@ class TrainedNetwork:
         forward = self.bare
         if self.execution.compile:
             forward = torch.compile(self.bare)  # type: ignore[assignment]
+        elif self.execution.kernels == "native" and self.execution.device.type == "cuda":
+            forward = GPUTrainedSAFMN(self.bare, self.execution.dtype)
         elif self.execution.kernels == "native":
             forward = NativeSAFMN(self.bare)
         if not self.ranks.distributed:
@@ -91,6 +96,10 @@ class TrainedNetwork:
         )
 
     @property
+    def _graph_device(self) -> torch.device | None:
+        return self.execution.device if self.execution.cuda_graph else None
+
+    @property
     def inference(self) -> nn.Module:
         """The network to validate and to ship: the average where there is one."""
         return self.average.network if self.average else self.bare
@@ -102,10 +111,14 @@ class TrainedNetwork:
 
     def set_learning_rate(self, iteration: int) -> None:
         """Set the rate of this iteration (counted from 1) in every parameter group."""
-        self.iteration = iteration
+        if isinstance(self.iteration, Tensor):
+            self.iteration.fill_(iteration)
+        else:
+            self.iteration = iteration
         for group in self.optimizer.param_groups:
-            base = group.setdefault("initial_lr", group["lr"])
-            group["lr"] = self.schedule(iteration, base)
+            base = group.setdefault("initial_lr", float(group["lr"]))
+            rate = self.schedule(iteration, base)
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
     def accumulate(
         self, batches: Sequence[Any], compute: Callable[[Any], Losses], *, parts: int | None = None
@@ -154,7 +167,7 @@ class TrainedNetwork:
         if self.ranks.distributed:
             dist.all_reduce(bad, dist.ReduceOp.MAX)
         if self._halt:
-            bad = self._halted = torch.maximum(self._halted, bad)
+            bad = self._halted.copy_(torch.maximum(self._halted, bad)).clone()
         if self.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
         self._step(bad)
@@ -176,7 +189,7 @@ class TrainedNetwork:
 
     def state(self) -> dict[str, Any]:
         """All that changes, as state dicts: ``params``, ``optimizer``; where there are, ``params_ema``, ``scaler``."""
-        state: dict[str, Any] = {"params": self.bare.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state: dict[str, Any] = {"params": self.bare.state_dict(), "optimizer": state_of(self.optimizer)}
         if self.average:
             state["params_ema"] = self.average.network.state_dict()
         if self.scaler.is_enabled():
@@ -218,8 +231,10 @@ class TrainedNetwork:
         groups = []
         for saved, group in zip(state["param_groups"], self.optimizer.param_groups, strict=True):
             settings = {key: value for key, value in group.items() if key not in _STATE_IN_GROUPS}
-            groups.append({**saved, **settings, "initial_lr": group.get("initial_lr", group["lr"])})
+            groups.append({**saved, **settings, "initial_lr": group.get("initial_lr", float(group["lr"]))})
         self.optimizer.load_state_dict({**state, "param_groups": groups})
+        if self._graph_device is not None:
+            groups_on(self._graph_device, self.optimizer)
         for parameter, moments in self.optimizer.state.items():
             for name, moment in moments.items():
                 if isinstance(moment, Tensor) and moment.shape == parameter.shape:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from safmn.archs import SAFMN
 from safmn.errors import OptionError
 from safmn.native.build import compiler, load_for_this_machine
+from safmn.native.checks import check_network, check_sides
 
 _SOURCE = Path(__file__).with_name("training.cpp")
 _T, _I = ctypes.c_void_p, ctypes.c_int
@@ -113,29 +113,23 @@ class NativeSAFMN(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        if type(network) is not SAFMN:  # not a subclass, which may have another forward
-            raise OptionError(
-                f"train.kernels: native has kernels for SAFMN alone, not for {type(network).__name__}; leave it out"
-            )
+        check_network(network)
         if compiler() is None:
             raise OptionError(
                 "train.kernels: native needs a C++ compiler (g++ or clang++); install one or leave it out"
             )
         self.network = network
         this_machine()  # where it cannot be built, that is said now
-        mixer: Any = network.feats[0].ccm
-        self._arguments = (network.to_feat.out_channels, mixer.ccm[0].out_channels, len(network.feats), network.scale)
+        own: Any = network
+        mixer = own.feats[0].ccm.ccm[0]
+        self._arguments = (own.to_feat.out_channels, mixer.out_channels, len(own.feats), own.scale)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, h, w), float32, h and w multiples of 8, to (B, 3, h * scale, w * scale)."""
-        batch, _, height, width = images.shape
-        if height % 8 or width % 8:
-            raise OptionError(
-                f"train.kernels: native needs LR patches whose sides are multiples of 8, not {width}x{height}: choose "
-                "a gt_size that is a multiple of 8 * scale, or leave it out"
-            )
+        check_sides(images)
         if images.requires_grad:
             raise NotImplementedError("the native training kernels give no gradient of the images")
+        batch, _, height, width = images.shape
         sizes = (batch, height, width, *self._arguments)
         result: Tensor = _Run.apply(kernels_for(batch), sizes, images, *self.network.parameters())
         return result

@@ -29,20 +29,26 @@ class MovingAverage:
         self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self, iteration: int, *, skip: Tensor | None = None) -> None:
+    def update(self, iteration: int | Tensor, *, skip: Tensor | None = None) -> None:
         """Take in the network's weights of this iteration.
 
         Args:
-            iteration: counted from 1.
+            iteration: counted from 1; as a scalar on the device only together with ``skip``.
             skip: scalar on the device; where it is 1 the average stays as it is. The host does not wait for it.
         """
-        decay = min(self.decay, (1 + iteration) / (10 + iteration)) if self.warmup else self.decay
+        decay = self._decay(iteration)
         if skip is None:
-            torch._foreach_mul_(self._averages, decay)
-            torch._foreach_add_(self._averages, self._weights, alpha=1 - decay)
+            torch._foreach_mul_(self._averages, decay)  # type: ignore[arg-type]
+            torch._foreach_add_(self._averages, self._weights, alpha=1 - decay)  # type: ignore[arg-type]
         else:
             share = (1 - decay) * (1 - skip)
             torch._foreach_mul_(self._averages, 1 - share)
             torch._foreach_add_(self._averages, torch._foreach_mul(self._weights, share))
         for copied, current in self._buffers:
             copied.copy_(current)
+
+    def _decay(self, iteration: int | Tensor) -> float | Tensor:
+        if not self.warmup:
+            return self.decay
+        decay = (1 + iteration) / (10 + iteration)
+        return decay.clamp(max=self.decay) if isinstance(decay, Tensor) else min(self.decay, decay)

@@ -25,6 +25,10 @@ class Muon(torch.optim.Optimizer):
 
     A convolution of (out, in, kh, kw) counts as a matrix of (out, in * kh * kw).
 
+    Where ``lr`` is a tensor (a scalar on the parameters' device) a step neither waits for that device nor depends on
+    numbers of the host: a CUDA graph can record it. It then leaves everything as it is where the attribute
+    ``found_inf`` (a scalar on the device, as torch's fused optimisers have it) is 1.
+
     Args:
         params: parameters or groups of them.
         lr: rate of Adam.
@@ -43,7 +47,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         *,
         matrix_lr_ratio: float = 4.0,
         momentum: float = 0.95,
@@ -64,7 +68,7 @@ class Muon(torch.optim.Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "newton_schulz_steps": newton_schulz_steps,
-            "steps": 0,
+            "steps": torch.zeros_like(lr) if isinstance(lr, Tensor) else 0,
         }
         super().__init__(params, defaults)
 
@@ -82,10 +86,13 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            group["steps"] += 1
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             matrices = [parameter for parameter in moved if _is_matrix(parameter)]
             others = [parameter for parameter in moved if not _is_matrix(parameter)]
+            if isinstance(group["lr"], Tensor):
+                self._step_on_device(matrices, others, group)
+                continue
+            group["steps"] += 1
             if matrices and group["weight_decay"]:
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
             if matrices:
@@ -122,6 +129,49 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_div_(roots, (1 - beta2 ** group["steps"]) ** 0.5)
         torch._foreach_add_(roots, group["eps"])
         torch._foreach_addcdiv_(parameters, means, roots, value=-group["lr"] / (1 - beta1 ** group["steps"]))
+
+    def _step_on_device(self, matrices: list[Tensor], others: list[Tensor], group: dict[str, Any]) -> None:
+        rate, bad = group["lr"], getattr(self, "found_inf", None)
+        moves = torch.ones_like(rate) if bad is None else 1 - bad  # 1 or 0
+        if matrices:
+            torch._foreach_mul_(matrices, 1 - moves * rate * group["weight_decay"])
+            self._muon_on_device(matrices, group, moves)
+        group["steps"] += 1  # the kernel of Adam's step wants it counted; taken back where nothing moves
+        if others:
+            torch._fused_adam_(
+                others,
+                _gradients(others),
+                self._buffers(others, "exp_avg"),
+                self._buffers(others, "exp_avg_sq"),
+                [],
+                [group["steps"]] * len(others),
+                lr=rate,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=0.0,
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+                found_inf=bad,
+            )
+        group["steps"] -= 1 - moves
+
+    def _muon_on_device(self, parameters: list[Tensor], group: dict[str, Any], moves: Tensor) -> None:
+        """As :meth:`_muon`, where ``moves`` is 1; leaves all as it is where it is 0, whatever the gradients are."""
+        length = -_RMS * group["matrix_lr_ratio"] * group["lr"] * moves
+        same_shape = defaultdict(list)
+        for parameter in parameters:
+            same_shape[parameter.shape].append(parameter)
+        for shape, alike in same_shape.items():
+            momenta = self._buffers(alike, "momentum_buffer")
+            before = torch.stack(momenta)
+            gradients = torch.stack(_gradients(alike)).where(moves > 0, 0)
+            after = torch.where(moves > 0, group["momentum"] * before + gradients, before)
+            torch._foreach_copy_(momenta, after.unbind())
+            directions = (gradients + group["momentum"] * after).flatten(2)
+            steps = orthogonal(directions, group["newton_schulz_steps"])
+            steps = steps * (length * max(steps.shape[1:]) ** 0.5)
+            torch._foreach_add_(alike, [step.view(shape) for step in steps.unbind()])
 
     def _buffers(self, parameters: list[Tensor], name: str) -> list[Tensor]:
         """One buffer for each parameter, zeros at first."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from safmn.errors import OptionError, did_you_mean
 from safmn.optim.muon import Muon
@@ -18,13 +18,20 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Muon": Muon,
     "SGD": torch.optim.SGD,
 }
+_GRAPHED = ("Adam", "AdamW", "Muon")  # that can be recorded in a CUDA graph
+_NUMBERS: dict[str, Callable[[Any], Any]] = {"lr": float, "steps": int}  # of a group, that change from step to step
 
 
-def build_optimizer(section: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(
+    section: Mapping[str, Any], parameters: Iterable[nn.Parameter], *, graph_on: torch.device | None = None
+) -> torch.optim.Optimizer:
     """The optimiser that ``train.optim_g`` names over ``parameters``; ``fused`` unless the section says otherwise.
 
+    Args:
+        graph_on: the device where a CUDA graph will record the step; the learning rate then is a tensor there.
+
     Raises:
-        OptionError: no optimiser of that name.
+        OptionError: no optimiser of that name, or none that a CUDA graph can record.
     """
     kind = section["type"]
     if kind not in OPTIMIZERS:
@@ -34,4 +41,31 @@ def build_optimizer(section: Mapping[str, Any], parameters: Iterable[nn.Paramete
     arguments = {key: value for key, value in section.items() if key != "type"}
     if "foreach" not in arguments and "fused" in inspect.signature(OPTIMIZERS[kind]).parameters:
         arguments.setdefault("fused", True)
+    if graph_on is not None:
+        if kind not in _GRAPHED or not (kind == "Muon" or arguments.get("fused")):
+            raise OptionError(
+                f"train.cuda_graph: true needs one of the optimisers {', '.join(_GRAPHED)} (those of torch fused), not "
+                f"{kind} as it stands there; change it, or leave cuda_graph out"
+            )
+        arguments["lr"] = _scalar(arguments.get("lr", 1e-3), graph_on)
+        if kind != "Muon":
+            arguments["capturable"] = True
     return OPTIMIZERS[kind](parameters, **arguments)
+
+
+def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state dict, with numbers where a CUDA graph has scalars on the device."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group.update({key: _NUMBERS[key](group[key]) for key in _NUMBERS if isinstance(group.get(key), Tensor)})
+    return state
+
+
+def groups_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
+    """The other way round: what changes from step to step, in the optimiser itself, as scalars on the device."""
+    for group in optimizer.param_groups:
+        group.update({key: _scalar(group[key], device) for key in _NUMBERS if key in group})
+
+
+def _scalar(value: Any, device: torch.device) -> Tensor:
+    return torch.tensor(float(value), device=device)

@@ -53,7 +53,8 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ema_warmup: let the decay grow to ``ema_decay`` as (1 + i) / (10 + i), for short runs.
         precision: arithmetic of the forward and backward pass; null: chosen for the device.
         compile: ``torch.compile`` the network; null: chosen for the device.
-        kernels: what computes the network: torch, or native, ours for SAFMN on CPUs in fp32, which are faster.
+        kernels: what computes the network: torch, or native, ours for SAFMN, which are faster.
+        cuda_graph: on one NVIDIA GPU, launch each step as one recorded CUDA graph.
         channels_last: memory format; null: chosen for the device.
         accumulate: micro-batches per optimiser step; equals a batch that many times as large.
         grad_clip: largest norm of the gradient; null: not clipped.
@@ -76,6 +77,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     compile: bool | None = None
     kernels: Literal["torch", "native"] = "torch"
+    cuda_graph: bool = False
     channels_last: bool | None = None
     accumulate: Positive = 1
     grad_clip: PositiveFloat | None = None

@@ -33,6 +33,12 @@ class Execution:
     kernels: Kernels = "torch"
     channels_last: bool = True
     deterministic: bool = False
+    cuda_graph: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What ``precision`` means."""
+        return _DTYPES[self.precision]
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -43,7 +49,7 @@ class Execution:
         """Context of the forward: autocast to the precision, or nothing in float32."""
         if self.precision == "fp32":
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+        return torch.autocast(self.device.type, dtype=self.dtype)
 
     def describe(self) -> str:
         """One line for the log."""
@@ -52,6 +58,7 @@ class Execution:
         parts = [name, self.precision, how]
         parts += ["channels_last"] if self.channels_last else []
         parts += ["deterministic"] if self.deterministic else []
+        parts += ["one CUDA graph for each step"] if self.cuda_graph else []
         return ", ".join(parts) + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else "")
 
 
@@ -86,6 +93,7 @@ def choose_execution(
     kernels: Kernels = "torch",
     channels_last: bool | None = None,
     deterministic: bool = False,
+    cuda_graph: bool = False,
 ) -> Execution:
     """Fill what the option file leaves open with the defaults measured to be fastest (docs/performance.md).
 
@@ -99,20 +107,32 @@ def choose_execution(
         raise OptionError("train.precision: bf16 is not supported by this GPU; choose fp16 or fp32")
     if compile and not _compiler_available(device):
         raise OptionError("train.compile: true needs a C++ compiler (g++ or clang++) on this machine; install one")
-    if kernels == "native" and (device.type != "cpu" or chosen != "fp32" or compile):
-        how = "compiled" if compile else chosen
+    if kernels == "native":
+        _check_native(device, chosen, compile=bool(compile))
+    if cuda_graph and (device.type != "cuda" or chosen == "fp16"):
         raise OptionError(
-            f"train.kernels: native is for the CPU in fp32, not compiled; this run is on {device.type}, {how}. Leave "
-            "it out, or set num_gpu: 0, precision: fp32, compile: false"
+            f"train.cuda_graph: true is for NVIDIA GPUs in fp32 or bf16; this run is on {device.type}, {chosen}. Leave "
+            "it out, or change num_gpu or precision"
         )
     return Execution(
         device,
         chosen,  # type: ignore[arg-type]
         compile=bool(compile),
         kernels=kernels,
-        channels_last=kernels != "native" if channels_last is None else channels_last,
+        channels_last=(kernels != "native" or device.type == "cuda") if channels_last is None else channels_last,
         deterministic=deterministic,
+        cuda_graph=cuda_graph,
     )
+
+
+def _check_native(device: torch.device, precision: str, *, compile: bool) -> None:
+    possible = {"cpu": ("fp32",), "cuda": ("fp32", "bf16")}
+    if precision not in possible.get(device.type, ()) or compile:
+        how = "compiled" if compile else precision
+        raise OptionError(
+            "train.kernels: native is for the CPU in fp32 and for NVIDIA GPUs in fp32 or bf16, without compile; this "
+            f"run is on {device.type}, {how}. Leave it out, or change num_gpu, precision or compile"
+        )
 
 
 def keep_freed_memory() -> None:

@@ -1,0 +1,178 @@
+"""SAFMN's forward pass in the form that a GPU computes fastest once ``torch.compile`` has fused it, for training.
+
+What it gains on the network's own operations: images lie in memory as (B, h, w, C) throughout; what convolutions read
+and write is padded to a multiple of eight channels, without which a GPU's matrix units are fed slowly (36 are no such
+multiple); everything between two dense convolutions is one or two kernels, depthwise convolutions and pooling included;
+each block is compiled once, not eight times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safmn.native.checks import check_network, check_sides
+
+_ALIGNMENT = 8  # channels
+
+
+class _Block(NamedTuple):
+    """The parameters of a block; convolutions in the arithmetic's type, padded."""
+
+    norm1: tuple[Tensor, Tensor]  # (dim,) each
+    norm2: tuple[Tensor, Tensor]
+    levels: list[tuple[Tensor, Tensor]]  # (dim / 4, 3, 3), (dim / 4,)
+    aggr: tuple[Tensor, Tensor]  # (padded, padded), (padded,)
+    mix: tuple[Tensor, Tensor]  # (hidden, padded, 3, 3), (hidden,)
+    back: tuple[Tensor, Tensor]  # (padded, hidden), (padded,)
+
+
+def _aligned(channels: int) -> int:
+    return -(-channels // _ALIGNMENT) * _ALIGNMENT
+
+
+def _pad(tensor: Tensor, *sizes: int) -> Tensor:
+    """``tensor`` with zeros at the end of its first dimensions, up to ``sizes``."""
+    missing = [size - have for size, have in zip(sizes, tensor.shape, strict=False)]
+    rest = tensor.dim() - len(missing)
+    return F.pad(tensor, [0, 0] * rest + [side for amount in reversed(missing) for side in (0, amount)])
+
+
+def _normalise(x: Tensor, norm: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+    return F.layer_norm(x.float(), x.shape[-1:], *norm, 1e-6).to(dtype)
+
+
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A depthwise 3x3 convolution as a sum of shifted images, (B, h, w, C) to the same shape in float32."""
+    _, height, width, _ = x.shape
+    padded = F.pad(x, (0, 0, 1, 1, 1, 1)).float()
+    result = bias.expand(x.shape)
+    for row in range(3):
+        for column in range(3):
+            shifted = padded[:, row : row + height, column : column + width]
+            result = result + shifted * weight[:, row, column]
+    return result
+
+
+def _pool(x: Tensor, factor: int) -> Tensor:
+    """Max pooling by ``factor``, (B, h, w, C) with sides that are multiples of it."""
+    batch, height, width, channels = x.shape
+    return x.view(batch, height // factor, factor, width // factor, factor, channels).amax((2, 4))
+
+
+def _enlarge(x: Tensor, factor: int) -> Tensor:
+    """Nearest neighbours, (B, h, w, C) to (B, h * factor, w * factor, C)."""
+    batch, height, width, channels = x.shape
+    spread = x[:, :, None, :, None].expand(batch, height, factor, width, factor, channels)
+    return spread.reshape(batch, height * factor, width * factor, channels)
+
+
+def _block(x: Tensor, features: Tensor, parameters: _Block, factors: tuple[int, ...]) -> Tensor:
+    """The block ``FMM``: (B, h, w, dim) in float32 to the same, given its first norm as well.
+
+    That norm is compiled apart, so that pooling and its gradient, which asks who the maximum was, both read what is in
+    memory. Fused, they would compute it twice and differ in the last digit: then nobody would be.
+    """
+    dim, (weight, bias) = x.shape[-1], parameters.aggr
+    dtype = weight.dtype
+    levels = []
+    for part, factor, conv in zip(features.chunk(len(factors), dim=-1), factors, parameters.levels, strict=True):
+        pooled = _pool(part, factor) if factor > 1 else part
+        level = _depthwise(pooled, *conv).to(dtype)
+        levels.append(_enlarge(level, factor) if factor > 1 else level)
+    padding = x.new_zeros((), dtype=dtype).expand(*x.shape[:-1], weight.shape[1] - dim)
+    gate = F.linear(torch.cat([*levels, padding], dim=-1), weight, bias)[..., :dim]
+    x = x + F.gelu(gate.float()) * features.float()
+    features = F.pad(_normalise(x, parameters.norm2, dtype), (0, parameters.mix[0].shape[1] - dim))
+    mixed = F.conv2d(features.permute(0, 3, 1, 2), *parameters.mix, padding=1).permute(0, 2, 3, 1)
+    return x + F.linear(F.gelu(mixed.float()).to(dtype), *parameters.back)[..., :dim].float()
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    # Left on, inductor's choice of layouts takes (B, h, w, C) for (B, C, h, w) and puts the rows innermost.
+    options: dict[str, Any] = {"layout_optimization": False}
+    return torch.compile(function, dynamic=False, fullgraph=True, options=options)
+
+
+class GPUTrainedSAFMN(nn.Module):
+    """SAFMN in the form above; it shares the parameters of ``network``.
+
+    The stream of features that blocks add to stays float32, as do the first and the last convolution (TF32 where that
+    is allowed): an image in bfloat16 has no more than 8 bits. Where a window's maximum is reached by several pixels
+    each gets its share of the gradient (elsewhere in torch the first one gets all).
+
+    Args:
+        network: a SAFMN.
+        dtype: arithmetic within the blocks.
+        compile: fuse with ``torch.compile``; without it, this is slower than the network itself.
+
+    Raises:
+        OptionError: the network is another one.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32, *, compile: bool = True) -> None:
+        super().__init__()
+        check_network(network)
+        self.network = network
+        self.dtype = dtype
+        self._normalise = _compiled(_normalise) if compile else _normalise
+        self._run_block = _compiled(_block) if compile else _block
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w), float32, h and w multiples of 8, to (B, 3, h * scale, w * scale), float32."""
+        network: Any = self.network
+        check_sides(images)
+        with torch.autocast(images.device.type, enabled=False):
+            shallow = self._first(images).permute(0, 2, 3, 1)  # (B, h, w, dim)
+            x = shallow
+            factors = (1, *network.feats[0].safm.factors)
+            for parameters in self._prepared():
+                x = self._run_block(x, self._normalise(x, parameters.norm1, self.dtype), parameters, factors)
+            image: Tensor = network.to_img((x + shallow).permute(0, 3, 1, 2))
+            return image
+
+    def _first(self, images: Tensor) -> Tensor:
+        conv: Any = self.network.to_feat
+        images = F.pad(images.float(), (0, 0, 0, 0, 0, 1)).contiguous(memory_format=torch.channels_last)
+        weight = F.pad(conv.weight, (0, 0, 0, 0, 0, 1)).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(images, weight, conv.bias, padding=1).contiguous(memory_format=torch.channels_last)
+
+    def _prepared(self) -> list[_Block]:
+        """Those of all blocks: stacked, padded, converted, and taken apart again, which are few small kernels."""
+        blocks: Any = self.network.feats
+        dim = blocks[0].norm1.weight.shape[0]
+        width = _aligned(dim)
+        dtype = self.dtype
+
+        def stacked(name: str, *sizes: int, dtype: torch.dtype = dtype) -> list[Tensor]:
+            same = torch.stack([block.get_parameter(name) for block in blocks])
+            return list(_pad(same, len(blocks), *sizes).to(dtype).unbind(0))
+
+        def conv(name: str, *sizes: int, dtype: torch.dtype = dtype) -> list[tuple[Tensor, Tensor]]:
+            return list(
+                zip(
+                    stacked(f"{name}.weight", *sizes, dtype=dtype),
+                    stacked(f"{name}.bias", *sizes[:1], dtype=dtype),
+                    strict=True,
+                )
+            )
+
+        plain = torch.float32
+        levels = [conv(f"safm.mfr.{number}", dtype=plain) for number in range(len(blocks[0].safm.mfr))]
+        flat = lambda pairs: [(weight.flatten(1), bias) for weight, bias in pairs]  # noqa: E731 - 1x1 as matrices
+        return [
+            _Block(norm1, norm2, [(weight.squeeze(1), bias) for weight, bias in own], aggr, mix, back)
+            for norm1, norm2, own, aggr, mix, back in zip(
+                conv("norm1", dtype=plain),
+                conv("norm2", dtype=plain),
+                zip(*levels, strict=True),
+                flat(conv("safm.aggr", width, width)),
+                conv("ccm.ccm.0", blocks[0].ccm.ccm[0].out_channels, width),
+                flat(conv("ccm.ccm.2", width)),
+                strict=True,
+            )
+        ]

@@ -1,0 +1,127 @@
+"""SAFMN in the form that is fused for GPUs, computed on the CPU without fusion: the network's values and gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from safmn.archs import SAFMN, SAFMNPP
+from safmn.errors import OptionError
+from safmn.imaging import read_rgb, to_tensor
+from safmn.models.sr_model import SRModel
+from safmn.native.gpu_training import GPUTrainedSAFMN
+from safmn.options import load_options
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution, choose_execution
+from safmn.train import main
+from safmn.weights import load_network
+
+CPU = torch.device("cpu")
+
+
+def values(forward: nn.Module, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The output, and the gradients of a product with it."""
+    output = forward(images)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+    gradients = torch.autograd.grad((output * weights).sum(), list(network.parameters()))
+    return {"output": output.detach(), **dict(zip(dict(network.named_parameters()), gradients, strict=True))}
+
+
+def largest_error(network: SAFMN, images: Tensor, **arguments: Any) -> float:
+    """Of the output and each gradient, as a norm, relative to that of the network's own."""
+    got = values(GPUTrainedSAFMN(network, compile=False, **arguments), network, images)
+    expected = values(network, network, images)
+    return max(float((got[name] - expected[name]).norm() / (expected[name].norm() + 1e-6)) for name in expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    dim=st.integers(1, 10).map(lambda chunk: 4 * chunk),
+    blocks=st.integers(1, 3),
+    ffn=st.sampled_from([1.0, 1.7, 2.0]),
+    scale=st.integers(1, 4),
+    batch=st.integers(1, 3),
+    height=st.integers(1, 4),
+    width=st.integers(1, 4),
+)
+def test_values_and_gradients(
+    dim: int, blocks: int, ffn: float, scale: int, batch: int, height: int, width: int
+) -> None:
+    torch.manual_seed(dim)
+    network = SAFMN(dim=dim, n_blocks=blocks, ffn_scale=ffn, upscaling_factor=scale)
+    assert largest_error(network, torch.rand(batch, 3, 8 * height, 8 * width)) < 1e-3
+
+
+def test_the_published_size_on_a_photograph(benchmark_dir: Path) -> None:
+    image = to_tensor(read_rgb(benchmark_dir / "Set5/LR_bicubic/X4/butterflyx4.png"))[None, :, :64, :64]
+    trained = load_network("safmn-x4")
+    assert type(trained) is SAFMN
+    trained.train().requires_grad_(True)
+    assert largest_error(trained, image) < 1e-3
+
+
+def test_in_bfloat16_it_is_near() -> None:
+    torch.manual_seed(0)
+    network = SAFMN(dim=36, n_blocks=2, upscaling_factor=4)
+    assert largest_error(network, torch.rand(2, 3, 32, 32), dtype=torch.bfloat16) < 0.05
+
+
+def test_equal_pixels_share_the_gradient_of_their_maximum() -> None:
+    """A flat image: every window's pixels are all its maximum, and the sum over them is what counts."""
+    torch.manual_seed(0)
+    network = SAFMN(dim=8, n_blocks=1, upscaling_factor=2)
+    assert largest_error(network, torch.full((1, 3, 32, 32), 0.5)) < 1e-3
+
+
+def test_what_it_is_not_for_is_refused() -> None:
+    with pytest.raises(OptionError, match="for SAFMN alone, not for SAFMNPP"):
+        GPUTrainedSAFMN(SAFMNPP(), compile=False)
+    with pytest.raises(OptionError, match="multiples of 8, not 12x16"):
+        GPUTrainedSAFMN(SAFMN(dim=8, n_blocks=1), compile=False)(torch.rand(1, 3, 16, 12))
+    for precision, compile in (("fp16", False), ("fp32", True)):
+        with pytest.raises(OptionError, match=r"train\.kernels: native is for the CPU in fp32 and for NVIDIA GPUs"):
+            choose_execution(torch.device("cuda"), precision=precision, compile=compile, kernels="native")
+    with pytest.raises(OptionError, match=r"train\.cuda_graph: true is for NVIDIA GPUs in fp32 or bf16"):
+        choose_execution(torch.device("cuda"), precision="fp16", cuda_graph=True)
+
+
+def test_a_graph_on_the_cpu_ends_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_run.make_images(tmp_path)
+    option_file = tiny_run.write_options(tmp_path, tiny_run.options(tmp_path, cuda_graph=True))
+    assert main(["-opt", str(option_file)]) == 2
+    assert "train.cuda_graph: true is for NVIDIA GPUs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["Adam", "Muon"])
+def test_a_step_that_a_graph_can_record_is_the_plain_step(tmp_path: Path, kind: str) -> None:
+    """All that recording asks of a step (rates and counts as tensors, no look at the flag), taken on the CPU."""
+    tiny_run.make_images(tmp_path)
+    optimizer = {"type": kind, "lr": 1e-3, "betas": [0.9, 0.99]}
+    content = tiny_run.options(tmp_path, optim_g=optimizer, ema_warmup=True, grad_clip=1.0)
+    options = load_options(tiny_run.write_options(tmp_path, content), mode="train")
+    models = []
+    for execution in (Execution(CPU), Execution(CPU, cuda_graph=True)):
+        torch.manual_seed(0)
+        models.append(SRModel(options, execution, Ranks()))
+    generator = torch.Generator().manual_seed(2)
+    for iteration in range(1, 6):
+        batch = {"lq": torch.rand(2, 3, 16, 16, generator=generator), "gt": torch.rand(2, 3, 32, 32)}
+        for model in models:
+            model.set_learning_rate(iteration)
+            model._step([batch])
+        if iteration == 3:
+            models[1].load_state(models[1].state())  # as a resumed run does
+    states = [model.state()["net_g"] for model in models]
+    for key in ("params", "params_ema"):
+        for name, tensor in states[0][key].items():
+            torch.testing.assert_close(states[1][key][name], tensor, rtol=1e-4, atol=1e-6)
+    rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states]
+    assert rates[1] == pytest.approx(rates[0])
+    assert models[1].networks["net_g"].learning_rate == pytest.approx(rates[0])
