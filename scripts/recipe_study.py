@@ -54,7 +54,7 @@ def _patches(side: int, batch: int) -> tuple[str, ...]:
 ADAM = ("train:optim_g={type: Adam, lr: 1.5e-3, betas: [0.9, 0.99]}",)
 MSE = ("train:optim_g:lr=2e-4", "train:warmup_iter=-1", "train:pixel_opt:type=MSELoss", "train:fft_opt:loss_weight=0.0")
 VARIANTS = {
-    "base": Variant("Muon, weight decay 1, batch 8, FFT 0.05, average 0.999 with warm-up"),
+    "base": Variant("Muon, weight decay 0.2, batch 8, FFT 0.05, average 0.999 with warm-up"),
     "adam": Variant("Adam", overrides=ADAM),
     "decay0": Variant("no weight decay", overrides=("train:optim_g:weight_decay=0.0",)),
     "decay0.3": Variant("weight decay 0.3", overrides=("train:optim_g:weight_decay=0.3",)),
