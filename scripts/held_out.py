@@ -1,0 +1,69 @@
+"""How much better weights are on images they were trained on: ``scripts/held_out.py TRAINED HELD_OUT --weights A B``.
+
+Shrinks the images of each folder (of each its top left 512x512 pixels at most, sides cut to multiples of 32),
+enlarges them with each of the weights, and prints mean PSNR of RGB in a Markdown table. Two weights whose difference
+changes from folder to folder have learnt the one folder's images rather than images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from safmn.console import say
+from safmn.errors import exit_status
+from safmn.imaging import imresize, list_images, read_rgb, to_tensor
+from safmn.weights import load_network
+
+SIDE, MULTIPLE = 512, 32
+
+
+@torch.no_grad()
+def psnr(network: torch.nn.Module, hr: np.ndarray, scale: int) -> float:
+    """RGB PSNR of the network on the shrunk (H, W, 3) uint8 image, borders of ``scale`` pixels left out."""
+    image = network(to_tensor(imresize(hr, 1 / scale))[None])[0].clamp(0, 1)
+    error = (image - to_tensor(hr))[:, scale:-scale, scale:-scale]
+    return float(-10 * torch.log10(error.square().mean()))
+
+
+def mean_psnr(networks: Sequence[torch.nn.Module], folder: Path, limit: int) -> list[float]:
+    """Of each network, over at most ``limit`` images of the folder, the same in each run."""
+    files = list_images(folder)
+    random.Random(1).shuffle(files)
+    values: list[list[float]] = [[] for _ in networks]
+    for path in files[:limit]:
+        hr = read_rgb(path)
+        height, width = (min(side // MULTIPLE * MULTIPLE, SIDE) for side in hr.shape[:2])
+        for own, network in zip(values, networks, strict=True):
+            own.append(psnr(network, hr[:height, :width], int(network.scale)))  # type: ignore[arg-type]
+    return [statistics.mean(own) for own in values]
+
+
+@exit_status
+def main() -> int:
+    """Measure and print; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="of images")
+    parser.add_argument("--weights", nargs="+", required=True, help="files, or names of the zoo")
+    parser.add_argument("--limit", type=int, default=50, help="images of a folder")
+    arguments = parser.parse_args()
+    networks = [load_network(name) for name in arguments.weights]
+    say("| images | " + " | ".join(Path(name).name for name in arguments.weights) + " |")
+    say("| --- |" + " ---: |" * len(networks))
+    for folder in arguments.folders:
+        row = " | ".join(f"{value:.2f}" for value in mean_psnr(networks, folder, arguments.limit))
+        say(f"| {folder} | {row} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""The comparison of trained and held-out images: PSNR as it is defined, the same images each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import held_out
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from safmn.imaging import write_image
+
+
+class Grey(torch.nn.Module):
+    """Mid-grey, whatever the image."""
+
+    scale = 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full((1, 3, x.shape[2] * 2, x.shape[3] * 2), 0.5)
+
+
+def test_psnr_of_a_grey_image() -> None:
+    hr = data.chelsea()[:64, :96]
+    error = (hr[2:-2, 2:-2] / 255 - 0.5) ** 2
+    assert held_out.psnr(Grey(), hr, 2) == pytest.approx(-10 * np.log10(error.mean()), abs=1e-4)
+
+
+def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", data.chelsea()[:70, 40 * number : 40 * number + 70])
+    command = ["held_out.py", str(tmp_path), "--weights", "safmn-x2", "safmn-x4", "--limit", "2"]
+    monkeypatch.setattr("sys.argv", command)
+    assert held_out.main() == 0
+    first = capsys.readouterr().out
+    assert "| images | safmn-x2 | safmn-x4 |" in first
+    better, worse = (float(cell) for cell in first.splitlines()[-1].split("|")[2:4])
+    assert better > worse + 3
+    assert held_out.main() == 0
+    assert capsys.readouterr().out == first
