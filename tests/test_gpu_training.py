@@ -10,7 +10,7 @@ import tiny_run
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from safmn_gradients import CASES, assert_close, case, network
 
 from safmn.archs import SAFMN, SAFMNPP
 from safmn.errors import OptionError
@@ -26,58 +26,35 @@ from safmn.weights import load_network
 CPU = torch.device("cpu")
 
 
-def values(forward: nn.Module, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The output, and the gradients of a product with it."""
-    output = forward(images)
-    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
-    gradients = torch.autograd.grad((output * weights).sum(), list(network.parameters()))
-    return {"output": output.detach(), **dict(zip(dict(network.named_parameters()), gradients, strict=True))}
-
-
-def largest_error(network: SAFMN, images: Tensor, **arguments: Any) -> float:
-    """Of the output and each gradient, as a norm, relative to that of the network's own."""
-    got = values(GPUTrainedSAFMN(network, compile=False, **arguments), network, images)
-    expected = values(network, network, images)
-    return max(float((got[name] - expected[name]).norm() / (expected[name].norm() + 1e-6)) for name in expected)
+def fused(own: SAFMN) -> GPUTrainedSAFMN:
+    """The form, in float32, without the fusion."""
+    return GPUTrainedSAFMN(own, compile=False)
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    dim=st.integers(1, 10).map(lambda chunk: 4 * chunk),
-    blocks=st.integers(1, 3),
-    ffn=st.sampled_from([1.0, 1.7, 2.0]),
-    scale=st.integers(1, 4),
-    batch=st.integers(1, 3),
-    height=st.integers(1, 4),
-    width=st.integers(1, 4),
-)
-def test_values_and_gradients(
-    dim: int, blocks: int, ffn: float, scale: int, batch: int, height: int, width: int
-) -> None:
-    torch.manual_seed(dim)
-    network = SAFMN(dim=dim, n_blocks=blocks, ffn_scale=ffn, upscaling_factor=scale)
-    assert largest_error(network, torch.rand(batch, 3, 8 * height, 8 * width)) < 1e-3
+@given(drawn=st.fixed_dictionaries({**CASES, "batch": st.integers(1, 3)}))
+def test_values_and_gradients(drawn: dict[str, Any]) -> None:
+    assert_close(fused, *case(**drawn))
 
 
 def test_the_published_size_on_a_photograph(benchmark_dir: Path) -> None:
     image = to_tensor(read_rgb(benchmark_dir / "Set5/LR_bicubic/X4/butterflyx4.png"))[None, :, :64, :64]
     trained = load_network("safmn-x4")
     assert type(trained) is SAFMN
-    trained.train().requires_grad_(True)
-    assert largest_error(trained, image) < 1e-3
+    assert_close(fused, trained.train().requires_grad_(True), image, tolerance=2e-3)
 
 
 def test_in_bfloat16_it_is_near() -> None:
     torch.manual_seed(0)
-    network = SAFMN(dim=36, n_blocks=2, upscaling_factor=4)
-    assert largest_error(network, torch.rand(2, 3, 32, 32), dtype=torch.bfloat16) < 0.05
+    images = torch.rand(2, 3, 32, 32)
+    own = SAFMN(dim=36, n_blocks=2, upscaling_factor=4)
+    assert_close(lambda own: GPUTrainedSAFMN(own, torch.bfloat16, compile=False), own, images, tolerance=0.05)
 
 
 def test_equal_pixels_share_the_gradient_of_their_maximum() -> None:
-    """A flat image: every window's pixels are all its maximum, and the sum over them is what counts."""
-    torch.manual_seed(0)
-    network = SAFMN(dim=8, n_blocks=1, upscaling_factor=2)
-    assert largest_error(network, torch.full((1, 3, 32, 32), 0.5)) < 1e-3
+    """Where the image is flat a window's pixels are all its maximum, and the sum over them is what counts."""
+    images = torch.full((1, 3, 32, 32), 0.5)
+    assert_close(fused, network(dim=8, n_blocks=1, upscaling_factor=2), images)
 
 
 def test_what_it_is_not_for_is_refused() -> None:

@@ -10,7 +10,7 @@ import tiny_run
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from safmn_gradients import CASES, assert_close, case, network, values
 
 from safmn.archs import SAFMN, SAFMNPP
 from safmn.errors import OptionError
@@ -24,60 +24,18 @@ from safmn.weights import load_network
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
 
 
-def network(seed: int = 0, **arguments: Any) -> SAFMN:
-    """Random weights, biases among them, whose features neither vanish nor explode."""
-    result = SAFMN(**arguments)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in result.named_parameters():
-        fan_in = parameter[0].numel() if parameter.ndim > 1 else 9
-        parameter.data = torch.randn(parameter.shape, generator=generator) * fan_in**-0.5 + ("norm" in name)
-    return result
-
-
-def values(forward: nn.Module, parameters: list[nn.Parameter], images: Tensor, weights: Tensor) -> list[Tensor]:
-    """The output, and the gradients of its product with ``weights``."""
-    output = forward(images)
-    return [output.detach(), *torch.autograd.grad((output * weights).sum(), parameters)]
-
-
-def assert_close(native: SAFMN, images: Tensor, tolerance: float) -> None:
-    """Error against float64 of the output and each gradient, as a norm, relative to its own."""
-    exact = SAFMN(**SAFMN.arguments_from({name: tuple(t.shape) for name, t in native.state_dict().items()}))
-    exact.double().load_state_dict(native.state_dict())
-    size = (images.shape[0], 3, *(side * native.scale for side in images.shape[2:]))
-    weights = torch.randn(size, generator=torch.Generator().manual_seed(1))
-    got = values(NativeSAFMN(native), list(native.parameters()), images, weights)
-    expected = values(exact, list(exact.parameters()), images.double(), weights.double())
-    for name, one, other in zip(["output", *native.state_dict()], got, expected, strict=True):
-        assert (one - other).norm() <= tolerance * (other.norm() + 1e-3 * expected[1].norm()), name
-
-
 @settings(max_examples=25, deadline=None)
-@given(
-    dim=st.integers(1, 10).map(lambda chunk: 4 * chunk),
-    blocks=st.integers(1, 3),
-    ffn=st.sampled_from([1.0, 1.7, 2.0]),
-    scale=st.integers(1, 4),
-    batch=st.integers(1, 19),
-    height=st.integers(1, 4),
-    width=st.integers(1, 4),
-)
-def test_values_and_gradients(
-    dim: int, blocks: int, ffn: float, scale: int, batch: int, height: int, width: int
-) -> None:
-    native = network(dim, dim=dim, n_blocks=blocks, ffn_scale=ffn, upscaling_factor=scale)
-    images = torch.rand(batch, 3, 8 * height, 8 * width, generator=torch.Generator().manual_seed(batch))
-    # Three blocks over four channels magnify rounding; a wrong border or window shows in the second digit.
-    assert_close(native, images, tolerance=5e-4)
+@given(drawn=st.fixed_dictionaries(CASES))
+def test_values_and_gradients(drawn: dict[str, Any]) -> None:
+    assert_close(NativeSAFMN, *case(**drawn))
 
 
 def test_the_published_size_on_a_photograph(benchmark_dir: Path) -> None:
     image = to_tensor(read_rgb(benchmark_dir / "Set5/LR_bicubic/X4/butterflyx4.png"))[:, :64, :64]
     trained = load_network("safmn-x4")
     assert type(trained) is SAFMN
-    assert_close(
-        trained.train().requires_grad_(True), torch.stack([image[:, :32, :32], image[:, 32:, 32:]]), tolerance=2e-3
-    )
+    images = torch.stack([image[:, :32, :32], image[:, 32:, 32:]])
+    assert_close(NativeSAFMN, trained.train().requires_grad_(True), images, tolerance=2e-3)
 
 
 def test_the_number_of_threads_changes_nothing() -> None:

@@ -166,7 +166,7 @@ class TrainedNetwork:
         bad = (~torch.isfinite(torch.stack([value.detach().float() for value in watched]))).any().float()
         if self.ranks.distributed:
             dist.all_reduce(bad, dist.ReduceOp.MAX)
-        if self._halt:
+        if self._halt:  # in place: a CUDA graph knows this tensor alone
             bad = self._halted.copy_(torch.maximum(self._halted, bad)).clone()
         if self.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm)

@@ -1,9 +1,9 @@
 """SAFMN's forward pass in the form that a GPU computes fastest once ``torch.compile`` has fused it, for training.
 
-What it gains on the network's own operations: images lie in memory as (B, h, w, C) throughout; what convolutions read
-and write is padded to a multiple of eight channels, without which a GPU's matrix units are fed slowly (36 are no such
-multiple); everything between two dense convolutions is one or two kernels, depthwise convolutions and pooling included;
-each block is compiled once, not eight times.
+What is different from the network's own operations: images lie in memory as (B, h, w, C) throughout; what convolutions
+read and write is padded to a multiple of eight channels, which is how a GPU's matrix units take bfloat16 (36 are no
+such multiple); everything between two dense convolutions is fused, depthwise convolutions and pooling included; the
+blocks are compiled once for all eight.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class GPUTrainedSAFMN(nn.Module):
     Args:
         network: a SAFMN.
         dtype: arithmetic within the blocks.
-        compile: fuse with ``torch.compile``; without it, this is slower than the network itself.
+        compile: fuse with ``torch.compile``; without it the arithmetic is the same (for tests).
 
     Raises:
         OptionError: the network is another one.
