@@ -24,6 +24,7 @@ from safmn.engine.evaluate import evaluate
 from safmn.errors import exit_status
 from safmn.imaging import imresize, to_tensor, to_uint8, write_image
 from safmn.inference.compare import comparison
+from safmn.native.build import compiler
 from safmn.options import Options, load_options
 
 
@@ -66,16 +67,24 @@ def picture(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor
     return path
 
 
+def faster_here(options: Options) -> list[str]:
+    """Arguments that train with our kernels on a CPU with a compiler: bf16 without hardware for it is slow."""
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if gpu or options.model_type != "SRModel" or compiler() is None:
+        return []
+    return ["--force_yml", "train:precision=fp32", "train:kernels=native"]
+
+
 @exit_status
 def main() -> int:
     """Train, test, compare; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-opt", default="options/demo_x4.yml", metavar="FILE", help="option file of the demo")
     arguments = parser.parse_args()
-    status = train.main(["-opt", arguments.opt, "--auto_resume"])
+    options = load_options(arguments.opt, mode="train")
+    status = train.main(["-opt", arguments.opt, "--auto_resume", *faster_here(options)])
     if status != 0:
         return status
-    options = load_options(arguments.opt, mode="train")
     dataset = build_dataset(options.datasets["val"], phase="val", scale=options.scale)
     ours = weights.load_network(Path("experiments") / options.name / "models" / "net_g_latest.pth")
     networks = {"bicubic": bicubic(options.scale), "SAFMN": ours}
