@@ -1,0 +1,193 @@
+"""Training patches from photographs in Debian's and Ubuntu's packages of wallpapers, all under free licences.
+
+``scripts/wallpaper_photos.py -o datasets/photos/more`` reads docs/photographs.tsv, which names each photograph with its
+package, licence and author, downloads the packages (``--downloads`` keeps them), halves each photograph (2x2 means:
+camera JPEGs hold less than their pixels), and writes its squares with most detail, losslessly. The licence that the
+package states for each file (``debian/copyright``) and the file's SHA-256 are compared with the list. What is written
+already is not written again.
+
+Needs ``dpkg-deb``. 2 GB of downloads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import fnmatch
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from safmn.console import say
+from safmn.errors import DataError, exit_status
+from safmn.imaging import read_rgb, write_image
+
+LIST = Path(__file__).resolve().parent.parent / "docs" / "photographs.tsv"
+ARCHIVES = {"debian": "http://deb.debian.org/debian/", "ubuntu": "http://archive.ubuntu.com/ubuntu/"}
+SIDE = 384
+AT_MOST = 12  # squares of a photograph
+LEAST_DETAIL = 3.0  # of a square: mean magnitude of the Laplacian of grey values
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A row of the list.
+
+    Attributes:
+        package: ``debian:`` or ``ubuntu:`` and the package's path in that archive.
+        file: path in the package.
+        sha256: of the file.
+        licence: as the package states it.
+        copyright: likewise.
+    """
+
+    package: str
+    file: str
+    sha256: str
+    licence: str
+    copyright: str
+
+    def square(self, number: int) -> str:
+        """File name of its ``number``-th square."""
+        return f"wallpaper_{self.sha256[:12]}_{number:02}.png"
+
+
+def read_list(path: Path) -> list[Photograph]:
+    """The photographs of a tab-separated list, in its order."""
+    with path.open(encoding="utf-8", newline="") as lines:
+        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [Photograph(**row) for row in rows]
+
+
+def download(package: str, folder: Path) -> Path:
+    """The package's file, downloaded to ``folder`` if it is not there.
+
+    Raises:
+        DataError: the archive does not hand it out.
+    """
+    archive, _, path = package.partition(":")
+    target = folder / Path(path).name
+    if not target.exists():
+        part = target.with_suffix(".part")
+        try:
+            with urllib.request.urlopen(ARCHIVES[archive] + path, timeout=60) as answer, part.open("wb") as file:
+                shutil.copyfileobj(answer, file)
+        except OSError as error:
+            raise DataError(
+                f"{ARCHIVES[archive]}{path}: {error}. Archives drop old versions: take another version of the package, "
+                f"put it into {folder} under this one's name, and start again (--downloads {folder})."
+            ) from error
+        part.rename(target)
+    return target
+
+
+def licences(copyright_file: str) -> list[tuple[str, str]]:
+    """Patterns of file names with the licence's short name, in order, from a machine-readable ``debian/copyright``."""
+    known = []
+    for stanza in re.split(r"\n\s*\n", copyright_file):
+        fields = dict(re.findall(r"^(Files|License):((?:.*\n?)(?:[ \t].*\n?)*)", stanza, re.MULTILINE))
+        if len(fields) == 2:
+            licence = fields["License"].strip().partition("\n")[0].strip()
+            known += [(pattern, licence) for pattern in fields["Files"].split()]
+    return known
+
+
+def stated(known: list[tuple[str, str]], file: str) -> str:
+    """Licence of a file by these patterns: the last that matches. Many packages name files without their folders."""
+    found = "none"
+    for pattern, licence in known:
+        name = Path(pattern).name
+        named = name != "*" and not pattern.startswith("debian/") and fnmatch.fnmatch(Path(file).name, name)
+        if named or fnmatch.fnmatch(file, pattern) or fnmatch.fnmatch(file, f"*/{pattern}"):
+            found = licence
+    return found
+
+
+def unpack(archive: Path, folder: Path, photographs: list[Photograph]) -> None:
+    """Unpack a package and compare its photographs and what it says of them with the list.
+
+    Raises:
+        DataError: the package is damaged, or a file or its licence is another one.
+    """
+    try:
+        subprocess.run(["dpkg-deb", "-x", str(archive), str(folder)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", b"") or b""
+        raise DataError(
+            f"{archive} cannot be unpacked with dpkg-deb (Debian's package dpkg): {error}. "
+            f"{said.decode(errors='replace').strip()}"
+        ) from error
+    [copyright_file] = folder.glob("usr/share/doc/*/copyright")
+    known = licences(copyright_file.read_text(encoding="utf-8", errors="replace"))
+    for photograph in photographs:
+        path = folder / photograph.file
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != photograph.sha256:
+            raise DataError(f"{archive}: {photograph.file} is not the file that {LIST.name} names.")
+        if (licence := stated(known, photograph.file)) != photograph.licence:
+            raise DataError(f"{archive}: {photograph.file} is under {licence}, not {photograph.licence}.")
+
+
+def squares(image: np.ndarray) -> list[np.ndarray]:
+    """The squares with most detail, none overlapping, of a uint8 (H, W, 3) photograph that is halved first."""
+    height, width = (side // 2 for side in image.shape[:2])
+    half = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+    detail = np.abs(cv2.Laplacian(cv2.cvtColor(half, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
+    rows, columns = height // SIDE, width // SIDE
+    top, left = (height - rows * SIDE) // 2, (width - columns * SIDE) // 2
+    found = []
+    for row in range(rows):
+        for column in range(columns):
+            place = np.s_[top + row * SIDE :, left + column * SIDE :]
+            found.append((float(detail[place][:SIDE, :SIDE].mean()), half[place][:SIDE, :SIDE]))
+    found.sort(key=lambda pair: -pair[0])
+    return [square for value, square in found[:AT_MOST] if value >= LEAST_DETAIL]
+
+
+def cut(photographs: list[Photograph], downloads: Path, output: Path) -> None:
+    """Write the squares of one package's photographs, those that were written before left out."""
+    todo = [photograph for photograph in photographs if not (output / photograph.square(0)).exists()]
+    if not todo:
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        unpack(download(todo[0].package, downloads), Path(temporary), todo)
+        for photograph in todo:
+            found = squares(read_rgb(Path(temporary) / photograph.file))
+            for number in reversed(range(len(found))):  # the first one last: it says that all are there
+                write_image(output / photograph.square(number), found[number])
+
+
+@exit_status
+def main() -> int:
+    """Download, cut, write; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the squares")
+    parser.add_argument("--list", type=Path, default=LIST, help="photographs; default: docs/photographs.tsv")
+    parser.add_argument("--downloads", type=Path, help="folder to keep the packages in; default: none is kept")
+    arguments = parser.parse_args()
+    packages = [list(group) for _, group in groupby(read_list(arguments.list), key=lambda row: row.package)]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for photographs in tqdm(packages, desc="packages"):
+        with tempfile.TemporaryDirectory() as temporary:
+            downloads = arguments.downloads or Path(temporary)
+            downloads.mkdir(parents=True, exist_ok=True)
+            cut(photographs, downloads, arguments.output)
+    written = len(list(arguments.output.glob("wallpaper_*.png")))
+    say(f"{arguments.output}: {written} squares of {sum(map(len, packages))} photographs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

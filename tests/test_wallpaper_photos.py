@@ -1,0 +1,178 @@
+"""Training patches from packages of wallpapers: licences and files are what the list says, squares always the same."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import wallpaper_photos
+from skimage import data
+
+from safmn.imaging import read_rgb, write_image
+
+COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+Copyright: 2020, Somebody
+License: GPL-3+
+ The text.
+
+Files: debian/*
+License: GPL-2
+
+Files: coffee.png
+       cat*.png
+Copyright: 2021, A. Author
+License: CC-BY-SA-4.0
+
+License: CC-BY-SA-4.0
+ Its text.
+"""
+FOLDER = "usr/share/backgrounds"
+
+
+@pytest.mark.parametrize(
+    ("file", "licence"),
+    [
+        ("coffee.png", "CC-BY-SA-4.0"),
+        ("cathedral.png", "CC-BY-SA-4.0"),
+        ("logo.png", "GPL-3+"),
+        ("debian/rules", "GPL-2"),
+    ],
+)
+def test_licence_that_a_package_states(file: str, licence: str) -> None:
+    known = wallpaper_photos.licences(COPYRIGHT)
+    assert wallpaper_photos.stated(known, file if "/" in file else f"{FOLDER}/{file}") == licence
+
+
+def test_no_licence_is_stated_without_a_machine_readable_file() -> None:
+    assert wallpaper_photos.stated(wallpaper_photos.licences("Written by me.\n\nLicense: see below"), "a.jpg") == "none"
+
+
+def test_the_list_that_is_shipped() -> None:
+    photographs = wallpaper_photos.read_list(wallpaper_photos.LIST)
+    assert len({photograph.sha256 for photograph in photographs}) == len(photographs) > 800
+    free = ("CC0", "CC-BY", "Public-Domain", "Unsplash", "Pexels")
+    assert all(photograph.licence.replace(" ", "-").startswith(free) for photograph in photographs)
+    assert [row.package for row in photographs] == sorted(row.package for row in photographs)
+
+
+def test_squares_are_those_with_most_detail_of_the_halved_photograph() -> None:
+    rng = np.random.default_rng(5)
+    image = np.zeros((1601, 2400, 3), np.uint8)  # halved: 2 rows and 3 columns of squares
+    # 16 rows are left above them, 24 columns beside them
+    strength = {(0, 1): 90, (1, 2): 120, (1, 0): 60}
+    for (row, column), high in strength.items():
+        y, x = 2 * (16 + row * 384), 2 * (24 + column * 384)
+        image[y : y + 768, x : x + 768] = rng.integers(0, high, (768, 768, 3))
+    found = wallpaper_photos.squares(image)
+    half = cv2.resize(image[:1600], (1200, 800), interpolation=cv2.INTER_AREA)
+    assert len(found) == 3
+    for square, (row, column) in zip(found, sorted(strength, key=lambda place: -strength[place]), strict=True):
+        y, x = 16 + row * 384, 24 + column * 384
+        assert np.array_equal(square, half[y : y + 384, x : x + 384])
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb")
+class TestPackages:
+    """Against a package made here."""
+
+    @pytest.fixture
+    def rows(self, tmp_path: Path) -> list[list[str]]:
+        """Build ``downloads/paper_1_all.deb``; the rows of its list."""
+        root = tmp_path / "root"
+        for folder in (FOLDER, "usr/share/doc/paper", "DEBIAN"):
+            (root / folder).mkdir(parents=True)
+        fields = (
+            "Package: paper\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: x\n"
+        )
+        (root / "DEBIAN/control").write_text(fields)
+        (root / "usr/share/doc/paper/copyright").write_text(COPYRIGHT)
+        image = np.tile(data.coffee(), (2, 2, 1))
+        rows = []
+        for name in ("coffee.png", "cathedral.png"):
+            write_image(root / FOLDER / name, image)
+            image = image[::-1].copy()
+            digest = hashlib.sha256((root / FOLDER / name).read_bytes()).hexdigest()
+            rows.append(["debian:pool/paper_1_all.deb", f"{FOLDER}/{name}", digest, "CC-BY-SA-4.0", "2021, A. Author"])
+        (tmp_path / "downloads").mkdir()
+        package = tmp_path / "downloads" / "paper_1_all.deb"
+        subprocess.run(
+            ["dpkg-deb", "--root-owner-group", "-b", str(root), str(package)], check=True, capture_output=True
+        )
+        return rows
+
+    def run(self, tmp_path: Path, rows: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> int:
+        """The script's exit status for these rows."""
+        head = "package\tfile\tsha256\tlicence\tcopyright\n"
+        (tmp_path / "list.tsv").write_text(head + "".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+        command = ["wallpaper_photos.py", "-o", str(tmp_path / "out"), "--list", str(tmp_path / "list.tsv")]
+        monkeypatch.setattr("sys.argv", [*command, "--downloads", str(tmp_path / "downloads")])
+        return wallpaper_photos.main()
+
+    def test_writes_what_is_missing(
+        self, tmp_path: Path, rows: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.run(tmp_path, rows, monkeypatch) == 0
+        expected = wallpaper_photos.squares(np.tile(data.coffee(), (2, 2, 1)))
+        assert len(expected) == 1
+        name = f"wallpaper_{rows[0][2][:12]}_00.png"
+        assert np.array_equal(read_rgb(tmp_path / "out" / name), expected[0])
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+        assert len(before) == 2
+        (tmp_path / "downloads" / "paper_1_all.deb").unlink()  # nor is it downloaded again
+        assert self.run(tmp_path, rows, monkeypatch) == 0
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+    @pytest.mark.parametrize(
+        ("column", "value", "said"),
+        [
+            (2, "0" * 64, "is not the file"),
+            (3, "CC0", "is under CC-BY-SA-4.0, not CC0"),
+            (1, "usr/no.png", "is not the file"),
+        ],
+    )
+    def test_names_what_differs_from_the_list(
+        self,
+        tmp_path: Path,
+        rows: list[list[str]],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        column: int,
+        value: str,
+        said: str,
+    ) -> None:
+        rows[1][column] = value
+        assert self.run(tmp_path, rows, monkeypatch) == 2
+        assert said in capsys.readouterr().err
+        assert not list((tmp_path / "out").iterdir())
+
+    def test_says_what_to_do_without_the_package(
+        self,
+        tmp_path: Path,
+        rows: list[list[str]],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (tmp_path / "downloads" / "paper_1_all.deb").unlink()
+        monkeypatch.setitem(wallpaper_photos.ARCHIVES, "debian", (tmp_path / "nowhere").as_uri() + "/")
+        assert self.run(tmp_path, rows, monkeypatch) == 2
+        assert "take another version of the package" in capsys.readouterr().err
+        assert not list((tmp_path / "downloads").iterdir())
+
+    def test_names_a_damaged_package(
+        self,
+        tmp_path: Path,
+        rows: list[list[str]],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        package = tmp_path / "downloads" / "paper_1_all.deb"
+        package.write_bytes(package.read_bytes()[:200])
+        assert self.run(tmp_path, rows, monkeypatch) == 2
+        assert "cannot be unpacked" in capsys.readouterr().err
