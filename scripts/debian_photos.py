@@ -8,18 +8,15 @@ derivative), halves each photograph (2x2 means: camera JPEGs hold less than thei
 from __future__ import annotations
 
 import argparse
-import fnmatch
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from wallpaper_photos import squares, stated, unpack
 
 from safmn.console import say
 from safmn.errors import DataError, exit_status
@@ -32,55 +29,31 @@ PHOTOGRAPHS = ("Dragonfly", "Picture_0B", "Picture_1A", "Wine", "aitzgorri", "fr
 PHOTOGRAPHS += ("picosdeeuropa", "seeding", "Kleiber", "sunset")
 SIDE = 512
 AT_MOST = 5  # squares of a photograph
-LEAST_DETAIL = 3.0  # of a square: mean magnitude of the Laplacian of grey values
 
 
-def unpack(package: str, folder: Path) -> Path:
-    """The unpacked Debian package.
+def fetch(package: str, folder: Path) -> Path:
+    """The Debian package's file, downloaded to ``folder``.
 
     Raises:
-        DataError: it cannot be downloaded or unpacked.
+        DataError: it cannot be downloaded.
     """
     try:
         subprocess.run(["apt-get", "download", package], cwd=folder, check=True, capture_output=True)
-        [archive] = folder.glob(f"{package}_*.deb")
-        (folder / package).mkdir()
-        subprocess.run(["dpkg-deb", "-x", str(archive), str(folder / package)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"") or b""
         raise DataError(f"Debian's package {package}: {error}. {said.decode(errors='replace').strip()}") from error
-    return folder / package
+    [archive] = folder.glob(f"{package}_*.deb")
+    return archive
 
 
-def licences(copyright_file: str) -> list[tuple[str, str]]:
-    """Patterns of file names with their licence, from a machine-readable ``debian/copyright``."""
-    stanzas = re.findall(r"^Files: (\S+)\n(?:.*\n)*?License: (\S+)", copyright_file, re.MULTILINE)
-    return [(Path(pattern).name, licence) for pattern, licence in stanzas]
-
-
-def photographs(root: Path) -> Iterator[tuple[Path, str]]:
-    """The photographs of an unpacked package, with their licences."""
-    [copyright_file] = root.glob("usr/share/doc/*/copyright")
-    known = licences(copyright_file.read_text(encoding="utf-8"))
+def photographs(package: str, folder: Path) -> Iterator[tuple[Path, str]]:
+    """The photographs of a package that is downloaded to ``folder``, with their licences."""
+    root = folder / package
+    known = unpack(fetch(package, folder), root)
     for path in sorted(root.glob("usr/share/backgrounds/*.jpg")):
-        licence = next((licence for pattern, licence in known if fnmatch.fnmatch(path.name, pattern)), "unknown")
+        licence = stated(known, str(path.relative_to(root)))
         if path.name.startswith(PHOTOGRAPHS) and not path.is_symlink() and licence in LICENCES:
             yield path, licence
-
-
-def squares(image: np.ndarray) -> list[np.ndarray]:
-    """The squares with most detail, none overlapping, of uint8 (H, W, 3) that has been halved."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    detail = np.abs(cv2.Laplacian(grey, cv2.CV_32F))
-    rows, columns = image.shape[0] // SIDE, image.shape[1] // SIDE
-    top, left = (image.shape[0] - rows * SIDE) // 2, (image.shape[1] - columns * SIDE) // 2
-    found = []
-    for row in range(rows):
-        for column in range(columns):
-            y, x = top + row * SIDE, left + column * SIDE
-            found.append((float(detail[y : y + SIDE, x : x + SIDE].mean()), image[y : y + SIDE, x : x + SIDE]))
-    found.sort(key=lambda pair: -pair[0])
-    return [square for value, square in found[:AT_MOST] if value >= LEAST_DETAIL]
 
 
 @exit_status
@@ -92,14 +65,11 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         for package in PACKAGES:
-            for path, licence in photographs(unpack(package, Path(temporary))):
-                image = read_rgb(path)
-                height, width = (side // 2 * 2 for side in image.shape[:2])
-                half = cv2.resize(image[:height, :width], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-                cut = squares(half)
+            for path, licence in photographs(package, Path(temporary)):
+                cut = squares(read_rgb(path), SIDE, AT_MOST)
                 for number, square in enumerate(cut):
                     write_image(output / f"debian_{path.stem}_{number}.png", square)
-                say(f"{path.stem}: {len(cut)} of {half.shape[1]}x{half.shape[0]}, {licence}")
+                say(f"{path.stem}: {len(cut)}, {licence}")
     return 0
 
 

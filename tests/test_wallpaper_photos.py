@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -34,6 +35,8 @@ License: CC-BY-SA-4.0
  Its text.
 """
 FOLDER = "usr/share/backgrounds"
+Run = Callable[[list[list[str]]], int]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
@@ -107,18 +110,21 @@ class TestPackages:
         )
         return rows
 
-    def run(self, tmp_path: Path, rows: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> int:
-        """The script's exit status for these rows."""
-        head = "package\tfile\tsha256\tlicence\tcopyright\n"
-        (tmp_path / "list.tsv").write_text(head + "".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
-        command = ["wallpaper_photos.py", "-o", str(tmp_path / "out"), "--list", str(tmp_path / "list.tsv")]
-        monkeypatch.setattr("sys.argv", [*command, "--downloads", str(tmp_path / "downloads")])
-        return wallpaper_photos.main()
+    @pytest.fixture
+    def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+        """The script's exit status for a list of these rows."""
 
-    def test_writes_what_is_missing(
-        self, tmp_path: Path, rows: list[list[str]], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        assert self.run(tmp_path, rows, monkeypatch) == 0
+        def run(rows: list[list[str]]) -> int:
+            head = "package\tfile\tsha256\tlicence\tcopyright\n"
+            (tmp_path / "list.tsv").write_text(head + "".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+            command = ["wallpaper_photos.py", "-o", str(tmp_path / "out"), "--list", str(tmp_path / "list.tsv")]
+            monkeypatch.setattr("sys.argv", [*command, "--downloads", str(tmp_path / "downloads")])
+            return wallpaper_photos.main()
+
+        return run
+
+    def test_writes_what_is_missing(self, tmp_path: Path, rows: list[list[str]], run: Run) -> None:
+        assert run(rows) == 0
         expected = wallpaper_photos.squares(np.tile(data.coffee(), (2, 2, 1)))
         assert len(expected) == 1
         name = f"wallpaper_{rows[0][2][:12]}_00.png"
@@ -126,7 +132,7 @@ class TestPackages:
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
         assert len(before) == 2
         (tmp_path / "downloads" / "paper_1_all.deb").unlink()  # nor is it downloaded again
-        assert self.run(tmp_path, rows, monkeypatch) == 0
+        assert run(rows) == 0
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
     @pytest.mark.parametrize(
@@ -138,41 +144,33 @@ class TestPackages:
         ],
     )
     def test_names_what_differs_from_the_list(
-        self,
-        tmp_path: Path,
-        rows: list[list[str]],
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-        column: int,
-        value: str,
-        said: str,
+        self, tmp_path: Path, rows: list[list[str]], run: Run, capfd: Capture, column: int, value: str, said: str
     ) -> None:
         rows[1][column] = value
-        assert self.run(tmp_path, rows, monkeypatch) == 2
-        assert said in capsys.readouterr().err
+        assert run(rows) == 2
+        assert said in capfd.readouterr().err
         assert not list((tmp_path / "out").iterdir())
 
-    def test_says_what_to_do_without_the_package(
+    @pytest.mark.parametrize(
+        ("kept", "said"), [(None, "take another version of the package"), (200, "cannot be unpacked")]
+    )
+    def test_names_a_package_that_is_missing_or_damaged(
         self,
         tmp_path: Path,
         rows: list[list[str]],
+        run: Run,
         monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
+        capfd: Capture,
+        kept: int | None,
+        said: str,
     ) -> None:
-        (tmp_path / "downloads" / "paper_1_all.deb").unlink()
         monkeypatch.setitem(wallpaper_photos.ARCHIVES, "debian", (tmp_path / "nowhere").as_uri() + "/")
-        assert self.run(tmp_path, rows, monkeypatch) == 2
-        assert "take another version of the package" in capsys.readouterr().err
-        assert not list((tmp_path / "downloads").iterdir())
-
-    def test_names_a_damaged_package(
-        self,
-        tmp_path: Path,
-        rows: list[list[str]],
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
         package = tmp_path / "downloads" / "paper_1_all.deb"
-        package.write_bytes(package.read_bytes()[:200])
-        assert self.run(tmp_path, rows, monkeypatch) == 2
-        assert "cannot be unpacked" in capsys.readouterr().err
+        content = package.read_bytes()
+        package.unlink()
+        if kept is not None:
+            package.write_bytes(content[:kept])
+        assert run(rows) == 2
+        assert said in capfd.readouterr().err
+        assert not list((tmp_path / "out").iterdir())
+        assert not list((tmp_path / "downloads").glob("*.part"))
