@@ -621,6 +621,8 @@ def test_an_interrupted_run_goes_on(kill: signal.Signals, upscale: Upscale, weig
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        # Shells start what runs in the background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (tmp_path / "out/001.png").exists() and child.poll() is None:
         time.sleep(0.01)
