@@ -1,0 +1,83 @@
+"""The images that teach most: ``scripts/hard_photos.py FOLDER -o OUTPUT --weights W --share 0.4``.
+
+Shrinks each image, enlarges it bicubically and with the weights, and links those images into OUTPUT in which the
+weights take most off bicubic's mean squared error. What bicubic gets right, and what even the weights cannot restore
+(noise, grain), does not count; both train a network as long as everything else and teach it little. Prints what share
+of the whole difference the chosen images hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from safmn.console import say
+from safmn.errors import exit_status
+from safmn.imaging import imresize, list_images, read_rgb, to_tensor
+from safmn.prepare.parallel import default_jobs, in_order, progress
+from safmn.weights import load_network
+
+SIDE, MULTIPLE = 512, 32
+
+
+@torch.no_grad()
+def taken_off(network: nn.Module, hr: np.ndarray) -> float:
+    """By how much the network's mean squared error is below bicubic's, of RGB in [0, 1], borders left out.
+
+    ``hr`` (H, W, 3) uint8: its top left 512x512 pixels at most count, sides cut to multiples of 32.
+    """
+    scale = int(network.scale)  # type: ignore[arg-type]
+    height, width = (min(side // MULTIPLE * MULTIPLE, SIDE) for side in hr.shape[:2])
+    hr = hr[:height, :width]
+    lr = imresize(hr, 1 / scale)
+
+    def error(image: torch.Tensor) -> float:
+        return float((image - to_tensor(hr))[:, scale:-scale, scale:-scale].square().mean())
+
+    return error(to_tensor(imresize(lr, scale))) - error(network(to_tensor(lr)[None])[0].clamp(0, 1))
+
+
+def scores(files: list[Path], score: Callable[[np.ndarray], float]) -> list[float]:
+    """The score of each image, one after the other on as many threads as there are processors."""
+    with contextlib.closing(in_order(lambda path: score(read_rgb(path)), files, default_jobs())) as results:
+        return [result() for result in progress(results, len(files), "scores")]
+
+
+@exit_status
+def main() -> int:
+    """Score, choose, link; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of images")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to link them into")
+    parser.add_argument("--weights", required=True, help="file, or name of the zoo")
+    parser.add_argument("--share", type=float, default=0.4, help="how many of the images to choose")
+    arguments = parser.parse_args()
+    if not 0 < arguments.share <= 1:
+        parser.error("--share must be above 0 and at most 1")
+    files = list_images(arguments.folder)
+    known = dict(zip(files, scores(files, partial(taken_off, load_network(arguments.weights))), strict=True))
+    best_first = sorted(files, key=lambda path: -known[path])
+    chosen = best_first[: max(round(arguments.share * len(files)), 1)]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for path in chosen:
+        link = arguments.output / path.name
+        if not link.is_symlink():
+            os.symlink(path.resolve(), link)
+    held = sum(known[path] for path in chosen) / sum(known.values())
+    say(f"{arguments.output}: {len(chosen)} of {len(files)} images, with {held:.0%} of what the weights take off")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
