@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
+from held_out import cut, network_error, squared_error
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
@@ -28,24 +28,12 @@ from safmn.imaging import imresize, list_images, read_rgb, to_tensor
 from safmn.prepare.parallel import default_jobs, in_order, progress
 from safmn.weights import load_network
 
-SIDE, MULTIPLE = 512, 32
 
-
-@torch.no_grad()
 def taken_off(network: nn.Module, hr: np.ndarray) -> float:
-    """By how much the network's mean squared error is below bicubic's, of RGB in [0, 1], borders left out.
-
-    ``hr`` (H, W, 3) uint8: its top left 512x512 pixels at most count, sides cut to multiples of 32.
-    """
-    scale = int(network.scale)  # type: ignore[arg-type]
-    height, width = (min(side // MULTIPLE * MULTIPLE, SIDE) for side in hr.shape[:2])
-    hr = hr[:height, :width]
-    lr = imresize(hr, 1 / scale)
-
-    def error(image: torch.Tensor) -> float:
-        return float((image - to_tensor(hr))[:, scale:-scale, scale:-scale].square().mean())
-
-    return error(to_tensor(imresize(lr, scale))) - error(network(to_tensor(lr)[None])[0].clamp(0, 1))
+    """By how much the network's squared error is below bicubic's: :func:`held_out.network_error`."""
+    hr, scale = cut(hr), int(network.scale)  # type: ignore[arg-type]
+    bicubic = imresize(imresize(hr, 1 / scale), scale)
+    return squared_error(to_tensor(bicubic), hr, scale) - network_error(network, hr)
 
 
 def scores(files: list[Path], score: Callable[[np.ndarray], float]) -> list[float]:

@@ -8,6 +8,7 @@ changes from folder to folder have learnt the one folder's images rather than im
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
@@ -27,12 +29,29 @@ from safmn.weights import load_network
 SIDE, MULTIPLE = 512, 32
 
 
+def cut(hr: np.ndarray) -> np.ndarray:
+    """The top left 512x512 pixels at most of an image (H, W, 3), sides cut to multiples of 32."""
+    height, width = (min(side // MULTIPLE * MULTIPLE, SIDE) for side in hr.shape[:2])
+    return hr[:height, :width]
+
+
+def squared_error(image: Tensor, hr: np.ndarray, border: int) -> float:
+    """Mean squared error of RGB in [0, 1] of an image (3, H, W) against uint8 ``hr`` (H, W, 3), borders left out."""
+    return float((image - to_tensor(hr))[:, border:-border, border:-border].square().mean())
+
+
 @torch.no_grad()
-def psnr(network: torch.nn.Module, hr: np.ndarray, scale: int) -> float:
-    """RGB PSNR of the network on the shrunk (H, W, 3) uint8 image, borders of ``scale`` pixels left out."""
+def network_error(network: torch.nn.Module, hr: np.ndarray) -> float:
+    """Squared error of the network on the shrunk (H, W, 3) uint8 image, borders of ``scale`` pixels left out."""
+    scale = int(network.scale)  # type: ignore[arg-type]
     image = network(to_tensor(imresize(hr, 1 / scale))[None])[0].clamp(0, 1)
-    error = (image - to_tensor(hr))[:, scale:-scale, scale:-scale]
-    return float(-10 * torch.log10(error.square().mean()))
+    return squared_error(image, hr, scale)
+
+
+def psnr(network: torch.nn.Module, hr: np.ndarray) -> float:
+    """RGB PSNR of the network, as :func:`network_error`."""
+    error = network_error(network, hr)
+    return -10 * math.log10(error) if error else math.inf
 
 
 def mean_psnr(networks: Sequence[torch.nn.Module], folder: Path, limit: int) -> list[float]:
@@ -41,10 +60,9 @@ def mean_psnr(networks: Sequence[torch.nn.Module], folder: Path, limit: int) -> 
     random.Random(1).shuffle(files)
     values: list[list[float]] = [[] for _ in networks]
     for path in files[:limit]:
-        hr = read_rgb(path)
-        height, width = (min(side // MULTIPLE * MULTIPLE, SIDE) for side in hr.shape[:2])
+        hr = cut(read_rgb(path))
         for own, network in zip(values, networks, strict=True):
-            own.append(psnr(network, hr[:height, :width], int(network.scale)))  # type: ignore[arg-type]
+            own.append(psnr(network, hr))
     return [statistics.mean(own) for own in values]
 
 
