@@ -72,6 +72,10 @@ VARIANTS = {
     "patch24": Variant("LR patches of 24x24, batch 16", batch=9, overrides=_patches(24, 16)),
     "no_warmup": Variant("no warm-up of the rate", overrides=("train:warmup_iter=-1",)),
     "twice": Variant("twice the iterations", budget=2.0),
+    "all_photos": Variant(
+        "all photographs", overrides=(f"datasets:train:dataroot=datasets/photos/all_x{SCALE}.store",)
+    ),
+    "hard_photos": Variant("hard ones", overrides=(f"datasets:train:dataroot=datasets/photos/hard_x{SCALE}.store",)),
     "mse_tune": Variant("last tenth with MSE alone", tune=0.1, tune_overrides=MSE),
 }
 
