@@ -9,7 +9,6 @@ function of the file's name and the scale: a second run writes the same files. F
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -38,6 +37,13 @@ def shrunk(image: np.ndarray, name: str, scale: float) -> np.ndarray:
     return cut if scale == 1 else imresize(cut, scale)
 
 
+def link_into(folder: Path, path: Path) -> None:
+    """A symbolic link to the file in ``folder``, under its own name, if there is none."""
+    link = folder / path.name
+    if not link.is_symlink():
+        link.symlink_to(path.resolve())
+
+
 @exit_status
 def main() -> int:
     """Link, shrink, write; returns the exit status."""
@@ -51,9 +57,7 @@ def main() -> int:
     files = list_images(arguments.photographs)
     arguments.output.mkdir(parents=True, exist_ok=True)
     for path in files:
-        link = arguments.output / path.name
-        if not link.is_symlink():
-            os.symlink(path.resolve(), link)
+        link_into(arguments.output, path)
         image = read_rgb(path)
         for scale in arguments.scales:
             copy = arguments.output / f"{path.stem}_{round(100 * scale)}.png"

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from augment_photos import link_into
 from held_out import cut, network_error, squared_error
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
 from safmn.console import say
-from safmn.errors import exit_status
+from safmn.errors import DataError, exit_status
 from safmn.imaging import imresize, list_images, read_rgb, to_tensor
 from safmn.prepare.parallel import default_jobs, in_order, progress
 from safmn.weights import load_network
@@ -58,10 +58,12 @@ def main() -> int:
     best_first = sorted(files, key=lambda path: -known[path])
     chosen = best_first[: max(round(arguments.share * len(files)), 1)]
     arguments.output.mkdir(parents=True, exist_ok=True)
+    if others := {path.name for path in arguments.output.iterdir()} - {path.name for path in chosen}:
+        raise DataError(
+            f"{arguments.output}: holds {min(others)}, which is not chosen. Empty it, or name another folder."
+        )
     for path in chosen:
-        link = arguments.output / path.name
-        if not link.is_symlink():
-            os.symlink(path.resolve(), link)
+        link_into(arguments.output, path)
     held = sum(known[path] for path in chosen) / sum(known.values())
     say(f"{arguments.output}: {len(chosen)} of {len(files)} images, with {held:.0%} of what the weights take off")
     return 0

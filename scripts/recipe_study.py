@@ -75,7 +75,9 @@ VARIANTS = {
     "all_photos": Variant(
         "all photographs", overrides=(f"datasets:train:dataroot=datasets/photos/all_x{SCALE}.store",)
     ),
-    "hard_photos": Variant("hard ones", overrides=(f"datasets:train:dataroot=datasets/photos/hard_x{SCALE}.store",)),
+    "hard_photos": Variant(
+        "the hard ones of all photographs", overrides=(f"datasets:train:dataroot=datasets/photos/hard_x{SCALE}.store",)
+    ),
     "mse_tune": Variant("last tenth with MSE alone", tune=0.1, tune_overrides=MSE),
 }
 

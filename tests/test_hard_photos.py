@@ -47,6 +47,11 @@ def test_letters_are_chosen_before_sky_and_noise(
     assert [path.name for path in chosen.iterdir()] == ["page.png"]
     assert np.array_equal(read_rgb(chosen / "page.png"), page)
     assert "1 of 3 images" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*command, "0.33"])
+    assert hard_photos.main() == 0  # what is there already stays
+    (chosen / "sky.png").symlink_to(photographs / "sky.png")
+    assert hard_photos.main() == 2
+    assert "holds sky.png, which is not chosen" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", [*command, "0"])
     with pytest.raises(SystemExit, match="2"):
         hard_photos.main()
