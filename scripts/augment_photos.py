@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
-from safmn.console import say
 from safmn.errors import exit_status
 from safmn.imaging import imresize, list_images, read_rgb, write_image
+from safmn.prepare.parallel import default_jobs, for_each
 
 PHASES = 4  # rows and columns that may be cut off: 0 to 3, the phases of x4
 
@@ -37,11 +39,26 @@ def shrunk(image: np.ndarray, name: str, scale: float) -> np.ndarray:
     return cut if scale == 1 else imresize(cut, scale)
 
 
+def copy_name(path: Path, scale: float) -> str:
+    """File name of the photograph's copy at this scale."""
+    return f"{path.stem}_{round(100 * scale)}.png"
+
+
 def link_into(folder: Path, path: Path) -> None:
     """A symbolic link to the file in ``folder``, under its own name, if there is none."""
     link = folder / path.name
     if not link.is_symlink():
         link.symlink_to(path.resolve())
+
+
+def write_copies(folder: Path, scales: Sequence[float], path: Path) -> tuple[int, int]:
+    """Write the copies of one photograph to ``folder``; how many were written, and how many were there."""
+    missing = {scale: copy for scale in scales if not (copy := folder / copy_name(path, scale)).exists()}
+    if missing:
+        image = read_rgb(path)
+        for scale, copy in missing.items():
+            write_image(copy, shrunk(image, path.name, scale))
+    return len(missing), len(scales) - len(missing)
 
 
 @exit_status
@@ -58,13 +75,9 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     for path in files:
         link_into(arguments.output, path)
-        image = read_rgb(path)
-        for scale in arguments.scales:
-            copy = arguments.output / f"{path.stem}_{round(100 * scale)}.png"
-            if not copy.exists():
-                write_image(copy, shrunk(image, path.name, scale))
-    say(f"{arguments.output}: {len(files)} photographs, {len(files) * len(arguments.scales)} copies")
-    return 0
+    copies = partial(write_copies, arguments.output, arguments.scales)
+    outcome = for_each(copies, files, jobs=default_jobs(), description="photographs")
+    return outcome.report(f"{arguments.output}: copies of {len(files)} photographs")
 
 
 if __name__ == "__main__":
