@@ -1,0 +1,137 @@
+"""Training pairs with drawings: ``scripts/drawings.py PHOTOGRAPHS -o OUTPUT --scale S`` (then ``safmn prepare store``).
+
+No image that was shrunk has pixels as sharp as pixel art, text without anti-aliasing or noise have: trained on shrunk
+photographs alone, networks may answer those with colours far out of range. OUTPUT/LR gets the shrunk photographs and
+``--drawings`` images of such pixels, OUTPUT/HR the photographs (sides cut to multiples of S) and the drawings enlarged
+bicubically, which says: leave them as they are. What is drawn is a function of its number: a second run writes the
+same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from augment_photos import link_into
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from safmn.errors import exit_status
+from safmn.imaging import imresize, list_images, mod_crop, read_rgb, write_image
+from safmn.prepare.parallel import default_jobs, for_each
+
+SIDE = 96  # LR pixels
+FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX_SMALL)
+
+
+def colour(rng: np.random.Generator) -> tuple[int, ...]:
+    """Black or white in half of the draws, a saturated colour in a quarter, any in another."""
+    kind = rng.integers(4)
+    if kind < 2:
+        return (255 * int(rng.integers(2)),) * 3
+    channels = 255 * rng.integers(2, size=3) if kind == 2 else rng.integers(256, size=3)
+    return tuple(map(int, channels))
+
+
+def blank(rng: np.random.Generator) -> np.ndarray:
+    """A background of one colour."""
+    return np.full((SIDE, SIDE, 3), colour(rng), np.uint8)
+
+
+def text(rng: np.random.Generator) -> np.ndarray:
+    """Lines of random letters, not anti-aliased."""
+    image, font, size, ink = blank(rng), FONTS[rng.integers(len(FONTS))], rng.uniform(0.3, 1.0), colour(rng)
+    for bottom in range(10, SIDE + 10, int(rng.integers(9, 20))):
+        letters = "".join(map(chr, rng.integers(33, 127, size=24)))
+        cv2.putText(image, letters, (int(rng.integers(8)), bottom), font, size, ink, int(rng.integers(1, 3)), cv2.LINE_8)
+    return image
+
+
+def shapes(rng: np.random.Generator) -> np.ndarray:
+    """Lines, boxes and circles with hard edges."""
+    image = blank(rng)
+    for _ in range(rng.integers(4, 24)):
+        (x, y), (right, bottom) = (tuple(map(int, corner)) for corner in rng.integers(SIDE, size=(2, 2)))
+        ink, thick = colour(rng), int(rng.integers(1, 4))
+        draw = rng.integers(3)
+        if draw == 0:
+            cv2.line(image, (x, y), (right, bottom), ink, thick, cv2.LINE_8)
+        elif draw == 1:
+            cv2.rectangle(image, (x, y), (right, bottom), ink, -1 if rng.integers(2) else thick)
+        else:
+            cv2.circle(image, (x, y), 1 + right // 4, ink, thick, cv2.LINE_8)
+    return image
+
+
+def pattern(rng: np.random.Generator) -> np.ndarray:
+    """A tile of two colours, repeated: chequers, stripes, dots, dither."""
+    height, width = rng.integers(1, 6, size=2)
+    tile = rng.integers(2, size=(height + 1, width + 1), dtype=np.uint8)
+    cells = np.tile(tile, (SIDE // height + 1, SIDE // width + 1))[:SIDE, :SIDE]
+    return np.array([colour(rng), colour(rng)], np.uint8)[cells]
+
+
+def noise(rng: np.random.Generator) -> np.ndarray:
+    """Independent pixels, grey or coloured: of two values, or of any."""
+    size = (SIDE, SIDE, 1 if rng.integers(2) else 3)
+    if rng.integers(2):
+        pixels = 255 * (rng.random(size) < rng.uniform(0.05, 0.95))
+    else:
+        pixels = np.clip(rng.normal(rng.uniform(0, 255), rng.uniform(20, 120), size), 0, 255)
+    return np.broadcast_to(pixels, (SIDE, SIDE, 3)).astype(np.uint8)
+
+
+KINDS: tuple[Callable[[np.random.Generator], np.ndarray], ...] = (text, shapes, pattern, noise)
+
+
+def drawing(number: int) -> np.ndarray:
+    """LR drawing of this number, uint8 (SIDE, SIDE, 3)."""
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([number])))
+    return KINDS[number % len(KINDS)](rng)
+
+
+def write_pair(output: Path, scale: int, item: Path | int) -> tuple[int, int]:
+    """Write the HR and LR image of a photograph, or of the drawing of a number; how many were made, how many kept."""
+    name = f"{item.stem}.png" if isinstance(item, Path) else f"drawing{item:04}.png"
+    lr_path = output / "LR" / name
+    if lr_path.exists():
+        return 0, 1
+    if isinstance(item, Path):
+        whole = read_rgb(item)
+        hr = mod_crop(whole, scale)
+        lr = imresize(hr, 1 / scale)
+        if hr.shape == whole.shape and item.suffix == ".png":
+            link_into(output / "HR", item)
+        else:
+            write_image(output / "HR" / name, hr)
+    else:
+        lr = drawing(item)
+        write_image(output / "HR" / name, imresize(lr, scale))
+    write_image(lr_path, lr)  # last: it says that both are there
+    return 1, 0
+
+
+@exit_status
+def main() -> int:
+    """Shrink, draw, write; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photographs", type=Path, help="folder of images")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write HR and LR to")
+    parser.add_argument("--scale", type=int, required=True)
+    parser.add_argument("--drawings", type=int, default=200, help="how many to draw")
+    arguments = parser.parse_args()
+    items: list[Path | int] = [*list_images(arguments.photographs), *range(arguments.drawings)]
+    for part in ("HR", "LR"):
+        (arguments.output / part).mkdir(parents=True, exist_ok=True)
+    work = partial(write_pair, arguments.output, arguments.scale)
+    outcome = for_each(work, items, jobs=default_jobs(), description="pairs")
+    return outcome.report(f"{arguments.output}: {arguments.drawings} drawings among {len(items)} pairs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
