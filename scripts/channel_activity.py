@@ -2,8 +2,9 @@
 
 GELU is zero to seven digits below -5.5: a hidden channel that stays below -4 on every pixel of every image adds almost
 nothing, gets almost no gradient, and does not come back. Prints for each block how many such channels there are, and
-the mean magnitude before GELU; and, because mixers that are dead on photographs wake on it, the range of the output for
-white noise.
+the mean magnitude before GELU; and, because mixers that are dead on photographs wake on them and activations that fit
+photographs grow, the range of the output for white noise and for drawings (scripts/drawings.py), and how far those that
+are shrunk again are from what they were.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from drawings import drawing
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
@@ -20,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without 
 from safmn import weights
 from safmn.console import say, table
 from safmn.errors import exit_status
-from safmn.imaging import read_rgb, to_tensor
+from safmn.imaging import imresize, read_rgb, to_tensor
 
 DEAD = -4.0
+DRAWINGS = range(1000, 1040)  # none of those that are trained on
 
 
 def activity(network: nn.Module, images: list[Tensor]) -> list[tuple[int, int, float]]:
@@ -60,6 +64,19 @@ def activity(network: nn.Module, images: list[Tensor]) -> list[tuple[int, int, f
     return result
 
 
+@torch.no_grad()
+def on_drawings(network: nn.Module) -> tuple[float, float, float]:
+    """Lowest and highest output for drawings, and PSNR (dB, all drawings at once) of it, shrunk again, against them."""
+    scale = int(network.scale)  # type: ignore[arg-type]
+    lowest, highest, errors = 0.0, 1.0, []
+    for lr in map(drawing, DRAWINGS):
+        output = network(to_tensor(lr)[None])[0]
+        lowest, highest = min(lowest, float(output.min())), max(highest, float(output.max()))
+        image = output.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+        errors.append(np.square(imresize(image, 1 / scale) / 255 - lr / 255).mean())
+    return lowest, highest, float(-10 * np.log10(np.mean(errors)))
+
+
 @exit_status
 def main() -> int:
     """Print the table; returns the exit status."""
@@ -75,6 +92,8 @@ def main() -> int:
     with torch.no_grad():
         noise = network(torch.rand(1, 3, 64, 64))
     say(f"\nOutput for white noise in [0, 1]: {float(noise.min()):.2f} to {float(noise.max()):.2f}")
+    lowest, highest, shrunk = on_drawings(network)
+    say(f"Output for {len(DRAWINGS)} drawings: {lowest:.2f} to {highest:.2f}; shrunk again, {shrunk:.2f} dB")
     return 0
 
 

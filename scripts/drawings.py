@@ -48,7 +48,8 @@ def text(rng: np.random.Generator) -> np.ndarray:
     image, font, size, ink = blank(rng), FONTS[rng.integers(len(FONTS))], rng.uniform(0.3, 1.0), colour(rng)
     for bottom in range(10, SIDE + 10, int(rng.integers(9, 20))):
         letters = "".join(map(chr, rng.integers(33, 127, size=24)))
-        cv2.putText(image, letters, (int(rng.integers(8)), bottom), font, size, ink, int(rng.integers(1, 3)), cv2.LINE_8)
+        left, thick = int(rng.integers(8)), int(rng.integers(1, 3))
+        cv2.putText(image, letters, (left, bottom), font, size, ink, thick, cv2.LINE_8)
     return image
 
 

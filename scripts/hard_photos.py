@@ -31,7 +31,8 @@ from safmn.weights import load_network
 
 def taken_off(network: nn.Module, hr: np.ndarray) -> float:
     """By how much the network's squared error is below bicubic's: :func:`held_out.network_error`."""
-    hr, scale = cut(hr), int(network.scale)  # type: ignore[arg-type]
+    scale = int(network.scale)  # type: ignore[arg-type]
+    hr = cut(hr, scale)
     bicubic = imresize(imresize(hr, 1 / scale), scale)
     return squared_error(to_tensor(bicubic), hr, scale) - network_error(network, hr)
 

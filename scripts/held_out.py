@@ -1,8 +1,8 @@
 """How much better weights are on images they were trained on: ``scripts/held_out.py TRAINED HELD_OUT --weights A B``.
 
-Shrinks the images of each folder (of each its top left 512x512 pixels at most, sides cut to multiples of 32),
-enlarges them with each of the weights, and prints mean PSNR of RGB in a Markdown table. Two weights whose difference
-changes from folder to folder have learnt the one folder's images rather than images.
+Shrinks the images of each folder (of each its top left 512x512 pixels at most, sides cut to multiples of 32, at x3 of
+96), enlarges them with each of the weights, and prints mean PSNR of RGB in a Markdown table. Two weights whose
+difference changes from folder to folder have learnt the one folder's images rather than images.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from safmn.weights import load_network
 SIDE, MULTIPLE = 512, 32
 
 
-def cut(hr: np.ndarray) -> np.ndarray:
-    """The top left 512x512 pixels at most of an image (H, W, 3), sides cut to multiples of 32."""
-    height, width = (min(side // MULTIPLE * MULTIPLE, SIDE) for side in hr.shape[:2])
+def cut(hr: np.ndarray, scale: int) -> np.ndarray:
+    """The top left 512x512 pixels at most of an image (H, W, 3), sides cut to multiples of 32 and of the scale."""
+    multiple = math.lcm(MULTIPLE, scale)
+    height, width = (min(side, SIDE) // multiple * multiple for side in hr.shape[:2])
     return hr[:height, :width]
 
 
@@ -60,9 +61,9 @@ def mean_psnr(networks: Sequence[torch.nn.Module], folder: Path, limit: int) -> 
     random.Random(1).shuffle(files)
     values: list[list[float]] = [[] for _ in networks]
     for path in files[:limit]:
-        hr = cut(read_rgb(path))
+        image = read_rgb(path)
         for own, network in zip(values, networks, strict=True):
-            own.append(psnr(network, hr))
+            own.append(psnr(network, cut(image, int(network.scale))))  # type: ignore[arg-type]
     return [statistics.mean(own) for own in values]
 
 

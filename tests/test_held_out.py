@@ -40,3 +40,8 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert better > worse + 3
     assert held_out.main() == 0
     assert capsys.readouterr().out == first
+
+
+def test_sides_are_multiples_of_the_scale() -> None:
+    assert held_out.cut(np.zeros((600, 250, 3), np.uint8), 4).shape == (512, 224, 3)
+    assert held_out.cut(np.zeros((600, 250, 3), np.uint8), 3).shape == (480, 192, 3)
