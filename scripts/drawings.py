@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from augment_photos import link_into
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
-from safmn.errors import exit_status
+from safmn.errors import DataError, exit_status
 from safmn.imaging import imresize, list_images, mod_crop, read_rgb, write_image
 from safmn.prepare.parallel import default_jobs, for_each
 
@@ -96,9 +97,14 @@ def drawing(number: int) -> np.ndarray:
     return KINDS[number % len(KINDS)](rng)
 
 
+def pair_name(item: Path | int) -> str:
+    """File name of the HR and LR image of a photograph, or of the drawing of a number."""
+    return f"{item.stem}.png" if isinstance(item, Path) else f"drawing{item:04}.png"
+
+
 def write_pair(output: Path, scale: int, item: Path | int) -> tuple[int, int]:
     """Write the HR and LR image of a photograph, or of the drawing of a number; how many were made, how many kept."""
-    name = f"{item.stem}.png" if isinstance(item, Path) else f"drawing{item:04}.png"
+    name = pair_name(item)
     lr_path = output / "LR" / name
     if lr_path.exists():
         return 0, 1
@@ -127,6 +133,8 @@ def main() -> int:
     parser.add_argument("--drawings", type=int, default=200, help="how many to draw")
     arguments = parser.parse_args()
     items: list[Path | int] = [*list_images(arguments.photographs), *range(arguments.drawings)]
+    if twice := [name for name, count in Counter(map(pair_name, items)).items() if count > 1]:
+        raise DataError(f"{arguments.photographs}: {twice[0]} would be written twice; rename one of its images.")
     for part in ("HR", "LR"):
         (arguments.output / part).mkdir(parents=True, exist_ok=True)
     work = partial(write_pair, arguments.output, arguments.scale)

@@ -52,6 +52,16 @@ def test_a_folder_without_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert drawings.main() == 2
 
 
+@pytest.mark.parametrize("name", ["fits.bmp", "drawing0003.png"])
+def test_two_images_for_one_name(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    write_image(photographs / name, data.astronaut()[:96, :96])
+    monkeypatch.setattr("sys.argv", ["drawings.py", str(photographs), "-o", str(tmp_path / "pairs"), "--scale", "2"])
+    assert drawings.main() == 2
+    assert f"{Path(name).stem}.png would be written twice" in capsys.readouterr().err
+
+
 def test_drawings_are_sharper_than_what_shrinking_makes() -> None:
     def steps(image: np.ndarray) -> float:
         return float(np.abs(np.diff(image.astype(float), axis=1)).max())
