@@ -1,10 +1,10 @@
-"""Training pairs with drawings: ``scripts/drawings.py PHOTOGRAPHS -o OUTPUT --scale S`` (then ``safmn prepare store``).
+"""Training pairs with drawings: ``drawings.py PHOTOGRAPHS -o OUTPUT --weights W`` (then ``safmn prepare store``).
 
 No image that was shrunk has pixels as sharp as pixel art, text without anti-aliasing or noise have: trained on shrunk
 photographs alone, networks may answer those with colours far out of range. OUTPUT/LR gets the shrunk photographs and
-``--drawings`` images of such pixels, OUTPUT/HR the photographs (sides cut to multiples of S) and the drawings enlarged
-bicubically, which says: leave them as they are. What is drawn is a function of its number: a second run writes the
-same files.
+``--drawings`` images of such pixels, OUTPUT/HR the photographs (sides cut to multiples of the weights' scale) and the
+drawings, enlarged: by the weights, then corrected until they shrink to the drawing, as the photographs do to theirs.
+What is drawn is a function of its number: a second run writes the same files.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from augment_photos import link_into
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
 from safmn.errors import DataError, exit_status
-from safmn.imaging import imresize, list_images, mod_crop, read_rgb, write_image
+from safmn.imaging import imresize, list_images, mod_crop, read_rgb, to_tensor, write_image
 from safmn.prepare.parallel import default_jobs, for_each
+from safmn.weights import load_network
 
 SIDE = 96  # LR pixels
+CORRECTIONS = 20  # more than 20 bring what shrinks to a drawing no nearer to it
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX_SMALL)
 
 
@@ -97,18 +101,38 @@ def drawing(number: int) -> np.ndarray:
     return KINDS[number % len(KINDS)](rng)
 
 
+def enlarged(lr: np.ndarray, network: nn.Module) -> np.ndarray:
+    """A sharp image that shrinks to ``lr``: the network's, after iterative back-projection (Irani and Peleg, 1991).
+
+    Args:
+        lr: uint8 (h, w, 3).
+        network: with ``scale``.
+
+    Returns:
+        uint8 (scale * h, scale * w, 3).
+    """
+    scale = int(network.scale)  # type: ignore[arg-type]
+    wanted = lr / 255
+    with torch.inference_mode():
+        image = network(to_tensor(lr)[None])[0].clamp(0, 1).permute(1, 2, 0).numpy().astype(np.float64)
+    for _ in range(CORRECTIONS):
+        image = np.clip(image + imresize(wanted - imresize(image, 1 / scale), scale), 0, 1)
+    return (255 * image).round().astype(np.uint8)
+
+
 def pair_name(item: Path | int) -> str:
     """File name of the HR and LR image of a photograph, or of the drawing of a number."""
     return f"{item.stem}.png" if isinstance(item, Path) else f"drawing{item:04}.png"
 
 
-def write_pair(output: Path, scale: int, item: Path | int) -> tuple[int, int]:
+def write_pair(output: Path, network: nn.Module, item: Path | int) -> tuple[int, int]:
     """Write the HR and LR image of a photograph, or of the drawing of a number; how many were made, how many kept."""
     name = pair_name(item)
     lr_path = output / "LR" / name
     if lr_path.exists():
         return 0, 1
     if isinstance(item, Path):
+        scale = int(network.scale)  # type: ignore[arg-type]
         whole = read_rgb(item)
         hr = mod_crop(whole, scale)
         lr = imresize(hr, 1 / scale)
@@ -118,7 +142,7 @@ def write_pair(output: Path, scale: int, item: Path | int) -> tuple[int, int]:
             write_image(output / "HR" / name, hr)
     else:
         lr = drawing(item)
-        write_image(output / "HR" / name, imresize(lr, scale))
+        write_image(output / "HR" / name, enlarged(lr, network))
     write_image(lr_path, lr)  # last: it says that both are there
     return 1, 0
 
@@ -129,15 +153,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path, help="folder of images")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write HR and LR to")
-    parser.add_argument("--scale", type=int, required=True)
-    parser.add_argument("--drawings", type=int, default=200, help="how many to draw")
+    parser.add_argument("--weights", required=True, help="that enlarge the drawings, and whose scale is the pairs'")
+    parser.add_argument("--drawings", type=int, default=600, help="how many to draw")
     arguments = parser.parse_args()
     items: list[Path | int] = [*list_images(arguments.photographs), *range(arguments.drawings)]
     if twice := [name for name, count in Counter(map(pair_name, items)).items() if count > 1]:
         raise DataError(f"{arguments.photographs}: {twice[0]} would be written twice; rename one of its images.")
     for part in ("HR", "LR"):
         (arguments.output / part).mkdir(parents=True, exist_ok=True)
-    work = partial(write_pair, arguments.output, arguments.scale)
+    work = partial(write_pair, arguments.output, load_network(arguments.weights))
     outcome = for_each(work, items, jobs=default_jobs(), description="pairs")
     return outcome.report(f"{arguments.output}: {arguments.drawings} drawings among {len(items)} pairs")
 

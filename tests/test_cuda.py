@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
+from basicsr.archs import build_network
 
 from safmn.data import KeyedDataset, SampleKey, build_dataset
 from safmn.data.store_format import Source
@@ -20,6 +21,7 @@ from safmn.models.sr_model import SRModel
 from safmn.prepare.store import build_store
 from safmn.runtime.distributed import Ranks
 from safmn.train import main
+from safmn.weights import save_weights
 
 pytestmark = [
     pytest.mark.gpu,
@@ -242,6 +244,19 @@ def test_native_kernels_learn_what_torchs_do(images: Path, tmp_path: Path, preci
     assert run(images, tmp_path / "torch") == 0
     assert run(images, tmp_path / "native", kernels="native", precision=precision, cuda_graph=True) == 0
     assert losses(tmp_path / "native") == pytest.approx(losses(tmp_path / "torch"), rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"precision": "bf16", "kernels": "native", "cuda_graph": True, "optim_g": MUON}], ids=["eager", "fast"]
+)
+def test_a_teacher_teaches_what_it_does_on_the_cpu(images: Path, tmp_path: Path, how: dict[str, Any]) -> None:
+    teacher = tmp_path / "teacher.pth"
+    save_weights(teacher, params=build_network(tiny_run.options(images)["network_g"]).state_dict())
+    keys = {"teacher": {"weights": str(teacher), "except_images": "photo3.png"}, **how}
+    assert run(images, tmp_path / "cuda", store=True, **keys) == 0
+    cpu = {key: value for key, value in keys.items() if key in ("teacher", "optim_g")}
+    assert run(images, tmp_path / "cpu", num_gpu=0, **cpu) == 0
+    assert losses(tmp_path / "cuda") == pytest.approx(losses(tmp_path / "cpu"), rel=5e-2)
 
 
 def test_graphed_run_resumes_to_the_byte(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from safmn.errors import OptionError
+from safmn.errors import OptionError, located
 from safmn.models.base_model import Batch, Model, StepResult, reconstruction_losses
+from safmn.models.teacher import Teacher
 from safmn.registry import MODEL_REGISTRY, OURS
 from safmn.runtime.cuda_graph import GraphedStep
 from safmn.runtime.distributed import Ranks
@@ -23,7 +24,7 @@ _LOSSES = {"l_pix": "pixel_opt", "l_freq": "fft_opt", "l_percep": "perceptual_op
 
 @MODEL_REGISTRY.register(suffix=OURS)
 class SRModel(Model):
-    """BasicSR's ``SRModel`` with the FFT loss of SAFMN (arXiv 2302.13800, eq. 9).
+    """BasicSR's ``SRModel`` with the FFT loss of SAFMN (arXiv 2302.13800, eq. 9), and a teacher where one is named.
 
     Raises:
         OptionError: the option file names no loss.
@@ -36,10 +37,14 @@ class SRModel(Model):
         if not self.criteria:
             raise OptionError(f"{options.source}: train names no loss; give one of {', '.join(_LOSSES.values())}")
         self.net_g = self._add_network("net_g", options.network_g)
+        with located(f"{options.source}: train.teacher.weights"):
+            self._teacher = Teacher(self.train.teacher, options.scale, execution) if self.train.teacher else None
         self._graphed = GraphedStep(self._step) if execution.cuda_graph else None
 
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
         """Forward, losses, backward, update."""
+        if self._teacher:
+            batches = [self._teacher.targets(batch) for batch in batches]
         return self._graphed(batches) if self._graphed else self._step(batches)
 
     def load_state(self, state: Mapping[str, Mapping[str, Any]], *, new_optimizers: Collection[str] = ()) -> None:

@@ -28,6 +28,22 @@ Batch = Mapping[str, Any]
 Losses = dict[str, Tensor]
 
 
+def accelerated(network: nn.Module, execution: Execution) -> Callable[..., Tensor]:
+    """The forward of ``network``, compiled or by our kernels as ``execution`` says; it shares the parameters.
+
+    Raises:
+        OptionError: there are no kernels for the network, or they cannot be built.
+    """
+    if execution.compile:
+        compiled: Callable[..., Tensor] = torch.compile(network)
+        return compiled
+    if execution.kernels == "native" and execution.device.type == "cuda":
+        return GPUTrainedSAFMN(network, execution.dtype)
+    if execution.kernels == "native":
+        return NativeSAFMN(network)
+    return network
+
+
 class TrainedNetwork:
     """Forward, backward and update of one network.
 
@@ -78,13 +94,7 @@ class TrainedNetwork:
         self.forward: Callable[..., Tensor] = self._wrap(find_unused_parameters)
 
     def _wrap(self, find_unused_parameters: bool) -> Callable[..., Tensor]:
-        forward = self.bare
-        if self.execution.compile:
-            forward = torch.compile(self.bare)  # type: ignore[assignment]
-        elif self.execution.kernels == "native" and self.execution.device.type == "cuda":
-            forward = GPUTrainedSAFMN(self.bare, self.execution.dtype)
-        elif self.execution.kernels == "native":
-            forward = NativeSAFMN(self.bare)
+        forward = accelerated(self.bare, self.execution)
         if not self.ranks.distributed:
             return forward
         device_ids = [self.ranks.local_rank] if self.execution.device.type == "cuda" else None

@@ -152,6 +152,8 @@ def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -
         problems.add(("train", "artifacts_opt"), "is the same loss as ldl_opt; give one of them")
     if (train.ldl_opt or train.artifacts_opt) and not train.ema_decay:
         problems.add(("train", "ema_decay"), "is 0, but the artefact loss compares with the average; set it to 0.999")
+    if train.teacher is not None and (file.model_type in DEGRADING_MODELS or file.model_type in GAN_MODELS):
+        problems.add(("train", "teacher"), f"is not supported by {file.model_type}, only by SRModel")
     _check_schedule(train, problems)
     _check_discriminator(file, train, problems)
 

@@ -43,6 +43,18 @@ class PathOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     results_root: str | None = None
 
 
+class TeacherSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network whose output is learned instead of the GT (knowledge distillation).
+
+    Attributes:
+        weights: a weight file, or a name of ``safmn zoo``; of the option file's scale.
+        except_images: a pattern (``drawing*``): GT images of such names are learned themselves; null: none.
+    """
+
+    weights: Annotated[str, Meta(min_length=1)]
+    except_images: Annotated[str, Meta(min_length=1)] | None = None
+
+
 class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the network is trained.
 
@@ -62,6 +74,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         max_skips: so many skipped steps stop the run.
         optim_g, optim_d: Adam, AdamW or SGD, with the arguments of torch's class, or Muon (safmn/optim/muon.py).
         scheduler: MultiStepLR, MultiStepRestartLR or CosineAnnealingRestartLR, with BasicSR's arguments.
+        teacher: a network whose output takes the GT's place.
         pixel_opt, fft_opt, perceptual_opt, gan_opt: the losses, each with its constructor's arguments.
         ldl_opt, artifacts_opt: the artefact (LDL) loss under BasicSR's name and under the published SAFMN files' name.
         net_d_iters, net_d_init_iters: the generator is trained on every net_d_iters-th step after net_d_init_iters.
@@ -83,6 +96,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     grad_clip: PositiveFloat | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skips: Positive = 100
+    teacher: TeacherSection | None = None
     pixel_opt: Component | None = None
     fft_opt: Component | None = None
     perceptual_opt: Component | None = None

@@ -1,0 +1,167 @@
+"""Knowledge distillation (``train.teacher``): whose targets are learned, what is refused, resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+from basicsr.archs import build_network
+from torch import Tensor, nn
+
+from safmn.models.sr_model import SRModel
+from safmn.models.teacher import Teacher
+from safmn.native.build import compiler
+from safmn.options.types import TeacherSection
+from safmn.runtime.execution import Execution
+from safmn.train import main
+from safmn.weights import load_state_dict, save_weights
+
+SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 1, "ffn_scale": 2.0, "upscaling_factor": 2}
+CPU = Execution(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    tiny_run.make_images(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
+    """A file of weights, and their network."""
+    torch.manual_seed(3)
+    network = build_network(SECTION).eval().requires_grad_(False)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
+    save_weights(params=network.state_dict(), path=path)
+    return path, network
+
+
+def batch() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "lq": torch.rand(3, 3, 16, 16, generator=generator),
+        "gt": torch.rand(3, 3, 32, 32, generator=generator),
+        "gt_path": ["a/photo1.png", "drawings/drawing2.png", "b/drawing.d/photo3.png"],
+    }
+
+
+def close(value: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(value, expected, rtol=0, atol=2e-6)
+
+
+def targets(path: Path, execution: Execution = CPU, **keys: Any) -> Tensor:
+    found: Tensor = Teacher(TeacherSection(weights=str(path), **keys), 2, execution).targets(batch())["gt"]
+    return found
+
+
+def test_its_output_takes_the_place_of_the_gt(teacher: tuple[Path, nn.Module]) -> None:
+    path, network = teacher
+    close(targets(path), network(batch()["lq"]))
+
+
+def test_excepted_images_keep_their_gt(teacher: tuple[Path, nn.Module]) -> None:
+    path, network = teacher
+    found, given = targets(path, except_images="drawing*"), batch()
+    assert torch.equal(found[1], given["gt"][1])
+    close(found[::2], network(given["lq"])[::2])  # the folder's name does not count
+    assert torch.equal(targets(path, except_images="*"), given["gt"])
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
+def test_native_kernels_give_the_same_targets(teacher: tuple[Path, nn.Module]) -> None:
+    path, network = teacher
+    native = Execution(torch.device("cpu"), kernels="native")
+    close(targets(path, native), network(batch()["lq"]))
+
+
+def run(images: Path, folder: Path, *, weights: Path, **keys: Any) -> tuple[int, Path]:
+    content = tiny_run.options(images, teacher={"weights": str(weights), **keys})
+    content["path"] |= {"experiments_root": str(folder / "experiments"), "pretrain_network_g": str(weights)}
+    folder.mkdir(exist_ok=True)
+    file = tiny_run.write_options(folder, content)
+    return main(["-opt", str(file), "--auto_resume"]), folder / "experiments/tiny"
+
+
+def losses(folder: Path) -> list[float]:
+    lines = map(json.loads, (folder / "record.jsonl").read_text().splitlines())
+    return [line["l_pix"] for line in lines if "l_pix" in line]
+
+
+def test_who_starts_as_his_own_teacher_has_nothing_to_learn(
+    images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module]
+) -> None:
+    path, _ = teacher
+    status, folder = run(images, tmp_path, weights=path)
+    assert status == 0
+    assert max(losses(folder)) < 1e-6
+    kept = load_state_dict(folder / "models/net_g_24.pth")
+    for name, value in load_state_dict(path).items():
+        close(kept[name], value)
+
+
+def test_excepted_images_are_learned(images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module]) -> None:
+    status, folder = run(images, tmp_path, weights=teacher[0], except_images="photo3.png")
+    assert status == 0
+    assert max(losses(folder)) > 1e-2
+
+
+def test_goes_on_exactly(
+    images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = teacher
+    assert run(images, tmp_path / "whole", weights=path, except_images="photo3.png")[0] == 0
+    original = SRModel.training_step
+
+    def stops(self: SRModel, batches: Any, iteration: int) -> Any:
+        if iteration == 11:
+            raise KeyboardInterrupt
+        return original(self, batches, iteration)
+
+    monkeypatch.setattr(SRModel, "training_step", stops)
+    assert run(images, tmp_path / "cut", weights=path, except_images="photo3.png")[0] == 130
+    monkeypatch.undo()
+    assert run(images, tmp_path / "cut", weights=path, except_images="photo3.png")[0] == 0
+    whole, cut = (
+        load_state_dict(tmp_path / name / "experiments/tiny/models/net_g_24.pth") for name in ("whole", "cut")
+    )
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_teacher_of_another_scale_is_refused(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x3.pth"
+    save_weights(path, params=build_network({**SECTION, "upscaling_factor": 3}).state_dict())
+    content = tiny_run.options(images, teacher={"weights": str(path)})
+    file = tiny_run.write_options(tmp_path, content)
+    assert main(["-opt", str(file)]) == 2
+    message = capfd.readouterr().err
+    assert f"train.teacher.weights: {path} is a network for scale 3, the option file's scale is 2" in message
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"weights": "nowhere.pth"}, "nowhere.pth"),
+        ({}, "weights"),
+        ({"weights": "safmn-x2", "except": "drawing*"}, "train.teacher.except: unknown key"),
+    ],
+)
+def test_mistakes_are_named(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], section: dict[str, str], message: str
+) -> None:
+    file = tiny_run.write_options(tmp_path, tiny_run.options(images, teacher=section))
+    assert main(["-opt", str(file)]) == 2
+    error = capfd.readouterr().err
+    assert "train.teacher" in error
+    assert message in error
+
+
+def test_degrading_models_have_none(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = tiny_run.real_options(images, tmp_path, "RealSRModel", 0)
+    content["train"]["teacher"] = {"weights": "safmn-x2"}
+    assert main(["-opt", str(tiny_run.write_options(tmp_path, content))]) == 2
+    assert "train.teacher: is not supported by RealSRModel, only by SRModel" in capfd.readouterr().err
