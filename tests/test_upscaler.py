@@ -15,6 +15,7 @@ from skimage import data
 from safmn import Upscaler
 from safmn.errors import DataError, OptionError
 from safmn.inference import memory
+from safmn.inference.backends import auto
 from safmn.inference.cli import main
 from safmn.registry import ARCH_REGISTRY, build
 
@@ -185,6 +186,30 @@ def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("safmn.inference.upscaler.free_bytes", lambda device: 1000)
     with pytest.raises(DataError, match="GiB of memory"):
         UPSCALER(np.zeros((20, 20, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "sample"), [(150, 200, (128, 128)), (128, 129, (128, 128)), (20, 200, (24, 200))]
+)
+def test_the_back_end_is_chosen_on_a_sample(
+    monkeypatch: pytest.MonkeyPatch, height: int, width: int, sample: tuple[int, int]
+) -> None:
+    """The middle of the image: eager on a whole photograph would take longer than all the rest."""
+    seen = []
+    original = auto.choose
+
+    def choose(network: Any, x: torch.Tensor, **keywords: Any) -> Any:
+        seen.append(tuple(x.shape[2:]))
+        return original(network, x, **keywords)
+
+    monkeypatch.setattr(auto, "choose", choose)
+    image = np.ascontiguousarray(data.astronaut()[:height, :width])
+    upscaler = Upscaler(network(), device="cpu")
+    result = upscaler(image)
+    assert seen == [sample]
+    assert np.abs(result.astype(int) - Upscaler(network(), backend="eager", device="cpu")(image)).max() <= 1
+    upscaler(image)
+    assert seen == [sample]
 
 
 def test_progress_adds_up() -> None:

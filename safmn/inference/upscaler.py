@@ -33,7 +33,7 @@ _CPU_BUDGET = 960 * 2**20
 # Back ends whose instances do not each keep memory of their own: a network has dozens of stages.
 _SHARING = ("native", "eager", "compile")
 _PROBE = 64  # pixels along each side
-_SAMPLE = 256  # pixels along each side, at most
+_SAMPLE = 128  # pixels along each side, at most
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -108,7 +108,7 @@ class Upscaler:
         self._chain = stages_of(network)
         self._window: int = getattr(network, "window", 1)
         self._warned = False
-        self._sample: Tensor | None = None  # the first tile of the first image, on which the back end is chosen
+        self._sample: Tensor | None = None  # the middle of the first image, on which the back end is chosen
         _ = self._whole  # raises here what is wrong with the arguments
 
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
@@ -178,7 +178,9 @@ class Upscaler:
         """A batch at once if it fits into memory uncut, otherwise image by image."""
         frame = self._frame(source, target)
         if self._sample is None:
-            self._sample = frame.read(0, min(frame.height, _SAMPLE), 0, min(frame.width, _SAMPLE))[:1]
+            top, left = (max(side - _SAMPLE, 0) // 2 for side in (frame.height, frame.width))
+            bottom, right = min(top + _SAMPLE, frame.height), min(left + _SAMPLE, frame.width)
+            self._sample = frame.read(top, bottom, left, right)[:1]
         cut = self.cut(frame)
         if frame.batch == 1 or cut.covers(frame):
             self._run(frame, cut, progress)
@@ -214,6 +216,8 @@ class Upscaler:
     def _piece(self, frame: Frame, cut: Cut, left: int, progress: Progress) -> int:
         """Do the piece that begins at column ``left``; returns the column where it ends."""
         if cut.covers(frame):
+            if frame.height >= _SAMPLE and frame.width >= _SAMPLE:  # a smaller one costs little, but may need padding
+                self._choose()
             tiling.run_whole(frame, self._whole, progress)
             return frame.width
         if self._chain is None:
@@ -285,15 +289,19 @@ class Upscaler:
         """The back end that runs the whole network; "auto" decides when it is first called."""
         return self._backend(self.backend, self.network)
 
+    def _choose(self) -> None:
+        """Let "auto" decide on the sample: on a whole photograph, eager alone would take longer than all the rest."""
+        if self._whole.name == "auto":
+            assert self._sample is not None
+            self._whole(self._sample)
+
     def _backend(self, name: str, network: nn.Module) -> Backend:
         return make_backend(name, network, device=self.device, precision=self.precision)
 
     @functools.cached_property
     def _stages(self) -> Chain:
         """The network's stages, each run by the back end that suits the whole network."""
-        if self._whole.name == "auto":
-            assert self._sample is not None
-            self._whole(self._sample)
+        self._choose()
         name = self._whole.name
         if self.backend == "auto" and name not in _SHARING:
             logger.info("Cut frames are run eagerly: back end %s would hold memory for each of many stages.", name)
