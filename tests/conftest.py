@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import tiny_run
 from hypothesis import settings
 
 import safmn  # noqa: F401 - makes `import basicsr` work, which test files do before they import safmn
@@ -47,3 +48,11 @@ def golden_dir() -> Path:
 def photos_dir() -> Path:
     """Photographs: ``train`` (512x512 patches) and ``val``."""
     return _shared("photos")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs for a tiny training run: ``{train,val}/{hr,lr}/*.png``, x2."""
+    folder = tmp_path_factory.mktemp("images")
+    tiny_run.make_images(folder)
+    return folder

@@ -104,13 +104,6 @@ def assert_no_orphans(option_file: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    tiny_run.make_images(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished job of two processes."""
     folder = tmp_path_factory.mktemp("uninterrupted")

@@ -85,13 +85,6 @@ def test_what_there_are_no_kernels_for_is_refused(monkeypatch: pytest.MonkeyPatc
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    tiny_run.make_images(folder)
-    return folder
-
-
 def options(images: Path, folder: Path, **train: Any) -> Path:
     content = tiny_run.options(images, **train)
     content["path"]["experiments_root"] = str(folder / "experiments")

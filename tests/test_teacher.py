@@ -20,15 +20,8 @@ from safmn.runtime.execution import Execution
 from safmn.train import main
 from safmn.weights import load_state_dict, save_weights
 
-SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 1, "ffn_scale": 2.0, "upscaling_factor": 2}
+SECTION = tiny_run.options(Path())["network_g"]
 CPU = Execution(torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    tiny_run.make_images(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

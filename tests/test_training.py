@@ -38,13 +38,6 @@ SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 1, "ffn_scale": 2.0, "upscalin
 CPU = Execution(torch.device("cpu"))
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    tiny_run.make_images(folder)
-    return folder
-
-
 def write(images: Path, folder: Path, **train: Any) -> Path:
     content = tiny_run.options(images, **train)
     content["path"]["experiments_root"] = str(folder / "experiments")
