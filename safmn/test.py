@@ -14,11 +14,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from safmn.errors import exit_status
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("-opt", metavar="FILE", help="option file (YAML)")
     what.add_argument("--weights", metavar="FILE", help="weights to test without an option file")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; default: what num_gpu in the option file says")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto; default: what num_gpu in the option file says")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="who starts the ranks")
     file = parser.add_argument_group("with -opt")
     file.add_argument(
@@ -83,7 +87,7 @@ def _from_options(arguments: argparse.Namespace) -> int:
     ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)
     try:
         folder = testing.open_results(options.name, ranks, options.path.results_root)
-        device = testing.find_device(arguments.device, options.num_gpu, ranks)
+        device = _device(arguments.device, options.num_gpu, ranks.local_rank)
         return testing.run(testing.plan_from_options(options, folder, device), ranks, device)
     finally:
         distributed.leave()
@@ -95,8 +99,8 @@ def _from_weights(arguments: argparse.Namespace) -> int:
 
     ranks = distributed.join(arguments.launcher, use_cuda=_on_cuda(arguments.device, None))
     try:
-        folder = testing.open_results(Path(arguments.weights).stem, ranks)
-        device = testing.find_device(arguments.device, None, ranks)
+        folder = testing.open_results(_results_name(Path(arguments.weights)), ranks)
+        device = _device(arguments.device, None, ranks.local_rank)
         plan = testing.plan_from_weights(
             arguments.weights,
             folder,
@@ -111,10 +115,24 @@ def _from_weights(arguments: argparse.Namespace) -> int:
         distributed.leave()
 
 
-def _on_cuda(device: str | None, num_gpu: int | str | None) -> bool:
+def _results_name(weights: Path) -> str:
+    """The file's name; for those of a run, which are called alike in every run, with the run's name before it."""
+    parts = weights.absolute().parts
+    run = f"{parts[-3]}_" if len(parts) > 3 and parts[-2] == "models" else ""
+    return run + weights.stem
+
+
+def _device(wanted: str | None, num_gpu: int | None, local_rank: int) -> torch.device:
+    """What --device names, otherwise what ``num_gpu`` asks for."""
+    from safmn.runtime.execution import choose_device, named_device
+
+    return choose_device(num_gpu, local_rank) if wanted is None else named_device(wanted, local_rank)
+
+
+def _on_cuda(device: str | None, num_gpu: int | None) -> bool:
     import torch
 
-    wanted = num_gpu != 0 if device is None else device.startswith("cuda")
+    wanted = num_gpu != 0 if device is None else device.startswith(("cuda", "auto"))
     return wanted and torch.cuda.is_available()
 
 

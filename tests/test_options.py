@@ -182,6 +182,9 @@ def test_num_gpu_auto_is_the_number_of_devices(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert load(tmp_path, for_training(num_gpu="auto")).num_gpu == 3
     assert load(tmp_path, for_training(num_gpu=1)).num_gpu == 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert load(tmp_path, for_training(num_gpu="auto")).num_gpu == 1
 
 
 def test_options_are_frozen_and_can_be_sent_to_workers(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from safmn.errors import DataError
 from safmn.imaging import encode_png, imresize, mod_crop, read_image, read_rgb, write_image
 from safmn.prepare import hint
 from safmn.prepare.cli import VERBS, main
+from safmn.prepare.outputs import write_made
 from safmn.prepare.parallel import for_each, in_order
 from safmn.prepare.subimages import Cut
 
@@ -106,6 +107,15 @@ def test_lr_border_and_output(hr: Path, tmp_path: Path) -> None:
     assert not np.array_equal(made, imresize(cat, 1 / 4))
 
 
+def test_lr_of_another_border_is_made_again(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command, made = ["lr", "--hr", str(hr), "--scales", "4"], hr.parent / "LR_bicubic/X4/catx4.png"
+    cat = mod_crop(read_rgb(hr / "cat.png"), 4)
+    for border in ("symmetric", "replicate", "replicate", "symmetric"):
+        assert main([*command, "--border", border]) == 0
+        np.testing.assert_array_equal(read_rgb(made), imresize(cat, 1 / 4, border=border))
+    assert capsys.readouterr().out.count("0 made, 3 already there") == 1
+
+
 def test_lr_makes_only_what_is_not_there(hr: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     command, lr = ["lr", "--hr", str(hr), "--scales", "2", "4"], hr.parent / "LR_bicubic"
     for path in hr.iterdir():
@@ -152,7 +162,7 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(
     for number in range(40):
         write_image(hr / f"{number:02d}.png", photo[number : number + 64, :64])
     with monkeypatch.context() as patch:
-        patch.setattr(safmn.prepare.lr, "write_image", Interrupting(write_image, at=5))
+        patch.setattr(safmn.prepare.lr, "write_made", Interrupting(write_made, at=5))
         assert main(["lr", "--hr", str(hr), "--scales", "2", "--jobs", "2"]) == 130
     assert "interrupted" in capsys.readouterr().err
     done = files(lr)
@@ -245,6 +255,31 @@ def test_subimages_make_only_what_is_not_there(
     assert "1 made, 5 already there" in capsys.readouterr().out
     after = files(tmp_path / "HR_sub")
     assert {name: content for name, (content, _) in after.items()} == {n: c for n, (c, _) in before.items()}
+
+
+def test_subimages_that_were_cut_elsewhere_are_cut_again(tmp_path: Path, photo: np.ndarray) -> None:
+    """Alone, HR of 150x150 is cut at 54; with its LR images of x4, which show 148x148, at 52."""
+    image = photo[100:250, 100:250]
+    write_image(tmp_path / "HR/cat.png", image)
+    assert main(["lr", "--hr", str(tmp_path / "HR"), "--scales", "4"]) == 0
+    command = ["subimages", "--hr", str(tmp_path / "HR"), "--crop", "96", "--step", "48"]
+    for more, start in (([], 54), (["--scales", "4"], 52), ([], 54)):
+        assert main([*command, *more]) == 0
+        made = sorted((tmp_path / "HR_sub").iterdir())
+        assert len(made) == 9
+        np.testing.assert_array_equal(read_rgb(made[-1]), image[start : start + 96, start : start + 96])
+
+
+def test_subimages_left_from_a_finer_step_are_refused(
+    tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "HR/cat.png", photo[:144, :192])
+    command = ["subimages", "--hr", str(tmp_path / "HR"), "--crop", "96", "--step"]
+    assert main([*command, "24"]) == 0
+    before = files(tmp_path / "HR_sub")
+    assert main([*command, "48"]) == 1
+    assert "cat_s007.png is there, but" in capsys.readouterr().out
+    assert files(tmp_path / "HR_sub") == before
 
 
 def test_subimages_of_pairs_that_do_not_fit(
@@ -445,6 +480,8 @@ def test_hint_names_commands_that_make_the_set(
         assert main(command.removeprefix("safmn prepare ").split()) == 0
     assert len(list(missing.iterdir())) == 6
     shutil.rmtree("mine/LR_bicubic/X4")
+    write_image("Set5/HR/cat.png", photo)
+    assert hint("Set5/LR_bicubic/X4") == "Make it with: safmn prepare lr --hr Set5/HR --scales 4"
     command = hint("mine/LR_bicubic/X4").removeprefix("Make it with: safmn prepare ")
     assert main(command.split()) == 0
     assert Path("mine/LR_bicubic/X4/catx4.png").is_file()

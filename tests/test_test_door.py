@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -235,7 +236,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "these weights are upscaling_factor 2, the option file says 4",
     ),
     "two sets of one name": (["-opt", "test.yml", "--force_yml", "datasets:test_2:name=Set5"], "Set5"),
-    "no such device": (["-opt", "test.yml", "--device", "gpu"], "--device gpu"),
+    "no such device": (["-opt", "test.yml", "--device", "gpu"], "device 'gpu' cannot"),
     "not launched": (["-opt", "test.yml", "--launcher", "pytorch"], "torchrun"),
     "weights alone, another scale": (["--weights", "small.pth", "--scale", "4"], "scale 2, --scale says 4"),
     "weights alone, misspelt set": (["--weights", "small.pth", "--set", "Set5"], "NAME=HR_DIR,LR_DIR"),
@@ -308,9 +309,57 @@ def test_num_gpu_1_without_a_gpu_is_said_and_the_cpu_used(door: Door) -> None:
     status, _, err = door("-opt", "test.yml", "--force_yml", "num_gpu=1")
     assert status == 0
     assert "no usable GPU: using the CPU" in err
-    status, _, err = door("-opt", "test.yml", "--device", "cuda")
+    for device in ("cuda", "meta", "cpu:x"):
+        status, _, err = door("-opt", "test.yml", "--device", device)
+        assert status == 2
+        assert f"device {device!r} cannot be used on this machine" in err
+    assert door("-opt", "test.yml", "--device", "auto")[0] == 0
+
+
+def test_weights_of_runs_have_results_of_their_own(door: Door) -> None:
+    for run in ("one", "two"):
+        folder = Path("experiments", run, "models")
+        folder.mkdir(parents=True)
+        shutil.copy("small.pth", folder / "net_g_latest.pth")
+        assert door("--weights", str(folder / "net_g_latest.pth"))[0] == 0
+    assert report("one_net_g_latest")["scale"] == report("two_net_g_latest")["scale"] == 2
+
+
+def test_an_empty_folder_fails_its_set_alone(door: Door) -> None:
+    for image in Path("datasets/benchmark/Set5/LR_bicubic/X2").iterdir():
+        image.unlink()
+    status, _, err = door("--weights", "small.pth")
     assert status == 2
-    assert "--device cuda: not usable on this machine" in err
+    assert "not tested: Set5: " in err
+    assert "LR_bicubic/X2: no image in this folder" in err
+    assert list(report()["sets"]) == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nMore"), "Set5: memory ran out, images are tested whole"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "Set5: memory ran out"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_fails_one_set_leaves_the_scores_of_the_others(
+    door: Door, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    forward, images = SAFMN.forward, iter(range(100))
+
+    def fail(network: SAFMN, x: torch.Tensor) -> torch.Tensor:
+        if next(images) == 0:  # of the first set
+            raise error
+        return forward(network, x)
+
+    monkeypatch.setattr(SAFMN, "forward", fail)
+    status, out, err = door("-opt", "test.yml")
+    assert status == 2
+    assert "not tested: " in err
+    assert words in err
+    assert list(report()["sets"]) == ["other"]
+    assert "other" in out
 
 
 def test_ctrl_c(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,10 @@ from safmn.archs import SAFMN, SAFMN_BCIE, SAFMNPP, LightSAFMNPP
 from safmn.errors import DataError
 from safmn.imaging import read_rgb
 from safmn.inference import Upscaler, streaming, tiling
-from safmn.inference.memory import PeakMemory
 from safmn.inference.stages import stages_of
 from safmn.inference.streaming import bytes_per_column, stream
 from safmn.inference.tiling import Cut, Frame
+from safmn.runtime.memory import PeakMemory
 
 TOLERANCE = 1e-5
 

@@ -14,10 +14,10 @@ from skimage import data
 
 from safmn import Upscaler
 from safmn.errors import DataError, OptionError
-from safmn.inference import memory
 from safmn.inference.backends import auto
 from safmn.inference.cli import main
 from safmn.registry import ARCH_REGISTRY, build
+from safmn.runtime import memory
 
 
 def network(**arguments: int) -> torch.nn.Module:

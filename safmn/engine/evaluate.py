@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from safmn.data.workers import explain_death
 from safmn.errors import DataError, UserError
 from safmn.imaging import to_uint8, write_image
 from safmn.registry import METRIC_REGISTRY, find
 from safmn.runtime.execution import Execution, Precision
+from safmn.runtime.memory import OUT_OF_MEMORY, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,9 @@ def evaluate(
 
     Raises:
         DataError: the set is empty, an image cannot be read, a GT image is not ``scale`` times its LQ image, or the
-            network or a metric fails on one; on every rank, whichever met it.
+            network or a metric fails on one.
+        OSError, MemoryError, torch.OutOfMemoryError: a full disk, an unreadable folder, too large an image. These and
+            DataError come on every rank, whichever met them.
         OptionError: a metric is not registered.
         Interrupted: the network raised it, on this or another rank.
     """
@@ -98,12 +102,12 @@ def evaluate(
     forward = _Forward(network, name, Execution(torch.device(device), precision))
     indices = range(rank, len(dataset), world_size)
     shown = progress and rank == 0
-    outcome: list[_Score] | UserError | Interrupted
+    outcome: list[_Score] | Exception
     with tqdm(total=len(indices), desc=name, unit="image", leave=False, disable=None if shown else True) as bar:
         try:
             with _in_eval_mode(network):
                 outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar))
-        except (UserError, Interrupted) as error:
+        except (UserError, Interrupted, OSError, *OUT_OF_MEMORY) as error:
             outcome = error
     return _collect(name, _gather(outcome, world_size), start)
 
@@ -150,11 +154,13 @@ class _Forward:
     def __call__(self, item: Mapping[str, Any]) -> np.ndarray:
         lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
         try:
-            with torch.no_grad(), self.execution.autocast():
+            with explain_death(), torch.no_grad(), self.execution.autocast():
                 output = in_whole_windows(self.network, lq)[0].float()  # (C, H, W)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if isinstance(error, OUT_OF_MEMORY):
+                raise
+            if is_out_of_memory(error):  # torch on the CPU raises nothing more precise
+                raise MemoryError(str(error)) from error
             raise DataError(
                 f"data set {self.set_name!r}, {item['lq_path']}: the network {_kind(self.network)} does not take an"
                 f" input of shape {tuple(lq.shape)} (images, channels, height, width): {error}"
@@ -301,14 +307,14 @@ def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np
     return gt[:height, :width]
 
 
-def _gather(outcome: list[_Score] | UserError | Interrupted, world_size: int) -> list[_Score]:
+def _gather(outcome: list[_Score] | Exception, world_size: int) -> list[_Score]:
     """The scores of all ranks, in the order of the data set; an error of one of them is raised on all."""
     outcomes: list[Any] = [outcome]
     if world_size > 1:
         outcomes = [None] * world_size
         dist.all_gather_object(outcomes, outcome)
     for each in outcomes:
-        if isinstance(each, UserError | Interrupted):
+        if isinstance(each, Exception):
             raise each
     return sorted((score for each in outcomes for score in each), key=lambda score: score.index)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -23,7 +24,7 @@ from safmn.data import build_dataset
 from safmn.engine.evaluate import SetResult, evaluate
 from safmn.engine.experiment import environment, start_logging
 from safmn.engine.scoreboard import Scoreboard
-from safmn.errors import EXIT_FAILED, EXIT_USER_ERROR, OptionError, UserError, WeightsError, located
+from safmn.errors import EXIT_FAILED, EXIT_USER_ERROR, DataError, OptionError, UserError, WeightsError, located
 from safmn.imaging import list_images
 from safmn.metrics import network_name
 from safmn.metrics.published import SETS
@@ -31,7 +32,7 @@ from safmn.options import Expectation, Options
 from safmn.prepare import hint
 from safmn.registry import ARCH_REGISTRY, build
 from safmn.runtime.distributed import Ranks
-from safmn.runtime.execution import choose_device
+from safmn.runtime.memory import OUT_OF_MEMORY
 
 logger = logging.getLogger(__name__)
 
@@ -79,23 +80,6 @@ def open_results(name: str, ranks: Ranks, root: str | None = None) -> Path:
     log_file = folder / f"test_{name}_{time.strftime('%Y%m%d_%H%M%S')}.log"
     start_logging(log_file if ranks.is_main else None, is_main=ranks.is_main)
     return folder
-
-
-def find_device(wanted: str | None, num_gpu: int | str | None, ranks: Ranks) -> torch.device:
-    """The device that ``--device`` names, otherwise the one that ``num_gpu`` asks for.
-
-    Raises:
-        OptionError: there is no such device here.
-    """
-    if wanted is None:
-        return choose_device(num_gpu, ranks.local_rank)
-    try:
-        device = torch.device(wanted)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either where a back end is missing
-        reason = str(error).splitlines()[0]
-        raise OptionError(f"--device {wanted}: not usable on this machine ({reason})") from error
-    return device
 
 
 def plan_from_options(options: Options, folder: Path, device: torch.device) -> TestPlan:
@@ -223,7 +207,7 @@ def _benchmark_sections(root: Path, scale: int) -> dict[str, dict[str, Any]]:
 def _section(name: str, hr: Path, lr: Path, scale: int) -> dict[str, Any]:
     """A data set section; LR images may be called like their HR images, or have ``x<scale>`` behind the name."""
     template = "{}"
-    if hr.is_dir() and lr.is_dir():
+    with contextlib.suppress(DataError):  # a folder that is missing or empty: told when it is this set's turn
         stems = {image.stem for image in list_images(lr)}
         if all(f"{image.stem}x{scale}" in stems for image in list_images(hr)):
             template = f"{{}}x{scale}"
@@ -250,7 +234,7 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
     for name, section in plan.sets.items():
         try:
             results[name] = _run_set(plan, name, section, ranks, device)
-        except UserError as error:
+        except (UserError, OSError, *OUT_OF_MEMORY) as error:
             failures[name] = _explain(name, section, error)
     board = Scoreboard(
         metrics=plan.metrics,
@@ -289,12 +273,15 @@ def _run_set(plan: TestPlan, name: str, section: Mapping[str, Any], ranks: Ranks
     return result
 
 
-def _explain(name: str, section: Mapping[str, Any], error: UserError) -> str:
+def _explain(name: str, section: Mapping[str, Any], error: Exception) -> str:
     """Why a set could not be tested, in one line; where its files are missing, with the command that gets them."""
     places = [section[key] for key in ("dataroot_gt", "dataroot_lq", "meta_info_file") if section.get(key)]
     missing = [place for place in places if not os.path.exists(place)]
     if missing:
         return f"{name} is missing: there is no {' and no '.join(missing)}. {hint(missing[0])}"
+    if isinstance(error, OUT_OF_MEMORY):
+        reason = (str(error).splitlines() or ["no details"])[0]
+        return f"{name}: memory ran out, images are tested whole: use another --device, or a larger one ({reason})"
     return f"{name}: {error}"
 
 

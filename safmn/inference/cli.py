@@ -14,10 +14,11 @@ from PIL import Image
 
 from safmn.console import say
 from safmn.errors import EXIT_FAILED, OptionError, exit_status
-from safmn.inference import formats, memory
+from safmn.inference import formats
 from safmn.inference.jobs import plan
 from safmn.inference.run import Run
 from safmn.inference.upscaler import Upscaler
+from safmn.runtime import memory
 
 EXIT_INTERRUPTED = 130
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling
 from safmn.inference.backends import Backend, make_backend
-from safmn.inference.memory import PeakMemory, free_bytes, is_out_of_memory
 from safmn.inference.stages import Chain, Stage, map_modules, stages_of
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame, Progress
+from safmn.runtime.execution import named_device
+from safmn.runtime.memory import PeakMemory, free_bytes, is_out_of_memory
 from safmn.weights import load_network
 
 logger = logging.getLogger(__name__)
@@ -34,23 +35,6 @@ _CPU_BUDGET = 960 * 2**20
 _SHARING = ("native", "eager", "compile")
 _PROBE = 64  # pixels along each side
 _SAMPLE = 128  # pixels along each side, at most
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """``auto`` (CUDA, then MPS, then the CPU) or a device of torch's.
-
-    Raises:
-        OptionError: there is no such device on this machine.
-    """
-    if str(device) == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(name)
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).item()  # the device "meta" has no values
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise OptionError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return found
 
 
 class Upscaler:
@@ -96,7 +80,7 @@ class Upscaler:
             raise OptionError(f"backend={backend!r} knows no other pooling: full_frame_semantics needs 'eager'")
         if tile != "auto" and (not isinstance(tile, (int, np.integer)) or isinstance(tile, bool) or tile < 0):
             raise OptionError(f"tile={tile!r}: choose 'auto', a width in pixels, or 0 for no tiles")
-        self.device = resolve_device(device)
+        self.device = named_device(device)
         network: Any = _load(weights, self.device)
         self.network = network
         self.scale: int = network.scale

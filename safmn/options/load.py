@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import torch
 
 from safmn.errors import OptionError
 from safmn.options import datasets, rules
@@ -17,6 +16,7 @@ from safmn.options.problems import KeyPath, Problems
 from safmn.options.reader import parse_value, read_document
 from safmn.options.typed import to_struct
 from safmn.options.types import Expectation, OptionFile, Options
+from safmn.runtime.execution import device_count
 
 _DEBUG_FREQUENCY = 8  # BasicSR's
 
@@ -105,7 +105,7 @@ def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug:
         mode=mode,
         debug=debug,
         raw=raw,
-        num_gpu=torch.cuda.device_count() if file.num_gpu == "auto" else file.num_gpu,
+        num_gpu=device_count() if file.num_gpu == "auto" else file.num_gpu,
         datasets={name: _dataset(name, section, file.scale, degradation) for name, section in file.datasets.items()},
         degradation=degradation,
         path=msgspec.structs.replace(file.path, **places),

@@ -235,7 +235,7 @@ class Options(Struct, frozen=True, kw_only=True):
         mode: ``train`` or ``test``.
         debug: validation and checkpoints every 8 iterations, a log line every iteration.
         name: the run's name, with ``debug_`` in front in debug mode.
-        num_gpu: the number asked for; ``auto`` has become the number of CUDA devices here.
+        num_gpu: the number asked for; ``auto`` has become the number of GPUs here.
         manual_seed: 0 where the file gives none (BasicSR draws one; here a run repeats unless told otherwise).
         datasets: section name (``train``, ``val``, ``val_2``, ``test_1``) -> options, with ``phase`` and ``scale``
             filled in and ``~`` expanded in paths; ``RealESRGANDataset`` gets ``degradation`` as well.

@@ -27,7 +27,10 @@ def hint(path: str | os.PathLike[str]) -> str:
 
 
 def _by_set(place: PurePath) -> str | None:
-    """For the sets that have a place of their own."""
+    """For the sets that have a place of their own, where their HR images are missing, too."""
+    lr = next((folder for folder in (place, place.parent) if folder.name == "LR_bicubic"), None)
+    if lr is not None and os.path.isdir(lr.parent / "HR"):
+        return None
     if any(part in _DOWNLOADED_BENCHMARKS for part in place.parts):
         return "Get it with: safmn prepare download benchmark"
     if "DIV2K_val100" in place.parts:

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from safmn.errors import DataError, exit_status
-from safmn.imaging import image_size, imresize, mod_crop, write_image
+from safmn.imaging import image_size, imresize, mod_crop
 from safmn.imaging.resize import Border
-from safmn.prepare.outputs import inputs, is_made, read_colours
+from safmn.prepare.outputs import inputs, is_made, read_colours, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
 
 
@@ -19,7 +19,8 @@ def make_lr(
 ) -> Outcome:
     """Make ``output/X<s>/<name>x<s>.png`` of every image in ``hr``, cropped to a multiple of s, for every scale s.
 
-    Images that are there, whole, of the right size and no older than their HR image are left alone.
+    Images that are there, whole, of the right size, no older than their HR image and made with the same border (a file
+    that does not say is taken to be MATLAB's of today, symmetric) are left alone.
 
     Raises:
         DataError: no such folder, no images, or a scale below 2. An unreadable image fails alone (in the outcome).
@@ -40,11 +41,12 @@ def _make(source: Path, *, output: Path, scales: Sequence[int], border: Border) 
     if min(height, width) < scales[-1]:
         raise DataError(f"{source}: {width}x{height} (width x height) is too small for x{scales[-1]}")
     paths = {scale: lr_path(output, source.stem, scale) for scale in scales}
-    missing = [s for s, path in paths.items() if not is_made(path, (height // s, width // s), source)]
+    recipe = "" if border == "symmetric" else f"border {border}"
+    missing = [s for s, path in paths.items() if not is_made(path, (height // s, width // s), source, recipe)]
     if missing:
         image = read_colours(source)
         for scale in missing:
-            write_image(paths[scale], imresize(mod_crop(image, scale), 1 / scale, border=border))
+            write_made(paths[scale], imresize(mod_crop(image, scale), 1 / scale, border=border), recipe)
     return len(missing), len(scales) - len(missing)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from safmn.errors import DataError
-from safmn.imaging import list_images, read_image
+from safmn.files import write_atomically
+from safmn.imaging import encode_png, list_images, read_image
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
+_HEADER_END = 33  # of the signature and the chunk IHDR, which every PNG file begins with
+_KEYWORD = b"safmn"
 
 
 def inputs(folder: Path) -> list[Path]:
@@ -32,14 +36,35 @@ def read_colours(path: Path) -> np.ndarray:
     return image[..., :3] if image.ndim == 3 else image
 
 
-def is_made(path: Path, size: tuple[int, int], source: Path) -> bool:
-    """Whether ``path`` is a whole PNG file of this (height, width), no older than its source."""
+def write_made(path: Path, image: np.ndarray, recipe: str = "") -> None:
+    """Write a PNG file, whole or not at all, that says how it was made (a text chunk), unless that is self-evident."""
+    data = encode_png(image)
+    if recipe:
+        data = data[:_HEADER_END] + _text_chunk(recipe) + data[_HEADER_END:]
+    write_atomically(path, data, flush=False)
+
+
+def _text_chunk(text: str) -> bytes:
+    """The PNG chunk tEXt with the keyword ``safmn``."""
+    body = b"tEXt" + _KEYWORD + b"\0" + text.encode("latin-1")
+    return (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def is_made(path: Path, size: tuple[int, int], source: Path, recipe: str = "") -> bool:
+    """Whether ``path`` is a whole PNG file of this (height, width), no older than its source, made as ``recipe`` says.
+
+    The same size may show something else: another place of the image, or other borders.
+    """
+    chunk = _text_chunk(recipe) if recipe else b""
     try:
         with path.open("rb") as file:
-            head = file.read(24)
+            head = file.read(_HEADER_END)
+            told = file.read(len(_text_chunk("")))
+            file.seek(_HEADER_END)
+            as_told = file.read(len(chunk)) == chunk if recipe else _KEYWORD not in told
             file.seek(-len(_PNG_END), 2)
             whole = head.startswith(_PNG_START) and file.read() == _PNG_END
         found = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-        return whole and found == size and path.stat().st_mtime >= source.stat().st_mtime
+        return whole and as_told and found == size and path.stat().st_mtime >= source.stat().st_mtime
     except OSError:  # missing, or too short to seek
         return False

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from safmn.errors import DataError, exit_status
-from safmn.imaging import image_size, write_image
+from safmn.imaging import image_size
 from safmn.prepare.lr import lr_path
-from safmn.prepare.outputs import inputs, is_made, read_colours
+from safmn.prepare.outputs import inputs, is_made, read_colours, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
 
 logger = logging.getLogger(__name__)
@@ -69,12 +69,12 @@ def cut_subimages(
 
     With ``scales``, the LR images ``lr/X<s>/<name>x<s>.png`` are cut into ``lr_output/X<s>/<name>_s001.png`` ...: the
     same names as their HR counterparts, as published. HR images are first cropped to what all their LR images show.
-    Images smaller than a square are left out, with a warning. Sub-images that are there, whole and no older than their
-    source are left alone.
+    Images smaller than a square are left out, with a warning. Sub-images that are there, whole, no older than their
+    source and cut at the same place (each file says where) are left alone.
 
     Raises:
         DataError: a folder or an LR image is missing, or a number does not fit. An unreadable image, or a pair whose
-            sizes do not fit, fails alone (in the outcome).
+            sizes do not fit, or one of which more squares are there than are cut now, fails alone (in the outcome).
     """
     cut = cut or Cut()
     cut.check(scales)
@@ -112,14 +112,21 @@ def _cut_one(
     source: Path, output: Path, corners: Sequence[tuple[int, int]], side: int, *, scale: int, name: str | None = None
 ) -> int:
     """Cut one image at corners given in HR pixels; returns how many sub-images were missing and so were made."""
-    small = side // scale
-    paths = {output / f"{name or source.stem}_s{number:03d}.png": at for number, at in enumerate(corners, start=1)}
-    missing = {path: at for path, at in paths.items() if not is_made(path, (small, small), source)}
+    small, name = side // scale, name or source.stem
+    paths = {output / f"{name}_s{number:03d}.png": at for number, at in enumerate(corners, start=1)}
+    surplus = output / f"{name}_s{len(corners) + 1:03d}.png"
+    if surplus.exists():
+        raise DataError(
+            f"{surplus} is there, but {source} gives {len(corners)} squares only: {output} was cut otherwise. Remove "
+            "it, or cut into another folder"
+        )
+    recipes = {path: f"at {at[0]},{at[1]} of HR" for path, at in paths.items()}
+    missing = {path: at for path, at in paths.items() if not is_made(path, (small, small), source, recipes[path])}
     if missing:
         image = read_colours(source)
         for path, (top, left) in missing.items():
             y, x = top // scale, left // scale
-            write_image(path, np.ascontiguousarray(image[y : y + small, x : x + small]))
+            write_made(path, np.ascontiguousarray(image[y : y + small, x : x + small]), recipes[path])
     return len(missing)
 
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
-import shutil
-import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from safmn.errors import OptionError
+from safmn.native.build import compiler
+from safmn.runtime.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Kernels = Literal["torch", "native"]
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -62,27 +60,40 @@ class Execution:
         return ", ".join(parts) + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else "")
 
 
-def choose_device(num_gpu: int | str | None, local_rank: int = 0) -> torch.device:
+def named_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
+    """A device of torch's, or for ``auto`` what is there: CUDA (the GPU of this rank), then MPS, then the CPU.
+
+    Raises:
+        OptionError: there is no such device on this machine.
+    """
+    if str(name) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.zeros(1, device=found).item()  # the device "meta" has no values
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch raises any of these
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"device {str(name)!r} cannot be used on this machine: {reason}") from error
+    return found
+
+
+def choose_device(num_gpu: int | None, local_rank: int = 0) -> torch.device:
     """The device that ``num_gpu`` asks for; where there is no GPU the CPU, saying so.
 
     Args:
-        num_gpu: BasicSR's key: 0 the CPU, 1 or more one GPU for each process, ``auto`` what is there.
+        num_gpu: BasicSR's key: 0 the CPU, 1 or more one GPU for each process; None what is there.
     """
-    if num_gpu == 0:
-        return torch.device("cpu")
-    if torch.cuda.is_available():
-        return torch.device("cuda", local_rank)
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    if num_gpu not in (None, "auto"):
+    device = torch.device("cpu") if num_gpu == 0 else named_device("auto", local_rank)
+    if num_gpu and device.type == "cpu":
         logger.warning("num_gpu: %s, but this machine has no usable GPU: using the CPU", num_gpu)
-    return torch.device("cpu")
+    return device
 
 
-def _compiler_available(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    return device.type == "cuda"
+def device_count() -> int:
+    """How many devices other than the CPU there are: what ``num_gpu: auto`` stands for."""
+    return torch.cuda.device_count() or int(torch.backends.mps.is_available())
 
 
 def choose_execution(
@@ -105,7 +116,7 @@ def choose_execution(
         raise OptionError(f"train.precision: {precision!r}; choose fp32, bf16 or fp16")
     if chosen == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise OptionError("train.precision: bf16 is not supported by this GPU; choose fp16 or fp32")
-    if compile and not _compiler_available(device):
+    if compile and device.type == "cpu" and compiler() is None:
         raise OptionError("train.compile: true needs a C++ compiler (g++ or clang++) on this machine; install one")
     if kernels == "native":
         _check_native(device, chosen, compile=bool(compile))
@@ -133,18 +144,6 @@ def _check_native(device: torch.device, precision: str, *, compile: bool) -> Non
             "train.kernels: native is for the CPU in fp32 and for NVIDIA GPUs in fp32 or bf16, without compile; this "
             f"run is on {device.type}, {how}. Leave it out, or change num_gpu, precision or compile"
         )
-
-
-def keep_freed_memory() -> None:
-    """Ask the C library (glibc) to keep the memory of freed tensors for the next ones.
-
-    Activations of tens of MB are freed and made again in every step. Returned to the system each time, they come back
-    as new pages that the kernel clears: an eighth of a training step (docs/performance.md).
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is not None and hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # the largest that fits
 
 
 def apply_global_settings(execution: Execution) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import OrderedDict
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from safmn.inference.backends.base import Backend
 from safmn.inference.optimize import with_precision
+from safmn.native.build import compiler
 
 _GRAPHS = 4  # input sizes for which a CUDA graph is kept; each holds the memory of all activations
 
@@ -55,7 +55,7 @@ class Compiled(Backend):
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
         """Compiling for the CPU takes a C++ compiler, for a GPU Triton."""
-        if device.type == "cpu" and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        if device.type == "cpu" and compiler() is None:
             return "torch.compile needs a C++ compiler (g++ or clang++); install one"
         if device.type == "cuda" and not torch.utils._triton.has_triton():
             return "torch.compile needs Triton on a GPU: pip install triton"

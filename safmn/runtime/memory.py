@@ -1,10 +1,11 @@
-"""How much memory a computation takes, how much there is, and whether an error says that there was too little."""
+"""How much memory a computation takes, how much there is, whether there was too little, and what malloc keeps."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 _HEAP_BLOCK = 2**22
 _CGROUP = Path("/sys/fs/cgroup")
+
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+"""What says so by its class alone; see :func:`is_out_of_memory`."""
 
 
 class PeakMemory(TorchDispatchMode):
@@ -74,20 +78,35 @@ def free_bytes(device: torch.device) -> int:
     return free if limited is None else min(free, limited)
 
 
+def keep_freed_memory() -> None:
+    """Ask the C library (glibc) to keep the memory of freed tensors for the next ones.
+
+    Activations of tens of MB are freed and made again in every training step. Returned to the system each time, they
+    come back as new pages that the kernel clears: an eighth of the step (docs/performance.md).
+    """
+    _set_malloc({_M_MMAP_THRESHOLD: 2**30, _M_TRIM_THRESHOLD: 2**31 - 1})  # the largest that fits
+
+
 def keep_heap_small() -> None:
     """Have glibc give large blocks back to the system at once, for commands that own their process.
 
     By default its threshold for doing so grows to 32 MiB with use, and the bands of features, freed in another order
-    than they were made, leave holes of 0.4 GiB. Does nothing with other C libraries.
+    than they were made, leave holes of 0.4 GiB.
     """
+    _set_malloc({_M_MMAP_THRESHOLD: _HEAP_BLOCK})
+
+
+def _set_malloc(settings: Mapping[int, int]) -> None:
+    """glibc's ``mallopt``; does nothing with other C libraries."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _HEAP_BLOCK)
+        for key, value in settings.items():
+            mallopt(key, value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, whichever library raised it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, OUT_OF_MEMORY):
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(
