@@ -1,9 +1,11 @@
-"""Names in option files that become names of files and folders: what is wrong with one, in words."""
+"""Names in option files that become names of files and folders: what is wrong with one; and names of images."""
 
 from __future__ import annotations
 
 import string
 from pathlib import PurePath
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".gif")
 
 
 def folder_mistake(name: str) -> str | None:
@@ -22,3 +24,14 @@ def template_mistake(template: str) -> str | None:
     if fields not in ([("", "", None)], [("0", "", None)]):
         return f"{template!r} must hold {{}} once, for the name of the GT image without ending, as in {{}}x2"
     return None
+
+
+def image_name(path: str) -> str:
+    """An image's name without folder and ending: the same for a file, an lmdb key and an image in a store.
+
+    >>> image_name("HR/photo.v2.png"), image_name("photo.v2")
+    ('photo.v2', 'photo.v2')
+    """
+    name = PurePath(path).name
+    ending = PurePath(name).suffix
+    return name.removesuffix(ending) if ending.lower() in IMAGE_SUFFIXES else name

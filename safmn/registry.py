@@ -115,5 +115,6 @@ def build(registry: Registry, section: Mapping[str, Any], **runtime: Any) -> Any
         return component(**arguments, **runtime)
     except UserError:
         raise
-    except (TypeError, ValueError, NotImplementedError, AssertionError, RuntimeError) as error:
-        raise OptionError(f"{section['type']} cannot be built from {arguments}: {error}") from error
+    except Exception as error:  # constructors may be anybody's, and raise anything
+        reason = str(error) if isinstance(error, (ValueError, TypeError, RuntimeError)) else repr(error)
+        raise OptionError(f"{section['type']} cannot be built from {arguments}: {reason}") from error

@@ -222,6 +222,16 @@ def test_not_a_number_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         export_network(small("SAFMN"), tmp_path / "small.pt")
 
 
+@pytest.mark.parametrize(("name", "others"), [("m.xml", ["m.bin"]), ("m.param", ["m.bin"]), ("m.param", ["m.json"])])
+def test_files_of_something_else_are_not_overwritten(name: str, others: list[str], tmp_path: Path) -> None:
+    for other in others:
+        (tmp_path / other).write_text("mine")
+    with pytest.raises(OptionError, match=rf"{others[0]} is there and not of this export.*m\.\w+\.{name[2:]}"):
+        export_network(small("SAFMN"), tmp_path / name)
+    assert [(tmp_path / other).read_text() for other in others] == ["mine"] * len(others)
+    assert not (tmp_path / name).exists()
+
+
 def test_network_is_left_as_it_is(tmp_path: Path) -> None:
     network = small("SAFMN").train().requires_grad_(True)
     export_network(network, tmp_path / "small.pt", precision="fp16")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -113,6 +114,20 @@ def test_jpeg_with_thumbnail_is_complete(photo: np.ndarray) -> None:
     assert decode_rgb(data, "with thumbnail").shape == photo.shape
     with pytest.raises(DataError, match=r"cut\.jpg.*ends too early"):
         decode_rgb(data[: len(data) * 3 // 4], "cut.jpg")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
+def test_jpeg_with_a_trailer_is_complete(photo: np.ndarray, options: dict[str, Any]) -> None:
+    """Motion photos have a film behind the image, whose bytes may look like markers."""
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "jpeg", **options)
+    data = file.getvalue()
+    for trailer in (b"", b"\0\xff\xda\0", b"\xff\xd9"):
+        assert decode_rgb(data + trailer, "motion.jpg").shape == photo.shape
+    with pytest.raises(DataError, match=r"cut\.jpg.*ends too early"):
+        decode_rgb(data[:-2], "cut.jpg")
+    with pytest.raises(DataError, match=r"cut\.jpg.*ends too early"):
+        decode_rgb(data[: len(data) // 3], "cut.jpg")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif"])

@@ -382,6 +382,26 @@ def test_lmdb_that_is_there(hr: Path, photo: np.ndarray, capsys: pytest.CaptureF
     assert "no whole lmdb" in capsys.readouterr().err
 
 
+def test_lmdb_of_another_folder_with_the_same_names(
+    tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        for folder, image in (("A", photo), ("B", photo[::-1])):
+            write_image(tmp_path / folder / f"{number:02d}.png", image[number : number + 32, :32])
+            make_older(tmp_path / folder / f"{number:02d}.png")
+    base = tmp_path / "x.lmdb"
+    with monkeypatch.context() as patch:
+        patch.setattr(safmn.prepare.image_lmdb, "encode_png", Interrupting(encode_png, at=6))
+        assert main(["lmdb", str(tmp_path / "A"), "-o", str(base), "--jobs", "1"]) == 130
+    assert main(["lmdb", str(tmp_path / "B"), "-o", str(base)]) == 0
+    with lmdb.open(str(base), readonly=True, lock=False) as environment, environment.begin() as transaction:
+        for number in range(12):
+            content = np.frombuffer(transaction.get(f"{number:02d}".encode()), np.uint8)
+            np.testing.assert_array_equal(cv2.imdecode(content, -1)[..., ::-1], photo[::-1][number : number + 32, :32])
+    assert main(["lmdb", str(tmp_path / "A"), "-o", str(base)]) == 2
+    assert "holds another image than" in capsys.readouterr().err
+
+
 def test_lmdb_names_an_unreadable_image_and_keeps_the_rest(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = (hr / "cat.png").read_bytes()
     for path in hr.iterdir():

@@ -15,6 +15,7 @@ from basicsr.losses.basic_loss import PerceptualLoss as BasicSRPerceptualLoss
 from torchvision.models import vgg19
 
 from safmn.archs import SAFMN
+from safmn.degradations.ops_tensor import sharpen
 from safmn.errors import OptionError, WeightsError
 from safmn.imaging import list_images, read_rgb, write_image
 from safmn.losses import perceptual_loss
@@ -70,6 +71,16 @@ def test_stage_one_trains_towards_the_gt_it_is_told(tmp_path: Path, sharpened: b
     losses = model.training_step([data], 1).losses
     expected = (output - data["gt_usm" if sharpened else "gt"]).abs().mean()
     torch.testing.assert_close(losses["l_pix"], expected)
+
+
+def test_the_gt_of_pairs_is_sharpened_by_the_model(tmp_path: Path) -> None:
+    model = build(tmp_path, "RealSRModel", degradation={"l1_gt_usm": True}, fft_opt=None)
+    data = batch()
+    del data["gt_usm"]
+    with torch.no_grad():
+        output = model.net_g.bare(data["lq"])
+    expected = (output - torch.stack([sharpen(image) for image in data["gt"]])).abs().mean()
+    torch.testing.assert_close(model.training_step([data], 1).losses["l_pix"], expected)
 
 
 def test_generator_receives_the_adversarial_gradient(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from basicsr.archs import build_network
 from torch import Tensor, nn
 
 from safmn.models.sr_model import SRModel
-from safmn.models.teacher import Teacher
+from safmn.models.teacher import Teacher, is_excepted
 from safmn.native.build import compiler
 from safmn.options.types import TeacherSection
 from safmn.runtime.execution import Execution
@@ -65,6 +65,15 @@ def test_excepted_images_keep_their_gt(teacher: tuple[Path, nn.Module]) -> None:
     assert torch.equal(targets(path, except_images="*"), given["gt"])
 
 
+def test_names_are_those_of_the_files_and_of_an_lmdb() -> None:
+    assert is_excepted("HR/drawing_1.png", "drawing*.png")
+    assert is_excepted("HR/drawing_1.png", "drawing_1")
+    assert is_excepted("drawing_1", "drawing_?")
+    assert is_excepted("drawing_1", "drawing_?.png")
+    assert not is_excepted("HR/drawing_1.png", "drawing*.jpg")
+    assert not is_excepted("drawings/photo.png", "drawing*")
+
+
 @pytest.mark.skipif(compiler() is None, reason="no C++ compiler")
 def test_native_kernels_give_the_same_targets(teacher: tuple[Path, nn.Module]) -> None:
     path, network = teacher
@@ -101,6 +110,29 @@ def test_excepted_images_are_learned(images: Path, tmp_path: Path, teacher: tupl
     status, folder = run(images, tmp_path, weights=teacher[0], except_images="photo3.png")
     assert status == 0
     assert max(losses(folder)) > 1e-2
+
+
+def test_a_pattern_that_no_image_fits_is_refused(
+    images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(images, tmp_path, weights=teacher[0], except_images="drawnig*")[0] == 2
+    assert "no training image is named 'drawnig*'; they are named like 'photo0'" in capfd.readouterr().err
+
+
+def test_moved_weights_are_the_same_teacher_and_replaced_ones_are_not(
+    images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, moved = tmp_path / "teacher.pth", tmp_path / "moved.pth"
+    path.write_bytes(teacher[0].read_bytes())
+    content = tiny_run.options(images, teacher={"weights": str(path)}, total_iter=3)
+    content["path"] |= {"experiments_root": str(tmp_path / "experiments")}
+    arguments = ["-opt", str(tiny_run.write_options(tmp_path, content)), "--auto_resume", "--force_yml"]
+    assert main([*arguments, "train:total_iter=3"]) == 0
+    path.rename(moved)
+    assert main([*arguments, f"train:teacher:weights={moved}", "train:total_iter=4"]) == 0
+    save_weights(moved, params={name: value + 1 for name, value in teacher[1].state_dict().items()})
+    assert main([*arguments, f"train:teacher:weights={moved}", "train:total_iter=5"]) == 2
+    assert "train.teacher.weights: " in capfd.readouterr().err
 
 
 def test_goes_on_exactly(

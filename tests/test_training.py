@@ -23,6 +23,7 @@ from basicsr.archs import build_network
 
 from safmn.engine.evaluate import Interrupted, evaluate
 from safmn.engine.experiment import Experiment
+from safmn.engine.validation import Validator
 from safmn.errors import CheckpointError, DataError, UserError
 from safmn.models.sr_model import SRModel
 from safmn.models.trained_network import TrainedNetwork
@@ -169,7 +170,16 @@ def test_stop_on_nonfinite_names_iteration_and_samples(
     message = capfd.readouterr().err
     assert "iteration 5" in message
     assert "photo" in message
-    assert Experiment(tmp_path / "experiments/tiny").training_states.joinpath("000000003").is_dir()
+    assert "Iteration 4 is saved" in message
+    states = Experiment(tmp_path / "experiments/tiny").training_states
+    assert json.loads((states / "000000004/state.json").read_text())["iteration"] == 4
+    monkeypatch.undo()
+    assert main(["-opt", str(write(images, tmp_path)), "--auto_resume"]) == 0  # and goes on from there
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert main(["-opt", str(write(images, whole))]) == 0
+    ours, expected = (folder / "experiments/tiny/models/net_g_latest.pth" for folder in (tmp_path, whole))
+    assert ours.read_bytes() == expected.read_bytes()
 
 
 def test_skip_on_nonfinite_counts_and_is_bounded(
@@ -182,6 +192,70 @@ def test_skip_on_nonfinite_counts_and_is_bounded(
     shutil.rmtree(tmp_path / "experiments")
     assert main(["-opt", str(write(images, tmp_path, on_nonfinite="skip", max_skips=1))]) == 2
     assert "max_skips" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"network_g": {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}},
+         "network_g gives images of shape (2, 1, 16, 16), their GT has"),
+        ({"datasets:train:color": "y"}, "lq (2, 1, 16, 16)"),
+        ({"network_g": {"type": "SwinIR", "upscale": 2, "window_size": 6, "embed_dim": 12, "num_heads": [2],
+                        "depths": [1], "upsampler": "pixelshuffle"}}, "do not fit together"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit_are_one_message(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], changes: dict[str, Any], words: str
+) -> None:
+    overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    assert main(["-opt", str(write(images, tmp_path)), "--force_yml", *overrides]) == 2
+    err = capfd.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_later_error_is_a_bug_and_keeps_its_traceback(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = SRModel.training_step
+
+    def fails(self: SRModel, batches: Any, iteration: int) -> Any:
+        if iteration == 2:
+            raise KeyError("ours")
+        return original(self, batches, iteration)
+
+    monkeypatch.setattr(SRModel, "training_step", fails)
+    with pytest.raises(KeyError, match="ours"):
+        main(["-opt", str(write(images, tmp_path))])
+
+
+def test_a_network_with_5d_weights_trains(images: Path, tmp_path: Path) -> None:
+    """And is the user's own, from a file that the option file names."""
+    (tmp_path / "deep_arch.py").write_text(
+        "from basicsr.utils.registry import ARCH_REGISTRY\n"
+        "from torch import nn\n"
+        "@ARCH_REGISTRY.register()\n"
+        "class DeepOfTheTest(nn.Module):\n"
+        "    def __init__(self, num_feat=4):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv3d(1, 4, 3, padding=1)\n"
+        "        self.shuffle = nn.PixelShuffle(2)\n"
+        "    def forward(self, x):\n"
+        "        y = self.conv(x[:, None])\n"  # (B, 4, 3, h, w)
+        "        return self.shuffle(y.transpose(1, 2).flatten(1, 2))\n"
+    )
+    path = str(write(images, tmp_path))
+    overrides = [f"imports=[{tmp_path / 'deep_arch.py'}]", "network_g={type: DeepOfTheTest, num_feat: 4}"]
+    assert main(["-opt", path, "--force_yml", *overrides]) == 0
+    assert main(["-opt", path, "--auto_resume", "--force_yml", *overrides, "train:total_iter=26"]) == 0
+
+
+def test_a_finished_run_says_so(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = str(write(images, tmp_path))
+    assert main(["-opt", path]) == 0
+    capfd.readouterr()
+    assert main(["-opt", path, "--auto_resume"]) == 0
+    assert "nothing to train: iteration 24 of 24 is done" in capfd.readouterr().err
 
 
 def test_what_cannot_be_deterministic_is_explained(
@@ -231,7 +305,62 @@ def test_a_start_that_fails_leaves_the_older_run_in_its_place(images: Path, tmp_
     assert {path: path.read_bytes() for path in (tmp_path / "experiments").rglob("*") if path.suffix} == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_start_without_checkpoints_keeps_the_older_weights(images: Path, tmp_path: Path) -> None:
+    """The advice where all are damaged is to move training_states away; --auto_resume then starts anew."""
+    option_file = str(write(images, tmp_path, total_iter=3))
+    assert main(["-opt", option_file]) == 0
+    root = tmp_path / "experiments/tiny"
+    before = (root / "models/net_g_3.pth").read_bytes()
+    shutil.rmtree(root / "training_states")
+    assert main(["-opt", option_file, "--auto_resume"]) == 0
+    [archived] = [path for path in (tmp_path / "experiments").iterdir() if "_archived_" in path.name]
+    assert (archived / "models/net_g_3.pth").read_bytes() == before
+
+
+def test_other_images_are_noticed(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "images"
+    shutil.copytree(images, mine)
+    option_file = write(mine, tmp_path, total_iter=3)
+    assert main(["-opt", str(option_file)]) == 0
+    for kind in ("hr", "lr"):
+        (mine / "train" / kind / "photo0.png").rename(mine / "train" / kind / "other.png")
+    more = ["-opt", str(option_file), "--auto_resume", "--force_yml", "train:total_iter=4"]
+    assert main(more) == 2
+    assert "datasets.train: 5 images, names " in capfd.readouterr().err
+    assert main([*more, "--allow-changes"]) == 0
+    assert main(more) == 0  # the checkpoint is of these images now
+
+
+def test_an_interrupted_validation_is_recorded_once(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validated again after a resume that wrote no checkpoint before it was killed, too."""
+    content = tiny_run.options(images, total_iter=9)
+    content["path"]["experiments_root"] = str(tmp_path / "experiments")
+    content["logger"] |= {"save_checkpoint_freq": 5, "keep_best": False}
+    arguments = ["-opt", str(tiny_run.write_options(tmp_path, content)), "--auto_resume"]
+    validate, step = Validator.run, SRModel.training_step
+
+    def interrupted(*_: Any, **__: Any) -> bool:
+        raise Interrupted
+
+    def killed(self: SRModel, batches: Any, iteration: int) -> Any:
+        if iteration == 8:
+            raise KeyboardInterrupt
+        return step(self, batches, iteration)
+
+    monkeypatch.setattr(Validator, "run", interrupted)
+    assert main(arguments) == 143  # at 6, saved
+    monkeypatch.setattr(Validator, "run", validate)
+    monkeypatch.setattr(SRModel, "training_step", killed)
+    assert main(arguments) == 130  # at 8, after the validation
+    monkeypatch.setattr(SRModel, "training_step", step)
+    assert main(arguments) == 0
+    lines = map(json.loads, (tmp_path / "experiments/tiny/record.jsonl").read_text().splitlines())
+    assert [line["iter"] for line in lines if "set" in line] == [6, 9]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_signals_save_and_leave_within_ten_seconds(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     option_file = write(images, tmp_path)
     long = ["train:total_iter=100000", "val:val_freq=90000", "logger:save_checkpoint_freq=90000"]
@@ -551,7 +680,7 @@ def test_damaged_lines_of_the_record_are_left_out(
     whole = b'{"iter": 1}\n', b'{"iter": 2, "set": "val"}\n', b'{"iter": 3}\n'
     damaged = b"\xff\xfe\n", b"[1]\n", b"7\n", b'{"epoch": 1}\n', b'{"iter": "1"}\n', b'{"iter": 2, "l_p'
     experiment.record.write_bytes(whole[0] + b"".join(damaged[:-1]) + whole[1] + whole[2] + damaged[-1])
-    experiment.rewind_record(2)
+    experiment.rewind_record(2, validated=2)
     assert experiment.record.read_bytes() == whole[0] + whole[1]
     assert [f"line {number} is damaged" in caplog.text for number in (1, 2, 6, 7, 9)] == [
         False,
@@ -563,10 +692,21 @@ def test_damaged_lines_of_the_record_are_left_out(
 
 
 def test_experiment_lock_is_released_with_the_run(tmp_path: Path) -> None:
+    """Asked in another process: the lock belongs to a process, which never refuses itself."""
     experiment = Experiment(tmp_path / "x")
+    code = (
+        "import sys, pathlib; from safmn.engine.experiment import Experiment; from safmn.errors import exit_status\n"
+        "sys.exit(exit_status(lambda: Experiment(pathlib.Path(sys.argv[1])).lock() or 0)())"
+    )
+
+    def status() -> int:
+        command = [sys.executable, "-c", code, str(tmp_path / "x")]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False).returncode
+
     experiment.lock()
+    assert status() == 2
     experiment.unlock()
-    Experiment(tmp_path / "x").lock()
+    assert status() == 0
 
 
 def test_user_error_is_a_value_error() -> None:

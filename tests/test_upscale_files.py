@@ -497,6 +497,15 @@ def test_a_pattern_does_not_find_its_own_outputs(upscale: Upscale, tmp_path: Pat
     assert [p.name for p in (tmp_path / "out").rglob("*")] == ["a.png"]
 
 
+def test_a_pattern_with_the_outputs_beside_the_inputs(
+    upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    EXACT["rgb.png"](tmp_path / "a.png")
+    assert upscale("*.png", "--format", "webp", out=Path(".")) == 0
+    assert (tmp_path / "a.webp").is_file()
+
+
 def test_outputs_are_kept_unless_told_otherwise(upscale: Upscale, tmp_path: Path) -> None:
     EXACT["rgb.png"](tmp_path / "a.png")
     assert upscale(tmp_path / "a.png") == 0

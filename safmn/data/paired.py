@@ -26,6 +26,7 @@ from safmn.data.sources import (
 )
 from safmn.errors import DataError
 from safmn.imaging import augment, rgb_to_y, to_tensor
+from safmn.names import image_name
 from safmn.registry import DATASET_REGISTRY, OURS
 
 
@@ -114,6 +115,10 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def image_names(self) -> list[str]:
+        """The GT images' names, without folder and ending, in the order of their indices."""
+        return [image_name(pair.gt) for pair in self.pairs]
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, Pair]:
         pair = self.pairs[index]

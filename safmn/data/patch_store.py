@@ -14,6 +14,7 @@ from safmn.data.keys import Batch, Patch, Sample, SampleKey, draw_patch, sample_
 from safmn.data.options import CropOptions, read_options
 from safmn.data.store_format import CheckSource, StoreFile
 from safmn.errors import DataError, OptionError
+from safmn.names import image_name
 from safmn.registry import DATASET_REGISTRY
 
 _UPLOAD_BYTES = 1 << 28  # how much is copied to the device at a time
@@ -133,6 +134,10 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def image_names(self) -> list[str]:
+        """The GT images' names, without folder and ending, in the order of their indices."""
+        return [image_name(image.hr.name) for image in self.images]
 
     @property
     def on_device(self) -> bool:

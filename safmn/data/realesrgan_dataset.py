@@ -24,6 +24,7 @@ from safmn.degradations.options import BlurKeys
 from safmn.degradations.pool import pooled
 from safmn.errors import DataError, OptionError
 from safmn.imaging import mod_crop
+from safmn.names import image_name
 from safmn.registry import DATASET_REGISTRY, OURS
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,10 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def image_names(self) -> list[str]:
+        """The GT images' names, without folder and ending, in the order of their indices."""
+        return [image_name(path) for path in self.paths]
 
     def sample(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator | None = None) -> Sample:
         """A training sample of image ``index``.

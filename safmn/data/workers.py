@@ -35,8 +35,13 @@ def died(error: Exception) -> DataError:
     """The error to raise where ``error`` says that a worker is gone."""
     return DataError(
         f"a loader worker died ({str(error).strip()}). It probably ran out of memory: lower "
-        "datasets.train.num_worker_per_gpu, batch_size_per_gpu or the images' size."
+        "datasets.train.num_worker_per_gpu, batch_size_per_gpu or the images' size. Start again with --auto_resume."
     )
+
+
+def is_death(error: Exception) -> bool:
+    """Whether an error is torch's about a dead worker."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 @contextmanager
@@ -48,7 +53,7 @@ def explain_death() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
+        if not is_death(error):
             raise
         raise died(error) from error
 
@@ -72,15 +77,15 @@ def prepare_worker(worker_id: int, *, parent: int) -> None:
     """Initialise a worker process (``worker_init_fn`` of torch's loader, with ``parent`` bound).
 
     A scheduler or a terminal signals the whole process group. The main process decides what to do about it and still
-    needs its batches meanwhile, so workers ignore SIGINT, SIGUSR1, and SIGTERM unless it comes from the main process.
+    needs its batches meanwhile, so workers ignore what it handles, and SIGTERM unless it comes from the main process.
     A thread ends the worker within half a second of the parent's death, also by SIGKILL: torch's own watchdog looks
     only every five seconds, only between batches, and can hang on a full pipe.
     """
     torch.set_num_threads(1)
     if cv2.getNumThreads() != 1:  # in a spawned process; for forked ones see one_opencv_thread
         cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_watch, args=(parent,), name=f"safmn-watch-{worker_id}", daemon=True).start()

@@ -321,7 +321,7 @@ def _check_degradation(keys: DegradationKeys) -> None:
     _require(
         keys.high_order_degradation,
         "high_order_degradation",
-        "false means pairs that exist already; use the data set PairedImageDataset with model_type SRModel for them",
+        "false means pairs that exist already; use the data set PairedImageDataset for them, not RealESRGANDataset",
     )
     for suffix in ("", "2"):
         _check_distribution(keys, f"resize_prob{suffix}", 3)

@@ -82,6 +82,8 @@ class Checkpointer:
         """
         temporary = self.folder / f"{TEMPORARY}{iteration:09d}-{os.getpid()}"
         try:
+            if temporary.exists():  # of a killed process of the same number, as in containers
+                shutil.rmtree(temporary)
             temporary.mkdir(parents=True)
             _write(temporary, iteration, networks, {"progress": dict(progress), "options": dict(options)})
             self._move_into_place(temporary, self.path(iteration))
@@ -93,8 +95,14 @@ class Checkpointer:
     def _move_into_place(self, temporary: Path, final: Path) -> None:
         replaced = final.with_name(_REPLACED + final.name)
         if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
             os.rename(final, replaced)
-        os.rename(temporary, final)
+        try:
+            os.rename(temporary, final)
+        except OSError:
+            if replaced.exists():
+                os.rename(replaced, final)
+            raise
         flush_directory(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -207,6 +215,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         text = (folder / _MANIFEST).read_bytes().decode()
         body, digest, rest = text.split("\n")
     except (OSError, ValueError) as error:
+        if not folder.name.isdigit():
+            raise CheckpointError(
+                f"{folder} is no checkpoint: name one of the folders in training_states, such as 000005000"
+            ) from error
         raise CheckpointError(f"checkpoint {folder} is damaged: its manifest is missing or cut off") from error
     if rest or digest != _digest(body.encode()):
         raise CheckpointError(f"checkpoint {folder} is damaged: its manifest does not match its own checksum")

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from safmn.data.workers import explain_death
 from safmn.errors import DataError, UserError
 from safmn.imaging import to_uint8, write_image
+from safmn.names import image_name
 from safmn.registry import METRIC_REGISTRY, find
 from safmn.runtime.execution import Execution, Precision
 from safmn.runtime.memory import OUT_OF_MEMORY, is_out_of_memory
@@ -248,7 +249,7 @@ class _Scorer:
     def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray) -> _Score:
         """Score one item, given the network's output, uint8 (H, W, C) RGB."""
         path = str(item["lq_path"])
-        image = Path(path).stem
+        image = image_name(path)
         if self.save_dir is not None:
             write_image(self.save_dir / f"{image}{self.ending}", output)
         images = {"img": _bgr(output)}

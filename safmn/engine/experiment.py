@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -84,25 +85,43 @@ class Experiment:
         Only the holder of the lock may; afterwards it holds that of the new folder.
         """
         if self.training_states.is_dir() or self.models.is_dir():
-            aside = self.root.with_name(f"{self.root.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
+            name = f"{self.root.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
+            names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+            aside = next(path for path in map(self.root.with_name, names) if not path.exists())
             self.root.rename(aside)
             self.unlock()
             self.lock()
             logger.info("an older run of this name is kept as %s (to go on with it: --auto_resume)", aside)
 
+    def has_checkpoints(self) -> bool:
+        """Whether there is something to resume from, whole or damaged."""
+        folder = self.training_states
+        return folder.is_dir() and any(entry.name.isdigit() or "replaced" in entry.name for entry in folder.iterdir())
+
     def append_record(self, entry: Mapping[str, Any]) -> None:
         """Add one line to the record."""
-        with self.record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        try:
+            with self.record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.record}: {error.strerror}. Make room and start again with --auto_resume."
+            ) from error
 
-    def rewind_record(self, iteration: int) -> None:
-        """Drop what was recorded after the checkpoint that the run resumes from, and lines that are damaged."""
+    def rewind_record(self, iteration: int, validated: int) -> None:
+        """Drop what was recorded after the checkpoint that the run resumes from, and lines that are damaged.
+
+        Args:
+            iteration: of the checkpoint.
+            validated: the newest iteration whose validation is complete; lines of a later one are dropped.
+        """
         if not self.record.exists():
             return
         kept = []
         for number, line in enumerate(self.record.read_bytes().splitlines(), 1):
             try:
-                passed = json.loads(line)["iter"] <= iteration
+                entry = json.loads(line)
+                passed = entry["iter"] <= (validated if "set" in entry else iteration)
             except (ValueError, TypeError, KeyError):  # the last one may have been cut off by a kill
                 logger.warning("%s: line %d is damaged and is left out", self.record, number)
                 continue

@@ -23,7 +23,11 @@ def _read(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return {"iter": int(state["iter"]), "optimizers": list(state["optimizers"])}
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is not a training state of BasicSR ({type(error).__name__}: {error})") from error
+        reason = str(error).splitlines()[0] if str(error) else "no details"
+        raise CheckpointError(
+            f"{path} is not a training state of BasicSR ({type(error).__name__}: {reason:.200}). path.resume_state "
+            "names such a file, or one of the folders in training_states"
+        ) from error
 
 
 def resume(trainer: Trainer, path: Path) -> None:

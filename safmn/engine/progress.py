@@ -15,6 +15,7 @@ class Progress:
     iteration: int = 0
     validated_at: int = 0  # the newest iteration whose validation is complete
     skipped: int = 0  # iterations without an update because of NaN or Inf
+    fingerprints: dict[str, str] = field(default_factory=dict)  # of data and teacher: option key -> what is there
     best: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # set -> metric -> {value, iteration}
 
     def as_dict(self) -> dict[str, Any]:

@@ -20,12 +20,15 @@ class Reporter:
     Args:
         experiment: where the record and TensorBoard files go.
         start: iteration that the run continues from; later entries of an earlier run are dropped.
+        validated: iteration of its newest validation; one after it is done, and noted, again.
         total: last iteration.
         tensorboard: write TensorBoard scalars and images.
         speaks: false on every rank but 0.
     """
 
-    def __init__(self, experiment: Experiment, *, start: int, total: int, tensorboard: bool, speaks: bool) -> None:
+    def __init__(
+        self, experiment: Experiment, *, start: int, validated: int, total: int, tensorboard: bool, speaks: bool
+    ) -> None:
         self.experiment = experiment
         self.speaks = speaks
         self.total = total
@@ -34,7 +37,7 @@ class Reporter:
         self._shown: dict[str, str] = {}
         self.writer: Any = None
         if speaks:
-            experiment.rewind_record(start)
+            experiment.rewind_record(start, validated)
         if speaks and tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from safmn.engine.trainer import Trainer
 from safmn.engine.validation import Validator
 from safmn.errors import CheckpointError, OptionError
 from safmn.models.base_model import training_section
+from safmn.models.teacher import is_excepted
 from safmn.options import Options, differences, dump
 from safmn.registry import MODEL_REGISTRY, find
 from safmn.runtime import distributed
@@ -28,7 +30,8 @@ from safmn.runtime.random_state import seed_everything
 
 logger = logging.getLogger(__name__)
 
-# Keys that may change between stretches of one run: they do not enter the weights.
+_THREADS = "threads of the CPU"
+# Keys that may change between stretches of one run: they do not enter the weights. What paths lead to has fingerprints.
 _HARMLESS = (
     "name",
     "num_gpu",
@@ -38,6 +41,7 @@ _HARMLESS = (
     "dist_params",
     "expect",
     "train.total_iter",
+    "train.teacher.weights",
     "train.on_nonfinite",
     "train.max_skips",
 )
@@ -52,6 +56,9 @@ _HARMLESS_IN_DATASETS = (
     "dataroot_lq",
     "dataroot",
     "io_backend",
+    "meta_info",
+    "meta_info_file",
+    "check_source",
 )
 
 
@@ -130,7 +137,7 @@ def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[E
             logger.info("%s: %s", key, value)
         logger.info("options of %s:\n%s", options.source, dump(options))
         yield experiment
-        if not resuming:
+        if not resuming or (not experiment.has_checkpoints() and any(experiment.models.glob("*.pth"))):
             experiment.archive()
         log.write_to(experiment.root / f"train_{options.name}.log")
     distributed.barrier()
@@ -149,8 +156,38 @@ def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[
     return harmless, decisive
 
 
-def _check_unchanged(checkpoint: Checkpoint, options: Options, *, allow_changes: bool) -> None:
+def _fingerprint(dataset: Any) -> str:
+    """How many images a training set has and, where it knows them, a hash of their names in order."""
+    names = dataset.image_names() if hasattr(dataset, "image_names") else None
+    digest = "" if names is None else f", names {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
+    return f"{len(dataset)} images{digest}"
+
+
+def _check_exceptions(options: Options, dataset: Any) -> None:
+    """Refuse a pattern of the teacher's exceptions that no image fits: it is misspelt."""
+    teacher = training_section(options).teacher
+    if teacher is None or teacher.except_images is None or not hasattr(dataset, "image_names"):
+        return
+    names = dataset.image_names()
+    count = sum(is_excepted(name, teacher.except_images) for name in names)
+    if not count:
+        raise OptionError(
+            f"{options.source}: train.teacher.except_images: no training image is named {teacher.except_images!r}; "
+            f"they are named like {names[0]!r}"
+        )
+    logger.info("teacher: %d of %d images are named %s", count, len(names), teacher.except_images)
+
+
+def _check_unchanged(
+    checkpoint: Checkpoint, options: Options, fingerprints: Mapping[str, str], *, allow_changes: bool
+) -> None:
     harmless, decisive = changed_keys(checkpoint.options, options.raw)
+    saved = checkpoint.progress.get("fingerprints", {})  # none before version 0.2
+    changed = {key: f"{key}: {saved[key]} -> {now}" for key, now in fingerprints.items() if saved.get(key, now) != now}
+    threads = changed.pop(_THREADS, None)
+    decisive += changed.values()
+    if threads:
+        logger.warning("%s: sums are split otherwise, so the last digits differ from an uninterrupted run's", threads)
     for line in harmless:
         logger.info("option changed since the checkpoint: %s", line)
     for line in decisive:
@@ -164,6 +201,9 @@ def _check_unchanged(checkpoint: Checkpoint, options: Options, *, allow_changes:
 
 
 def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_changes: bool) -> None:
+    if trainer.model.ranks.is_main:
+        trainer.checkpointer.tidy()
+    distributed.barrier()
     newest = _newest(trainer) if auto_resume else None
     source = options.path.resume_state
     if newest is not None:
@@ -182,16 +222,13 @@ def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chan
 
 def _newest(trainer: Trainer) -> Checkpoint | None:
     """The newest checkpoint of this experiment that is whole, the same on every rank."""
-    if trainer.model.ranks.is_main:
-        trainer.checkpointer.tidy()
-    distributed.barrier()
     checkpoint = trainer.checkpointer.load_latest()
     _check_ranks_agree(checkpoint, trainer.experiment)
     return checkpoint
 
 
 def _restore(trainer: Trainer, checkpoint: Checkpoint, options: Options, *, allow_changes: bool) -> None:
-    _check_unchanged(checkpoint, options, allow_changes=allow_changes)
+    _check_unchanged(checkpoint, options, trainer.fingerprints, allow_changes=allow_changes)
     trainer.resume(checkpoint)
     logger.info("resumed from %s, iteration %d", checkpoint.path, checkpoint.iteration)
 
@@ -214,16 +251,20 @@ def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, 
         UserError: something in the option file or the data does not fit; nothing was trained or overwritten.
     """
     execution = prepare_execution(options, ranks)
-    resuming = auto_resume or bool(options.path.resume_state)
+    resuming = auto_resume or bool(options.path.resume_state)  # the latter without a checkpoint of this experiment
     with _experiment(options, resuming=resuming, ranks=ranks) as experiment:
         logger.info("computing on %s", execution.describe())
         loader = build_loader(options, execution, ranks)
+        _check_exceptions(options, loader.keyed.dataset)
         validator = Validator(options, _validation_sets(options), experiment)
         seed_everything(options.manual_seed)
         model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
+        fingerprints = {"datasets.train": _fingerprint(loader.keyed.dataset), **model.fingerprints()}
+        if execution.device.type == "cpu":
+            fingerprints[_THREADS] = str(torch.get_num_threads())
     checkpointer = Checkpointer(
         experiment.training_states, keep_last=options.logger.keep_last, keep_every=options.logger.keep_every
     )
-    trainer = Trainer(options, model, loader, validator, experiment, checkpointer)
+    trainer = Trainer(options, model, loader, validator, experiment, checkpointer, fingerprints)
     _resume(trainer, options, auto_resume=auto_resume, allow_changes=allow_changes)
     return trainer

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from safmn.data.workers import explain_death
+import torch
+
+from safmn.data.workers import explain_death, is_death
 from safmn.engine.checkpoint import Checkpoint, Checkpointer
 from safmn.engine.experiment import Experiment
 from safmn.engine.feed import feed
@@ -21,8 +26,11 @@ from safmn.models.base_model import training_section
 from safmn.options import Options
 from safmn.runtime import distributed
 from safmn.runtime.interrupt import Interrupt
+from safmn.runtime.memory import OUT_OF_MEMORY, is_out_of_memory
 from safmn.runtime.random_state import seed_everything
 from safmn.weights import save_weights
+
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteError(UserError):
@@ -41,6 +49,27 @@ def _explain_nondeterminism() -> Iterator[None]:
             f"deterministic: true: {str(error).split(',')[0]}. Give patches whose LR side is a multiple of the "
             "network's window (8 for SAFMN: gt_size a multiple of 8 * scale), which need no adaptive pooling, or leave "
             "deterministic out."
+        ) from error
+
+
+@contextlib.contextmanager
+def _explain_misfit(source: str, batches: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Whatever a first step raises, as the mistake in the option file that it is: parts that do not fit together."""
+    try:
+        yield
+    except (UserError, OSError, *OUT_OF_MEMORY):
+        raise
+    except Exception as error:  # networks and losses may be anybody's, and raise anything
+        if is_out_of_memory(error) or is_death(error):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        torch_folder = str(Path(torch.__file__).parent)
+        frame = next((f for f in reversed(frames) if not f.filename.startswith(torch_folder)), frames[-1])
+        shapes = {key: tuple(value.shape) for key, value in batches[0].items() if torch.is_tensor(value)}
+        raise OptionError(
+            f"{source}: the first training step failed: network, losses and data do not fit together. Batch: "
+            f"{', '.join(f'{key} {shape}' for key, shape in shapes.items())}; {Path(frame.filename).name}, line "
+            f"{frame.lineno}: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -65,6 +94,7 @@ class Trainer:
         validator: Validator,
         experiment: Experiment,
         checkpointer: Checkpointer,
+        fingerprints: Mapping[str, str] | None = None,
     ) -> None:
         self.options = options
         self.model = model
@@ -72,7 +102,8 @@ class Trainer:
         self.validator = validator
         self.experiment = experiment
         self.checkpointer = checkpointer
-        self.progress = Progress()
+        self.fingerprints = dict(fingerprints or {})
+        self.progress = Progress(fingerprints=self.fingerprints)
         self.train = training_section(options)
         self.last_iteration = self.train.total_iter
         self.watch = Watch(model.execution.device, model.ranks)
@@ -87,13 +118,16 @@ class Trainer:
         before, now = checkpoint.options, self.options.raw
         changed = [name for name in self.model.networks if _optimizer(before, name) != _optimizer(now, name)]
         self.model.load_state(checkpoint.networks, new_optimizers=changed)
-        self.progress = Progress.from_dict(checkpoint.progress)
+        self.progress = Progress.from_dict({**checkpoint.progress, "fingerprints": self.fingerprints})
         if self.model.ranks.is_main and checkpoint.iteration in self.checkpointer.iterations():
             self._prune()  # the kill may have come between saving and pruning
 
     def run(self) -> int:
         """Train; returns the exit status: 0, or 128 + the signal that asked to stop (after saving)."""
         log, model, progress = self._reporter(), self.model, self.progress
+        if progress.iteration >= self.last_iteration:
+            logger.info("nothing to train: iteration %d of %d is done", progress.iteration, self.last_iteration)
+        first, source = progress.iteration + 1, self.options.source
         try:
             with Interrupt() as interrupt, explain_death():
                 leave = self._validation_is_missing() and self._after_step(log, interrupt, [])
@@ -101,7 +135,8 @@ class Trainer:
                     progress.iteration = iteration = progress.iteration + 1
                     seed_everything(self.options.manual_seed, iteration, model.ranks.rank)
                     model.set_learning_rate(iteration)
-                    with _explain_nondeterminism():
+                    fits = contextlib.nullcontext() if iteration > first else _explain_misfit(source, batches)
+                    with fits, _explain_nondeterminism():
                         result = model.training_step(batches, iteration)
                     signal_number = interrupt.signal_number
                     verdicts = self.watch.push(iteration, result.nonfinite, stop=signal_number, batches=batches)
@@ -149,6 +184,7 @@ class Trainer:
         return Reporter(
             self.experiment,
             start=self.progress.iteration,
+            validated=self.progress.validated_at,
             total=self.last_iteration,
             tensorboard=bool(self.options.logger.use_tb_logger),
             speaks=self.model.ranks.is_main,
@@ -170,7 +206,8 @@ class Trainer:
         """Act on what the ranks agreed on; returns whether to save and leave.
 
         Raises:
-            NonFiniteError: something was not finite and ``on_nonfinite`` is ``stop``, or too many were skipped.
+            NonFiniteError: something was not finite and ``on_nonfinite`` is ``stop``, or too many were skipped. What
+                was trained until then is saved, but for models of several networks, of which one may have moved.
         """
         train = self.train
         for verdict in verdicts:
@@ -179,12 +216,17 @@ class Trainer:
             samples = ", ".join(verdict.samples)
             where = f"iteration {verdict.iteration}: a loss or gradient is NaN or Inf; samples: {samples}"
             if train.on_nonfinite == "stop":
+                if len(self.model.networks) == 1 and verdict.iteration > 1:
+                    self.progress.iteration = verdict.iteration - 1
+                    self._save(best=False)
+                    where += f". Iteration {self.progress.iteration} is saved"
                 raise NonFiniteError(
                     f"{where}. The weights were not changed. Look at these samples, lower the learning rate, set "
                     "train.grad_clip, or train.on_nonfinite: skip"
                 )
             self.progress.skipped += 1
             if self.progress.skipped > train.max_skips:
+                self._save(best=False)
                 raise NonFiniteError(f"{where}. More than train.max_skips: {train.max_skips} iterations were skipped")
         return any(verdict.stop for verdict in verdicts)
 
@@ -233,8 +275,9 @@ class Trainer:
                 raise self.checkpointer.cannot_write(str(path), self.progress.iteration, error) from error
 
     def _best_iteration(self) -> int | None:
-        """Iteration of the best value of the first metric on the first set."""
-        for metrics in self.progress.best.values():
-            for record in metrics.values():
-                return int(record["iteration"])
-        return None
+        """Iteration of the best value of the first metric on the first set; None where that is not kept."""
+        if not self.options.logger.keep_best:
+            return None
+        name, metric = next(iter(self.validator.datasets), ""), next(iter(self.validator.val.metrics), "")
+        record = self.progress.best.get(name, {}).get(metric)
+        return int(record["iteration"]) if record else None

@@ -13,10 +13,10 @@ from PIL import Image
 
 from safmn.errors import DataError
 from safmn.files import write_atomically
+from safmn.names import IMAGE_SUFFIXES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".gif")
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
 _WEBP_LOSSLESS = 101  # any quality above 100 means lossless to OpenCV
@@ -120,14 +120,49 @@ def _check_complete(data: bytes | memoryview, name: str) -> None:
     if data.startswith(b"\x89PNG"):
         complete = data.rfind(b"IEND") > 0
     elif data.startswith(b"\xff\xd8"):
-        # The last end-of-image marker must follow the last start of scan; an EXIF thumbnail has its own, earlier.
-        complete = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+        complete = _is_whole_jpeg(data)
     elif data.startswith(b"RIFF"):
         complete = len(data) >= int.from_bytes(data[4:8], "little") + 8
     else:
         return
     if not complete:
         raise DataError(f"{name}: the image file is damaged: it ends too early ({len(data)} bytes). Get it again.")
+
+
+def _is_whole_jpeg(data: bytes) -> bool:
+    """Whether the end-of-image marker is there, of the image itself: not its EXIF thumbnail's, nor that of a trailer.
+
+    Segments have a length, and are passed over (the thumbnail lies in one). Behind a start of scan, the next marker is
+    that of another segment (progressive files have many scans) or the end; what follows the end (a motion photo's film)
+    is not looked at.
+    """
+    place = 2
+    while 0 <= place < len(data) - 1:
+        marker = data[place + 1]
+        if data[place] != 0xFF:
+            return False
+        if marker == 0xD9:
+            return True
+        if marker == 0xFF:  # fill byte
+            place += 1
+            continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # these have no length
+            place += 2
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xDA:
+            place = _end_of_scan(data, place)
+    return False
+
+
+def _end_of_scan(data: bytes, place: int) -> int:
+    """Where the next marker stands that is no part of a scan's data (stuffed bytes, restarts); -1 where none does."""
+    while (place := data.find(b"\xff", place)) >= 0:
+        following = data[place + 1 : place + 2]
+        if following and following[0] not in (0x00, *range(0xD0, 0xD8)):
+            return place
+        place += 2
+    return -1
 
 
 def _opencv_decode(data: bytes | memoryview, flags: int) -> Array | None:

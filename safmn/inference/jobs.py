@@ -134,8 +134,10 @@ def _expand(given: str, output: Path) -> Iterator[tuple[Path, Path, bool]]:
         if not matches:
             raise DataError(f"{given}: there is no such file or folder, and no file fits it as a pattern")
         base = _fixed_part(given)
+        excluded = output.resolve()
+        inside = base.resolve() in excluded.parents  # an output folder around the inputs excludes none of them
         for match in map(Path, matches):
-            if match.is_file() and output.resolve() not in match.resolve().parents:
+            if match.is_file() and not (inside and excluded in match.resolve().parents):
                 yield match, match.relative_to(base), False
 
 

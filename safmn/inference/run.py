@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from safmn.console import say
-from safmn.errors import UserError
+from safmn.errors import DataError, UserError
 from safmn.imaging import imresize
 from safmn.inference import formats
 from safmn.inference.animation import Animation, read_animation, write_animation
@@ -108,13 +108,19 @@ class Run:
     def _write(self, job: Job, original: Picture, pixels: Array, started: float) -> str:
         """Write an image (in the writer's thread); says how it went."""
         picture = replace(original, pixels=pixels)
+        try:
+            self._write_files(job, original, picture)
+        except MemoryError as error:
+            raise DataError(f"{job.target}: memory ran out while it was written") from error
+        height, width = original.pixels.shape[:2]
+        size = f"{width}x{height} -> {pixels.shape[1]}x{pixels.shape[0]}"
+        return f"{size}, {time.perf_counter() - started:.1f} s"
+
+    def _write_files(self, job: Job, original: Picture, picture: Picture) -> None:
         if self._is_comparison_due(job):
             self._write_comparison(job, original, picture)
         if self._is_due(job.target):
             write_picture(job.target, picture, quality=self.quality)
-        height, width = original.pixels.shape[:2]
-        size = f"{width}x{height} -> {pixels.shape[1]}x{pixels.shape[0]}"
-        return f"{size}, {time.perf_counter() - started:.1f} s"
 
     def _write_comparison(self, job: Job, original: Picture, picture: Picture) -> None:
         """Bicubic beside ours, both upright."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn import weights
+from safmn.degradations.ops_tensor import sharpen
 from safmn.errors import CheckpointError, OptionError, located
 from safmn.models.trained_network import Batch, TrainedNetwork
 from safmn.optim.schedules import build_schedule
@@ -61,6 +62,10 @@ class Model(ABC):
     def validation_network(self) -> nn.Module:
         """The network whose output is validated: the moving average of net_g where there is one."""
         return self.networks["net_g"].inference
+
+    def fingerprints(self) -> dict[str, str]:
+        """What decides the result beside options and state: option key -> a hash of what stands there."""
+        return {}
 
     def set_learning_rate(self, iteration: int) -> None:
         """Set every optimiser's learning rate for this iteration, counted from 1."""
@@ -173,13 +178,32 @@ def reconstruction_losses(criteria: Mapping[str, nn.Module], prediction: Tensor,
 
     A criterion that returns a pair (BasicSR's ``PerceptualLoss``) gives a perceptual and a style loss; either may be
     None.
+
+    Raises:
+        OptionError: the network's images are not those of the GT in size or channels.
     """
+    if prediction.shape != target.shape:
+        raise OptionError(
+            f"network_g gives images of shape {tuple(prediction.shape)}, their GT has {tuple(target.shape)} (images, "
+            "channels, height, width): its scale or its number of channels is not the option file's"
+        )
     losses: dict[str, Tensor] = {}
     for name, criterion in criteria.items():
         value = criterion(prediction, target)
         parts = dict(zip((name, "l_style"), value, strict=True)) if isinstance(value, tuple) else {name: value}
         losses.update({part: loss for part, loss in parts.items() if loss is not None})
     return losses
+
+
+def target_of(batch: Batch, *, sharpened: bool) -> Tensor:
+    """The GT (B, 3, H, W) in [0, 1], or the sharpened one: as the data set made it, or, of pairs, sharpened here."""
+    if not sharpened:
+        gt: Tensor = batch["gt"]
+        return gt
+    if "gt_usm" in batch:
+        usm: Tensor = batch["gt_usm"]
+        return usm
+    return torch.stack([sharpen(image) for image in batch["gt"]])
 
 
 def total_nonfinite(*flags: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn.errors import OptionError
-from safmn.models.base_model import Batch, Model, StepResult, reconstruction_losses, total_nonfinite
+from safmn.models.base_model import Batch, Model, StepResult, reconstruction_losses, target_of, total_nonfinite
 from safmn.registry import MODEL_REGISTRY, OURS
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
@@ -131,8 +131,7 @@ class RealGANModel(Model):
         return scores.float()
 
     def _target(self, batch: Batch, key: str) -> Tensor:
-        target: Tensor = batch["gt_usm" if self.options.degradation.get(key) else "gt"]
-        return target
+        return target_of(batch, sharpened=bool(self.options.degradation.get(key)))
 
 
 @MODEL_REGISTRY.register(suffix=OURS)

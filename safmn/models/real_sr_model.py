@@ -1,13 +1,14 @@
 """Super-resolution of really degraded images, stage 1: fidelity losses towards the (sharpened) GT.
 
-The degradation is data (``safmn.degradations``): a batch comes with ``lq``, ``gt`` and, where asked for, ``gt_usm``.
+The degradation is data (``safmn.degradations``): a batch comes with ``lq``, ``gt`` and, where asked for, ``gt_usm``. Of
+pairs (any other data set) the GT is sharpened here.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from safmn.models.base_model import Batch, reconstruction_losses
+from safmn.models.base_model import Batch, reconstruction_losses, target_of
 from safmn.models.sr_model import SRModel
 from safmn.registry import MODEL_REGISTRY, OURS
 
@@ -20,7 +21,7 @@ class RealSRModel(SRModel):
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
         keys = self.options.degradation
         sharpened = bool(keys.get("gt_usm") or keys.get("l1_gt_usm"))
-        return reconstruction_losses(self.criteria, output, batch["gt_usm" if sharpened else "gt"])
+        return reconstruction_losses(self.criteria, output, target_of(batch, sharpened=sharpened))
 
 
 @MODEL_REGISTRY.register(suffix=OURS)

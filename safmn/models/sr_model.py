@@ -47,6 +47,10 @@ class SRModel(Model):
             batches = [self._teacher.targets(batch) for batch in batches]
         return self._graphed(batches) if self._graphed else self._step(batches)
 
+    def fingerprints(self) -> dict[str, str]:
+        """The teacher's weights."""
+        return {"train.teacher.weights": self._teacher.fingerprint()} if self._teacher else {}
+
     def load_state(self, state: Mapping[str, Mapping[str, Any]], *, new_optimizers: Collection[str] = ()) -> None:
         """As every model's."""
         super().load_state(state, new_optimizers=new_optimizers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from fnmatch import fnmatchcase
 from pathlib import PurePath
@@ -14,6 +15,7 @@ from safmn import weights
 from safmn.archs import SAFMN
 from safmn.errors import OptionError
 from safmn.models.trained_network import Batch, accelerated
+from safmn.names import image_name
 from safmn.options.types import TeacherSection
 from safmn.runtime.execution import Execution
 
@@ -44,7 +46,7 @@ class Teacher:
             )
         native = execution.kernels == "native" and type(network) is SAFMN
         self._execution = dataclasses.replace(execution, compile=False, kernels="native" if native else "torch")
-        network.to(execution.device, memory_format=execution.memory_format)  # type: ignore[call-overload]
+        execution.place(network)
         self._forward = accelerated(network, self._execution)
         self._except = section.except_images
         logger.info(
@@ -55,18 +57,38 @@ class Teacher:
             f"; images named {self._except} keep their GT" if self._except else "",
         )
 
+        self._network = network
+
+    def fingerprint(self) -> str:
+        """A hash of its weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
     @torch.no_grad()
     def targets(self, batch: Batch) -> Batch:
         """The batch with the teacher's output for ``gt`` (B, 3, s*h, s*w), float32; excepted images keep theirs."""
         own = self._own_target(batch)
-        if own.all():
+        if own is not None and own.all():
             return batch
         with self._execution.autocast():
             output = self._forward(batch["lq"]).float()
-        return {**batch, "gt": torch.where(own.to(output.device)[:, None, None, None], batch["gt"], output)}
+        if own is not None:
+            output = torch.where(own.to(output.device)[:, None, None, None], batch["gt"], output)
+        return {**batch, "gt": output}
 
-    def _own_target(self, batch: Batch) -> Tensor:
-        """For each image whether its GT stays: bool, (B,)."""
-        pattern = self._except
-        names = [PurePath(path).name for path in batch["gt_path"]]
-        return torch.tensor([pattern is not None and fnmatchcase(name, pattern) for name in names])
+    def _own_target(self, batch: Batch) -> Tensor | None:
+        """For each image whether its GT stays: bool, (B,); None where no pattern is given."""
+        if self._except is None:
+            return None
+        if "gt_path" not in batch:
+            raise OptionError("train.teacher.except_images needs a data set that gives each sample's gt_path")
+        return torch.tensor([is_excepted(path, self._except) for path in batch["gt_path"]])
+
+
+def is_excepted(path: str, pattern: str) -> bool:
+    """Whether the name of a GT image fits ``except_images``, also an lmdb key, which has no ending."""
+    name, bare = PurePath(path).name, image_name(path)
+    return fnmatchcase(bare, pattern) or fnmatchcase(name, image_name(pattern) if name == bare else pattern)

@@ -76,7 +76,7 @@ class TrainedNetwork:
     ) -> None:
         self.execution = execution
         self.ranks = ranks
-        self.bare = network.to(execution.device, memory_format=execution.memory_format).train()  # type: ignore[call-overload]
+        self.bare = execution.place(network).train()
         self.average = MovingAverage(self.bare, ema_decay, warmup=ema_warmup) if ema_decay > 0 else None
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(optimizer, self.parameters, graph_on=self._graph_device)

@@ -31,7 +31,7 @@ def build_optimizer(
         graph_on: the device where a CUDA graph will record the step; the learning rate then is a tensor there.
 
     Raises:
-        OptionError: no optimiser of that name, or none that a CUDA graph can record.
+        OptionError: no optimiser of that name, or none that a CUDA graph can record; or torch refuses the arguments.
     """
     kind = section["type"]
     if kind not in OPTIMIZERS:
@@ -39,7 +39,11 @@ def build_optimizer(
             f"optimiser {kind!r} is not known.{did_you_mean(kind, OPTIMIZERS)} Known: {', '.join(OPTIMIZERS)}."
         )
     arguments = {key: value for key, value in section.items() if key != "type"}
-    if "foreach" not in arguments and "fused" in inspect.signature(OPTIMIZERS[kind]).parameters:
+    if (
+        not arguments.get("differentiable")
+        and "foreach" not in arguments
+        and "fused" in inspect.signature(OPTIMIZERS[kind]).parameters
+    ):
         arguments.setdefault("fused", True)
     if graph_on is not None:
         if kind not in _GRAPHED or not (kind == "Muon" or arguments.get("fused")):
@@ -50,7 +54,10 @@ def build_optimizer(
         arguments["lr"] = _scalar(arguments.get("lr", 1e-3), graph_on)
         if kind != "Muon":
             arguments["capturable"] = True
-    return OPTIMIZERS[kind](parameters, **arguments)
+    try:
+        return OPTIMIZERS[kind](parameters, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:  # what torch finds wrong with the values, or together
+        raise OptionError(f"{kind} cannot be built from {arguments}: {error}") from error
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

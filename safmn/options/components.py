@@ -24,6 +24,8 @@ LOSSES = ("pixel_opt", "fft_opt", "perceptual_opt", "gan_opt", "ldl_opt", "artif
 
 # Types of arguments that the constructors themselves do not state.
 _NETWORK_HINTS: dict[str, Any] = {"ffn_scale": Annotated[float, Meta(gt=0)]}
+_NETWORK_SIZES: dict[str, Any] = {"n_blocks": Positive, "dim": Positive}
+_METRIC_HINTS: dict[str, Any] = {"crop_border": NotNegative, "input_order": Literal["HWC"]}
 _SCHEDULER_HINTS: dict[str, Any] = {
     "milestones": list[NotNegative],
     "gamma": Annotated[float, Meta(gt=0)],
@@ -63,8 +65,16 @@ def metrics() -> dict[str, Callable[..., Any]]:
 def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> None:
     """Check ``model_type``; a test only needs to know that it has a generator."""
     known = models()
-    if not isinstance(name, str) or name in known:
-        return  # the check of types speaks of what is no text
+    if not isinstance(name, str):
+        return  # the check of types speaks of it
+    if name in known:
+        try:
+            inspect.signature(registry.find(registry.MODEL_REGISTRY, name)).bind("options", "execution", "ranks")
+        except TypeError:
+            problems.add(
+                where, f"{name} is not made for this engine: subclass safmn.models.Model, which says what it asks for"
+            )
+        return
     if name in _TESTED_ALIKE and mode == "test":
         problems.warn(where, f"BasicSR's {name}: its generator, network_g, is tested as SRModel's is")
     elif name in registry.names(registry.MODEL_REGISTRY):
@@ -77,7 +87,10 @@ def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> Non
 def check_network(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> Signature | None:
     """Check ``network_g`` or ``network_d``; returns the constructor's signature where the network is known."""
     component = find_component(section, finder(registry.ARCH_REGISTRY), where, problems)
-    return None if component is None else _check(section, component, where, problems, hints=_NETWORK_HINTS)
+    if component is None:
+        return None
+    sizes = {key: hint for key, hint in _NETWORK_SIZES.items() if key in _signature(component, ()).hints}
+    return _check(section, component, where, problems, hints=_NETWORK_HINTS, extra=sizes)
 
 
 def check_loss(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
@@ -100,7 +113,8 @@ def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems)
     component = find_component(section, _among(metrics(), "metric"), where, problems)
     if component is None:
         return False
-    _check(section, component, where, problems, without=("img", "img2"), extra={"better": Literal["higher", "lower"]})
+    extra = {"better": Literal["higher", "lower"]}
+    _check(section, component, where, problems, without=("img", "img2"), hints=_METRIC_HINTS, extra=extra)
     return "img2" in _signature(component, ()).required
 
 

@@ -28,12 +28,12 @@ class LoaderOptions(Struct, frozen=True, kw_only=True):
     Attributes:
         batch_size_per_gpu: samples per micro-batch and process.
         num_worker_per_gpu: loader processes per training process; 0: load in the training process.
-        dataset_enlarge_ratio: an epoch goes this many times through the files.
+        dataset_enlarge_ratio: an epoch goes this many times through the files; a fraction is allowed.
     """
 
     batch_size_per_gpu: Positive
     num_worker_per_gpu: NotNegative = 0
-    dataset_enlarge_ratio: Positive = 1
+    dataset_enlarge_ratio: PositiveFloat = 1
 
 
 class IoBackend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from safmn.errors import OptionError
-from safmn.options import datasets, rules
+from safmn.options import datasets, plugins, rules
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.reader import parse_value, read_document
 from safmn.options.typed import to_struct
@@ -49,6 +49,7 @@ def load_options(
         _apply_debug(data)
     raw = copy.deepcopy(data)
     file = to_struct(OptionFile, data, (), problems)
+    plugins.import_all(data, problems)
     rules.check_components(data, mode, problems)
     if file is not None:
         rules.check_sense(file, mode, problems)

@@ -121,7 +121,9 @@ def _read_text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise OptionError(f"{path} is not UTF-8 text (byte {error.start}); is it an option file?") from None
+        raise OptionError(
+            f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8, if it is an option file"
+        ) from None
 
 
 def _kind(node: yaml.Node) -> str:

@@ -27,6 +27,7 @@ _REAL_ESRGAN = {
     "resize_first": False,
     "resize_modes": ["area", "bilinear", "bicubic"],
 }
+_FOR_PAIRS = ("gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm", "high_order_degradation", "gt_size")
 _GAN_ONLY = ("optim_d", "gan_opt", "ldl_opt", "artifacts_opt", "net_d_iters", "net_d_init_iters")
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(TrainSection)}
 
@@ -238,15 +239,26 @@ def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
         else:
             problems.add(("degradation", key), f"unknown key.{did_you_mean(key, known)}")
     values = degradation_keys(file)
+    _warn_of_pairs(file, given, problems)
     for name, section in file.datasets.items():
         phase = phase_of(name)
         if len(problems) or (phase == "train" and mode != "train"):
             return
-        if phase == "train" or section.get("type") in DEGRADING:
+        if section.get("type") in DEGRADING:
             try:
                 check_options(values, {**section, "phase": phase}, scale=file.scale, where=f"datasets.{name}")
             except OptionError as error:
                 _note_degradation(str(error), file, problems)
+
+
+def _warn_of_pairs(file: OptionFile, given: list[str], problems: Problems) -> None:
+    """Say of each key that it has no effect where the training set holds pairs; sharpening the GT has one."""
+    kind = file.datasets.get("train", {}).get("type")
+    if kind is None or kind in DEGRADING:
+        return
+    for key in (*given, *(["degradation"] if file.degradation else [])):
+        if key not in _FOR_PAIRS:
+            problems.warn((key,), f"has no effect on the training set: {kind} is not degraded")
 
 
 def _note_degradation(error: str, file: OptionFile, problems: Problems) -> None:

@@ -24,7 +24,8 @@ class PathOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     Attributes:
         pretrain_network_g, pretrain_network_d: weights to start from (training) or to test.
-        param_key_g, param_key_d: the key in the weight file; null: ``params_ema`` if it is there, else ``params``.
+        param_key_g, param_key_d: the key in the weight file; null: ``params`` in training, in
+            testing ``params_ema`` if it is there, else ``params``.
         strict_load_g, strict_load_d: refuse weights that do not fit the network exactly.
         resume_state: a checkpoint (or a BasicSR ``.state`` file) to continue from.
         ignore_resume_networks: only null is supported so far.
@@ -63,15 +64,15 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         warmup_iter: linear warm-up over the first steps; -1 or 0: none.
         ema_decay: decay of the running mean of the weights; 0: none is kept.
         ema_warmup: let the decay grow to ``ema_decay`` as (1 + i) / (10 + i), for short runs.
-        precision: arithmetic of the forward and backward pass; null: chosen for the device.
-        compile: ``torch.compile`` the network; null: chosen for the device.
+        precision: arithmetic of the forward and backward pass; null: fp32.
+        compile: ``torch.compile`` the network; null: no.
         kernels: what computes the network: torch, or native, ours for SAFMN, which are faster.
         cuda_graph: on one NVIDIA GPU, launch each step as one recorded CUDA graph.
-        channels_last: memory format; null: chosen for the device.
+        channels_last: memory format; null: yes, but for the native kernels of the CPU.
         accumulate: micro-batches per optimiser step; equals a batch that many times as large.
         grad_clip: largest norm of the gradient; null: not clipped.
         on_nonfinite: what a NaN or Inf in loss or gradient does: stop the run, or skip the step.
-        max_skips: so many skipped steps stop the run.
+        max_skips: more skipped steps than that stop the run.
         optim_g, optim_d: Adam, AdamW or SGD, with the arguments of torch's class, or Muon (safmn/optim/muon.py).
         scheduler: MultiStepLR, MultiStepRestartLR or CosineAnnealingRestartLR, with BasicSR's arguments.
         teacher: a network whose output takes the GT's place.
@@ -113,7 +114,7 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         val_freq: iterations between validations; there is one at the end too.
         save_img: write the network's output images.
-        suffix: replaces the run's name in the names of saved images.
+        suffix: of the names of saved images; null: the run's name, in training the iteration.
         pbar: show a progress bar over the images.
         metrics: name (free) -> metric function with its arguments, and ``better: higher|lower``.
     """
@@ -129,6 +130,7 @@ class WandbOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Weights & Biases; only null is supported so far."""
 
     project: str | None = None
+    entity: str | None = None
     resume_id: str | None = None
 
 
@@ -176,7 +178,7 @@ class DegradationKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Real-ESRGAN's keys for making LQ images, which stand at the top level of an option file.
 
     ``...2`` is the second degradation stage; ranges are [low, high]; ``resize_prob`` is [up, down, keep]. Probabilities
-    in [0, 1]; noise sigma in grey levels of 0..255; JPEG quality in 0..100. Values are checked by
+    in [0, 1]; noise sigma in grey levels of 0..255; JPEG quality in 1..100. Values are checked by
     :func:`safmn.degradations.check_options`.
     """
 
@@ -205,7 +207,11 @@ class DegradationKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class OptionFile(DegradationKeys, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that may stand at the top level of an option file."""
+    """Everything that may stand at the top level of an option file.
+
+    Attributes:
+        imports: files (``my_arch.py``) and installed modules that register components of the user's own.
+    """
 
     name: Annotated[str, Meta(min_length=1)]
     model_type: str
@@ -225,6 +231,7 @@ class OptionFile(DegradationKeys, frozen=True, kw_only=True, forbid_unknown_fiel
     logger: LoggerSection = LoggerSection()
     dist_params: DistParams = DistParams()
     expect: dict[str, dict[str, Any]] = {}
+    imports: list[str] = []
 
 
 class Options(Struct, frozen=True, kw_only=True):

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import cv2
 import lmdb
+import numpy as np
 
 from safmn.console import say
 from safmn.errors import DataError, exit_status
@@ -24,7 +28,10 @@ from safmn.imaging import encode_png, image_size
 from safmn.prepare.outputs import inputs, read_colours
 from safmn.prepare.parallel import default_jobs, in_order, progress
 
+logger = logging.getLogger(__name__)
+
 _META = "meta_info.txt"
+_COMPARED = 8  # images of those that are there, at least
 _COMMIT_EVERY = 200  # images
 _CHANNELS_OF_COLOUR_TYPE = {0: 1, 2: 3}  # of PNG
 
@@ -38,7 +45,8 @@ def make_lmdb(folder: Path, output: Path, *, drop: str = "", compression: int = 
 
     Raises:
         DataError: no such folder or images, an unreadable image (what was built is kept), ``output`` does not end in
-            ``.lmdb`` or holds other images.
+            ``.lmdb`` or holds other images (names, ages, and some of the images are compared), or another process is
+            building it.
     """
     if output.suffix != ".lmdb":
         raise DataError(f"{output}: the name of an lmdb folder must end in .lmdb (BasicSR's rule)")
@@ -48,13 +56,34 @@ def make_lmdb(folder: Path, output: Path, *, drop: str = "", compression: int = 
         return 0
     building = output.with_name(f"{output.name}.partial")
     building.mkdir(parents=True, exist_ok=True)
+    with _locked(building):
+        return _build(paths, building, output, compression, jobs or default_jobs())
+
+
+@contextlib.contextmanager
+def _locked(building: Path) -> Iterator[None]:
+    """The only build of a data base.
+
+    Raises:
+        DataError: another process builds it.
+    """
+    with (building / "build.lock").open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"{building} is being written by another process: wait for it") from None
+        yield
+
+
+def _build(paths: dict[str, Path], building: Path, output: Path, compression: int, jobs: int) -> int:
     size = sum(2 * 3 * height * width for height, width in map(image_size, paths.values()))
     with lmdb.open(str(building), map_size=size + 2**28) as base:
-        made = _fill(base, paths, building / "data.mdb", compression, jobs or default_jobs(), str(output))
+        made = _fill(base, paths, building / "data.mdb", compression, jobs, str(output))
         with base.begin() as transaction:
             shapes = {key: _shape(transaction.get(key.encode(), b"")) for key in sorted(paths)}
     lines = [f"{key}.png {shape} {compression}\n" for key, shape in shapes.items()]
     write_atomically(building / _META, "".join(lines))
+    (building / "build.lock").unlink()
     os.replace(building, output)
     flush_directory(output.parent)
     return made
@@ -69,6 +98,10 @@ def _fill(
         present = {bytes(key).decode() for key in transaction.cursor().iternext(keys=True, values=False)}
         for key in present - set(paths):
             transaction.delete(key.encode())
+        if other := _another_image(transaction, paths, sorted(present & set(paths))):
+            logger.warning("%s: what was built holds another image than %s: starting anew", description, other)
+            transaction.drop(base.open_db(txn=transaction), delete=False)
+            present = set()
     missing = [key for key in sorted(paths) if key not in present or paths[key].stat().st_mtime > changed]
     encode = partial(_encode, paths=paths, compression=compression)
     with contextlib.closing(in_order(encode, missing, jobs)) as results:
@@ -81,6 +114,17 @@ def _fill(
         finally:  # also when interrupted: what was encoded is kept
             _commit(base, batch)
     return len(missing)
+
+
+def _another_image(transaction: lmdb.Transaction, paths: dict[str, Path], keys: list[str]) -> Path | None:
+    """The first of some of the images, spread over all, that is not what the data base holds under its key."""
+    for key in keys[:: max(1, len(keys) // _COMPARED)]:
+        held = cv2.imdecode(np.frombuffer(transaction.get(key.encode(), b"\0"), np.uint8), cv2.IMREAD_UNCHANGED)
+        image = read_colours(paths[key])
+        image = image if image.ndim == 2 else image[..., ::-1]  # OpenCV decodes to BGR
+        if held is None or not np.array_equal(held, image):
+            return paths[key]
+    return None
 
 
 def _encode(key: str, *, paths: dict[str, Path], compression: int) -> tuple[bytes, bytes]:
@@ -114,6 +158,10 @@ def _check_up_to_date(output: Path, paths: dict[str, Path]) -> None:
         raise DataError(
             f"{output} is older than {newer[0]} and {len(newer) - 1} more images. Remove it to make it anew."
         )
+    with lmdb.open(str(output), readonly=True, lock=False) as base, base.begin() as transaction:
+        other = _another_image(transaction, paths, keys)
+    if other:
+        raise DataError(f"{output} is there and holds another image than {other}. Remove it, or choose another name.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from safmn.errors import OptionError
 from safmn.native.build import compiler
@@ -48,6 +49,15 @@ class Execution:
         if self.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Move a network to the device, and its 4-D weights into the memory format: no other rank has it."""
+        network.to(self.device)
+        if self.channels_last:
+            for tensor in (*network.parameters(), *network.buffers()):
+                if tensor.ndim == 4:
+                    tensor.data = tensor.data.to(memory_format=self.memory_format)
+        return network
 
     def describe(self) -> str:
         """One line for the log."""

@@ -1,4 +1,7 @@
-"""SIGTERM, SIGINT and SIGUSR1 ask a run to finish its step, save and leave; the exit status is 128 + the signal."""
+"""Signals that ask a run to finish its step, save and leave; the exit status is 128 + the signal.
+
+SIGTERM and SIGUSR1 (schedulers), SIGINT (Ctrl-C), SIGHUP (the terminal is closed) and SIGQUIT.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from types import FrameType, TracebackType
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Interrupt:
@@ -18,7 +21,8 @@ class Interrupt:
         self.signal_number = 0
 
     def __enter__(self) -> Interrupt:
-        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        wanted = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup's SIGHUP stays
+        self._previous = {number: signal.signal(number, self._note) for number in wanted}
         return self
 
     def __exit__(
@@ -32,7 +36,8 @@ class Interrupt:
 
     @property
     def exit_status(self) -> int:
-        """128 + the signal's number, as shells report it: 130 SIGINT, 143 SIGTERM, 138 SIGUSR1 on Linux.
+        """128 + the signal's number, as shells report it: 129 SIGHUP, 130 SIGINT, 131 SIGQUIT, 138 SIGUSR1,
+        143 SIGTERM on Linux.
 
         143 too where another rank's signal cut a validation short.
         """

@@ -75,7 +75,7 @@ def export_network(
 
     Args:
         network: of :func:`safmn.load_network`.
-        output: is complete and right, or stays as it was.
+        output: is complete and right, or stays as it was; also the files that some formats write beside it.
         format: "onnx", "openvino", "ncnn" or "torch"; None: the one that the ending of ``output`` stands for.
         size: (height, width) of the only input that the file shall take; None: every size.
         precision: "fp32", "fp16" (the weights; in ONNX and TorchScript the arithmetic too), "bf16" (TorchScript).
@@ -88,6 +88,7 @@ def export_network(
     _check(form, size, precision)
     job = Job(subject_of(network), precision, size)
     target = Path(output)
+    _check_beside(form, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY) as folder:
         sizes = [size] if size else _sizes(job.subject.window, multiples=form.multiples)
@@ -107,6 +108,17 @@ def _check(form: Format, size: Size | None, precision: str) -> None:
     missing = form.missing()
     if missing:
         raise OptionError(f"format {form.name!r}: {missing}")
+
+
+def _check_beside(form: Format, target: Path) -> None:
+    """Raise OptionError where a file that is written beside ``target`` is there without it: it is something else's."""
+    for ending in form.beside:
+        other = target.with_suffix(ending)
+        if other.exists() and not target.exists():
+            raise OptionError(
+                f"{other} is there and not of this export, which would overwrite it: choose another name, such as "
+                f"{target.with_name(f'{target.stem}.{form.name}{form.ending}')}"
+            )
 
 
 def _write(form: Format, job: Job, path: Path, sizes: Sequence[Size]) -> float:

@@ -61,7 +61,8 @@ class Format(ABC):
 
     Attributes:
         name: how a person asks for it.
-        ending: of the file that is named; others stand beside it.
+        ending: of the file that is named.
+        beside: endings of the files that stand beside it.
         packages: what it needs, with the extra of ours that brings it.
         precisions: that it can be written in.
         fixed: whether it can be written for one size.
@@ -70,6 +71,7 @@ class Format(ABC):
 
     name: str
     ending: str
+    beside: tuple[str, ...] = ()
     packages: tuple[tuple[str, str], ...] = ()
     precisions: tuple[str, ...] = ("fp32", "fp16")
     fixed = False
@@ -125,6 +127,7 @@ class OpenVinoIR(Format):
 
     name = "openvino"
     ending = ".xml"
+    beside = (".bin",)
     packages = (("openvino", "openvino"), ("onnx", "openvino"))
     fixed = True
 
@@ -149,6 +152,7 @@ class Ncnn(Format):
 
     name = "ncnn"
     ending = ".param"
+    beside = (".bin", ".json")
     packages = (("pnnx", "ncnn"), ("ncnn", "ncnn"))
     multiples = True
 

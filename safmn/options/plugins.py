@@ -1,0 +1,39 @@
+"""``imports`` of an option file: Python that registers networks, data sets, losses and metrics of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safmn.options.problems import Problems
+
+
+def import_all(data: Mapping[str, Any], problems: Problems) -> None:
+    """Import what ``imports`` names, once in a process: files (``my_arch.py``) or installed modules (``hat.archs``).
+
+    Whatever a file or module raises is noted as a mistake in the option file.
+    """
+    names = data.get("imports")
+    for number, name in enumerate(names if isinstance(names, list) else []):
+        if not isinstance(name, str):
+            continue  # the check of types says so
+        try:
+            _import_file(Path(name).expanduser()) if name.endswith(".py") else importlib.import_module(name)
+        except Exception as error:  # it is anybody's code
+            problems.add(("imports", str(number)), f"{name} cannot be imported: {type(error).__name__}: {error}")
+
+
+def _import_file(path: Path) -> None:
+    key = f"safmn_imports:{path.resolve()}"
+    if key in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[key] = sys.modules.setdefault(path.stem, module)
