@@ -12,7 +12,7 @@ VERSION = next(
 )
 
 # BasicSR's own run-time needs, without tb-nightly (it collides with tensorboard). BasicSR itself cannot stand here: its
-# build asks for torch in an isolated environment. README.md gives its one line.
+# build asks for torch in an isolated environment. scripts/setup_environment.py installs it; safmn says where it lacks.
 BASICSR_NEEDS = ["addict", "future", "scikit-image>=0.22", "yapf"]
 
 setup(

@@ -8,6 +8,7 @@ of the averaged weights, mean over the seeds, and the difference to ``base``; th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
@@ -95,11 +96,17 @@ def train(name: str, iterations: int, overrides: Sequence[str]) -> Path:
     return weights
 
 
+def _is_of(report: Path, weights: Path) -> bool:
+    """Whether a report is of these weights, and not of others that were there before."""
+    tested = json.loads(report.read_text(encoding="utf-8"))["weights"]["sha256"]
+    return bool(tested == hashlib.sha256(weights.read_bytes()).hexdigest())
+
+
 def psnr(weights: Path, key: str) -> list[float]:
     """PSNR-Y on each of the sets, of ``params`` or ``params_ema``."""
     name = f"{weights.parent.parent.name}_{key}"
     report = Path("results") / name / "metrics.json"
-    if not report.exists():
+    if not report.exists() or not _is_of(report, weights):
         test = ["safmn/test.py", "-opt", str(TEST), "--force_yml", f"name={name}", "expect={}"]
         test += [f"path:pretrain_network_g={weights}", f"path:param_key_g={key}"]
         subprocess.run([sys.executable, *test], capture_output=True, check=False)  # sets that are missing: status 2

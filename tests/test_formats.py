@@ -17,7 +17,7 @@ from skimage import data
 
 from safmn.errors import DataError
 from safmn.inference.animation import read_animation, write_animation
-from safmn.inference.formats import read_picture
+from safmn.inference.formats import Picture, read_picture, write_picture
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ORIENTATION, CAMERA = 0x0112, 0x010F
@@ -155,6 +155,31 @@ def test_unusual_tiff_is_told_from_what_is_no_image(pixels: Array, said: str, tm
     (tmp_path / "b.tif").write_bytes(b"II*\0 no image")
     with pytest.raises(DataError, match="not an image of a known kind"):
         read_picture(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_gif_shows_a_pixel_or_not(soft: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.dstack([data.astronaut()[::4, ::4], np.zeros((128, 128), np.uint8)])
+    alpha = pixels[..., 3].copy()
+    cv2.circle(alpha, (64, 64), 40, 255, -1, cv2.LINE_AA)
+    if soft:
+        alpha = cv2.GaussianBlur(alpha, (0, 0), 12)
+    pixels[..., 3] = alpha
+    pixels[alpha == 0, :3] = 0
+    with caplog.at_level("WARNING"):
+        write_picture(tmp_path / "a.gif", Picture(pixels))
+    result = np.array(Image.open(tmp_path / "a.gif").convert("RGBA"))
+    np.testing.assert_array_equal(result[..., 3], np.where(alpha >= 128, 255, 0))
+    shown = alpha >= 128
+    assert np.abs(result[shown, :3].astype(int) - pixels[shown, :3]).mean() < 12
+    assert ("shown or not" in caplog.text) == soft
+
+
+def test_descriptions_of_the_old_file_are_left_out(tmp_path: Path) -> None:
+    stack = np.stack([data.astronaut()[:20, :24, 0]] * 3)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, imagej=True)
+    write_picture(tmp_path / "out.tif", read_picture(tmp_path / "stack.tif"))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), stack[0])
 
 
 # Animations

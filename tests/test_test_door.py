@@ -335,6 +335,19 @@ def test_an_empty_folder_fails_its_set_alone(door: Door) -> None:
     assert list(report()["sets"]) == ["other"]
 
 
+def test_one_missing_image_is_named_and_an_earlier_report_stays(door: Door) -> None:
+    assert door("--weights", "small.pth", "--benchmark", "datasets/benchmark")[0] == 0
+    before = report()
+    for name in ("Set5", "other"):
+        sorted(Path(f"datasets/benchmark/{name}/LR_bicubic/X2").iterdir())[0].unlink()
+    status, _, err = door("--weights", "small.pth")
+    assert status == 2
+    assert "'{}x2'" in err  # the other image has it
+    assert "lacks the LQ images of 1 of the 2" in err
+    assert "metrics.json is that of an earlier test" in err
+    assert report() == before
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

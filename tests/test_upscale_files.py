@@ -16,6 +16,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from PIL import Image, ImageCms, ImageDraw, ImageSequence
 from repeater import repeated, repeater
 from skimage import data
 
+from safmn.files import TEMPORARY
+from safmn.inference import run, video
 from safmn.inference.cli import main
 from safmn.weights import save_weights
 
@@ -497,6 +500,52 @@ def test_a_pattern_does_not_find_its_own_outputs(upscale: Upscale, tmp_path: Pat
     assert [p.name for p in (tmp_path / "out").rglob("*")] == ["a.png"]
 
 
+def test_folders_behind_links_and_unreadable_ones(
+    upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("in/a.png", "elsewhere/b.png", "in/locked/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        EXACT["rgb.png"](tmp_path / name)
+    (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "in")  # a loop
+    scandir = os.scandir
+
+    def refuses(path: Any) -> Any:  # permissions do not stop root
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    assert upscale(tmp_path / "in") == 1
+    assert "locked: the folder cannot be read (Permission denied)" in capfd.readouterr().out
+    assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png")) == [
+        "a.png",
+        "link/b.png",
+    ]
+
+
+def test_the_owner_of_a_name_comes_first(upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    EXACT["rgb.png"](tmp_path / "in/p.png")
+    Image.open(tmp_path / "in/p.png").convert("L").convert("RGB").save(tmp_path / "in/p.jp2")
+    assert upscale(tmp_path / "in") == 1
+    assert "p.jp2: " in capfd.readouterr().out
+    assert np.array_equal(pixels_of(tmp_path / "out/p.png"), repeated(pixels_of(tmp_path / "in/p.png")))
+
+
+def test_a_cut_film_is_named(
+    upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Cut between two frames, so that nothing but the number of frames in its head tells."""
+    write_film(tmp_path / "a.mp4")
+    whole = video.probe(tmp_path / "a.mp4")
+    assert (whole.frames, whole.counted) == (6, True)
+    monkeypatch.setattr(run, "probe", lambda path: replace(whole, frames=10))
+    assert upscale(tmp_path / "a.mp4") == 1
+    assert "a.mp4: only 6 of 10 frames could be read: the file is cut or damaged" in capfd.readouterr().out
+    assert (tmp_path / "out/a.mp4").is_file()
+
+
 def test_a_pattern_with_the_outputs_beside_the_inputs(
     upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -616,7 +665,7 @@ def test_thin_images(height: int, width: int, tile: str, upscale: Upscale, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_goes_on(kill: signal.Signals, upscale: Upscale, weights: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -637,7 +686,9 @@ def test_an_interrupted_run_goes_on(kill: signal.Signals, upscale: Upscale, weig
         time.sleep(0.01)
     child.send_signal(kill)
     errors = child.communicate()[1].decode()
-    assert child.returncode == (130 if kill == signal.SIGINT else -kill), errors
+    assert child.returncode == (-kill if kill == signal.SIGKILL else 128 + kill), errors
+    if kill != signal.SIGKILL:
+        assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(TEMPORARY)]
     assert "Traceback" not in errors
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.png") if not p.name.startswith(".")}
     assert 2 <= len(done) < 16

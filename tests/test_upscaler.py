@@ -182,6 +182,46 @@ def test_free_memory_of_a_container_counts_its_cache(tmp_path: Path, monkeypatch
     assert memory.free_bytes(torch.device("cpu")) > 8000
 
 
+def _cut_out(hidden: float, dtype: Any) -> np.ndarray:
+    """A ring of one colour on transparency under which there is another: (40, 56, 4)."""
+    mask = np.zeros((40, 56), np.uint8)
+    cv2.circle(mask, (26, 18), 12, 255, 2, cv2.LINE_AA)
+    image = np.full((40, 56, 4), hidden)
+    image[mask > 0, :3] = (1.0, 0.85, 0.1)
+    image[..., 3] = mask / 255
+    return image.astype(dtype) if dtype == np.float32 else np.rint(image * np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_colours_that_nobody_sees_do_not_show(dtype: Any) -> None:
+    upscaler = Upscaler("safmn-x2", device="cpu", backend="eager")
+    full = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    black, white = (upscaler(_cut_out(hidden, dtype)) for hidden in (0.0, 1.0))
+    visible = black[..., 3] > 0
+    np.testing.assert_array_equal(black[..., 3], white[..., 3])
+    np.testing.assert_array_equal(black[visible], white[visible])
+    np.testing.assert_allclose(
+        black[visible][:, :3] / full, np.broadcast_to((1, 0.85, 0.1), (visible.sum(), 3)), atol=0.02
+    )
+    hidden = (_cut_out(0.0, dtype)[..., 3] == 0).repeat(2, 0).repeat(2, 1) & ~visible
+    assert (black[hidden][:, :3] == 0).all()  # as they were
+    assert (white[hidden][:, :3] == full).all()
+    assert 0.7 < (~visible).mean() < 0.9  # no ghost around the ring
+    grey = upscaler(_cut_out(0.0, dtype)[..., 2:])
+    np.testing.assert_array_equal(grey[..., 1], black[..., 3])
+
+
+def test_what_is_full_stays_full() -> None:
+    """A hole in an opaque photograph: no ringing of alpha in the rest."""
+    image = np.dstack([data.astronaut()[:48, :48], np.full((48, 48), 255, np.uint8)])
+    image[20:28, 20:28, 3] = 0
+    alpha = Upscaler("safmn-x2", device="cpu", backend="eager")(image)[..., 3]
+    far = np.ones((96, 96), bool)
+    far[2 * 17 : 2 * 31, 2 * 17 : 2 * 31] = False
+    assert (alpha[far] == 255).all()
+    assert (alpha[45:51, 45:51] == 0).all()
+
+
 def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safmn.inference.upscaler.free_bytes", lambda device: 1000)
     with pytest.raises(DataError, match="GiB of memory"):

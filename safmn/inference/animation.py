@@ -17,6 +17,7 @@ from safmn.inference.formats import (
     MAX_PIXELS,
     WRITABLE,
     Picture,
+    as_saved,
     decoding,
     metadata,
     open_image,
@@ -121,12 +122,12 @@ def write_animation(
     if kind in _TURNED:
         pictures = (picture.upright() for picture in pictures)
     start = next(pictures)
-    first = Image.fromarray(start.pixels)
-    images = (Image.fromarray(picture.pixels) for picture in pictures)
+    first = as_saved(start.pixels, kind)
+    images = (as_saved(picture.pixels, kind) for picture in pictures)
     others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
     if animation.loop is not None:
         own_options["loop"] = animation.loop
-    if kind == "GIF" and first.mode == "RGBA":
+    if kind == "GIF" and start.pixels.shape[2] == 4:
         own_options["disposal"] = 2  # frames are composed already: clear the one before
     options = {**save_options(kind, start, quality), **own_options}
     with atomic_path(path) as temporary, writing(path, kind):

@@ -6,21 +6,22 @@ import argparse
 import contextlib
 import io
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from PIL import Image
 
 from safmn.console import say
-from safmn.errors import EXIT_FAILED, OptionError, exit_status
+from safmn.errors import EXIT_FAILED, EXIT_INTERRUPTED, OptionError, exit_status
 from safmn.inference import formats
 from safmn.inference.jobs import plan
 from safmn.inference.run import Run
 from safmn.inference.upscaler import Upscaler
 from safmn.runtime import memory
-
-EXIT_INTERRUPTED = 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,12 +74,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = Run(upscaler, options.quality, options.max_pixels, options.compare, options.overwrite)
     run.failures.extend(planned.refused)
     try:
-        with _without_pillow_limit():
+        with _without_pillow_limit(), _leaving_cleanly():
             run.all(planned.jobs)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         say("interrupted; the same command goes on where it stopped")
-        return EXIT_INTERRUPTED
+        return int(str(interrupt) or EXIT_INTERRUPTED)
     return _summarise(run, planned.ignored)
+
+
+@contextlib.contextmanager
+def _leaving_cleanly() -> Iterator[None]:
+    """SIGTERM (of `timeout`, a scheduler, a container that stops) leaves as Ctrl-C does, without half-written files."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _number(text: str) -> int:

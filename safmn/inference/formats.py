@@ -48,6 +48,8 @@ READABLE = (*WRITABLE, ".jfif", ".jpe", ".jp2", ".tga", ".dib", ".pnm", ".pbm", 
 MAX_PIXELS = 2**28
 """Images with more pixels (268 million) are refused unless a larger limit is given."""
 
+_GIF_TRANSPARENT = 255  # the last of the palette
+_SOFT = 9  # pixels; wider than the edge that upscaling makes of a hard one
 _DEEP = ("PNG", "TIFF")  # formats that hold 16 bits
 _WITH_ALPHA = ("PNG", "WEBP", "TIFF", "AVIF", "GIF")
 _WITH_GREY_ALPHA = ("PNG", "TIFF")
@@ -60,6 +62,8 @@ _TIFF_TEXTS = (
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
     *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
 )
+# How descriptions begin in which programs keep the shape of the file, which is another now.
+_OF_THE_FILE = ("ImageJ=", '{"shape"', "<?xml", "<OME")
 # What describes a picture, of all that a TIFF file keeps in the same place as EXIF does.
 _DESCRIPTIVE = (*_TIFF_TEXTS, ExifTags.Base.Orientation, *_EXIF_IFDS)
 
@@ -309,7 +313,25 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: in
             _write_deep_png(temporary, picture)
             return
         with writing(path, kind):
-            Image.fromarray(picture.pixels).save(temporary, kind, **save_options(kind, picture, quality))
+            as_saved(picture.pixels, kind).save(temporary, kind, **save_options(kind, picture, quality))
+
+
+def as_saved(pixels: Array, kind: str) -> Image.Image:
+    """Pillow's image of uint8 pixels, for a format: GIF gets its palette here where there is alpha.
+
+    A pixel of a GIF is shown or not. Pillow would take palettes of colours with alpha, of which GIF keeps one entry as
+    the transparent one: soft edges become holes, or nothing is transparent.
+    """
+    if kind != "GIF" or pixels.ndim != 3 or pixels.shape[2] != 4:
+        return Image.fromarray(pixels)
+    shown = pixels[..., 3] >= 128
+    colours = np.ascontiguousarray(pixels[..., :3])
+    if shown.any():
+        colours[~shown] = colours[shown][0]  # takes no colours from the palette
+    image = Image.fromarray(colours).quantize(_GIF_TRANSPARENT)
+    image.paste(_GIF_TRANSPARENT, mask=Image.fromarray(~shown))
+    image.info["transparency"] = _GIF_TRANSPARENT
+    return image
 
 
 @contextlib.contextmanager
@@ -351,12 +373,20 @@ def _fitted(picture: Picture, kind: str, path: Path) -> Picture:
         pixels = _onto_white(pixels)
     elif channels == 2 and (kind not in _WITH_GREY_ALPHA or pixels.dtype == np.uint16):
         pixels = pixels[..., [0, 0, 0, 1]]
+    if kind == "GIF" and pixels.ndim == 3 and pixels.shape[2] == 4 and _is_soft(pixels[..., 3]):
+        logger.warning("%s: a pixel of a GIF is shown or not; the image is half transparent in places.", path)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels == 1 and pixels.ndim == 3:
         pixels = pixels[..., 0]
     space = picture.icc[16:20] if picture.icc else b""
     icc = picture.icc if channels in _PROFILE_SPACES.get(space, ()) else None
     return replace(picture, pixels=np.ascontiguousarray(pixels), icc=icc)
+
+
+def _is_soft(alpha: Array) -> bool:
+    """Whether there is more between 0 and full than the edges of an image that was cut out and enlarged."""
+    partial = (alpha > 0) & (alpha < 255)
+    return bool(cv2.erode(partial.astype(np.uint8), np.ones((_SOFT, _SOFT), np.uint8)).any())
 
 
 def _eight_bits(pixels: Array) -> Array:
@@ -417,7 +447,7 @@ def _write_tiff(path: Path, picture: Picture) -> None:
     exif = _load_exif(picture.exif)
     tags: list[tuple[int, str, int, int | str, bool]] = []
     for tag in _TIFF_TEXTS:
-        if isinstance(text := exif.get(tag), str):
+        if isinstance(text := exif.get(tag), str) and not text.startswith(_OF_THE_FILE):
             tags.append((int(tag), "s", 0, text, True))
     tifffile.imwrite(
         path,

@@ -43,7 +43,7 @@ class Plan:
 
     Attributes:
         jobs: in the order of the inputs, folders sorted by name.
-        refused: files whose output another one takes already, with the reason.
+        refused: files whose output another one takes already, and folders that cannot be read, with the reason.
         ignored: files in folders that are neither images nor films by their names.
     """
 
@@ -70,7 +70,8 @@ def plan(
     """
     output = Path(output)
     suffix = _suffix(image_format)
-    found = [item for given in inputs for item in _expand(given, output)]
+    unreadable: list[str] = []
+    found = [item for given in inputs for item in _expand(given, output, unreadable)]
     known = READABLE + VIDEO_SUFFIXES
     ignored = [path for path, _, named in found if not named and path.suffix.lower() not in known]
     kept = list(dict.fromkeys((path, place) for path, place, named in found if named or path.suffix.lower() in known))
@@ -86,7 +87,7 @@ def plan(
     _check_writable(output if jobs[0].target != output else output.parent)
     _check_inputs(jobs, compare)
     jobs, refused = _distinct(jobs, compare)
-    return Plan(tuple(jobs), tuple(refused), tuple(ignored))
+    return Plan(tuple(jobs), (*refused, *unreadable), tuple(ignored))
 
 
 def _named(source: Path, target: Path, suffix: str | None) -> Job:
@@ -123,10 +124,10 @@ def _target_suffix(source: Path, wanted: str | None) -> str:
     return wanted or (source.suffix if own in WRITABLE else ".png")
 
 
-def _expand(given: str, output: Path) -> Iterator[tuple[Path, Path, bool]]:
+def _expand(given: str, output: Path, unreadable: list[str]) -> Iterator[tuple[Path, Path, bool]]:
     """(file, its place in the output folder, whether it was named itself) for each file that an input stands for."""
     if os.path.isdir(given):
-        yield from _walk(Path(given), output)
+        yield from _walk(Path(given), output, unreadable)
     elif os.path.exists(given):
         yield Path(given), Path(Path(given).name), True
     else:
@@ -151,12 +152,24 @@ def _fixed_part(pattern: str) -> Path:
     return Path(*parts)
 
 
-def _walk(folder: Path, output: Path) -> Iterator[tuple[Path, Path, bool]]:
-    """All files below a folder, sorted; hidden ones and what is in the output folder left out."""
-    excluded = output.resolve()
-    for current, folders, names in os.walk(folder):
+def _walk(folder: Path, output: Path, unreadable: list[str]) -> Iterator[tuple[Path, Path, bool]]:
+    """All files below a folder, also through links, sorted; hidden ones and what is in the output folder left out.
+
+    Args:
+        unreadable: gets a line for each folder that cannot be read.
+    """
+    seen = {output.resolve(), folder.resolve()}
+
+    def is_new(place: Path) -> bool:
+        real = place.resolve()
+        return real not in seen and not seen.add(real)  # type: ignore[func-returns-value]
+
+    def note(error: OSError) -> None:
+        unreadable.append(f"{error.filename}: the folder cannot be read ({error.strerror})")
+
+    for current, folders, names in os.walk(folder, onerror=note, followlinks=True):
         here = Path(current)
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and (here / n).resolve() != excluded)
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and is_new(here / name)]
         for name in sorted(names):
             if not name.startswith((".", TEMPORARY)):
                 yield here / name, (here / name).relative_to(folder), False
@@ -172,11 +185,14 @@ def _check_inputs(jobs: Sequence[Job], compare: bool) -> None:
 
 
 def _distinct(jobs: Sequence[Job], compare: bool) -> tuple[list[Job], list[str]]:
-    """The first job for each output file, and what is to be said about the others."""
+    """The first job for each output file, and what is to be said about the others.
+
+    A file whose own name an output has comes before one that gets that name by conversion.
+    """
     comparisons = {job.comparison.resolve(): job for job in jobs if compare and not job.is_film}
     taken: dict[Path, Job] = {}
     refused = []
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: job.source.suffix != job.target.suffix):
         target = job.target.resolve()
         first = comparisons.get(target) or taken.setdefault(target, job)
         if first.source.resolve() != job.source.resolve():  # otherwise it was given twice
@@ -184,4 +200,4 @@ def _distinct(jobs: Sequence[Job], compare: bool) -> tuple[list[Job], list[str]]
             refused.append(
                 f"{job.source}: {job.target} is the {kind} of {first.source}; upscale it into another folder"
             )
-    return list(taken.values()), refused
+    return [job for job in jobs if taken.get(job.target.resolve()) is job], refused

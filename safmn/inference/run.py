@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,11 @@ from safmn.inference.video import Film, probe, upscale_video
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Content: TypeAlias = "Picture | Animation | Film"
+
+logger = logging.getLogger(__name__)
+
+_LIKELY = 0.8  # of the frames that follow from a film's length: its sound may last longer
+_WHOLE = 0.95  # of the frames that a film states: some state a few that are not shown
 
 
 @dataclass
@@ -145,6 +151,13 @@ class Run:
             bar.note(f"frame {done}/{film.frames or '?'}")
 
         upscale_video(job.source, job.target, self.upscaler, on_frame=on_frame)
+        if film.counted and done < _WHOLE * film.frames:
+            raise DataError(
+                f"{job.source}: only {done} of {film.frames} frames could be read: the file is cut or damaged; what "
+                f"there is stands in {job.target}"
+            )
+        if done < _LIKELY * film.frames:
+            logger.warning("%s: %d frames, by its length about %d: is it cut?", job.source, done, film.frames)
         return done
 
     def _finish(self, pending: _Pending | None, bar: _Bar) -> None:

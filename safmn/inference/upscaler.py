@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn.errors import DataError, OptionError, WeightsError
-from safmn.inference import tiling
+from safmn.inference import tiling, transparency
 from safmn.inference.backends import Backend, make_backend
 from safmn.inference.stages import Chain, Stage, map_modules, stages_of
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
@@ -104,7 +104,8 @@ class Upscaler:
             progress: called with the part of the work (0 to 1) that was finished since the last call.
 
         Returns:
-            The same kind, type, device and layout, ``scale`` times as high and wide; floating point in [0, 1].
+            The same kind, type, device and layout, ``scale`` times as high and wide; floating point in [0, 1]. Colours
+            of invisible pixels (alpha 0) do not show in it, whatever they are.
 
         Raises:
             DataError: not such an image.
@@ -121,7 +122,12 @@ class Upscaler:
         planes = _planes(channels)
         with torch.no_grad():
             for index, plane in enumerate(planes):
-                self._plane(source[:, plane], target[:, plane], index > 0, lambda part: report(part / len(planes)))
+                shown = source[:, plane]
+                if index == 0 and len(planes) > 1:
+                    shown = transparency.filled(shown, source[:, planes[1]])
+                self._plane(shown, target[:, plane], index > 0, lambda part: report(part / len(planes)))
+            if len(planes) > 1 and not _is_flat(source[:, planes[1]]):
+                transparency.settle(source, target, planes[0], planes[1], tiling.LARGEST.get(source.dtype, 1.0))
         return cast(Image, _like(image, target))
 
     def _check_room(self, size: int, width: int, height: int) -> None:

@@ -40,11 +40,18 @@ def _av() -> Any:
 
 @dataclass(frozen=True)
 class Film:
-    """What a film says about itself: its frames (about; 0 where it does not say), width and height."""
+    """What a film says about itself.
+
+    Attributes:
+        frames: how many; 0 where it does not say.
+        width, height: in pixels.
+        counted: whether the number is that of the frames in the file, or follows from how long it and its sound last.
+    """
 
     frames: int
     width: int
     height: int
+    counted: bool = False
 
 
 def probe(path: str | os.PathLike[str]) -> Film:
@@ -59,7 +66,7 @@ def probe(path: str | os.PathLike[str]) -> Film:
         frames = stream.frames
         if not frames and stream.average_rate and container.duration:
             frames = round(container.duration / av.time_base * stream.average_rate)
-        return Film(frames, stream.width, stream.height)
+        return Film(frames, stream.width, stream.height, counted=bool(stream.frames))
 
 
 def upscale_video(

@@ -118,6 +118,7 @@ void for_all(int count, int threads, Make&& make, Item&& item) {
     try {
         while (int(others.size()) + 1 < std::min(threads, count)) others.emplace_back(loop);
     } catch (const std::system_error&) {  // no more threads to be had: fewer do all
+    } catch (const std::bad_alloc&) {     // a thread's own state lies on the heap
     }
     loop();
     for (std::thread& other : others) other.join();

@@ -65,9 +65,16 @@ def _slurm_environment(port: int | None) -> None:
     """Translate SLURM's variables of this step into those that torch.distributed reads."""
     if "SLURM_PROCID" not in os.environ:
         raise OptionError("--launcher slurm: this process was not started by srun (SLURM_PROCID is not set)")
-    hosts = subprocess.run(
-        ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], capture_output=True, text=True, check=True
-    ).stdout.split()
+    for name in ("SLURM_NODELIST", "SLURM_NTASKS"):
+        if name not in os.environ:
+            raise OptionError(f"--launcher slurm: {name} is not set: start with srun and --ntasks (docs/scaling.md)")
+    try:
+        hosts = subprocess.run(
+            ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], capture_output=True, text=True, check=True
+        ).stdout.split()
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip()
+        raise OptionError(f"--launcher slurm: scontrol does not tell the hosts of this job ({said})") from error
     os.environ.update(
         RANK=os.environ["SLURM_PROCID"],
         WORLD_SIZE=os.environ["SLURM_NTASKS"],

@@ -21,7 +21,8 @@ class Interrupt:
         self.signal_number = 0
 
     def __enter__(self) -> Interrupt:
-        wanted = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup's SIGHUP stays
+        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        wanted = [number for number in _SIGNALS if not (nohup and number == signal.SIGHUP)]
         self._previous = {number: signal.signal(number, self._note) for number in wanted}
         return self
 

@@ -24,6 +24,7 @@ _CANDIDATES: dict[str, tuple[type[Backend], ...]] = {
 }
 
 # Against eager float32, for values in [0, 1]. One level of 8 bits is 3.9e-3: what is left is rounding ties.
+_RUNS = 3
 LARGEST_ERROR = 2e-4
 # Of half precisions the mean matters. 56 dB costs an image at 34 dB 0.03 dB, and one at 28 dB 0.007.
 LEAST_PSNR = 56.0
@@ -61,7 +62,7 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
     eager = Eager(network, device=device, precision=precision)
     exact = eager if precision == "fp32" else Eager(network, device=device, precision="fp32")
     expected = exact(x)
-    limit, own = _timed(eager, x)
+    limit, own = _fastest(eager, x)
     for candidate in _CANDIDATES.get(device.type, ()):
         problem = candidate.missing(device) or candidate.unfit(network, precision)
         if problem:
@@ -71,7 +72,7 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
             backend = candidate(network, device=device, precision=precision)
             for _ in range(2):  # plans and allocates, and prepares for a size that comes again
                 backend(x)
-            seconds, y = _timed(backend, x)
+            seconds, y = _fastest(backend, x)
         except Exception as error:  # another package's; whatever it is, the next candidate can do the work
             logger.warning("Back end %s failed and is not used: %s", candidate.name, _first_line(error))
             continue
@@ -98,6 +99,11 @@ def discrepancy(y: Tensor, expected: Tensor, precision: str) -> str | None:
         return None if worst <= LARGEST_ERROR else f"its result is wrong by up to {worst:.2g}"
     psnr = float(-10 * torch.log10(error.double().square().mean() + 1e-12))
     return None if psnr >= LEAST_PSNR else f"its result is only {psnr:.1f} dB near that of float32"
+
+
+def _fastest(backend: Backend, x: Tensor) -> tuple[float, Tensor]:
+    """Seconds of the fastest of some runs, and the result: one alone may have had to wait for another program."""
+    return min((_timed(backend, x) for _ in range(_RUNS)), key=lambda run: run[0])
 
 
 def _timed(backend: Backend, x: Tensor) -> tuple[float, Tensor]:
