@@ -250,6 +250,16 @@ def test_a_network_with_5d_weights_trains(images: Path, tmp_path: Path) -> None:
     assert main(["-opt", path, "--auto_resume", "--force_yml", *overrides, "train:total_iter=26"]) == 0
 
 
+def test_a_validation_set_of_another_scale_is_refused_at_the_start(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ["--force_yml", f"datasets:val:dataroot_lq={images / 'val/hr'}"]
+    assert main(["-opt", str(write(images, tmp_path)), *wrong]) == 2
+    err = capfd.readouterr().err
+    assert "photo5.png is 64x64. Check scale, dataroot_lq and filename_tmpl." in err
+    assert not (tmp_path / "experiments/tiny/models").exists()
+
+
 def test_a_finished_run_says_so(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = str(write(images, tmp_path))
     assert main(["-opt", path]) == 0

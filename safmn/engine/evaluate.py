@@ -113,6 +113,24 @@ def evaluate(
     return _collect(name, _gather(outcome, world_size), start)
 
 
+def check_first_pair(dataset: Any, name: str, scale: int) -> None:
+    """Refuse, before a run has begun, a set whose first GT image is not ``scale`` times its LQ image.
+
+    Raises:
+        DataError: names the set and both images; or the first image cannot be read.
+    """
+    if not len(dataset):
+        return
+    item = dataset[0]
+    if item.get("gt") is None:
+        return
+    height, width = (side * scale for side in item["lq"].shape[-2:])
+    try:
+        _matching(to_uint8(item["gt"]), np.empty((height, width, 1), np.uint8), item)
+    except DataError as error:
+        raise DataError(f"data set {name!r}: {error}") from error
+
+
 def in_whole_windows(network: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor:
     """``network(lq)``, also where its layers work in windows (SwinIR) whose size does not divide the sides of ``lq``.
 

@@ -15,6 +15,7 @@ from safmn.data import TrainingLoader, build_dataset
 from safmn.engine import legacy_state
 from safmn.engine.checkpoint import Checkpoint, Checkpointer
 from safmn.engine.checkpoint import load as load_checkpoint
+from safmn.engine.evaluate import check_first_pair
 from safmn.engine.experiment import Experiment, HeldLog, environment, start_logging
 from safmn.engine.trainer import Trainer
 from safmn.engine.validation import Validator
@@ -116,10 +117,13 @@ def _validation_sets(options: Options) -> dict[str, Any]:
     sections = {key: section for key, section in options.datasets.items() if key.split("_")[0] == "val"}
     if options.val is None:
         return {}
-    return {
+    sets = {
         section.get("name", key): build_dataset(section, phase="val", scale=options.scale)
         for key, section in sections.items()
     }
+    for name, dataset in sets.items():
+        check_first_pair(dataset, name, options.scale)
+    return sets
 
 
 @contextlib.contextmanager

@@ -127,6 +127,8 @@ def check_sense(file: OptionFile, mode: str, problems: Problems) -> None:
         problems.add(("name",), mistake)
     if file.use_static_graph:
         problems.warn(("use_static_graph",), "has no effect: whether the graph is static is left to PyTorch")
+    if file.auto_resume:
+        problems.warn(("auto_resume",), "has no effect, as in BasicSR: it is an argument of the command, --auto_resume")
     if mode == "train":
         if file.train is None:
             problems.add((), "the section 'train' is missing; is this a file for testing?")

@@ -224,6 +224,7 @@ class OptionFile(DegradationKeys, frozen=True, kw_only=True, forbid_unknown_fiel
     deterministic: bool = False
     find_unused_parameters: bool = False
     use_static_graph: bool = False
+    auto_resume: bool = False
     degradation: dict[str, Any] = {}
     path: PathOptions = PathOptions()
     train: TrainSection | None = None
