@@ -221,6 +221,11 @@ def _empty_journal(partial: Path, journal: Path, hr: Path) -> None:
     journal.write_bytes(b"")
 
 
+def _damage_journal(partial: Path, journal: Path, hr: Path) -> None:
+    lines = journal.read_bytes().split(b"\n")
+    journal.write_bytes(b"\n".join([*lines[:2], b"\xff{" + lines[2][2:], *lines[3:]]))
+
+
 def _change_image(partial: Path, journal: Path, hr: Path) -> None:
     write_image(hr / "b.png", 255 - read_rgb(hr / "b.png"))
 
@@ -237,6 +242,7 @@ def _add_image(partial: Path, journal: Path, hr: Path) -> None:
         (_cut_pixels, None),
         (_cut_journal, 1),
         (_empty_journal, 5),
+        (_damage_journal, 4),
         (_change_image, 3),
         (_add_image, 4),
     ],
@@ -262,6 +268,14 @@ def test_an_up_to_date_store_is_left_alone_and_another_replaced(folders: tuple[P
     _change_image(store, store, folders[0])
     assert build_store(store, source, jobs=1) == len(SIZES)
     assert build_store(store, source, jobs=1) == 0
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_damaged_store_is_made_anew(folders: tuple[Path, Path], store: Path, cut: bool) -> None:
+    source, before = Source(2, *map(str, folders), "{}x2", None), store.read_bytes()
+    store.write_bytes(before[:-5] if cut else before[:-5] + bytes(5))
+    assert build_store(store, source, jobs=1) == len(SIZES)
+    assert store.read_bytes() == before
 
 
 def test_two_builds_of_one_store_at_a_time_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -150,11 +150,16 @@ def finish_file(descriptor: int, end: int, index: StoreIndex) -> None:
     os.fsync(descriptor)
 
 
+class DamagedStore(DataError):
+    """A patch store that is cut short, or whose index is damaged."""
+
+
 def read_index(path: str | Path) -> StoreIndex:
     """The index of a store.
 
     Raises:
-        DataError: the file is missing, no patch store, cut short, or its index is damaged.
+        DataError: the file is missing, or no patch store.
+        DamagedStore: it is cut short, or its index is damaged.
     """
     if not os.path.isfile(path):
         raise DataError(f"no such patch store: {path}. Make one with: safmn prepare store --hr DIR --scale S -o {path}")
@@ -162,13 +167,14 @@ def read_index(path: str | Path) -> StoreIndex:
         header = file.read(_HEADER.size)
         if len(header) < _HEADER.size or header[:8] != _MAGIC:
             raise DataError(
-                f"{path} is no patch store, or one of another version. Make it anew with safmn prepare store."
+                f"{path} is no patch store, or one of another version. Delete it, if so, and make it anew with safmn "
+                "prepare store."
             )
         _, offset, length, digest = _HEADER.unpack(header)
         whole = offset + length == os.fstat(file.fileno()).st_size
         content = os.pread(file.fileno(), length, offset) if whole else b""
     if not whole or digest_of(content) != digest:
-        raise DataError(f"the patch store {path} is cut short or damaged. Make it anew with safmn prepare store.")
+        raise DamagedStore(f"the patch store {path} is cut short or damaged. Make it anew with safmn prepare store.")
     return msgspec.msgpack.decode(content, type=StoreIndex)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from safmn.data.sources import (
 )
 from safmn.data.store_format import (
     ALIGNMENT,
+    DamagedStore,
     Source,
     SourceFile,
     StoredImage,
@@ -41,6 +43,8 @@ from safmn.errors import EXIT_FAILED, DataError, exit_status
 from safmn.files import flush_directory
 from safmn.imaging import decode_rgb, imresize, mod_crop
 from safmn.prepare.parallel import default_jobs, in_order, progress
+
+logger = logging.getLogger(__name__)
 
 
 class Decoded(NamedTuple):
@@ -98,7 +102,11 @@ def is_up_to_date(output: Path, source: Source, pairs: Sequence[Pair]) -> bool:
     """Whether ``output`` is a store of exactly these images as they are now."""
     if not output.exists():
         return False
-    index = read_index(output)
+    try:
+        index = read_index(output)
+    except DamagedStore as error:
+        logger.warning("%s It is being made anew.", str(error).removesuffix(" Make it anew with safmn prepare store."))
+        return False
     names = [os.path.relpath(pair.gt, source.hr_folder) for pair in pairs]
     same = index.source == source and [image.hr.name for image in index.images] == names
     return same and index.first_change(at_most=len(names)) is None
@@ -188,7 +196,10 @@ def _intact_images(file: BinaryIO, notes: BinaryIO, source: Source, pairs: Seque
     images = []
     if lines and lines[0] == opening:
         for line, pair in zip(lines[1:], pairs, strict=False):
-            image = msgspec.json.decode(line, type=StoredImage)
+            try:
+                image = msgspec.json.decode(line, type=StoredImage)
+            except (msgspec.DecodeError, UnicodeDecodeError):  # of a disk that failed: the pixels are decoded again
+                break
             if not _is_kept(file, image, source, pair):
                 break
             images.append(image)
