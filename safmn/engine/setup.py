@@ -186,7 +186,7 @@ def _check_unchanged(
     checkpoint: Checkpoint, options: Options, fingerprints: Mapping[str, str], *, allow_changes: bool
 ) -> None:
     harmless, decisive = changed_keys(checkpoint.options, options.raw)
-    saved = checkpoint.progress.get("fingerprints", {})  # none before version 0.2
+    saved = checkpoint.progress.get("fingerprints", {})  # older checkpoints have none
     changed = {key: f"{key}: {saved[key]} -> {now}" for key, now in fingerprints.items() if saved.get(key, now) != now}
     threads = changed.pop(_THREADS, None)
     decisive += changed.values()
