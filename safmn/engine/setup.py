@@ -255,7 +255,7 @@ def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, 
         UserError: something in the option file or the data does not fit; nothing was trained or overwritten.
     """
     execution = prepare_execution(options, ranks)
-    resuming = auto_resume or bool(options.path.resume_state)  # the latter without a checkpoint of this experiment
+    resuming = auto_resume or bool(options.path.resume_state)
     with _experiment(options, resuming=resuming, ranks=ranks) as experiment:
         logger.info("computing on %s", execution.describe())
         loader = build_loader(options, execution, ranks)

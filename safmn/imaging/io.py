@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
+PNG_HEADER = 33  # bytes of the signature and the chunk IHDR, which every PNG file begins with
 _WEBP_LOSSLESS = 101  # any quality above 100 means lossless to OpenCV
 _WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -103,6 +106,17 @@ def write_image(path: str | os.PathLike[str], image: Array, *, quality: int | No
 def encode_png(image: Array, *, compression: int = 3) -> bytes:
     """The PNG file of an image, uint8 or uint16, shaped as for :func:`write_image`; ``compression`` is 0 to 9."""
     return _encode(image, Path("image.png"), None, compression)
+
+
+def with_png_chunks(file: bytes, chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A PNG file with more chunks, of (type, content) each, behind its header (PNG specification, 11.3)."""
+    added = b"".join(map(_png_chunk, *zip(*chunks, strict=True))) if chunks else b""
+    return file[:PNG_HEADER] + added + file[PNG_HEADER:]
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
 
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:

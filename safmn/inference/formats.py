@@ -9,7 +9,6 @@ import contextlib
 import io
 import logging
 import os
-import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from safmn.errors import DataError, UserError
 from safmn.files import atomic_path
+from safmn.imaging.io import with_png_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -419,25 +419,18 @@ def _sized_exif(picture: Picture) -> bytes:
     return exif.tobytes()
 
 
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def _write_deep_png(path: Path, picture: Picture) -> None:
-    """OpenCV writes 16 bits but no metadata: its chunks are put in after the header (PNG specification, 11.3)."""
+    """OpenCV writes 16 bits but no metadata: its chunks are put in behind the header."""
     pixels = picture.pixels
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     _, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 4])
-    data = encoded.tobytes()
-    header_end = 8 + 12 + 13  # signature; length, type and checksum of IHDR; its content
-    chunks = b""
+    chunks = []
     if picture.icc:
-        chunks += _png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc))
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
     if picture.exif:
-        chunks += _png_chunk(b"eXIf", _sized_exif(picture).removeprefix(b"Exif\0\0"))
-    with path.open("wb") as file:
-        file.writelines((data[:header_end], chunks, data[header_end:]))
+        chunks.append((b"eXIf", _sized_exif(picture).removeprefix(b"Exif\0\0")))
+    path.write_bytes(with_png_chunks(encoded.tobytes(), chunks))
 
 
 def _write_tiff(path: Path, picture: Picture) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,11 @@ import numpy as np
 from safmn.errors import DataError
 from safmn.files import write_atomically
 from safmn.imaging import encode_png, list_images, read_image
+from safmn.imaging.io import PNG_HEADER, with_png_chunks
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
-_HEADER_END = 33  # of the signature and the chunk IHDR, which every PNG file begins with
-_KEYWORD = b"safmn"
+_TEXT, _KEYWORD = b"tEXt", b"safmn\0"  # the chunk that says how a file was made
+_LONGEST = 80  # bytes of it
 
 
 def inputs(folder: Path) -> list[Path]:
@@ -38,16 +38,8 @@ def read_colours(path: Path) -> np.ndarray:
 
 def write_made(path: Path, image: np.ndarray, recipe: str = "") -> None:
     """Write a PNG file, whole or not at all, that says how it was made (a text chunk), unless that is self-evident."""
-    data = encode_png(image)
-    if recipe:
-        data = data[:_HEADER_END] + _text_chunk(recipe) + data[_HEADER_END:]
-    write_atomically(path, data, flush=False)
-
-
-def _text_chunk(text: str) -> bytes:
-    """The PNG chunk tEXt with the keyword ``safmn``."""
-    body = b"tEXt" + _KEYWORD + b"\0" + text.encode("latin-1")
-    return (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    chunks = [(_TEXT, _KEYWORD + recipe.encode("latin-1"))] if recipe else []
+    write_atomically(path, with_png_chunks(encode_png(image), chunks), flush=False)
 
 
 def is_made(path: Path, size: tuple[int, int], source: Path, recipe: str = "") -> bool:
@@ -55,16 +47,20 @@ def is_made(path: Path, size: tuple[int, int], source: Path, recipe: str = "") -
 
     The same size may show something else: another place of the image, or other borders.
     """
-    chunk = _text_chunk(recipe) if recipe else b""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEADER_END)
-            told = file.read(len(_text_chunk("")))
-            file.seek(_HEADER_END)
-            as_told = file.read(len(chunk)) == chunk if recipe else _KEYWORD not in told
+            head = file.read(PNG_HEADER)
+            length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+            content = file.read(min(length, _LONGEST))
+            told = content.removeprefix(_KEYWORD) if kind == _TEXT and content.startswith(_KEYWORD) else b""
             file.seek(-len(_PNG_END), 2)
             whole = head.startswith(_PNG_START) and file.read() == _PNG_END
         found = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-        return whole and as_told and found == size and path.stat().st_mtime >= source.stat().st_mtime
+        return (
+            whole
+            and told == recipe.encode("latin-1")
+            and found == size
+            and path.stat().st_mtime >= source.stat().st_mtime
+        )
     except OSError:  # missing, or too short to seek
         return False
