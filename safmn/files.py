@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY = ".tmp-"  # prefix of everything unfinished
 
@@ -49,6 +51,28 @@ def write_atomically(path: Path | str, content: bytes | str, *, flush: bool = Tr
     """Write a whole file atomically (text as UTF-8); ``flush`` as in :func:`atomic_path`."""
     with atomic_path(path, flush=flush) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def take_lock(path: Path) -> BinaryIO | None:
+    """The file at ``path``, made if it is not there, which no other process may take until it is closed.
+
+    The lock ends with this process, however it ends: it is a record lock, which unlike flock's does not stay with the
+    workers that were forked. Closing any other descriptor of the file in this process gives it up.
+
+    Returns:
+        The file, open for reading and writing, without a buffer, so that what is written survives a kill; None where
+        another process has it.
+    """
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)  # noqa: SIM115 - the caller's
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # another process, done with it meanwhile, may have renamed or removed it
+        taken = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, PermissionError):
+        taken = False
+    if not taken:
+        file.close()
+    return file if taken else None  # type: ignore[return-value]
 
 
 def cache_folder() -> Path:

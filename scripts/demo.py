@@ -21,6 +21,7 @@ from safmn import train, weights
 from safmn.console import say, table
 from safmn.data import build_dataset
 from safmn.engine.evaluate import evaluate
+from safmn.engine.experiment import Experiment
 from safmn.errors import exit_status
 from safmn.imaging import imresize, to_tensor, to_uint8, write_image
 from safmn.inference.compare import comparison
@@ -62,7 +63,7 @@ def picture(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor
     with torch.no_grad():
         panels |= {name: to_uint8(network(lq)[0]) for name, network in networks.items()}
     panels["GT"] = to_uint8(item["gt"])
-    path = Path("results") / options.name / "comparison.png"
+    path = Path(options.path.results_root or "results") / options.name / "comparison.png"
     write_image(path, comparison(panels))
     return path
 
@@ -86,7 +87,7 @@ def main() -> int:
     if status != 0:
         return status
     dataset = build_dataset(options.datasets["val"], phase="val", scale=options.scale)
-    ours = weights.load_network(Path("experiments") / options.name / "models" / "net_g_latest.pth")
+    ours = weights.load_network(Experiment.of(options).models / "net_g_latest.pth")
     networks = {"bicubic": bicubic(options.scale), "SAFMN": ours}
     say("\n" + scores(options, dataset, networks))
     say(f"\ncompare with your own eyes: {picture(options, dataset, networks)}")

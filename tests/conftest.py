@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_run
@@ -48,6 +54,22 @@ def golden_dir() -> Path:
 def photos_dir() -> Path:
     """Photographs: ``train`` (512x512 patches) and ``val``."""
     return _shared("photos")
+
+
+@pytest.fixture
+def locked_elsewhere() -> Callable[[Path], AbstractContextManager[Any]]:
+    """A block in which another process holds the lock of a file."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+
+    @contextlib.contextmanager
+    def locked(path: Path) -> Iterator[None]:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", code, str(path)], **pipes) as process:  # type: ignore[call-overload]
+            process.stdout.readline()
+            yield
+            process.stdin.close()
+
+    return locked
 
 
 @pytest.fixture(scope="module")

@@ -121,6 +121,28 @@ def test_meta_info_chooses_and_orders(folders: tuple[Path, Path], tmp_path: Path
         build_dataset(paired_section(*folders, meta_info_file="other.txt"), phase="val", scale=2)
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("a.png", "a.png"),
+        ("a b.png (480,480,3)", "a b.png"),
+        ("a.png (480,480,3) 1", "a.png"),
+        ("a.png (480, 480)", "a.png"),
+        ("photo (1).png (8,9,3)", "photo (1).png"),
+        ("photo (1).png", "photo (1).png"),
+        ("photo (1,2).png", "photo (1,2).png"),
+        ("a (4,4,3) b.png (8,9,3) 1", "a (4,4,3) b.png"),
+    ],
+)
+def test_names_in_meta_info(folders: tuple[Path, Path], tmp_path: Path, line: str, name: str) -> None:
+    hr = tmp_path / "hr"
+    hr.mkdir()
+    shutil.copy(folders[0] / "a.png", hr / name)
+    (tmp_path / "meta.txt").write_text(f"{line}\n")
+    single = {"type": "SingleImageDataset", "dataroot_lq": str(hr), "meta_info_file": str(tmp_path / "meta.txt")}
+    assert len(build_dataset(single, phase="test", scale=2)) == 1
+
+
 def test_images_may_differ_in_format(folders: tuple[Path, Path]) -> None:
     hr, lr = folders
     image = cv2.imread(str(hr / "c.png"))

@@ -68,6 +68,14 @@ def test_a_grid_holds_so_many_draws(image: str, tmp_path: Path, capsys: pytest.C
     assert np.array_equal(found[height + 24 : 2 * height + 24, width + 8 : 2 * width + 8], picture)  # 5 + 3 + 1
 
 
+def test_a_file_of_a_training_that_degrades_nothing_is_refused(
+    image: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: Capture
+) -> None:
+    file = str(request.config.rootpath / "options" / "train_x4.yml")
+    assert main([image, "-o", str(tmp_path / "a.png"), "--opt", file]) == 2
+    assert "datasets.train of type PairedImageDataset degrades nothing" in capsys.readouterr().err
+
+
 def test_options_can_be_changed_on_the_command_line(image: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     file = str(request.config.rootpath / "options" / "train_real_x4.yml")
     a, b = str(tmp_path / "a.png"), str(tmp_path / "b.png")

@@ -91,6 +91,13 @@ def test_every_network_at_odd_sizes(kind: str, name: str, tmp_path: Path) -> Non
         assert_same(form.open(file), network, size)
 
 
+@pytest.mark.parametrize("name", ["onnx", "openvino", "torch"])
+def test_endings_in_capitals(name: str, tmp_path: Path) -> None:
+    target = tmp_path / f"A{FORMATS[name].ending.upper()}"
+    assert export_network(small("SAFMN"), target).files[0] == target
+    assert target.is_file()
+
+
 def test_onnx_says_what_it_holds(tmp_path: Path) -> None:
     export_network(small("SAFMN"), tmp_path / "small.onnx")
     model = onnx.load(tmp_path / "small.onnx")
@@ -267,6 +274,7 @@ def test_mistakes(
 def test_unknown_format_and_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"no format 'onx'\. Did you mean 'onnx'\?"):
         export.format_of("onx", "a.onnx")
+    assert export.format_of(None, "A.ONNX") is FORMATS["onnx"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, extra in (("onnx", "onnx"), ("openvino", "openvino"), ("ncnn", "ncnn")):
         with pytest.raises(OptionError, match=rf"pip install safmn\[{extra}\]"):

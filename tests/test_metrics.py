@@ -166,6 +166,7 @@ def test_network_names() -> None:
     assert network_name({"type": "SAFMN", "dim": 36, "n_blocks": 8, "ffn_scale": 2.0, "upscaling_factor": 4}) == "SAFMN"
     assert network_name({"type": "SAFMN", "dim": 128, "n_blocks": 16}) == "SAFMN-L"
     assert network_name({"type": "SAFMN", "dim": 36, "n_blocks": 8, "ffn_scale": 1.5}) is None
+    assert network_name({"type": "SAFMN", "upscaling_factor": 4}) == "SAFMN"
     assert network_name({"type": "SAFMN", "dim": 40, "n_blocks": 8}) is None
     assert network_name({"type": "EDSR", "num_block": 16}) is None
 

@@ -12,10 +12,12 @@ import msgspec
 import pytest
 
 import safmn  # noqa: F401 - registers the components that option files name
+from safmn.engine.setup import changed_keys
 from safmn.errors import OptionError
 from safmn.options import Options, differences, dump, load_options
 from safmn.options.compare import MISSING, to_yaml
 from safmn.options.schema import json_schema
+from safmn.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
 OPTION_FILES = sorted((Path(__file__).resolve().parent.parent / "options").glob("*.yml"))
 Mode = Literal["train", "test"]
@@ -269,6 +271,28 @@ def test_writing_a_default_down_is_no_difference(key: str, default: object, othe
 # --- overrides and debug ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "decisive"),
+    [
+        ("auto_resume", True, None),
+        ("datasets.train.io_backend", {"type": "lmdb"}, False),
+        ("datasets.train.dataroot_gt", "elsewhere", False),
+        ("datasets.train.num_worker_per_gpu", 2, False),
+        ("datasets.train.pin_memory", True, None),
+        ("datasets.train.gt_size", 32, True),
+        ("datasets.val.gt_size", 32, False),
+        ("path.pretrain_network_g", "other.pth", False),
+        ("train.total_iter", 200, False),
+        ("train.optim_g.lr", 1e-4, True),
+        ("network_g.dim", 32, True),
+    ],
+)
+def test_which_changes_decide_the_result(key: str, value: object, decisive: bool | None) -> None:
+    """None: no change at all."""
+    harmless, found = changed_keys(for_training(), set_at(for_training(), key, value))
+    assert (len(harmless), len(found)) == {None: (0, 0), False: (1, 0), True: (0, 1)}[decisive]
+
+
 def test_overrides(tmp_path: Path) -> None:
     entries = [
         "train:optim_g:lr=5e-4",
@@ -515,6 +539,45 @@ def test_missing_keys(tmp_path: Path, key: str, message: str) -> None:
 def test_what_does_not_go_together(tmp_path: Path, key: str, value: object, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         load(tmp_path, set_at(for_training(), key, value))
+
+
+def test_a_network_of_one_scale(tmp_path: Path) -> None:
+    bcie = {"type": "SAFMN_BCIE", "dim": 8, "n_blocks": 1}
+    load(tmp_path, for_testing(network_g=bcie, scale=1), "test")
+    with pytest.raises(OptionError, match=r"scale: is 2, but SAFMN_BCIE is for scale 1"):
+        load(tmp_path, for_testing(network_g=bcie), "test")
+
+
+def degraded(**keys: Any) -> dict[str, Any]:
+    return {"type": "RealESRGANDataset", "name": "Real", "dataroot_gt": "data/HR", **keys}
+
+
+@pytest.mark.parametrize("first", ["train", "val"])
+def test_every_set_is_checked_whatever_the_order(tmp_path: Path, first: str) -> None:
+    train = degraded(gt_size=64, batch_size_per_gpu=1)
+    sets = {"train": train, "val": degraded(name="Val", blur_kernel_size=20)}
+    ordered = {first: sets[first], **sets}
+    with pytest.raises(OptionError, match=r"datasets\.val\.blur_kernel_size"):
+        load(tmp_path, for_testing(model_type="RealSRModel", datasets=ordered), "test")
+
+
+def test_a_model_and_a_data_set_may_be_subclassed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry, base in ((MODEL_REGISTRY, "RealESRGANModel_safmn"), (DATASET_REGISTRY, "RealESRGANDataset_safmn")):
+        kind = registry.get(base)
+        name = "Own" + base.removesuffix("_safmn")
+        monkeypatch.setitem(registry._obj_map, name, type(name, (kind,), {}))
+    gan = {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1}
+    train = {**for_training()["train"], "gan_opt": gan, "optim_d": {"type": "Adam", "lr": 1e-4}}
+    discriminator = {"type": "UNetDiscriminatorSN", "num_in_ch": 3}
+    sets = {"train": degraded(type="OwnRealESRGANDataset", gt_size=64, batch_size_per_gpu=1)}
+    data = for_training(
+        model_type="OwnRealESRGANModel", datasets=sets, train=train, network_d=discriminator, l1_gt_usm=True, val=None
+    )
+    options = load(tmp_path, data)
+    assert options.degradation["degrade_sharpened"] is True
+    assert options.datasets["train"]["degradation"] == options.degradation
+    with pytest.raises(OptionError, match="OwnRealESRGANModel trains a discriminator"):
+        load(tmp_path, {**data, "network_d": None})
 
 
 def test_a_metric_that_needs_gt_needs_a_set_that_has_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -278,9 +279,11 @@ def test_a_damaged_store_is_made_anew(folders: tuple[Path, Path], store: Path, c
     assert store.read_bytes() == before
 
 
-def test_two_builds_of_one_store_at_a_time_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_builds_of_one_store_at_a_time_are_refused(
+    folders: tuple[Path, Path], tmp_path: Path, locked_elsewhere: Callable[[Path], AbstractContextManager[Any]]
+) -> None:
     with (
-        builder._locked(tmp_path / "images.store.partial"),
+        locked_elsewhere(tmp_path / "images.store.partial"),
         pytest.raises(DataError, match=r"another process.*images\.store\.partial"),
     ):
         make_store(*folders, tmp_path / "images.store")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import _thread
+import fcntl
 import os
 import runpy
 import shutil
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from hypothesis import strategies as st
 import safmn.prepare.image_lmdb
 import safmn.prepare.lr
 from safmn.errors import DataError
+from safmn.files import take_lock
 from safmn.imaging import encode_png, imresize, mod_crop, read_image, read_rgb, write_image
 from safmn.prepare import hint
 from safmn.prepare.cli import VERBS, main
@@ -400,6 +404,38 @@ def test_lmdb_of_another_folder_with_the_same_names(
             np.testing.assert_array_equal(cv2.imdecode(content, -1)[..., ::-1], photo[::-1][number : number + 32, :32])
     assert main(["lmdb", str(tmp_path / "A"), "-o", str(base)]) == 2
     assert "holds another image than" in capsys.readouterr().err
+
+
+def test_lmdb_keys_that_would_be_the_same(
+    tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "ax4.png"):
+        write_image(tmp_path / "LR" / name, photo[:8, :8])
+    assert main(["lmdb", str(tmp_path / "LR"), "--drop", "x4"]) == 2
+    assert "a.png and" in capsys.readouterr().err
+    assert not (tmp_path / "LR.lmdb").exists()
+
+
+def test_lmdb_has_one_builder_at_a_time(
+    hr: Path, locked_elsewhere: Callable[[Path], AbstractContextManager[Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    building = hr.parent / "HR.lmdb.partial"
+    building.mkdir()
+    with locked_elsewhere(building / "build.lock"):
+        assert main(["lmdb", str(hr)]) == 2
+    assert "is being written by another process" in capsys.readouterr().err
+    assert main(["lmdb", str(hr)]) == 0
+
+
+def test_a_lock_that_was_done_with_meanwhile_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lockf = fcntl.lockf
+
+    def removed_before(file: Any, operation: int) -> None:
+        (tmp_path / "lock").unlink()
+        lockf(file, operation)
+
+    monkeypatch.setattr("fcntl.lockf", removed_before)
+    assert take_lock(tmp_path / "lock") is None
 
 
 def test_lmdb_names_an_unreadable_image_and_keeps_the_rest(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import itertools
 import json
 import logging
 import os
@@ -20,15 +21,18 @@ import pytest
 import tiny_run
 import torch
 from basicsr.archs import build_network
+from torch import nn
 
 from safmn.engine.evaluate import Interrupted, evaluate
 from safmn.engine.experiment import Experiment
+from safmn.engine.feed import feed
 from safmn.engine.validation import Validator
 from safmn.errors import CheckpointError, DataError, UserError
 from safmn.models.sr_model import SRModel
 from safmn.models.trained_network import TrainedNetwork
 from safmn.optim.ema import MovingAverage
 from safmn.optim.schedules import build_schedule
+from safmn.registry import ARCH_REGISTRY
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 from safmn.train import main
@@ -178,6 +182,56 @@ def test_stop_on_nonfinite_names_iteration_and_samples(
     whole = tmp_path / "whole"
     whole.mkdir()
     assert main(["-opt", str(write(images, whole))]) == 0
+    ours, expected = (folder / "experiments/tiny/models/net_g_latest.pth" for folder in (tmp_path, whole))
+    assert ours.read_bytes() == expected.read_bytes()
+
+
+def test_a_network_that_shares_a_module_trains_and_goes_on(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 12, 3, padding=1)
+            self.again = nn.ModuleList([self.first])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.pixel_shuffle(self.first(x) + self.again[0](x), 2)
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Shared", Shared)
+    prints = []
+    for name, ends in (("whole", [9]), ("parts", [4, 9])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for end in ends:
+            content = tiny_run.options(images, total_iter=end)
+            content["network_g"] = {"type": "Shared"}
+            content["path"]["experiments_root"] = str(folder / "experiments")
+            content["train"]["scheduler"]["periods"] = [9]
+            assert main(["-opt", str(tiny_run.write_options(folder, content)), "--auto_resume"]) == 0
+        prints.append((folder / "experiments/tiny/models/net_g_latest.pth").read_bytes())
+    assert prints[0] == prints[1]
+
+
+def test_data_that_cannot_be_read_lose_no_iteration(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def ends_after_five(*arguments: Any) -> Any:
+        yield from itertools.islice(feed(*arguments), 5)
+        raise DataError("photo.png: cannot be read")
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert main(["-opt", str(write(images, whole))]) == 0
+    monkeypatch.setattr("safmn.engine.trainer.feed", ends_after_five)
+    assert main(["-opt", str(write(images, tmp_path))]) == 2
+    captured = capfd.readouterr()
+    assert "photo.png" in captured.err
+    assert "iteration 5 is saved" in captured.out + captured.err
+    states = Experiment(tmp_path / "experiments/tiny").training_states
+    assert max(path.name for path in states.iterdir()) == "000000005"
+    monkeypatch.undo()
+    assert main(["-opt", str(write(images, tmp_path)), "--auto_resume"]) == 0
     ours, expected = (folder / "experiments/tiny/models/net_g_latest.pth" for folder in (tmp_path, whole))
     assert ours.read_bytes() == expected.read_bytes()
 

@@ -651,7 +651,7 @@ def test_too_large_for_the_format(
     Image.new("RGB", (width, 1)).save(tmp_path / f"a.{suffix}")
     EXACT["rgb.png"](tmp_path / "b.png")
     assert upscale(tmp_path / f"a.{suffix}", tmp_path / "b.png") == 1
-    assert "choose another format" in capfd.readouterr().out
+    assert "choose another format (--format png)" in capfd.readouterr().out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
 
 

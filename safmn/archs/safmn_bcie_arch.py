@@ -5,7 +5,7 @@ The entry to the NTIRE 2024 challenge on blind compressed image enhancement. htt
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -49,6 +49,8 @@ class SAFMN_BCIE(nn.Module):
         OptionError: ``dim`` is not a multiple of four.
     """
 
+    FIXED_SCALE: ClassVar[int] = 1  # what `scale` of an option file must be
+
     def __init__(
         self,
         dim: int = 128,
@@ -59,7 +61,7 @@ class SAFMN_BCIE(nn.Module):
     ) -> None:
         super().__init__()
         factor = upscaling_factor
-        self.scale = 1
+        self.scale = self.FIXED_SCALE
         self.window = FMM.window * factor
         groups = (*FMM.steps * num_layers, Conv()) * n_blocks
         self.halo = halo([Unshuffle(factor), Conv(), *groups, Conv(), Shuffle(factor), Conv()], self.window)

@@ -62,12 +62,16 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         opt: the data set's section of the option file, keys as in BasicSR, with ``phase`` and ``scale``; and under
             ``degradation`` the keys outside the section (:class:`safmn.degradations.options.DegradationKeys`).
 
+    Attributes:
+        degrades: whether option files pass ``degradation`` on to it.
+
     Raises:
         OptionError: a key is missing or wrong.
         DataError: the folder or an image is missing (checked here), or unreadable (when it is read).
     """
 
     OPTIONS: ClassVar[type[RealESRGANOptions]] = RealESRGANOptions
+    degrades: ClassVar[bool] = True
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.options: RealESRGANOptions = read_options(self.OPTIONS, opt)

@@ -19,6 +19,7 @@ from safmn.imaging import decode_rgb, read_rgb
 from safmn.names import template_mistake
 
 _REMAKE_LMDB = "Copy it again, or make it anew with safmn prepare lmdb."
+_SHAPE = re.compile(r"\s+\(\s*\d+(\s*,\s*\d+){1,2}\s*\)(\s[^()]*)?$")  # and what follows it, the compression say
 _NAMED_AT_MOST = 3  # missing images that a message names before it counts the rest
 
 
@@ -265,8 +266,8 @@ def _names_in(path: str | Path) -> list[str]:
 
 
 def _meta_name(line: str) -> str:
-    """``"a b.png (480,480,3) 1"`` -> ``"a b.png"``."""
-    return re.split(r"\s+\(", line.strip(), maxsplit=1)[0]
+    """``"a (1).png (480,480,3) 1"`` -> ``"a (1).png"``."""
+    return _SHAPE.sub("", line.strip())
 
 
 def _enumerate(names: Iterable[str]) -> str:

@@ -32,6 +32,7 @@ from safmn.errors import DataError, OptionError, exit_status
 from safmn.files import write_atomically
 from safmn.imaging import mod_crop, read_rgb, write_image
 from safmn.options import load_options
+from safmn.options.datasets import degrades
 
 _CELL = 192  # smallest side of a picture in the contact sheet; smaller ones are enlarged
 _GAP = 4
@@ -118,6 +119,12 @@ def _options(arguments: argparse.Namespace) -> tuple[DegradationOptions, int]:
         published = {"gt_usm": True, "gt_size": 64 * scale}
         return parse_options(published, {}, scale=scale), seed or 0
     options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml)
+    kind = options.datasets["train"]["type"]
+    if not degrades(kind):
+        raise OptionError(
+            f"{arguments.opt}: datasets.train of type {kind} degrades nothing; give the option file of a real-world "
+            "training, whose type is RealESRGANDataset, or none for Real-ESRGAN's values"
+        )
     try:
         drawn_from = parse_options(options.degradation, options.datasets["train"], scale=options.scale)
     except OptionError as error:

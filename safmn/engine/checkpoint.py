@@ -20,6 +20,7 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from safmn.engine import state_format
 from safmn.errors import CheckpointError
@@ -185,7 +186,7 @@ def _write(folder: Path, iteration: int, networks: Mapping[str, Any], rest: Mapp
     documents = {}
     for name, state in networks.items():
         documents[name], tensors = state_format.split(state)
-        safetensors.torch.save_file(tensors, folder / f"{name}.safetensors")
+        safetensors.torch.save_file(_unshared(tensors), folder / f"{name}.safetensors")
     document = {"iteration": iteration, "networks": documents, **rest}
     (folder / _STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
     files = sorted(folder.iterdir())
@@ -204,6 +205,17 @@ def _write(folder: Path, iteration: int, networks: Mapping[str, Any], rest: Mapp
     manifest.write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n", encoding="utf-8")
     flush_file(manifest)
     flush_directory(folder)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with a copy of every tensor that another one shares its memory with, which safetensors refuses."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return found
 
 
 def _digest(content: bytes) -> str:

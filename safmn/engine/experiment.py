@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import logging
@@ -14,14 +13,15 @@ import time
 from collections.abc import Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from safmn import __version__
 from safmn.errors import UserError
-from safmn.files import TEMPORARY, write_atomically
+from safmn.files import TEMPORARY, take_lock, write_atomically
+from safmn.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,12 @@ class Experiment:
         self.training_states = root / "training_states"
         self.visualization = root / "visualization"
         self.record = root / "record.jsonl"
-        self._lock: IO[str] | None = None
+        self._lock: BinaryIO | None = None
+
+    @classmethod
+    def of(cls, options: Options) -> Experiment:
+        """The experiment that an option file trains."""
+        return cls(Path(options.path.experiments_root or "experiments") / options.name)
 
     def lock(self) -> None:
         """Become the one run that writes here; the lock goes with the process, however it ends.
@@ -51,21 +56,14 @@ class Experiment:
             UserError: another run holds it; names its process.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        file = (self.root / ".lock").open("a+")
-        try:
-            # a record lock: unlike flock it stays with this process, not with the loader's workers that it forks
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            file.close()
-            raise UserError(
-                f"{self.root} is in use by {owner}: wait for it, stop it, or give this run another name"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        self._lock = file
+        path = self.root / ".lock"
+        lock = take_lock(path)
+        if lock is None:
+            owner = path.read_text(encoding="utf-8") or "another process"
+            raise UserError(f"{self.root} is in use by {owner}: wait for it, stop it, or give this run another name")
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}".encode())
+        self._lock = lock
 
     def unlock(self) -> None:
         """Let the next run write here."""

@@ -23,6 +23,7 @@ from safmn.errors import CheckpointError, OptionError
 from safmn.models.base_model import training_section
 from safmn.models.teacher import is_excepted
 from safmn.options import Options, differences, dump
+from safmn.options.datasets import PATHS
 from safmn.registry import MODEL_REGISTRY, find
 from safmn.runtime import distributed
 from safmn.runtime.distributed import Ranks
@@ -46,21 +47,7 @@ _HARMLESS = (
     "train.on_nonfinite",
     "train.max_skips",
 )
-_HARMLESS_IN_DATASETS = (
-    "name",
-    "num_worker_per_gpu",
-    "prefetch_mode",
-    "num_prefetch_queue",
-    "pin_memory",
-    "persistent_workers",
-    "dataroot_gt",
-    "dataroot_lq",
-    "dataroot",
-    "io_backend",
-    "meta_info",
-    "meta_info_file",
-    "check_source",
-)
+_HARMLESS_IN_TRAINING_SET = ("name", "num_worker_per_gpu", "io_backend", "check_source", *PATHS)
 
 
 def prepare_execution(options: Options, ranks: Ranks) -> Execution:
@@ -129,7 +116,7 @@ def _validation_sets(options: Options) -> dict[str, Any]:
 @contextlib.contextmanager
 def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[Experiment]:
     """The experiment's folder, in use by this run alone; emptied for a new run when all in the block has been built."""
-    experiment = Experiment(Path(options.path.experiments_root or "experiments") / options.name)
+    experiment = Experiment.of(options)
     start_logging(None, is_main=ranks.is_main)
     if not ranks.is_main:
         yield experiment
@@ -154,7 +141,7 @@ def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[
     for key, old, new in differences(saved, current):
         line = f"{key}: {old!r} -> {new!r}"
         parts = key.split(".")
-        in_dataset = parts[0] == "datasets" and (parts[1] != "train" or parts[-1] in _HARMLESS_IN_DATASETS)
+        in_dataset = parts[0] == "datasets" and (parts[1] != "train" or parts[2] in _HARMLESS_IN_TRAINING_SET)
         free = in_dataset or any(key == name or key.startswith(name + ".") for name in _HARMLESS)
         (harmless if free else decisive).append(line)
     return harmless, decisive

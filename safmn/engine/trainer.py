@@ -163,8 +163,8 @@ class Trainer:
                 improved = self.validator.run(self.model, self.progress, log, lambda: bool(interrupt))
             except Interrupted:
                 leave = True
-            except Exception:  # whatever it was, the training up to here is whole; --auto_resume validates again
-                self._write(best=False)
+            except Exception:
+                self._rescue()
                 raise
         if leave or improved or self._scheduled(iteration):
             self._save(best=improved)
@@ -176,9 +176,26 @@ class Trainer:
         self._began = time.perf_counter()
         for _ in range(self.progress.iteration, self.last_iteration):
             asked = time.perf_counter()
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except Exception:  # a damaged image, a killed worker
+                self._rescue()
+                raise
             self._waited += time.perf_counter() - asked
             yield batch
+
+    def _rescue(self) -> None:
+        """Save before an error between two steps is raised: whatever it was, the training up to here is whole.
+
+        Not so where a loss that was NaN or Inf should have stopped it before: the next run meets that one again.
+        """
+        nonfinite = sum(verdict.nonfinite for verdict in self.watch.drain())
+        if nonfinite and self.train.on_nonfinite == "stop":
+            return
+        self.progress.skipped += nonfinite
+        if self.progress.iteration > 0:
+            self._write(best=False)
+            logger.info("iteration %d is saved; --auto_resume goes on from it", self.progress.iteration)
 
     def _reporter(self) -> Reporter:
         return Reporter(

@@ -48,6 +48,7 @@ READABLE = (*WRITABLE, ".jfif", ".jpe", ".jp2", ".tga", ".dib", ".pnm", ".pbm", 
 MAX_PIXELS = 2**28
 """Images with more pixels (268 million) are refused unless a larger limit is given."""
 
+_LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535}
 _GIF_TRANSPARENT = 255  # the last of the palette
 _SOFT = 9  # pixels; wider than the edge that upscaling makes of a hard one
 _DEEP = ("PNG", "TIFF")  # formats that hold 16 bits
@@ -82,6 +83,12 @@ class Picture:
     pixels: Array
     exif: bytes | None = None
     icc: bytes | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        height, width = self.pixels.shape[:2]
+        return width, height
 
     def upright(self) -> Picture:
         """The same with the orientation applied to the pixels and taken out of the EXIF data."""
@@ -314,6 +321,21 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: in
             return
         with writing(path, kind):
             as_saved(picture.pixels, kind).save(temporary, kind, **save_options(kind, picture, quality))
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse, before it is computed, an image that is larger than its format allows.
+
+    Raises:
+        DataError: names the file and the limit.
+    """
+    kind = WRITABLE.get(path.suffix.lower(), "")
+    longest = _LONGEST_SIDE.get(kind)
+    if longest is not None and max(width, height) > longest:
+        raise DataError(
+            f"{path}: {kind} holds at most {longest} pixels a side, the result has {width}x{height}; choose another "
+            "format (--format png)"
+        )
 
 
 def as_saved(pixels: Array, kind: str) -> Image.Image:

@@ -101,6 +101,8 @@ class Run:
         try:
             if isinstance(content, Exception):
                 raise content
+            if not isinstance(content, Film):
+                formats.check_size(job.target, *(side * self.upscaler.scale for side in content.size))
             if isinstance(content, Picture):
                 pixels = self.upscaler(content.pixels, progress=bar.advance)
                 result = writer.submit(self._write, job, content, pixels, started)

@@ -206,7 +206,7 @@ class Upscaler:
     def _piece(self, frame: Frame, cut: Cut, left: int, progress: Progress) -> int:
         """Do the piece that begins at column ``left``; returns the column where it ends."""
         if cut.covers(frame):
-            if frame.height >= _SAMPLE and frame.width >= _SAMPLE:  # a smaller one costs little, but may need padding
+            if frame.height * frame.width >= _SAMPLE**2:  # a smaller one is its own sample
                 self._choose()
             tiling.run_whole(frame, self._whole, progress)
             return frame.width

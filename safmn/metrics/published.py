@@ -97,4 +97,4 @@ def network_name(section: Mapping[str, Any]) -> str | None:
     if section.get("type") != "SAFMN" or section.get("ffn_scale", 2.0) != 2.0:
         return None
     sizes = {(36, 8): "SAFMN", (128, 16): "SAFMN-L"}
-    return sizes.get((section.get("dim"), section.get("n_blocks")))  # type: ignore[arg-type]
+    return sizes.get((section.get("dim", 36), section.get("n_blocks", 8)))  # type: ignore[arg-type]

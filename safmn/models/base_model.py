@@ -8,7 +8,7 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,20 @@ class StepResult:
 class Model(ABC):
     """Networks, losses and the training step. Constructed with the options, the execution and the ranks.
 
-    A subclass sets :attr:`networks` (``net_g`` first) and implements :meth:`training_step`.
+    A subclass sets :attr:`networks` (``net_g`` first) and implements :meth:`training_step`. What it says about itself
+    decides which keys an option file may give it.
+
+    Attributes:
+        degrades: whether it reads the keys of Real-ESRGAN's degradation.
+        implied_degradation: those of them (and of the section ``degradation``) that are otherwise unless given.
+        has_discriminator: None: unknown, and nothing is checked.
+        takes_teacher: whether ``train.teacher`` has an effect.
     """
+
+    degrades: ClassVar[bool] = False
+    implied_degradation: ClassVar[Mapping[str, Any]] = {}
+    has_discriminator: ClassVar[bool | None] = None
+    takes_teacher: ClassVar[bool] = False
 
     networks: dict[str, TrainedNetwork]
 

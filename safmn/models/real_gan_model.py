@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,9 @@ class RealGANModel(Model):
     Raises:
         OptionError: ``network_d``, ``optim_d`` or ``gan_opt`` is missing; the artefact loss without an average.
     """
+
+    degrades = True
+    has_discriminator = True
 
     def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
         super().__init__(options, execution, ranks)
@@ -137,3 +140,9 @@ class RealGANModel(Model):
 @MODEL_REGISTRY.register(suffix=OURS)
 class RealESRGANModel(RealGANModel):
     """Real-ESRGAN's name for the GAN stage. Its files are degraded as there: the sharpened GT, first blurred."""
+
+    implied_degradation: ClassVar[Mapping[str, Any]] = {
+        "degrade_sharpened": True,
+        "resize_first": False,
+        "resize_modes": ["area", "bilinear", "bicubic"],
+    }

@@ -17,6 +17,9 @@ from safmn.registry import MODEL_REGISTRY, OURS
 class RealSRModel(SRModel):
     """L1 and FFT loss towards the GT, sharpened where ``gt_usm`` or ``l1_gt_usm`` is true (Real-ESRGAN, 2107.10833)."""
 
+    degrades = True
+    takes_teacher = False
+
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
         keys = self.options.degradation

@@ -30,6 +30,9 @@ class SRModel(Model):
         OptionError: the option file names no loss.
     """
 
+    has_discriminator = False
+    takes_teacher = True
+
     def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
         super().__init__(options, execution, ranks)
         built = {name: self._build_loss(key) for name, key in _LOSSES.items()}

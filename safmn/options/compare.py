@@ -103,5 +103,5 @@ def _defaults(where: KeyPath, section: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _without_effect(where: KeyPath) -> Collection[str]:
     if not where:
-        return ("use_static_graph",)
+        return ("use_static_graph", "auto_resume")
     return datasets.WITHOUT_EFFECT if where[0] == "datasets" else ()

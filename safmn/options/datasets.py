@@ -19,8 +19,6 @@ from safmn.options.types import NotNegative, Positive, PositiveFloat, Probabilit
 
 PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # where ``~`` is the home folder
 
-DEGRADING = ("RealESRGANDataset",)  # data sets that make their LQ images
-
 
 class LoaderOptions(Struct, frozen=True, kw_only=True):
     """Keys of the training set's section that the loader reads.
@@ -134,6 +132,12 @@ def check_dataset(
             problems.warn(path, f"cannot be checked: {section['type']} does not show which keys it reads")
         else:
             problems.add(path, f"{section['type']} reads no key {key!r}.{did_you_mean(key, accepted)}")
+
+
+def degrades(kind: Any) -> bool:
+    """Whether the data set of this name makes its LQ images, and so gets the options of the degradation."""
+    known = isinstance(kind, str) and kind in registry.names(registry.DATASET_REGISTRY)
+    return known and getattr(registry.find(registry.DATASET_REGISTRY, kind), "degrades", False) is True
 
 
 def defaults_of(section: Mapping[str, Any]) -> dict[str, Any]:

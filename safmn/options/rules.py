@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import msgspec
 
+from safmn import registry
 from safmn.errors import OptionError, did_you_mean
+from safmn.models.base_model import Model
 from safmn.names import folder_mistake
 from safmn.options import components
-from safmn.options.datasets import DEGRADING, check_dataset
+from safmn.options.datasets import check_dataset, degrades
 from safmn.options.problems import Problems
 from safmn.options.typed import show, to_type
 from safmn.options.types import DegradationKeys, OptionFile, TrainSection
 
 PHASES = ("train", "val", "test")
 _SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # how networks call it
-DEGRADING_MODELS = ("RealSRModel", "RealESRNetModel", "RealGANModel", "RealESRGANModel")
-GAN_MODELS = ("RealGANModel", "RealESRGANModel", "SRGANModel", "ESRGANModel")
-FIDELITY_MODELS = ("SRModel", "SwinIRModel", "RealSRModel", "RealESRNetModel")
-# Where the degradation of Real-ESRGAN's GAN stage is not that of SAFMN's (see safmn.degradations.options).
-_REAL_ESRGAN = {
-    "degrade_sharpened": True,
-    "resize_first": False,
-    "resize_modes": ["area", "bilinear", "bicubic"],
-}
 _FOR_PAIRS = ("gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm", "high_order_degradation", "gt_size")
 _GAN_ONLY = ("optim_d", "gan_opt", "ldl_opt", "artifacts_opt", "net_d_iters", "net_d_init_iters")
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(TrainSection)}
@@ -37,11 +30,17 @@ def phase_of(name: str) -> str:
     return name.split("_")[0]
 
 
+def _model(file: OptionFile) -> type[Model]:
+    """What the file's model says about itself; one that is unknown, or BasicSR's, says nothing."""
+    known = file.model_type in components.models()
+    return cast("type[Model]", registry.find(registry.MODEL_REGISTRY, file.model_type)) if known else Model
+
+
 def degradation_keys(file: OptionFile) -> dict[str, Any]:
     """What a file says about the degradation: its top-level keys, its section, and what its model implies."""
-    implied = _REAL_ESRGAN if file.model_type == "RealESRGANModel" else {}
+    implied = _model(file).implied_degradation
     given = {key: getattr(file, key) for key in DegradationKeys.__struct_fields__ if getattr(file, key) is not None}
-    return implied | given | file.degradation
+    return {**implied, **given, **file.degradation}
 
 
 def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> None:
@@ -69,6 +68,11 @@ def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> 
 
 def _check_scale(data: Mapping[str, Any], signature: Any, problems: Problems) -> None:
     section, scale = data["network_g"], data.get("scale")
+    fixed = getattr(registry.find(registry.ARCH_REGISTRY, section["type"]), "FIXED_SCALE", None)
+    if fixed is not None:
+        if _is_whole(scale) and scale != fixed:
+            problems.add(("scale",), f"is {scale}, but {section['type']} is for scale {fixed}")
+        return
     for key in _SCALE_ARGUMENTS:
         if key in signature.hints:
             given = section.get(key, components.default_of(signature, key))
@@ -155,20 +159,21 @@ def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -
         problems.add(("train", "artifacts_opt"), "is the same loss as ldl_opt; give one of them")
     if (train.ldl_opt or train.artifacts_opt) and not train.ema_decay:
         problems.add(("train", "ema_decay"), "is 0, but the artefact loss compares with the average; set it to 0.999")
-    if train.teacher is not None and (file.model_type in DEGRADING_MODELS or file.model_type in GAN_MODELS):
-        problems.add(("train", "teacher"), f"is not supported by {file.model_type}, only by SRModel")
+    if train.teacher is not None and not _model(file).takes_teacher:
+        problems.add(("train", "teacher"), f"is not supported by {file.model_type}; SRModel takes one")
     _check_schedule(train, problems)
     _check_discriminator(file, train, problems)
 
 
 def _check_discriminator(file: OptionFile, train: TrainSection, problems: Problems) -> None:
-    if file.model_type in GAN_MODELS:
+    has_discriminator = _model(file).has_discriminator
+    if has_discriminator:
         if file.network_d is None:
             problems.add((), f"the section 'network_d' is missing; {file.model_type} trains a discriminator")
         for name in ("optim_d", "gan_opt"):
             if getattr(train, name) is None:
                 problems.add(("train",), f"the key {name!r} is missing; {file.model_type} trains a discriminator")
-    elif file.model_type in FIDELITY_MODELS:
+    elif has_discriminator is False:
         for name in _GAN_ONLY:
             if getattr(train, name) != _DEFAULTS[name]:
                 problems.add(("train", name), f"has no effect: {file.model_type} has no discriminator")
@@ -227,7 +232,7 @@ def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
     for key in file.degradation:
         if key in given:
             problems.add(("degradation", key), "stands at the top level too; give it once")
-    if file.model_type not in DEGRADING_MODELS:
+    if not _model(file).degrades:
         for key in (*given, *(["degradation"] if file.degradation else [])):
             problems.add((key,), f"has no effect: {file.model_type} does not degrade images")
         return
@@ -242,11 +247,11 @@ def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
             problems.add(("degradation", key), f"unknown key.{did_you_mean(key, known)}")
     values = degradation_keys(file)
     _warn_of_pairs(file, given, problems)
+    if len(problems):
+        return
     for name, section in file.datasets.items():
         phase = phase_of(name)
-        if len(problems) or (phase == "train" and mode != "train"):
-            return
-        if section.get("type") in DEGRADING:
+        if degrades(section.get("type")) and (phase != "train" or mode == "train"):
             try:
                 check_options(values, {**section, "phase": phase}, scale=file.scale, where=f"datasets.{name}")
             except OptionError as error:
@@ -256,7 +261,7 @@ def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
 def _warn_of_pairs(file: OptionFile, given: list[str], problems: Problems) -> None:
     """Say of each key that it has no effect where the training set holds pairs; sharpening the GT has one."""
     kind = file.datasets.get("train", {}).get("type")
-    if kind is None or kind in DEGRADING:
+    if kind is None or degrades(kind):
         return
     for key in (*given, *(["degradation"] if file.degradation else [])):
         if key not in _FOR_PAIRS:

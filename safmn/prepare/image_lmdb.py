@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,14 +22,14 @@ import numpy as np
 
 from safmn.console import say
 from safmn.errors import DataError, exit_status
-from safmn.files import flush_directory, write_atomically
+from safmn.files import flush_directory, take_lock, write_atomically
 from safmn.imaging import encode_png, image_size
 from safmn.prepare.outputs import inputs, read_colours
 from safmn.prepare.parallel import default_jobs, in_order, progress
 
 logger = logging.getLogger(__name__)
 
-_META = "meta_info.txt"
+_META, _LOCK = "meta_info.txt", "build.lock"
 _COMPARED = 8  # images of those that are there, at least
 _COMMIT_EVERY = 200  # images
 _CHANNELS_OF_COLOUR_TYPE = {0: 1, 2: 3}  # of PNG
@@ -50,29 +49,21 @@ def make_lmdb(folder: Path, output: Path, *, drop: str = "", compression: int = 
     """
     if output.suffix != ".lmdb":
         raise DataError(f"{output}: the name of an lmdb folder must end in .lmdb (BasicSR's rule)")
-    paths = {path.stem.removesuffix(drop): path for path in inputs(folder)}
+    paths: dict[str, Path] = {}
+    for path in inputs(folder):
+        first = paths.setdefault(path.stem.removesuffix(drop), path)
+        if first != path:
+            raise DataError(f"{first} and {path} would have the same key without {drop!r} (--drop): rename one")
     if output.exists():
         _check_up_to_date(output, paths)
         return 0
     building = output.with_name(f"{output.name}.partial")
     building.mkdir(parents=True, exist_ok=True)
-    with _locked(building):
+    lock = take_lock(building / _LOCK)
+    if lock is None:
+        raise DataError(f"{building} is being written by another process: wait for it")
+    with lock:
         return _build(paths, building, output, compression, jobs or default_jobs())
-
-
-@contextlib.contextmanager
-def _locked(building: Path) -> Iterator[None]:
-    """The only build of a data base.
-
-    Raises:
-        DataError: another process builds it.
-    """
-    with (building / "build.lock").open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{building} is being written by another process: wait for it") from None
-        yield
 
 
 def _build(paths: dict[str, Path], building: Path, output: Path, compression: int, jobs: int) -> int:
@@ -83,7 +74,7 @@ def _build(paths: dict[str, Path], building: Path, output: Path, compression: in
             shapes = {key: _shape(transaction.get(key.encode(), b"")) for key in sorted(paths)}
     lines = [f"{key}.png {shape} {compression}\n" for key, shape in shapes.items()]
     write_atomically(building / _META, "".join(lines))
-    (building / "build.lock").unlink()
+    (building / _LOCK).unlink()
     os.replace(building, output)
     flush_directory(output.parent)
     return made

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -40,7 +39,7 @@ from safmn.data.store_format import (
     read_index,
 )
 from safmn.errors import EXIT_FAILED, DataError, exit_status
-from safmn.files import flush_directory
+from safmn.files import flush_directory, take_lock
 from safmn.imaging import decode_rgb, imresize, mod_crop
 from safmn.prepare.parallel import default_jobs, in_order, progress
 
@@ -70,7 +69,10 @@ def build_store(output: Path, source: Source, *, jobs: int) -> int:
         return 0
     output.parent.mkdir(parents=True, exist_ok=True)
     partial, journal = (output.with_name(f"{output.name}.{ending}") for ending in ("partial", "journal"))
-    with _locked(partial) as file, _open(journal) as notes:
+    lock = take_lock(partial)
+    if lock is None:
+        raise DataError(f"another process is building {partial}. Wait for it to end.")
+    with lock as file, _open(journal) as notes:
         images = _intact_images(file, notes, source, pairs)
         done = len(images)
         for image in _append(file, source, pairs[done:], images[-1].end(source.scale) if images else ALIGNMENT, jobs):
@@ -166,19 +168,6 @@ def _append(file: BinaryIO, source: Source, pairs: Sequence[Pair], offset: int, 
 def _open(path: Path) -> BinaryIO:
     """Open for reading and writing without emptying it; unbuffered, so that what is written survives a kill."""
     return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)  # type: ignore[return-value]
-
-
-def _locked(partial: Path) -> BinaryIO:
-    file = _open(partial)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        taken = not partial.exists() or not os.path.samestat(os.fstat(file.fileno()), partial.stat())
-    except BlockingIOError:
-        taken = True
-    if taken:
-        file.close()
-        raise DataError(f"another process is building {partial}. Wait for it to end.")
-    return file
 
 
 def _write(file: BinaryIO, block: np.ndarray, offset: int) -> None:

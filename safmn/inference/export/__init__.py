@@ -47,7 +47,7 @@ def format_of(name: str | None, output: str | os.PathLike[str]) -> Format:
     Raises:
         OptionError: there is none, or the two do not fit.
     """
-    ending = Path(output).suffix
+    ending = Path(output).suffix.lower()
     endings = {form.ending: form.name for form in FORMATS.values()}
     known = ", ".join(f"{form} ({ending})" for ending, form in endings.items())
     name = endings.get(ending) if name is None else name
@@ -92,8 +92,9 @@ def export_network(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY) as folder:
         sizes = [size] if size else _sizes(job.subject.window, multiples=form.multiples)
-        error = _write(form, job, Path(folder) / target.name, sizes)
-        files = _put(Path(folder), target)
+        path = Path(folder) / target.with_suffix(form.ending).name  # libraries know formats by lower-case endings
+        error = _write(form, job, path, sizes)
+        files = _put(path, target)
     return Exported(files, tuple(sizes), error)
 
 
@@ -180,11 +181,12 @@ def _difference(y: Tensor, expected: Tensor) -> float:
     return float(((y - expected).abs() / expected.abs().clamp(min=1)).max())
 
 
-def _put(folder: Path, target: Path) -> tuple[Path, ...]:
-    """Move the files of a folder beside each other, the one that was asked for last; return it first."""
-    names = sorted((file.name for file in folder.iterdir()), key=lambda name: name == target.name)
-    for name in names:
-        flush_file(folder / name)
-        os.replace(folder / name, target.with_name(name))
+def _put(path: Path, target: Path) -> tuple[Path, ...]:
+    """Move a file to ``target``, after those that stand beside it; return it first."""
+    written = sorted(path.parent.iterdir(), key=lambda file: file == path)
+    places = [target if file == path else target.with_name(file.name) for file in written]
+    for file, place in zip(written, places, strict=True):
+        flush_file(file)
+        os.replace(file, place)
     flush_directory(target.parent)
-    return tuple(target.with_name(name) for name in reversed(names))
+    return tuple(reversed(places))
