@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 class UserError(ValueError):
@@ -38,10 +39,21 @@ class CheckpointError(UserError):
     """A training checkpoint that is damaged, incomplete, or belongs to other options."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM (of ``timeout``, a scheduler, a container that stops), which leaves as Ctrl-C does."""
+
+    status = EXIT_TERMINATED
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'scale'?"`` for the nearest known name, or the empty string where none is near."""
     near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says that may be anybody's; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager
@@ -66,8 +78,8 @@ def exit_status(run: Callable[..., int]) -> Callable[..., int]:
         except (UserError, OSError) as error:
             sys.stderr.write(f"safmn: error: {error}\n")
             return EXIT_USER_ERROR
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             sys.stderr.write("safmn: interrupted\n")
-            return EXIT_INTERRUPTED
+            return getattr(interrupt, "status", EXIT_INTERRUPTED)
 
     return door

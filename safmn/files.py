@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -51,6 +53,14 @@ def write_atomically(path: Path | str, content: bytes | str, *, flush: bool = Tr
     """Write a whole file atomically (text as UTF-8); ``flush`` as in :func:`atomic_path`."""
     with atomic_path(path, flush=flush) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder to ``<name>_archived_<time>``, as BasicSR does, and return that: nothing is overwritten."""
+    name = f"{folder.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    aside = next(path for path in map(folder.with_name, names) if not path.exists())
+    return folder.rename(aside)
 
 
 def take_lock(path: Path) -> BinaryIO | None:

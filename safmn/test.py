@@ -5,7 +5,8 @@ datasets/benchmark, or on those that --benchmark or --set name. Prints a table b
 results/<name>/metrics.json and metrics.md.
 
 Exit status: 0 done; 1 a number differs from what the option file expects; 2 a mistake in the options or weights, or a
-set that is missing or damaged (the others are tested); 130 after Ctrl-C.
+set that is missing or damaged (the others are tested); 130 after Ctrl-C, 143 after SIGTERM, with a report of the sets
+before. An earlier test of the same name is kept, renamed.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from torch import nn
 from safmn.archs.complexity import complexity
 from safmn.console import say, table
 from safmn.errors import OptionError, exit_status
+from safmn.metrics.published import ROWS
 from safmn.registry import ARCH_REGISTRY, build
 from safmn.weights import load_network
 
@@ -41,15 +42,16 @@ PEERS: list[tuple[str, str, dict[str, Any]]] = [
     ("SRResNet x4", "MSRResNet", {"num_in_ch": 3, "num_out_ch": 3}),
     ("SRVGGNetCompact x4", "SRVGGNetCompact", {}),
 ]
-# What neither BasicSR nor spandrel builds, as the papers of SAFMN, SMFANet and SeemoRe give it (K, G, M).
-PUBLISHED: list[tuple[str, str, str, str]] = [
-    ("RFDN x4 (published)", "433", "23.82", "98.46"),
-    ("RLFN x4 (published)", "544", "29.88", "111.17"),
-    ("IMDN x4 (published)", "715", "41", ""),
-    ("ShuffleMixer x4 (published)", "411", "28", ""),
-    ("SMFANet x4 (published)", "197", "11", ""),
-    ("SeemoRe-T x4 (published)", "232", "12", ""),
-]
+# Neither BasicSR nor spandrel builds these: their row is the published one.
+NOT_BUILT = ("RFDN", "RLFN", "IMDN", "ShuffleMixer", "SMFANet", "SeemoRe-T")
+
+
+def published_rows() -> Iterator[tuple[str, ...]]:
+    """The costs at x4 that papers report of them."""
+    for row in ROWS:
+        if row.scale == 4 and row.network in NOT_BUILT:
+            numbers = (row.params, row.madds, row.acts)
+            yield f"{row.network} x4 (published)", *("" if n is None else f"{n:g}" for n in numbers), ""
 
 
 def peers() -> Iterator[tuple[str, nn.Module]]:
@@ -99,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         halo = getattr(network, "halo", "")
         numbers = f"{params / 1e3:,.2f}", f"{multiply_adds / 1e9:,.3f}", f"{activations / 1e6:,.2f}"
         rows.append((name, *numbers, "frame" if halo is None else halo))
-    rows += [(*row, "") for row in (PUBLISHED if arguments.peers else [])]
+    if arguments.peers:
+        rows.extend(published_rows())
     say(table(["network", "params (K)", "multiply-adds (G)", "activations (M)", "halo (px)"], rows))
     return 0
 

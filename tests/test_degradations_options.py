@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import pytest
 
-from safmn.degradations import check_options, parse_options
+from safmn.degradations import parse_options
 from safmn.errors import OptionError
 from safmn.options import load_options
 from safmn.train import main as train
@@ -19,7 +19,7 @@ GT = {"gt_size": 128}
 
 def refused(degradation: dict[str, Any], dataset: dict[str, Any], key: str, message: str, scale: int = 4) -> None:
     with pytest.raises(OptionError, match=rf"^{re.escape(key)}: .*{message}"):
-        check_options(GT | degradation, dataset, scale=scale)
+        parse_options(GT | degradation, dataset, scale=scale)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_refuses_what_does_not_fit_together() -> None:
     refused({"bicubic_prob": 0.6, "lanczos_avif_prob": 0.6}, {}, "degradation.lanczos_avif_prob", "more than 1")
     refused({}, {"gt_size": 256}, "gt_size", "128 at the top level, 256 in datasets.train")
     refused({"mode": "batch_pool", "queue_size": 100}, {"batch_size_per_gpu": 16}, "queue_size", "multiple of")
-    check_options(GT | {"mode": "batch_pool", "queue_size": 192}, {"batch_size_per_gpu": 16}, scale=4)
+    parse_options(GT | {"mode": "batch_pool", "queue_size": 192}, {"batch_size_per_gpu": 16}, scale=4)
     with pytest.raises(OptionError, match="gt_size: missing"):
-        check_options({}, {}, scale=4)
+        parse_options({}, {}, scale=4)
 
 
 TRAIN = "datasets:train:"
@@ -176,7 +176,7 @@ def test_a_refusal_has_status_2_and_leaves_nothing_behind(
 def test_says_when_avif_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "haveImageWriter", lambda _: False)
     refused({"codec_list": ["avif"]}, {}, "degradation.codec_list", "cannot write AVIF")
-    check_options(GT, {}, scale=4)
+    parse_options(GT, {}, scale=4)
 
 
 def test_defaults_are_real_esrgans() -> None:

@@ -17,7 +17,7 @@ from skimage import data
 
 from safmn.errors import DataError
 from safmn.inference.animation import read_animation, write_animation
-from safmn.inference.formats import Picture, read_picture, write_picture
+from safmn.inference.pictures import Picture, read_picture, write_picture
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ORIENTATION, CAMERA = 0x0112, 0x010F

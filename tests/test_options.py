@@ -122,7 +122,7 @@ def test_the_recipes_are_the_published_ones() -> None:
             assert train.fft_opt == {"type": "FFTLoss", "loss_weight": 0.05, "reduction": "mean"}
         else:
             assert train.optim_g["lr"] == 1e-4
-            assert options.degradation["jpeg_range2"] == [10, 95]
+            assert options.degradation["jpeg_range2"] == (10, 95)
             assert options.degradation["gt_size"] == data["gt_size"] == (180 if train.gan_opt is None else 128)
 
 

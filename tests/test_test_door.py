@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import yaml
 
 from safmn import cli
 from safmn.archs import SAFMN
+from safmn.engine import testing
 from safmn.engine.evaluate import SetResult
 from safmn.engine.scoreboard import Scoreboard
 from safmn.imaging import imresize, write_image
@@ -344,8 +346,43 @@ def test_one_missing_image_is_named_and_an_earlier_report_stays(door: Door) -> N
     assert status == 2
     assert "'{}x2'" in err  # the other image has it
     assert "lacks the LQ images of 1 of the 2" in err
-    assert "metrics.json is that of an earlier test" in err
-    assert report() == before
+    assert "the results of an earlier test of this name are kept in" in err
+    [aside] = Path("results").glob("small_archived_*")
+    assert json.loads((aside / "metrics.json").read_text()) == before
+    assert report()["sets"] == {}
+
+
+@pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt(), 130), (None, 143), (SystemError("a bug"), None)])
+def test_what_ends_a_test_leaves_the_scores_of_the_sets_before(
+    door: Door, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, expected: int | None
+) -> None:
+    original = testing._run_set
+
+    def run_set(plan: Any, name: str, *arguments: Any) -> Any:
+        if name == "other":
+            if error is not None:
+                raise error
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(plan, name, *arguments)
+
+    monkeypatch.setattr(testing, "_run_set", run_set)
+    if expected is None:
+        with pytest.raises(SystemError):
+            door("--weights", "small.pth")
+    else:
+        assert door("--weights", "small.pth")[0] == expected
+    assert list(report()["sets"]) == ["Set5"]
+    assert report()["failed"] == {"other": "other: not finished"}
+
+
+def test_names_of_sets(door: Door) -> None:
+    pair = "datasets/benchmark/Set5/HR,datasets/benchmark/Set5/LR_bicubic/X2"
+    status, _, err = door("--weights", "small.pth", "--set", f"../x={pair}")
+    assert status == 2
+    assert "cannot name a folder" in err
+    status, _, err = door("--weights", "small.pth", "--set", f"A={pair}", f"A={pair}")
+    assert status == 2
+    assert "another set is called 'A' as well" in err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from safmn.archs.blocks import FMM
 from safmn.archs.receptive import Conv, Shuffle, Unshuffle, halo
@@ -60,7 +61,7 @@ class SAFMN_BCIE(nn.Module):
         upscaling_factor: int = 2,
     ) -> None:
         super().__init__()
-        factor = upscaling_factor
+        self.factor = factor = upscaling_factor
         self.scale = self.FIXED_SCALE
         self.window = FMM.window * factor
         groups = (*FMM.steps * num_layers, Conv()) * n_blocks
@@ -72,11 +73,17 @@ class SAFMN_BCIE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image (B, 3, h, w), RGB in [0, 1], sides multiples of ``upscaling_factor``, to the same shape, unclamped."""
+        """Image (B, 3, h, w), RGB in [0, 1], to the same shape, unclamped.
+
+        Where ``upscaling_factor`` does not divide the sides, the last rows and columns are repeated on the way.
+        """
+        height, width = x.shape[-2:]
+        down, right = -height % self.factor, -width % self.factor
+        x = functional.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
         x = self.to_feat(x)  # (B, dim, h / factor, w / factor)
         x = self.feats(x) + x
         image: Tensor = self.to_img(x)  # (B, 3, h, w)
-        return image
+        return image[..., :height, :width] if down or right else image
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:

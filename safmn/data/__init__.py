@@ -12,7 +12,7 @@ from safmn.data.loader import TrainingLoader
 from safmn.data.paired import PairedImageDataset, SingleImageDataset
 from safmn.data.patch_store import PatchStore
 from safmn.data.realesrgan_dataset import RealESRGANDataset
-from safmn.errors import DataError, OptionError
+from safmn.errors import DataError, OptionError, UserError
 from safmn.registry import DATASET_REGISTRY, find
 
 __all__ = [
@@ -54,3 +54,8 @@ def build_dataset(section: Mapping[str, Any], *, phase: str, scale: int) -> Any:
         raise OptionError(f"data set {name!r} ({section['type']}): missing key {error}") from error
     except AssertionError as error:  # how they report folders that do not match
         raise DataError(f"data set {name!r} ({section['type']}): {error}") from error
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # constructors may be anybody's, and raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise OptionError(f"data set {name!r} ({section['type']}) cannot be built: {reason}") from error

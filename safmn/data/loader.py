@@ -6,8 +6,6 @@ import functools
 import logging
 import math
 import os
-import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -18,6 +16,7 @@ from torch.utils.data import DataLoader
 from safmn.data.keys import Batch, KeyedDataset, SampleKey
 from safmn.data.workers import died, explain_death, one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError
+from safmn.runtime.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +166,7 @@ class _Source:
 
 
 class _Failure:
-    """An error on its way from a worker or thread to the main thread."""
+    """An error on its way from a worker to the main process."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -188,37 +187,21 @@ class _ThreadSource(_Source):
     ) -> None:
         super().__init__(load, keys)
         self.finish = finish
-        self.ready: queue.Queue[Any] = queue.Queue(maxsize=ahead)
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="safmn-loader", daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        while not self.stopped.is_set():
-            try:
-                loaded = self.load(next(self.keys))
-            except BaseException as error:  # it must reach the main thread, whatever it is
-                self._put(_Failure(error))
-                return
-            self._put(loaded)
-
-    def _put(self, item: Any) -> None:
-        while not self.stopped.is_set():
-            try:
-                return self.ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+        self.error: BaseException | None = None
+        self.loaded = prefetch(map(load, keys), ahead)
 
     def take(self) -> Batch:
-        loaded = self.ready.get()
-        if isinstance(loaded, _Failure):
-            self.ready.put(loaded)  # whoever asks again gets it again, and does not wait for ever
-            loaded.raise_it()
+        if self.error is not None:  # whoever asks again gets it again
+            raise self.error
+        try:
+            loaded = next(self.loaded)
+        except BaseException as error:
+            self.error = error
+            raise
         return self.finish(loaded) if self.finish else loaded
 
     def close(self) -> None:
-        self.stopped.set()
-        self.thread.join()
+        self.loaded.close()
 
 
 class _WorkerSource(_Source):

@@ -19,8 +19,8 @@ from safmn.data.sources import DiskReader, LmdbReader, Reader, StoreReader, list
 from safmn.data.store_format import CheckSource
 from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, make_pair, parse_options
 from safmn.degradations.apply import Array, Pair
+from safmn.degradations.keys import BlurKeys
 from safmn.degradations.ops_array import from_uint8
-from safmn.degradations.options import BlurKeys
 from safmn.degradations.pool import pooled
 from safmn.errors import DataError, OptionError
 from safmn.imaging import mod_crop
@@ -60,7 +60,7 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
 
     Args:
         opt: the data set's section of the option file, keys as in BasicSR, with ``phase`` and ``scale``; and under
-            ``degradation`` the keys outside the section (:class:`safmn.degradations.options.DegradationKeys`).
+            ``degradation`` the keys outside the section (:class:`safmn.degradations.keys.DegradationKeys`).
 
     Attributes:
         degrades: whether option files pass ``degradation`` on to it.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from safmn.degradations.apply import Pair, apply_recipe, make_pair
 from safmn.degradations.draw import draw_recipe
-from safmn.degradations.options import DegradationOptions, check_options, parse_options
+from safmn.degradations.options import DegradationOptions, parse_options
 from safmn.degradations.recipe import Recipe, from_json, read_recipe, to_json
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "Pair",
     "Recipe",
     "apply_recipe",
-    "check_options",
     "draw_recipe",
     "from_json",
     "make_pair",

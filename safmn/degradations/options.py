@@ -1,17 +1,14 @@
-"""The options that recipes are drawn from: Real-ESRGAN's keys and ours, with published defaults, checked as a whole.
-
-Real-ESRGAN's files hold them in two places: resizing, noise and compression at the top level, blur in the section of
-the training set. What is new here stands in the section ``degradation`` and is off unless asked for.
-"""
+"""What recipes are drawn from: the keys of an option file, checked as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import msgspec
 
+from safmn.degradations.keys import FAMILIES, PUBLISHED_MODES, BlurKeys, DegradationKeys, Mode, Range
 from safmn.degradations.recipe import (
     CODECS,
     LARGEST_CROP,
@@ -19,133 +16,13 @@ from safmn.degradations.recipe import (
     LARGEST_POISSON,
     LARGEST_SIGMA,
     RESIZE_MODES,
-    KernelKind,
-    ResizeMode,
 )
 from safmn.errors import OptionError, did_you_mean
 
-Range = tuple[float, float]
-AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
-Mode = Literal["per_sample", "batch_pool"]
-
-_FAMILIES: tuple[KernelKind, ...] = (
-    "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"
-)  # fmt: skip
-_FAMILY_PROB = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
-_PUBLISHED_MODES: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
 _GAN_KEYS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
 _SMALLEST_KERNEL = 7
 _LARGEST_KERNEL = 61
 _SUM_TOLERANCE = 1e-4  # of probabilities written with few digits
-
-
-class DegradationKeys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Keys of the top level (Real-ESRGAN's) and of the section ``degradation`` (ours).
-
-    Ranges are [low, high]; ``...2`` is the second stage; ``resize_prob`` is [up, down, keep].
-
-    Attributes:
-        gt_usm: stage 1 trains towards, and degrades, the sharpened GT.
-        l1_gt_usm, percep_gt_usm, gan_gt_usm: which losses see the sharpened GT. One of them says that this is SAFMN's
-            GAN training, which degrades the GT itself, resizes before the first blur and draws ``nearest`` too.
-        noise_range: standard deviation in grey levels of 0..255.
-        poisson_scale_range: factor on Poisson noise.
-        jpeg_range: quality, 1 to 100.
-        gt_size: side of the GT patch.
-        queue_size: pairs in the pool of ``mode: batch_pool``.
-        mode: ``per_sample``: every sample draws everything for itself. ``batch_pool``: as published, a batch shares
-            resize factors and modes, the kinds of noise, the second blur and the order at the end, and batches are
-            mixed in a pool of ``queue_size`` pairs.
-        crop_size: side of the GT crop that is degraded.
-        degrade_sharpened: whether the sharpened GT is degraded. Default: see ``gt_usm`` and ``l1_gt_usm``.
-        resize_first: resize before the first blur. Default: see ``l1_gt_usm``.
-        resize_modes, final_resize_modes: drawn from, each alike; the latter for the way to the LQ size.
-        codec_list, codec_prob: what compresses, and how often; ``diffjpeg`` is BasicSR's.
-        webp_range, avif_range: quality.
-        sensor_noise_prob: share of noise in the first stage that depends on the signal as in a camera's sensor,
-            with variance ``shot * x + read**2``; both are drawn uniformly in the logarithm.
-        bicubic_prob: share of samples that are only shrunk, by MATLAB's bicubic ``imresize``.
-        lanczos_avif_prob: share of samples that are shrunk by Lanczos and compressed by AVIF, as for light SAFMN++.
-        lanczos_avif_range: their AVIF quality; the default covers the quantiser's 31..63 of the AIS 2024 challenge.
-    """
-
-    gt_usm: bool = False
-    l1_gt_usm: bool = False
-    percep_gt_usm: bool = False
-    gan_gt_usm: bool = False
-    high_order_degradation: bool = True
-
-    resize_prob: tuple[float, float, float] = (0.2, 0.7, 0.1)
-    resize_range: Range = (0.15, 1.5)
-    gaussian_noise_prob: float = 0.5
-    noise_range: Range = (1, 30)
-    poisson_scale_range: Range = (0.05, 3)
-    gray_noise_prob: float = 0.4
-    jpeg_range: Range = (30, 95)
-
-    second_blur_prob: float = 0.8
-    resize_prob2: tuple[float, float, float] = (0.3, 0.4, 0.3)
-    resize_range2: Range = (0.3, 1.2)
-    gaussian_noise_prob2: float = 0.5
-    noise_range2: Range = (1, 25)
-    poisson_scale_range2: Range = (0.05, 2.5)
-    gray_noise_prob2: float = 0.4
-    jpeg_range2: Range = (10, 95)
-
-    gt_size: int | None = None
-    queue_size: AtLeastOne = 180
-
-    mode: Mode = "per_sample"
-    crop_size: int = 400
-    degrade_sharpened: bool | None = None
-    resize_first: bool | None = None
-    resize_modes: tuple[str, ...] | None = None
-    final_resize_modes: tuple[str, ...] = _PUBLISHED_MODES
-    codec_list: tuple[str, ...] = ("jpeg",)
-    codec_prob: tuple[float, ...] = (1.0,)
-    webp_range: Range = (30, 95)
-    avif_range: Range = (30, 95)
-    sensor_noise_prob: float = 0.0
-    sensor_shot_range: Range = (1e-4, 1.2e-2)
-    sensor_read_range: Range = (1e-3, 2e-2)
-    bicubic_prob: float = 0.0
-    lanczos_avif_prob: float = 0.0
-    lanczos_avif_range: Range = (1, 51)
-
-
-class BlurKeys(msgspec.Struct, frozen=True, kw_only=True):
-    """Keys of the training set's section.
-
-    Attributes:
-        blur_kernel_size: the largest kernel; odd sizes from 7 on are drawn.
-        kernel_list, kernel_prob: families and how often each is drawn.
-        sinc_prob: share of sinc kernels; ``final_sinc_prob`` is that of samples with a sinc filter at the end.
-        blur_sigma: standard deviation in pixels.
-        betag_range, betap_range: shape of generalized and plateau kernels; half of the draws lie below 1.
-    """
-
-    gt_size: AtLeastOne | None = None
-    use_hflip: bool = False
-    use_rot: bool = False
-    batch_size_per_gpu: AtLeastOne | None = None
-
-    blur_kernel_size: int = 21
-    kernel_list: tuple[str, ...] = _FAMILIES
-    kernel_prob: tuple[float, ...] = _FAMILY_PROB
-    sinc_prob: float = 0.1
-    blur_sigma: Range = (0.2, 3)
-    betag_range: Range = (0.5, 4)
-    betap_range: Range = (1, 2)
-
-    blur_kernel_size2: int = 21
-    kernel_list2: tuple[str, ...] = _FAMILIES
-    kernel_prob2: tuple[float, ...] = _FAMILY_PROB
-    sinc_prob2: float = 0.1
-    blur_sigma2: Range = (0.2, 1.5)
-    betag_range2: Range = (0.5, 4)
-    betap_range2: Range = (1, 2)
-
-    final_sinc_prob: float = 0.8
 
 
 class BlurOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,7 +122,7 @@ def parse_options(
         degrade_sharpened=keys.gt_usm if keys.degrade_sharpened is None else keys.degrade_sharpened,
         needs_sharpened=keys.gt_usm or keys.l1_gt_usm or keys.percep_gt_usm or keys.gan_gt_usm,
         resize_first=is_gan if keys.resize_first is None else keys.resize_first,
-        resize_modes=(*_PUBLISHED_MODES, *modes) if keys.resize_modes is None else keys.resize_modes,
+        resize_modes=(*PUBLISHED_MODES, *modes) if keys.resize_modes is None else keys.resize_modes,
         final_resize_modes=keys.final_resize_modes,
         first=_stage(keys, blur, "", blur_prob=1.0, sensor_prob=keys.sensor_noise_prob),
         second=_stage(keys, blur, "2", blur_prob=keys.second_blur_prob, sensor_prob=0.0),
@@ -258,13 +135,6 @@ def parse_options(
         lanczos_avif_prob=keys.lanczos_avif_prob,
         lanczos_avif_range=keys.lanczos_avif_range,
     )
-
-
-def check_options(
-    degradation: Mapping[str, Any], dataset: Mapping[str, Any], *, scale: int, where: str = "datasets.train"
-) -> None:
-    """Check degradation options before anything is built; arguments and errors as of :func:`parse_options`."""
-    parse_options(degradation, dataset, scale=scale, where=where)
 
 
 def _stage(keys: DegradationKeys, blur: BlurKeys, suffix: str, *, blur_prob: float, sensor_prob: float) -> StageOptions:
@@ -365,7 +235,7 @@ def _check_blur(blur: BlurKeys, prefix: str) -> None:
         odd = size % 2 == 1 and _SMALLEST_KERNEL <= size <= _LARGEST_KERNEL
         _require(odd, prefix + name, f"{size} must be odd, from {_SMALLEST_KERNEL} to {_LARGEST_KERNEL}")
         families = getattr(blur, f"kernel_list{suffix}")
-        _check_names(families, _FAMILIES, f"{prefix}kernel_list{suffix}")
+        _check_names(families, FAMILIES, f"{prefix}kernel_list{suffix}")
         _check_distribution(blur, f"kernel_prob{suffix}", len(families), prefix, of=f"kernel_list{suffix}")
         _check_probability(blur, f"sinc_prob{suffix}", prefix)
         _check_range(blur, f"blur_sigma{suffix}", prefix, low=0, open_low=True)

@@ -186,7 +186,8 @@ def _write(folder: Path, iteration: int, networks: Mapping[str, Any], rest: Mapp
     documents = {}
     for name, state in networks.items():
         documents[name], tensors = state_format.split(state)
-        safetensors.torch.save_file(_unshared(tensors), folder / f"{name}.safetensors")
+        content = safetensors.torch.save(_unshared(tensors))  # save_file writes files for their owner only
+        (folder / f"{name}.safetensors").write_bytes(content)
     document = {"iteration": iteration, "networks": documents, **rest}
     (folder / _STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
     files = sorted(folder.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import math
@@ -121,7 +122,7 @@ def check_first_pair(dataset: Any, name: str, scale: int) -> None:
     """
     if not len(dataset):
         return
-    item = dataset[0]
+    item = _item(dataset, 0, name)
     if item.get("gt") is None:
         return
     height, width = (side * scale for side in item["lq"].shape[-2:])
@@ -174,7 +175,7 @@ class _Forward:
         lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
         try:
             with explain_death(), torch.no_grad(), self.execution.autocast():
-                output = in_whole_windows(self.network, lq)[0].float()  # (C, H, W)
+                images = in_whole_windows(self.network, lq)  # (1, C, H, W)
         except RuntimeError as error:
             if isinstance(error, OUT_OF_MEMORY):
                 raise
@@ -184,6 +185,10 @@ class _Forward:
                 f"data set {self.set_name!r}, {item['lq_path']}: the network {_kind(self.network)} does not take an"
                 f" input of shape {tuple(lq.shape)} (images, channels, height, width): {error}"
             ) from error
+        if not torch.is_tensor(images) or images.ndim != 4:
+            found = f"a tensor of shape {tuple(images.shape)}" if torch.is_tensor(images) else type(images).__name__
+            raise DataError(f"the network {_kind(self.network)} gives {found}, not images (B, C, H, W)")
+        output = images[0].float()
         if not torch.isfinite(output).all():
             logger.warning("the network's output for %s holds NaN or Inf: its scores mean nothing", item["lq_path"])
         return to_uint8(output)
@@ -206,6 +211,23 @@ def _in_eval_mode(network: object) -> Iterator[None]:
             module.train()
 
 
+def _item(dataset: Any, index: int, name: str) -> Mapping[str, Any]:
+    """An item of a data set, with a path where it has none.
+
+    Raises:
+        DataError: the data set, which may be anybody's, fails on it, or gives something else; names it.
+    """
+    try:
+        item = dataset[index]
+        if not torch.is_tensor(item["lq"]) or item["lq"].ndim != 3:
+            raise TypeError("its lq is no tensor (C, h, w)")
+    except (UserError, OSError, *OUT_OF_MEMORY):
+        raise
+    except Exception as error:
+        raise DataError(f"data set {name!r} fails on item {index}: {type(error).__name__}: {error}") from error
+    return item if "lq_path" in item else {**item, "lq_path": f"{name}_{index:04d}"}
+
+
 def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: _Scorer) -> Iterator[_Score]:
     """The scores of ``indices`` in order. While the network runs, the next item is read and the last one scored.
 
@@ -213,10 +235,11 @@ def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: 
     """
     with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "score") as scoring:
         waiting: deque[Future[_Score]] = deque()
-        ahead = [reading.submit(dataset.__getitem__, index) for index in indices[:1]]
+        read = functools.partial(_item, dataset, name=forward.set_name)
+        ahead = [reading.submit(read, index) for index in indices[:1]]
         for position, index in enumerate(indices):
             item = ahead.pop().result()
-            ahead += [reading.submit(dataset.__getitem__, following) for following in indices[position + 1 :][:1]]
+            ahead += [reading.submit(read, following) for following in indices[position + 1 :][:1]]
             waiting.append(scoring.submit(scorer, index, item, forward(item)))
             if len(waiting) > _SCORES_WAITING:
                 yield waiting.popleft().result()
@@ -263,13 +286,17 @@ class _Scorer:
             for name, section in metrics.items()
         }
         self._warned = False
+        self._saved: set[str] = set()
 
     def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray) -> _Score:
         """Score one item, given the network's output, uint8 (H, W, C) RGB."""
         path = str(item["lq_path"])
         image = image_name(path)
         if self.save_dir is not None:
-            write_image(self.save_dir / f"{image}{self.ending}", output)
+            name = f"{image}{self.ending}"
+            name = f"{Path(path).name}{self.ending}" if name in self._saved else name  # a.jpg beside a.png
+            self._saved.add(name)
+            write_image(self.save_dir / name, output)
         images = {"img": _bgr(output)}
         if item.get("gt") is not None:
             images["img2"] = _bgr(_matching(to_uint8(item["gt"]), output, item))

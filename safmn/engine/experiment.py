@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -20,10 +18,13 @@ import torch
 
 from safmn import __version__
 from safmn.errors import UserError
-from safmn.files import TEMPORARY, take_lock, write_atomically
+from safmn.files import TEMPORARY, set_aside, take_lock, write_atomically
 from safmn.options import Options
 
 logger = logging.getLogger(__name__)
+
+FILE_ONLY = {"file_only": True}
+"""``extra`` of a log call whose message is for the log file: the console gets it otherwise."""
 
 
 class Experiment:
@@ -83,10 +84,7 @@ class Experiment:
         Only the holder of the lock may; afterwards it holds that of the new folder.
         """
         if self.training_states.is_dir() or self.models.is_dir():
-            name = f"{self.root.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
-            names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
-            aside = next(path for path in map(self.root.with_name, names) if not path.exists())
-            self.root.rename(aside)
+            aside = set_aside(self.root)
             self.unlock()
             self.lock()
             logger.info("an older run of this name is kept as %s (to go on with it: --auto_resume)", aside)
@@ -205,4 +203,6 @@ class _BarFriendlyHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
+        if getattr(record, "file_only", False):
+            return
         tqdm.write(self.format(record), file=sys.stderr)

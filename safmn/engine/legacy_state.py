@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from safmn import weights
-from safmn.errors import CheckpointError
+from safmn.errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     from safmn.engine.trainer import Trainer
@@ -23,10 +23,9 @@ def _read(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return {"iter": int(state["iter"]), "optimizers": list(state["optimizers"])}
     except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "no details"
         raise CheckpointError(
-            f"{path} is not a training state of BasicSR ({type(error).__name__}: {reason:.200}). path.resume_state "
-            "names such a file, or one of the folders in training_states"
+            f"{path} is not a training state of BasicSR ({type(error).__name__}: {first_line(error):.200}). "
+            "path.resume_state names such a file, or one of the folders in training_states"
         ) from error
 
 

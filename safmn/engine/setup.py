@@ -24,7 +24,7 @@ from safmn.models.base_model import training_section
 from safmn.models.teacher import is_excepted
 from safmn.options import Options, differences, dump
 from safmn.options.datasets import PATHS
-from safmn.registry import MODEL_REGISTRY, find
+from safmn.registry import ARCH_REGISTRY, MODEL_REGISTRY, find
 from safmn.runtime import distributed
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution, apply_global_settings, choose_device, choose_execution
@@ -33,6 +33,7 @@ from safmn.runtime.random_state import seed_everything
 logger = logging.getLogger(__name__)
 
 _THREADS = "threads of the CPU"
+_TAKE_CHANNELS_LAST = ("UNetDiscriminatorSN",)  # networks of BasicSR that are none the slower for it
 # Keys that may change between stretches of one run: they do not enter the weights. What paths lead to has fingerprints.
 _HARMLESS = (
     "name",
@@ -65,7 +66,7 @@ def prepare_execution(options: Options, ranks: Ranks) -> Execution:
         precision=train.precision,
         compile=train.compile,
         kernels=train.kernels,
-        channels_last=train.channels_last,
+        channels_last=_channels_last(options),
         deterministic=options.deterministic,
         cuda_graph=train.cuda_graph,
     )
@@ -73,6 +74,18 @@ def prepare_execution(options: Options, ranks: Ranks) -> Execution:
         raise OptionError("train.cuda_graph: true is for one process; leave it out, or train on one GPU")
     apply_global_settings(execution)
     return execution
+
+
+def _channels_last(options: Options) -> bool | None:
+    """What the option file says; where it says nothing, networks that are not ours keep torch's own memory format.
+
+    Anybody's network may reshape with ``view``, as BasicSR's ``VGGStyleDiscriminator`` does, and then takes no other.
+    """
+    given = training_section(options).channels_last
+    sections = [section for section in (options.network_g, options.network_d) if section is not None]
+    kinds = [find(ARCH_REGISTRY, section["type"]) for section in sections]
+    tried = all(kind.__module__.startswith("safmn.") or kind.__name__ in _TAKE_CHANNELS_LAST for kind in kinds)
+    return False if given is None and not tried else given
 
 
 def build_loader(options: Options, execution: Execution, ranks: Ranks) -> TrainingLoader:

@@ -24,19 +24,32 @@ from safmn.data import build_dataset
 from safmn.engine.evaluate import SetResult, evaluate
 from safmn.engine.experiment import environment, start_logging
 from safmn.engine.scoreboard import Scoreboard
-from safmn.errors import EXIT_FAILED, EXIT_USER_ERROR, DataError, OptionError, UserError, WeightsError, located
+from safmn.errors import (
+    EXIT_FAILED,
+    EXIT_USER_ERROR,
+    DataError,
+    OptionError,
+    UserError,
+    WeightsError,
+    first_line,
+    located,
+)
+from safmn.files import set_aside
 from safmn.imaging import list_images
 from safmn.metrics import network_name
 from safmn.metrics.published import SETS
+from safmn.names import folder_mistake
 from safmn.options import Expectation, Options
+from safmn.options.datasets import degrades
 from safmn.prepare import hint
 from safmn.registry import ARCH_REGISTRY, build
 from safmn.runtime.distributed import Ranks
+from safmn.runtime.interrupt import sigterm_as_ctrl_c
 from safmn.runtime.memory import OUT_OF_MEMORY
 
 logger = logging.getLogger(__name__)
 
-_RESULTS = "results"
+_RESULTS, _REPORT = "results", "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -77,8 +90,11 @@ class TestPlan:
 def open_results(name: str, ranks: Ranks, root: str | None = None) -> Path:
     """The folder ``results/<name>`` (or ``<root>/<name>``), with logging into a new file in it begun."""
     folder = Path(root or _RESULTS) / name
+    aside = set_aside(folder) if ranks.is_main and (folder / _REPORT).exists() else None
     log_file = folder / f"test_{name}_{time.strftime('%Y%m%d_%H%M%S')}.log"
     start_logging(log_file if ranks.is_main else None, is_main=ranks.is_main)
+    if aside is not None:
+        logger.info("the results of an earlier test of this name are kept in %s", aside)
     return folder
 
 
@@ -161,7 +177,12 @@ def plan_from_weights(
     found = int(network.scale)  # type: ignore[arg-type]
     if scale is not None and scale != found:
         raise WeightsError(f"{source}: these weights are for scale {found}, --scale says {scale}")
-    sets = dict(_pair_section(text, found) for text in pairs)
+    sets: dict[str, dict[str, Any]] = {}
+    for text in pairs:
+        name, section = _pair_section(text, found)
+        if name in sets:
+            raise OptionError(f"--set {text}: another set is called {name!r} as well")
+        sets[name] = section
     if benchmark is not None or not pairs:
         sets |= _benchmark_sections(Path(benchmark or "datasets/benchmark"), found)
     measure = {"crop_border": found, "test_y_channel": True}
@@ -193,6 +214,8 @@ def _pair_section(text: str, scale: int) -> tuple[str, dict[str, Any]]:
         raise OptionError(
             f"--set {text}: expected NAME=HR_DIR,LR_DIR, for example Set5=Set5/HR,Set5/LR_bicubic/X{scale}"
         )
+    if mistake := folder_mistake(name):
+        raise OptionError(f"--set {text}: {mistake}")
     return name, _section(name, Path(hr), Path(lr), scale)
 
 
@@ -226,18 +249,36 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
     """Test every set in turn, print the table, write the report, and return the exit status.
 
     Returns:
-        0; 1 if an expected number drifted; 2 if a set could not be tested (the others were).
+        0; 1 if an expected number drifted; otherwise 2 if a set could not be tested (the others were).
     """
     if device.type == "cuda":  # TensorFloat-32 would move the numbers in the third decimal
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     results: dict[str, SetResult] = {}
     failures: dict[str, str] = {}
-    for name, section in plan.sets.items():
-        try:
-            results[name] = _run_set(plan, name, section, ranks, device)
-        except (UserError, OSError, *OUT_OF_MEMORY) as error:
-            failures[name] = _explain(name, section, error)
-    board = Scoreboard(
+    try:
+        with sigterm_as_ctrl_c():
+            for name, section in plan.sets.items():
+                try:
+                    results[name] = _run_set(plan, name, section, ranks, device)
+                except (UserError, OSError, *OUT_OF_MEMORY) as error:
+                    failures[name] = _explain(name, section, error)
+    except BaseException:  # whatever it was, the sets before it are tested
+        failures |= {name: f"{name}: not finished" for name in plan.sets if name not in {**results, **failures}}
+        if ranks.is_main:
+            _report(_board(plan, results, failures, device), plan.folder)
+        raise
+    board = _board(plan, results, failures, device)
+    if ranks.is_main:
+        _report(board, plan.folder)
+    if board.drifts():
+        return EXIT_FAILED
+    return EXIT_USER_ERROR if failures else 0
+
+
+def _board(
+    plan: TestPlan, results: Mapping[str, SetResult], failures: Mapping[str, str], device: torch.device
+) -> Scoreboard:
+    return Scoreboard(
         metrics=plan.metrics,
         network_name=network_name(plan.section) if plan.section else None,
         scale=plan.scale,
@@ -246,12 +287,8 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
         expect=plan.expect,
         facts=_facts(plan, device),
         options=plan.options,
+        degraded=[name for name, section in plan.sets.items() if degrades(section["type"])],
     )
-    if ranks.is_main:
-        _report(board, plan.folder)
-    if failures:
-        return EXIT_USER_ERROR
-    return EXIT_FAILED if board.drifts() else 0
 
 
 def _run_set(plan: TestPlan, name: str, section: Mapping[str, Any], ranks: Ranks, device: torch.device) -> SetResult:
@@ -281,8 +318,8 @@ def _explain(name: str, section: Mapping[str, Any], error: Exception) -> str:
     if missing:
         return f"{name} is missing: there is no {' and no '.join(missing)}. {hint(missing[0])}"
     if isinstance(error, OUT_OF_MEMORY):
-        reason = (str(error).splitlines() or ["no details"])[0]
-        return f"{name}: memory ran out, images are tested whole: use another --device, or a larger one ({reason})"
+        advice = "images are tested whole: use another --device, or a larger one"
+        return f"{name}: memory ran out, {advice} ({first_line(error)})"
     return f"{name}: {error}"
 
 
@@ -293,11 +330,8 @@ def _report(board: Scoreboard, folder: Path) -> None:
         logger.error("drifted: %s", line)
     for line in board.failures.values():
         logger.error("not tested: %s", line)
-    if not board.results and (folder / "metrics.json").exists():
-        logger.warning("no report is written: %s is that of an earlier test", folder / "metrics.json")
-        return
     board.write(folder)
-    logger.info("report: %s and metrics.md", folder / "metrics.json")
+    logger.info("report: %s and metrics.md", folder / _REPORT)
 
 
 def _facts(plan: TestPlan, device: torch.device) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 
 from safmn.data.workers import explain_death, is_death
 from safmn.engine.checkpoint import Checkpoint, Checkpointer
-from safmn.engine.experiment import Experiment
+from safmn.engine.experiment import FILE_ONLY, Experiment
 from safmn.engine.feed import feed
 from safmn.engine.progress import Progress
 from safmn.engine.reporter import Reporter
@@ -38,11 +38,15 @@ class NonFiniteError(UserError):
 
 
 @contextlib.contextmanager
-def _explain_nondeterminism() -> Iterator[None]:
-    """An operation that ``deterministic: true`` forbids, as a mistake in the option file, which it is."""
+def _explain_torch() -> Iterator[None]:
+    """What torch says of a setting that does not fit the network, as the mistake in the option file that it is."""
     try:
         yield
     except RuntimeError as error:
+        if "Expected to have finished reduction in the prior iteration" in str(error):  # of DistributedDataParallel
+            raise OptionError(
+                "some weights of the network take no part in its loss; set find_unused_parameters: true"
+            ) from error
         if "does not have a deterministic implementation" not in str(error):
             raise
         raise OptionError(
@@ -65,11 +69,12 @@ def _explain_misfit(source: str, batches: Sequence[Mapping[str, Any]]) -> Iterat
         frames = traceback.extract_tb(error.__traceback__)
         torch_folder = str(Path(torch.__file__).parent)
         frame = next((f for f in reversed(frames) if not f.filename.startswith(torch_folder)), frames[-1])
+        advice = ". Try train.channels_last: false" if "view size is not compatible" in str(error) else ""
         shapes = {key: tuple(value.shape) for key, value in batches[0].items() if torch.is_tensor(value)}
         raise OptionError(
             f"{source}: the first training step failed: network, losses and data do not fit together. Batch: "
             f"{', '.join(f'{key} {shape}' for key, shape in shapes.items())}; {Path(frame.filename).name}, line "
-            f"{frame.lineno}: {type(error).__name__}: {error}"
+            f"{frame.lineno}: {type(error).__name__}: {error}{advice}"
         ) from error
 
 
@@ -136,7 +141,7 @@ class Trainer:
                     seed_everything(self.options.manual_seed, iteration, model.ranks.rank)
                     model.set_learning_rate(iteration)
                     fits = contextlib.nullcontext() if iteration > first else _explain_misfit(source, batches)
-                    with fits, _explain_nondeterminism():
+                    with fits, _explain_torch():
                         result = model.training_step(batches, iteration)
                     signal_number = interrupt.signal_number
                     verdicts = self.watch.push(iteration, result.nonfinite, stop=signal_number, batches=batches)
@@ -146,6 +151,9 @@ class Trainer:
                     if leave := self._after_step(log, interrupt, verdicts):
                         break
                 return interrupt.exit_status if leave else 0
+        except Exception as error:
+            logger.error("stopped: %s: %s", type(error).__name__, error, extra=FILE_ONLY)
+            raise
         finally:
             log.close()
             self.loader.close()

@@ -76,12 +76,7 @@ class Validator:
 
     def _note(self, result: SetResult, progress: Progress) -> list[bool]:
         return [
-            progress.note(
-                result.name,
-                metric,
-                value,
-                higher_is_better=self.val.metrics[metric].get("better", "higher") == "higher",
-            )
+            progress.note(result.name, metric, value, section=self.val.metrics[metric])
             for metric, value in result.mean.items()
         ]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from safmn.errors import DataError
 from safmn.files import atomic_path
-from safmn.inference.formats import (
+from safmn.inference.pictures import (
     MAX_PIXELS,
     WRITABLE,
     Picture,
@@ -76,7 +76,7 @@ def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
     """The animation in a file, or None where it holds a still image.
 
     Raises:
-        DataError: as :func:`safmn.inference.formats.open_image`, or a frame is damaged; names the file.
+        DataError: as :func:`safmn.inference.pictures.open_image`, or a frame is damaged; names the file.
     """
     with open_image(path, max_pixels) as image, decoding(path):
         if image.format not in ANIMATED or getattr(image, "n_frames", 1) <= 1:
@@ -101,7 +101,7 @@ def write_animation(
     Args:
         frames: uint8 (H, W, 3 or 4), as many as ``animation`` has. They are taken one by one; GIF is also encoded one
             by one, the other formats when all are there.
-        quality: as in :func:`safmn.inference.formats.write_picture`.
+        quality: as in :func:`safmn.inference.pictures.write_picture`.
 
     Raises:
         DataError: the format cannot hold an animation.

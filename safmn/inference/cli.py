@@ -6,22 +6,20 @@ import argparse
 import contextlib
 import io
 import logging
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 from PIL import Image
 
 from safmn.console import say
 from safmn.errors import EXIT_FAILED, EXIT_INTERRUPTED, OptionError, exit_status
-from safmn.inference import formats
+from safmn.inference import pictures
 from safmn.inference.jobs import plan
 from safmn.inference.run import Run
 from safmn.inference.upscaler import Upscaler
 from safmn.runtime import memory
+from safmn.runtime.interrupt import sigterm_as_ctrl_c
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--quality", type=int, default=95, metavar="Q", help="of JPEG, WebP (100: lossless) and AVIF")
     p.add_argument("--compare", action="store_true", help="also write OUTPUT_compare.png: bicubic beside the result")
     p.add_argument("--overwrite", action="store_true", help="make outputs that exist again")
-    p.add_argument("--max-pixels", type=int, default=formats.MAX_PIXELS, metavar="N", help="refuse larger inputs")
+    p.add_argument("--max-pixels", type=int, default=pictures.MAX_PIXELS, metavar="N", help="refuse larger inputs")
     return p
 
 
@@ -74,29 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = Run(upscaler, options.quality, options.max_pixels, options.compare, options.overwrite)
     run.failures.extend(planned.refused)
     try:
-        with _without_pillow_limit(), _leaving_cleanly():
+        with _without_pillow_limit(), sigterm_as_ctrl_c():
             run.all(planned.jobs)
     except KeyboardInterrupt as interrupt:
         say("interrupted; the same command goes on where it stopped")
-        return int(str(interrupt) or EXIT_INTERRUPTED)
+        return getattr(interrupt, "status", EXIT_INTERRUPTED)
     return _summarise(run, planned.ignored)
-
-
-@contextlib.contextmanager
-def _leaving_cleanly() -> Iterator[None]:
-    """SIGTERM (of `timeout`, a scheduler, a container that stops) leaves as Ctrl-C does, without half-written files."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _number(text: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safmn.errors import DataError
 from safmn.files import TEMPORARY
-from safmn.inference.formats import READABLE, WRITABLE
+from safmn.inference.pictures import READABLE, WRITABLE
 from safmn.inference.video import VIDEO_SUFFIXES
 
 # An output with such a name is meant to be a file, also where it cannot be written.

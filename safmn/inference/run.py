@@ -18,14 +18,14 @@ from tqdm import tqdm
 from safmn.console import say
 from safmn.errors import DataError, UserError
 from safmn.imaging import imresize
-from safmn.inference import formats
+from safmn.inference import pictures
 from safmn.inference.animation import Animation, read_animation, write_animation
 from safmn.inference.compare import comparison
-from safmn.inference.formats import Picture, read_picture, write_picture
 from safmn.inference.jobs import Job
-from safmn.inference.prefetch import prefetch
+from safmn.inference.pictures import Picture, read_picture, write_picture
 from safmn.inference.upscaler import Upscaler
 from safmn.inference.video import Film, probe, upscale_video
+from safmn.runtime.prefetch import prefetch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Content: TypeAlias = "Picture | Animation | Film"
@@ -88,7 +88,7 @@ class Run:
                 yield job, error
 
     def _content(self, job: Job) -> Content:
-        with formats.decoding(job.source):
+        with pictures.decoding(job.source):
             if job.is_film:
                 return probe(job.source)
             animation = read_animation(job.source, max_pixels=self.max_pixels)
@@ -102,7 +102,7 @@ class Run:
             if isinstance(content, Exception):
                 raise content
             if not isinstance(content, Film):
-                formats.check_size(job.target, *(side * self.upscaler.scale for side in content.size))
+                pictures.check_size(job.target, *(side * self.upscaler.scale for side in content.size))
             if isinstance(content, Picture):
                 pixels = self.upscaler(content.pixels, progress=bar.advance)
                 result = writer.submit(self._write, job, content, pixels, started)
@@ -132,7 +132,7 @@ class Run:
 
     def _write_comparison(self, job: Job, original: Picture, picture: Picture) -> None:
         """Bicubic beside ours, both upright."""
-        small, ours = (formats.to_rgb8(p.upright().pixels) for p in (original, picture))
+        small, ours = (pictures.to_rgb8(p.upright().pixels) for p in (original, picture))
         name = f"{type(self.upscaler.network).__name__} x{self.upscaler.scale}"
         panels = {"bicubic": imresize(small, self.upscaler.scale), name: ours}
         write_picture(job.comparison, Picture(comparison(panels, width=640)))

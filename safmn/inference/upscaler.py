@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from safmn.archs import FAMILY
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling, transparency
 from safmn.inference.backends import Backend, make_backend
-from safmn.inference.stages import Chain, Stage, map_modules, stages_of
+from safmn.inference.stages import Chain, Plain, Stage, map_modules, stages_of
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame, Progress
 from safmn.runtime.execution import named_device
@@ -42,7 +43,8 @@ class Upscaler:
 
     Args:
         weights: a weight file, the name of weights that come with the package, or a network that is already built
-            (with ``scale``; ``window`` and ``halo`` where it is not of the SAFMN family).
+            (with ``scale``; ``window`` and ``halo`` where it is not of the SAFMN family), which is put into evaluation
+            mode. Its weights may change between calls.
         tile: "auto" cuts the image so that it fits into the memory that is free; a number gives the width of the pieces
             in LR pixels; 0 never cuts. Pieces equal the whole, but for rounding (1e-5), wherever the network allows it;
             where it sees the whole frame they fade into each other instead, and a warning says so.
@@ -89,10 +91,11 @@ class Upscaler:
         self.backend = backend
         self.self_ensemble = self_ensemble
         self.full_frame_semantics = full_frame_semantics
-        self._chain = stages_of(network)
+        self._chain = stages_of(network) or _as_one_stage(network)
         self._window: int = getattr(network, "window", 1)
         self._warned = False
         self._sample: Tensor | None = None  # the middle of the first image, on which the back end is chosen
+        self._versions = _versions(network)
         _ = self._whole  # raises here what is wrong with the arguments
 
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
@@ -111,6 +114,7 @@ class Upscaler:
             DataError: not such an image.
         """
         source = _as_batch(image)  # (B, C, h, w)
+        self._follow_weights()
         batch, channels, height, width = source.shape
         shape = (batch, height * self.scale, width * self.scale, channels)
         self._check_room(source.element_size() * math.prod(shape), width, height)
@@ -129,6 +133,14 @@ class Upscaler:
             if len(planes) > 1 and not _is_flat(source[:, planes[1]]):
                 transparency.settle(source, target, planes[0], planes[1], tiling.LARGEST.get(source.dtype, 1.0))
         return cast(Image, _like(image, target))
+
+    def _follow_weights(self) -> None:
+        """Back ends keep the weights in forms of their own: make them anew where those of the network have changed."""
+        versions = _versions(self.network)
+        if versions != self._versions:
+            for name in ("_whole", "_stages"):
+                self.__dict__.pop(name, None)
+            self._versions = versions
 
     def _check_room(self, size: int, width: int, height: int) -> None:
         """Refuse what the system would be killed for: it promises memory that it does not have."""
@@ -321,6 +333,19 @@ def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.devi
         raise WeightsError(
             f"the default weights {DEFAULT_WEIGHTS!r} are not installed; give a file with --weights ({error})"
         ) from error
+
+
+def _versions(network: nn.Module) -> list[int]:
+    """How often each of the weights was written to; those made in inference mode do not count."""
+    return [0 if weight.is_inference() else weight._version for weight in network.parameters()]
+
+
+def _as_one_stage(network: nn.Module) -> Chain | None:
+    """A network of somebody's that states how far it sees, as a chain; None where it does not, and sees the frame."""
+    halo, window = getattr(network, "halo", None), getattr(network, "window", 1)
+    if not isinstance(halo, int) or isinstance(network, FAMILY):  # a subclass of ours may see further than it says
+        return None
+    return (Stage(Plain(network, 3, window), 3, -(-halo // window) * window, window, up=int(cast(int, network.scale))),)
 
 
 def _planes(channels: int) -> list[slice]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from safmn.errors import DataError, UserError
 from safmn.files import atomic_path
-from safmn.inference.formats import decoding
-from safmn.inference.prefetch import prefetch
+from safmn.inference.pictures import decoding
+from safmn.runtime.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 

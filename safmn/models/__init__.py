@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from safmn.models.base_model import Batch, Model, StepResult
-from safmn.models.real_gan_model import RealESRGANModel, RealGANModel
+from safmn.models.real_gan_model import RealESRGANModel, RealGANModel, SRGANModel
 from safmn.models.real_sr_model import RealESRNetModel, RealSRModel
 from safmn.models.sr_model import SRModel, SwinIRModel
 
@@ -14,6 +14,7 @@ __all__ = [
     "RealESRNetModel",
     "RealGANModel",
     "RealSRModel",
+    "SRGANModel",
     "SRModel",
     "StepResult",
     "SwinIRModel",

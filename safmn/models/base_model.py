@@ -8,7 +8,7 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,7 @@ class Model(ABC):
             grad_clip=train.grad_clip,
             halt_on_nonfinite=train.on_nonfinite == "stop",
             find_unused_parameters=self.options.find_unused_parameters,
+            rebuild=lambda: cast(nn.Module, build(ARCH_REGISTRY, section)),
         )
         self._start_average(name, trained, section)
         self.networks[name] = trained
@@ -151,9 +152,9 @@ class Model(ABC):
         return network
 
     def _start_average(self, name: str, trained: TrainedNetwork, section: Mapping[str, Any]) -> None:
-        """As in BasicSR the average starts from the file's ``params_ema`` where it has one."""
+        """As in BasicSR the average starts from the file's ``params_ema`` where it has one, else from the weights."""
         source, _, strict = self._pretrained(name)
-        if source is not None and trained.average is not None:
+        if source is not None and trained.average is not None and weights.has_average(source):
             network = trained.average.network
             weights.load_into(
                 network, source, param_key="params_ema", strict=strict, section=section if strict else None
@@ -171,6 +172,8 @@ class Model(ABC):
         """Forward in the run's precision; the result is float32, as the losses want it."""
         with self.execution.autocast():
             output = network.forward(lq)
+        if not torch.is_tensor(output):
+            raise TypeError(f"{type(network.bare).__name__} gives a {type(output).__name__}, not images (B, 3, H, W)")
         return output.float()
 
 

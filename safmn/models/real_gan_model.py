@@ -129,6 +129,8 @@ class RealGANModel(Model):
         return {name: self.gan(self._judge(self.net_d.forward, images), bool(real), is_disc=True)}
 
     def _judge(self, discriminator: object, images: Tensor) -> Tensor:
+        if not self.execution.channels_last:  # the generator's output may lie otherwise
+            images = images.contiguous()
         with self.execution.autocast():
             scores: Tensor = discriminator(images)  # type: ignore[operator]
         return scores.float()
@@ -146,3 +148,10 @@ class RealESRGANModel(RealGANModel):
         "resize_first": False,
         "resize_modes": ["area", "bilinear", "bicubic"],
     }
+
+
+@MODEL_REGISTRY.register(suffix=OURS)
+class SRGANModel(RealGANModel):
+    """BasicSR's name for generator and discriminator on pairs, as in SRGAN (arXiv 1609.04802)."""
+
+    degrades = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,31 @@ def accelerated(network: nn.Module, execution: Execution) -> Callable[..., Tenso
     return network
 
 
+def _twin(network: nn.Module, rebuild: Callable[[], nn.Module] | None) -> nn.Module:
+    """A copy of a network; built anew where it cannot be copied (``weight_norm`` holds tensors that were computed)."""
+    try:
+        return copy.deepcopy(network)
+    except RuntimeError:
+        if rebuild is None:
+            raise
+    with torch.random.fork_rng():
+        twin = rebuild()
+    twin.load_state_dict(network.state_dict())
+    return twin
+
+
+def _scalar(name: str, loss: Any) -> Tensor:
+    """A loss of one element as a scalar.
+
+    Raises:
+        TypeError: it is not one; names it.
+    """
+    if not torch.is_tensor(loss) or loss.numel() != 1:
+        found = f"shape {tuple(loss.shape)}" if torch.is_tensor(loss) else type(loss).__name__
+        raise TypeError(f"the loss {name} gives {found}, where one number is needed")
+    return loss.reshape(())
+
+
 class TrainedNetwork:
     """Forward, backward and update of one network.
 
@@ -58,6 +84,7 @@ class TrainedNetwork:
         grad_clip: largest gradient norm; ``None`` does not clip.
         halt_on_nonfinite: after the first NaN or Inf change nothing any more (``on_nonfinite: stop``).
         find_unused_parameters: as in DistributedDataParallel.
+        rebuild: builds the network anew, for the average of one that cannot be copied.
     """
 
     def __init__(
@@ -73,11 +100,17 @@ class TrainedNetwork:
         grad_clip: float | None = None,
         halt_on_nonfinite: bool = True,
         find_unused_parameters: bool = False,
+        rebuild: Callable[[], nn.Module] | None = None,
     ) -> None:
         self.execution = execution
         self.ranks = ranks
         self.bare = execution.place(network).train()
-        self.average = MovingAverage(self.bare, ema_decay, warmup=ema_warmup) if ema_decay > 0 else None
+        self.average: MovingAverage | None = None
+        if ema_decay > 0:
+            twin = execution.place(_twin(self.bare, rebuild))
+            self.average = MovingAverage(self.bare, ema_decay, warmup=ema_warmup, average=twin)
+        self._buffers = list(self.bare.buffers())
+        self._buffers_before: list[Tensor] = []  # the step under way: forward passes move them (batch normalisation)
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(optimizer, self.parameters, graph_on=self._graph_device)
         self.schedule = schedule
@@ -143,11 +176,12 @@ class TrainedNetwork:
             Each loss averaged over the batches, detached, on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        self._buffers_before = [buffer.clone() for buffer in self._buffers]
         parts = parts or len(batches)
         totals: Losses = {}
         for number, batch in enumerate(batches):
             with self._exchange_gradients(last=number == len(batches) - 1):
-                losses = compute(batch)
+                losses = {name: _scalar(name, loss) for name, loss in compute(batch).items()}
                 total = torch.stack(list(losses.values())).sum() / parts
                 self.scaler.scale(total).backward()
             for name, loss in losses.items():
@@ -184,6 +218,9 @@ class TrainedNetwork:
         return bad
 
     def _step(self, bad: Tensor) -> None:
+        if self._flag_stays_on_device or bad:
+            for buffer, before in zip(self._buffers, self._buffers_before, strict=True):
+                buffer.copy_(torch.where(bad > 0, before, buffer))
         if not self._flag_stays_on_device and bad:
             self.scaler.update() if self.scaler.is_enabled() else None
             return

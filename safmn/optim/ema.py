@@ -9,21 +9,24 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """A copy of ``network`` whose weights follow it: ``average = decay * average + (1 - decay) * weights``.
+    """A network whose weights follow those of another: ``average = decay * average + (1 - decay) * weights``.
 
     As in BasicSR the average covers the parameters; buffers (of a batch normalisation, say) are copied.
 
     Args:
-        network: what is followed; the average starts as a copy of it.
+        network: what is followed.
         decay: share of the average that stays at each update.
         warmup: let the decay grow with the iteration as ``(1 + i) / (10 + i)`` until it reaches ``decay``. Without it
             the start weighs ``decay ** iterations``, which spoils the average of a run of a few thousand iterations.
+        average: a copy of ``network`` that becomes the average; None: it is made here.
     """
 
-    def __init__(self, network: nn.Module, decay: float, *, warmup: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, decay: float, *, warmup: bool = False, average: nn.Module | None = None
+    ) -> None:
         self.decay = decay
         self.warmup = warmup
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = (copy.deepcopy(network) if average is None else average).eval().requires_grad_(False)
         self._averages: list[Tensor] = list(self.network.parameters())
         self._weights = [parameter.detach() for parameter in network.parameters()]
         self._buffers = list(zip(self.network.buffers(), network.buffers(), strict=True))

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import yaml
 
+from safmn.degradations.keys import PublishedKeys
 from safmn.options import components, datasets
 from safmn.options.problems import KeyPath, show_path
 from safmn.options.reader import RESOLVERS
 from safmn.options.typed import struct_defaults
-from safmn.options.types import DegradationKeys, OptionFile, Options, TrainSection
+from safmn.options.types import OptionFile, Options, TrainSection
 
 _SECTIONS: dict[KeyPath, Any] = {(): OptionFile, ("train",): TrainSection}
 _NOT_IN_FILE = ("source", "mode", "debug", "raw")
@@ -49,7 +50,7 @@ def to_yaml(data: Any) -> str:
 def dump(options: Options) -> str:
     """The complete options, defaults included, as the text of an option file that gives the same options."""
     data = {key: value for key, value in msgspec.to_builtins(options).items() if key not in _NOT_IN_FILE}
-    keys = DegradationKeys.__struct_fields__
+    keys = PublishedKeys.__struct_fields__
     data |= {key: value for key, value in options.degradation.items() if key in keys}
     data["degradation"] = {key: value for key, value in options.degradation.items() if key not in keys}
     for section in data["datasets"].values():

@@ -18,7 +18,7 @@ from safmn.options.signatures import REQUIRED, Signature, signature_of
 from safmn.options.typed import show, to_type
 from safmn.options.types import NotNegative, Positive
 
-_TESTED_ALIKE = ("ESRGANModel", "SRGANModel")  # BasicSR's models that a test needs the generator of, and no more
+_TESTED_ALIKE = ("ESRGANModel",)  # BasicSR's models that a test needs the generator of, and no more
 _TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # BasicSR's own of other arguments than all the rest
 LOSSES = ("pixel_opt", "fft_opt", "perceptual_opt", "gan_opt", "ldl_opt", "artifacts_opt")
 

@@ -15,7 +15,7 @@ from safmn.options.components import check_value, find_component, finder
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.signatures import option_keys
 from safmn.options.typed import struct_defaults
-from safmn.options.types import NotNegative, Positive, PositiveFloat, Probability, Range
+from safmn.options.types import NotNegative, Positive, PositiveFloat
 
 PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # where ``~`` is the home folder
 
@@ -60,21 +60,6 @@ class DatasetKeys(Struct, frozen=True, kw_only=True):
     color: str | None = None
     mean: list[float] | None = None
     std: list[PositiveFloat] | None = None
-    blur_kernel_size: Positive = 21
-    kernel_list: list[str] = []
-    kernel_prob: list[Probability] = []
-    sinc_prob: Probability = 0.0
-    blur_sigma: Range = []
-    betag_range: Range = []
-    betap_range: Range = []
-    blur_kernel_size2: Positive = 21
-    kernel_list2: list[str] = []
-    kernel_prob2: list[Probability] = []
-    sinc_prob2: Probability = 0.0
-    blur_sigma2: Range = []
-    betag_range2: Range = []
-    betap_range2: Range = []
-    final_sinc_prob: Probability = 0.0
 
 
 class _Key(NamedTuple):

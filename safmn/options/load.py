@@ -52,7 +52,7 @@ def load_options(
     plugins.import_all(data, problems)
     rules.check_components(data, mode, problems)
     if file is not None:
-        rules.check_sense(file, mode, problems)
+        rules.check_sense(file, data, mode, problems)
     problems.raise_all()
     problems.log_warnings()
     assert file is not None  # or there was a problem
@@ -94,7 +94,7 @@ def _apply_debug(data: dict[str, Any]) -> None:
 
 
 def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug: bool, raw: dict[str, Any]) -> Options:
-    degradation = rules.degradation_keys(file)
+    degradation = rules.degradation_keys(file, raw)
     places = {name: _home(value) for name, value in msgspec.structs.asdict(file.path).items()}
     same = {
         name: getattr(file, name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ def import_all(data: Mapping[str, Any], problems: Problems) -> None:
         if not isinstance(name, str):
             continue  # the check of types says so
         try:
-            _import_file(Path(name).expanduser()) if name.endswith(".py") else importlib.import_module(name)
-        except Exception as error:  # it is anybody's code
+            if name.endswith(".py"):
+                _import_file(Path(name).expanduser())
+            else:
+                with _on_path(Path.cwd()):
+                    importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # it is anybody's code
             problems.add(("imports", str(number)), f"{name} cannot be imported: {type(error).__name__}: {error}")
 
 
@@ -35,5 +40,22 @@ def _import_file(path: Path) -> None:
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[key] = sys.modules.setdefault(path.stem, module)
+    named = sys.modules.setdefault(path.stem, module)  # dataclasses look their module up while it is imported
+    try:
+        with _on_path(path.resolve().parent):
+            spec.loader.exec_module(module)
+    except BaseException:
+        if named is module:
+            del sys.modules[path.stem]
+        raise
+    sys.modules[key] = named
+
+
+@contextlib.contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    """What lies in the folder can be imported, too."""
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))

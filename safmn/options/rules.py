@@ -9,6 +9,8 @@ from typing import Any, TypeGuard, cast
 import msgspec
 
 from safmn import registry
+from safmn.degradations import parse_options
+from safmn.degradations.keys import DegradationKeys, PublishedKeys
 from safmn.errors import OptionError, did_you_mean
 from safmn.models.base_model import Model
 from safmn.names import folder_mistake
@@ -16,7 +18,7 @@ from safmn.options import components
 from safmn.options.datasets import check_dataset, degrades
 from safmn.options.problems import Problems
 from safmn.options.typed import show, to_type
-from safmn.options.types import DegradationKeys, OptionFile, TrainSection
+from safmn.options.types import OptionFile, TrainSection
 
 PHASES = ("train", "val", "test")
 _SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # how networks call it
@@ -36,10 +38,15 @@ def _model(file: OptionFile) -> type[Model]:
     return cast("type[Model]", registry.find(registry.MODEL_REGISTRY, file.model_type)) if known else Model
 
 
-def degradation_keys(file: OptionFile) -> dict[str, Any]:
+def _given(data: Mapping[str, Any]) -> list[str]:
+    """Real-ESRGAN's keys that stand at the top level of a file; null counts as absent."""
+    return [key for key in PublishedKeys.__struct_fields__ if data.get(key) is not None]
+
+
+def degradation_keys(file: OptionFile, data: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says about the degradation: its top-level keys, its section, and what its model implies."""
     implied = _model(file).implied_degradation
-    given = {key: getattr(file, key) for key in DegradationKeys.__struct_fields__ if getattr(file, key) is not None}
+    given = {key: getattr(file, key) for key in _given(data)}
     return {**implied, **given, **file.degradation}
 
 
@@ -124,11 +131,13 @@ def _without_gt(section: Mapping[str, Any]) -> bool:
     return section.get("type") == "SingleImageDataset"
 
 
-def check_sense(file: OptionFile, mode: str, problems: Problems) -> None:
+def check_sense(file: OptionFile, data: Mapping[str, Any], mode: str, problems: Problems) -> None:
     """Check what the sections of a file ask of each other."""
     mistake = folder_mistake(file.name)
     if mistake:
         problems.add(("name",), mistake)
+    if file.val is not None and file.val.suffix and (mistake := folder_mistake(file.val.suffix)):
+        problems.add(("val", "suffix"), mistake)
     if file.use_static_graph:
         problems.warn(("use_static_graph",), "has no effect: whether the graph is static is left to PyTorch")
     if file.auto_resume:
@@ -149,7 +158,7 @@ def check_sense(file: OptionFile, mode: str, problems: Problems) -> None:
         problems.add(("logger", "wandb", "project"), "Weights & Biases is not supported yet; set it to ~")
     if file.path.ignore_resume_networks:
         problems.add(("path", "ignore_resume_networks"), "is not supported yet; set it to ~")
-    _check_degradation(file, mode, problems)
+    _check_degradation(file, data, mode, problems)
 
 
 def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -> None:
@@ -227,8 +236,8 @@ def _check_validation(file: OptionFile, mode: str, problems: Problems) -> None:
             problems.add(("datasets", name, "name"), f"{title!r} is the name of datasets.{names[title]} too")
 
 
-def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
-    given = [key for key in DegradationKeys.__struct_fields__ if getattr(file, key) is not None]
+def _check_degradation(file: OptionFile, data: Mapping[str, Any], mode: str, problems: Problems) -> None:
+    given = _given(data)
     for key in file.degradation:
         if key in given:
             problems.add(("degradation", key), "stands at the top level too; give it once")
@@ -236,16 +245,13 @@ def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
         for key in (*given, *(["degradation"] if file.degradation else [])):
             problems.add((key,), f"has no effect: {file.model_type} does not degrade images")
         return
-    from safmn.degradations import check_options  # not a floor below: only files that need it pay for the import
-    from safmn.degradations.options import DegradationKeys as Known
-
-    known = {field.encode_name: field.type for field in msgspec.structs.fields(Known)}
+    known = {field.encode_name: field.type for field in msgspec.structs.fields(DegradationKeys)}
     for key, value in file.degradation.items():
         if key in known:
             to_type(known[key], value, ("degradation", key), problems, whole_floats=False)
         else:
             problems.add(("degradation", key), f"unknown key.{did_you_mean(key, known)}")
-    values = degradation_keys(file)
+    values = degradation_keys(file, data)
     _warn_of_pairs(file, given, problems)
     if len(problems):
         return
@@ -253,7 +259,7 @@ def _check_degradation(file: OptionFile, mode: str, problems: Problems) -> None:
         phase = phase_of(name)
         if degrades(section.get("type")) and (phase != "train" or mode == "train"):
             try:
-                check_options(values, {**section, "phase": phase}, scale=file.scale, where=f"datasets.{name}")
+                parse_options(values, {**section, "phase": phase}, scale=file.scale, where=f"datasets.{name}")
             except OptionError as error:
                 _note_degradation(str(error), file, problems)
 
@@ -269,7 +275,7 @@ def _warn_of_pairs(file: OptionFile, given: list[str], problems: Problems) -> No
 
 
 def _note_degradation(error: str, file: OptionFile, problems: Problems) -> None:
-    """Note an error of ``check_options``, which begins with the key; a key of ``degradation`` may come without it."""
+    """Note an error of ``parse_options``, which begins with the key; a key of ``degradation`` may come without it."""
     key, _, message = error.partition(": ")
     where = ("degradation", key) if key in file.degradation else tuple(key.split("."))
     problems.add(where if message else (), message or error)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
+from safmn.degradations.keys import PublishedKeys
+
 Component: TypeAlias = dict[str, Any]  # has `type`; the rest is checked against the constructor's signature
 Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 NotNegative: TypeAlias = Annotated[int, Meta(ge=0)]
@@ -174,39 +176,7 @@ class Expectation(Struct, frozen=True, kw_only=True):
     tolerance: dict[str, float]
 
 
-class DegradationKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Real-ESRGAN's keys for making LQ images, which stand at the top level of an option file.
-
-    ``...2`` is the second degradation stage; ranges are [low, high]; ``resize_prob`` is [up, down, keep]. Probabilities
-    in [0, 1]; noise sigma in grey levels of 0..255; JPEG quality in 1..100. Values are checked by
-    :func:`safmn.degradations.check_options`.
-    """
-
-    gt_usm: bool | None = None
-    l1_gt_usm: bool | None = None
-    percep_gt_usm: bool | None = None
-    gan_gt_usm: bool | None = None
-    high_order_degradation: bool | None = None
-    resize_prob: list[float] | None = None
-    resize_range: Range | None = None
-    gaussian_noise_prob: Probability | None = None
-    noise_range: Range | None = None
-    poisson_scale_range: Range | None = None
-    gray_noise_prob: Probability | None = None
-    jpeg_range: Range | None = None
-    second_blur_prob: Probability | None = None
-    resize_prob2: list[float] | None = None
-    resize_range2: Range | None = None
-    gaussian_noise_prob2: Probability | None = None
-    noise_range2: Range | None = None
-    poisson_scale_range2: Range | None = None
-    gray_noise_prob2: Probability | None = None
-    jpeg_range2: Range | None = None
-    gt_size: Positive | None = None
-    queue_size: Positive | None = None
-
-
-class OptionFile(DegradationKeys, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that may stand at the top level of an option file.
 
     Attributes:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from safmn.errors import OptionError
+from safmn.errors import OptionError, first_line
 from safmn.native.build import compiler
 from safmn.runtime.memory import keep_freed_memory
 
@@ -84,8 +84,7 @@ def named_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
         found = torch.device(name)
         torch.zeros(1, device=found).item()  # the device "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch raises any of these
-        reason = str(error).splitlines()[0]
-        raise OptionError(f"device {str(name)!r} cannot be used on this machine: {reason}") from error
+        raise OptionError(f"device {str(name)!r} cannot be used on this machine: {first_line(error)}") from error
     return found
 
 

@@ -5,9 +5,14 @@ SIGTERM and SIGUSR1 (schedulers), SIGINT (Ctrl-C), SIGHUP (the terminal is close
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
+import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
+
+from safmn.errors import Terminated
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +26,9 @@ class Interrupt:
         self.signal_number = 0
 
     def __enter__(self) -> Interrupt:
+        if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+            self._previous = {}
+            return self
         nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         wanted = [number for number in _SIGNALS if not (nohup and number == signal.SIGHUP)]
         self._previous = {number: signal.signal(number, self._note) for number in wanted}
@@ -53,3 +61,20 @@ class Interrupt:
             raise KeyboardInterrupt
         self.signal_number = number
         logger.warning("%s: finishing the step, saving, leaving", signal.Signals(number).name)
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM in the block raises :class:`Terminated`, so that what is done is kept and half-written files go."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

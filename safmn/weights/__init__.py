@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from safmn.weights.files import StateDict, load_state_dict, locate, save_weights
+from safmn.weights.files import StateDict, has_average, load_state_dict, locate, save_weights
 from safmn.weights.networks import ForeignNetwork, load_into, load_network
 from safmn.weights.recognise import Recognised, check_fits, recognise
 
@@ -16,6 +16,7 @@ __all__ = [
     "Recognised",
     "StateDict",
     "check_fits",
+    "has_average",
     "load_into",
     "load_network",
     "load_state_dict",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from safmn import zoo
-from safmn.errors import WeightsError
+from safmn.errors import WeightsError, first_line
 from safmn.files import atomic_path
 
 StateDict = dict[str, Tensor]
@@ -71,6 +71,22 @@ def load_state_dict(source: str | os.PathLike[str], *, param_key: str | None = N
     return _without_prefixes(state_dict)
 
 
+def has_average(source: str | os.PathLike[str]) -> bool:
+    """Whether a file (as for :func:`load_state_dict`) says that it holds averaged weights, ``params_ema``.
+
+    Raises:
+        WeightsError: as :func:`load_state_dict`.
+    """
+    content = _read(locate(source))
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
+            return False
+        if content.get("params_ema"):
+            return True
+        content = next((content[key] for key in _WRAPPERS if key in content), None)
+    return False
+
+
 def save_weights(
     path: str | os.PathLike[str],
     *,
@@ -96,7 +112,9 @@ def save_weights(
         if path.suffix == ".safetensors":
             chosen = params if params_ema is None else params_ema
             header = {"format": "pt", **(metadata or {})}
-            safetensors.torch.save_file(_detached(chosen), temporary, metadata=header)
+            temporary.write_bytes(
+                safetensors.torch.save(_detached(chosen), metadata=header)
+            )  # save_file: for the owner only
             return
         content: dict[str, Any] = {"params": _detached(params)}
         if params_ema is not None:
@@ -109,10 +127,14 @@ def save_weights(
 
 
 def _detached(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Contiguous copies on the CPU: a view would take its whole storage into the file."""
+    """Contiguous copies on the CPU: a view would take its whole storage into the file.
+
+    What a network adds that is no tensor (``get_extra_state``) is left out: it is not weights.
+    """
     return {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in state_dict.items()
+        if torch.is_tensor(tensor)
     }
 
 
@@ -187,7 +209,7 @@ def _reason(error: Exception, path: Path) -> str:
         )
     if "TorchScript" in text:
         return "a TorchScript archive, not a state dict."
-    return f"damaged or incomplete PyTorch file ({text.strip().splitlines()[0] if text.strip() else error!r})."
+    return f"damaged or incomplete PyTorch file ({first_line(error)})."
 
 
 def _unwrap(content: Any, path: Path, param_key: str | None) -> Mapping[Any, Any]:
@@ -200,6 +222,8 @@ def _unwrap(content: Any, path: Path, param_key: str | None) -> Mapping[Any, Any
         wrapped = [key for key in keys if isinstance(content.get(key), Mapping) and content[key]]
         if not wrapped:
             break
+        if param_key is None and "params" in wrapped[1:]:
+            logger.info("%s holds %s: using %r", path, " and ".join(map(repr, wrapped)), wrapped[0])
         taken.append(wrapped[0])
         content = content[wrapped[0]]
     if taken and param_key not in (None, *taken):

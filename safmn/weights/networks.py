@@ -68,9 +68,12 @@ def load_into(
     problem = difference(expected, shapes_of(state_dict))
     if problem and strict:
         raise WeightsError(f"{path}: these weights do not fit {type(network).__name__}: {problem}.")
-    if problem:
-        logger.warning("%s does not fit %s everywhere: %s.", path, type(network).__name__, problem)
     fitting = {name: tensor for name, tensor in state_dict.items() if expected.get(name) == tuple(tensor.shape)}
+    if expected and not fitting:
+        raise WeightsError(f"{path}: nothing in it fits {type(network).__name__}: {problem}.")
+    if problem:
+        share = f"{len(fitting)} of {len(expected)} tensors are loaded"
+        logger.warning("%s does not fit %s everywhere: %s. %s.", path, type(network).__name__, problem, share)
     network.load_state_dict(fitting, strict=strict)
 
 

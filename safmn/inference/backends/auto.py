@@ -8,6 +8,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+from safmn.errors import first_line
 from safmn.inference.backends.base import Backend
 from safmn.inference.backends.native import Native
 from safmn.inference.backends.onnx_backends import OnnxRuntime
@@ -74,7 +75,8 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
                 backend(x)
             seconds, y = _fastest(backend, x)
         except Exception as error:  # another package's; whatever it is, the next candidate can do the work
-            logger.warning("Back end %s failed and is not used: %s", candidate.name, _first_line(error))
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            logger.warning("Back end %s failed and is not used: %s", candidate.name, reason)
             continue
         problem = discrepancy(y, expected, precision)
         if problem:
@@ -118,8 +120,3 @@ def _timed(backend: Backend, x: Tensor) -> tuple[float, Tensor]:
 def _wait(x: Tensor) -> None:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from safmn.errors import OptionError, UserError, did_you_mean
+from safmn.errors import OptionError, UserError, did_you_mean, first_line
 from safmn.files import TEMPORARY, flush_directory, flush_file
 from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Run, Size
 from safmn.inference.export.graph import subject_of
@@ -130,7 +130,7 @@ def _write(form: Format, job: Job, path: Path, sizes: Sequence[Size]) -> float:
     except (UserError, OSError):
         raise
     except Exception as error:  # exporters, formats' libraries and networks of others raise anything
-        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         advice = "a fixed size or another format" if form.fixed and not job.size else "another format"
         raise ExportError(
             f"{job.subject.facts['network']} cannot be written as {form.name}: {reason:.200}. Try {advice}."

@@ -1,0 +1,252 @@
+"""Networks, losses and data sets of the user's own: what is unusual about them must not matter, or be said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_run
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils import weight_norm
+
+import safmn
+from safmn.engine.evaluate import evaluate
+from safmn.engine.progress import Progress
+from safmn.errors import DataError, OptionError, WeightsError
+from safmn.models.trained_network import TrainedNetwork
+from safmn.optim.schedules import build_schedule
+from safmn.options import plugins
+from safmn.options.problems import Problems
+from safmn.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution
+from safmn.train import main
+from safmn.weights import load_into, save_weights
+
+CPU = Execution(torch.device("cpu"))
+Capture = pytest.CaptureFixture[str]
+
+
+class Small(nn.Module):
+    """x2, through whatever :meth:`middle` does to 8 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return nn.functional.pixel_shuffle(self.last(self.middle(self.first(x))), 2)
+
+
+class Normalised(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x)
+
+
+class WeightNormed(Small):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = weight_norm(self.first)
+
+
+class Viewing(Small):
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(x.shape[0], -1).view(x.shape)
+
+
+class Two(Small):
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x), x
+
+
+def run(images: Path, folder: Path, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch, **train: Any) -> int:
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, kind.__name__, kind)
+    content = tiny_run.options(images, total_iter=6, **train)
+    content["network_g"] = {"type": kind.__name__}
+    content["path"]["experiments_root"] = str(folder / "experiments")
+    content["train"]["scheduler"]["periods"] = [6]
+    return main(["-opt", str(tiny_run.write_options(folder, content))])
+
+
+@pytest.mark.parametrize("kind", [Normalised, WeightNormed, Viewing])
+def test_unusual_networks_train(
+    images: Path, tmp_path: Path, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(images, tmp_path, kind, monkeypatch) == 0
+    network = kind()
+    load_into(network, tmp_path / "experiments/tiny/models/net_g_latest.pth", param_key="params_ema")
+
+
+def test_a_network_with_two_outputs_is_told_apart_from_wrong_data(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    assert run(images, tmp_path, Two, monkeypatch) == 2
+    assert "Two gives a tuple, not images" in capfd.readouterr().err
+    item = {"lq": torch.rand(3, 8, 8), "gt": torch.rand(3, 16, 16), "lq_path": "a.png"}
+    with pytest.raises(DataError, match="the network Two gives tuple, not images"):
+        evaluate(Two(), [item], name="Set", metrics={}, device="cpu", progress=False)
+
+
+def test_nan_leaves_buffers_as_they_were() -> None:
+    torch.manual_seed(0)
+    section = {"type": "CosineAnnealingRestartLR", "periods": [10]}
+    network = TrainedNetwork(
+        Normalised(), CPU, Ranks(), optimizer={"type": "Adam", "lr": 1e-3}, schedule=build_schedule(section),
+        ema_decay=0.9, halt_on_nonfinite=False,
+    )  # fmt: skip
+    before = [buffer.clone() for buffer in network.bare.buffers()]
+
+    def step(lq: torch.Tensor) -> float:
+        network.set_learning_rate(1)
+        losses = network.accumulate([lq], lambda x: {"l1": network.forward(x).abs().mean()})
+        return float(network.update(losses))
+
+    assert step(torch.full((1, 3, 8, 8), float("nan"))) == 1
+    assert all(torch.equal(*pair) for pair in zip(before, network.bare.buffers(), strict=True))
+    assert step(torch.rand(1, 3, 8, 8)) == 0
+    assert not torch.equal(before[0], next(network.bare.buffers()))
+
+
+class OneElement(nn.Module):
+    def __init__(self, shape: list[int]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x - y).abs().mean().expand(self.shape)
+
+
+@pytest.mark.parametrize(("shape", "status"), [([1, 1], 0), ([2], 2)])
+def test_losses_of_one_element(
+    images: Path, tmp_path: Path, shape: list[int], status: int, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "OneElement", OneElement)
+    loss = {"type": "OneElement", "shape": shape}
+    assert run(images, tmp_path, Small, monkeypatch, pixel_opt=loss, fft_opt=None) == status
+    if status:
+        assert "the loss l_pix gives shape (2,), where one number is needed" in capfd.readouterr().err
+
+
+def test_the_log_of_a_run_says_why_it_ended(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    assert run(images, tmp_path, Two, monkeypatch) == 2
+    [log] = (tmp_path / "experiments/tiny").glob("train_*.log")
+    assert "stopped: OptionError: " in log.read_text()
+    assert capfd.readouterr().err.count("Two gives a tuple") == 1
+
+
+def test_weights_of_which_nothing_fits_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "other.pth"
+    save_weights(path, params={f"net.{name}": value for name, value in Small().state_dict().items()})
+    with pytest.raises(WeightsError, match="nothing in it fits Small"):
+        load_into(Small(), path, strict=False)
+    save_weights(path, params={**Small().state_dict(), "more": torch.zeros(1)})
+    load_into(Normalised(), path, strict=False)
+    assert "4 of 9 tensors are loaded" in caplog.text
+
+
+def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    for name in ("a.pth", "a.safetensors"):
+        save_weights(tmp_path / name, params=Small().state_dict())
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
+    assert load_file(tmp_path / "a.safetensors").keys() == Small().state_dict().keys()
+
+
+# --- data sets ------------------------------------------------------------------------------------------------------
+
+
+class Failing:
+    def __init__(self, opt: dict[str, Any]) -> None:
+        if opt.get("dataroot") == "bad":
+            raise RuntimeError("no luck")
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        raise IndexError("out of luck")
+
+
+def test_data_sets_that_fail_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Failing", Failing)
+    with pytest.raises(OptionError, match=r"data set 'Mine' \(Failing\) cannot be built: RuntimeError: no luck"):
+        safmn.data.build_dataset({"type": "Failing", "name": "Mine", "dataroot": "bad"}, phase="val", scale=2)
+    with pytest.raises(DataError, match="data set 'Mine' fails on item 0: IndexError: out of luck"):
+        evaluate(Small(), Failing({}), name="Mine", metrics={}, device="cpu", progress=False)
+
+
+def test_items_need_no_path() -> None:
+    result = evaluate(Small(), [{"lq": torch.rand(3, 8, 8)}], name="Mine", metrics={}, device="cpu", progress=False)
+    assert list(result.per_image) == ["Mine_0000"]
+
+
+def test_a_best_value_of_another_metric_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    progress = Progress(iteration=1)
+    on_y, on_rgb = ({"type": "calculate_psnr", "test_y_channel": y} for y in (True, False))
+    assert progress.note("Set5", "psnr", 32.0, section=on_y)
+    assert not progress.note("Set5", "psnr", 31.0, section=on_y)
+    assert progress.note("Set5", "psnr", 30.0, section=on_rgb)
+    assert "measured otherwise" in caplog.text
+    assert not progress.note("Set5", "psnr", 29.0, section=on_rgb)
+
+
+# --- imports --------------------------------------------------------------------------------------------------------
+
+
+def import_file(path: Path) -> str:
+    problems = Problems("options.yml")
+    plugins.import_all({"imports": [str(path)]}, problems)
+    try:
+        problems.raise_all()
+    except OptionError as error:
+        return str(error)
+    return ""
+
+
+def test_a_file_may_use_its_neighbours_and_dataclasses(tmp_path: Path) -> None:
+    (tmp_path / "blocks_of_the_test.py").write_text("WIDTH = 8\n")
+    (tmp_path / "arch_of_the_test.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom blocks_of_the_test import WIDTH\n"
+        "@dataclass\nclass Settings:\n    width: int = WIDTH\n"
+    )
+    assert import_file(tmp_path / "arch_of_the_test.py") == ""
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
+    assert "leaving.py cannot be imported: SystemExit: 3" in import_file(tmp_path / "leaving.py")
+
+
+# --- upscaling ------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_states_its_halo_is_cut_exactly() -> None:
+    torch.manual_seed(0)
+    network = Small().requires_grad_(False)
+    network.scale, network.halo = 2, 2  # type: ignore[assignment]
+    image = np.random.default_rng(0).random((90, 70, 3), dtype=np.float32)
+    whole, pieces = (safmn.Upscaler(network, tile=tile, backend="eager")(image) for tile in (0, 32))
+    assert np.abs(whole - pieces).max() < 1e-6
+
+
+def test_an_upscaler_follows_its_network() -> None:
+    network = safmn.load_network("safmn-x2")
+    upscaler = safmn.Upscaler(network, backend="native")
+    image = np.random.default_rng(0).random((24, 24, 3), dtype=np.float32)
+    before = upscaler(image)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(0.9)
+    after = upscaler(image)
+    assert np.abs(after - before).max() > 1e-3
+    assert np.abs(after - safmn.Upscaler(network, backend="eager")(image)).max() < 1e-4
