@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from safmn.errors import DataError
 from safmn.imaging import (
@@ -93,14 +93,20 @@ def test_grey_alpha_palette_and_sixteen_bits(tmp_path: Path, photo: np.ndarray) 
     np.testing.assert_array_equal(read_rgb(tmp_path / "palette.png"), np.asarray(palette.convert("RGB")))
 
 
-def test_exif_orientation_is_ignored(tmp_path: Path, photo: np.ndarray) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_images_are_read_upright(tmp_path: Path, photo: np.ndarray, suffix: str, orientation: int) -> None:
     image = Image.fromarray(photo)
     exif = image.getexif()
-    exif[0x0112] = 6  # turn by 90 degrees to show
-    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    assert read_rgb(tmp_path / "turned.jpg").shape == photo.shape
-    assert read_image(tmp_path / "turned.jpg").shape == photo.shape
-    assert image_size(tmp_path / "turned.jpg") == photo.shape[:2]
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{suffix}"
+    image.save(path, exif=exif, quality=95)
+    with Image.open(path) as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+    assert np.abs(read_rgb(path).astype(int) - expected).max() <= (0 if suffix == "png" else 6)
+    np.testing.assert_array_equal(read_image(path), read_rgb(path))
+    assert image_size(path) == expected.shape[:2]
+    np.testing.assert_array_equal(read_rgb(path), cv2.imread(str(path))[..., ::-1])  # as BasicSR reads it
 
 
 def test_jpeg_with_thumbnail_is_complete(photo: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Read and write images: RGB order, pixels as stored (no EXIF orientation applied), writes that are all or nothing."""
+"""Read and write images: RGB order, upright (EXIF's orientation is applied, as BasicSR does), whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from PIL import Image
 
 from safmn.errors import DataError
 from safmn.files import write_atomically
+from safmn.imaging.orientation import is_lying, orientation_in, upright
 from safmn.names import IMAGE_SUFFIXES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
+_WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP")
 PNG_HEADER = 33  # bytes of the signature and the chunk IHDR, which every PNG file begins with
 _WEBP_LOSSLESS = 101  # any quality above 100 means lossless to OpenCV
 _WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -42,7 +44,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Array:
-    """Read any image as uint8 (H, W, 3) RGB: grey is expanded, alpha dropped, 16 bits cut to 8, orientation ignored.
+    """Read any image as uint8 (H, W, 3) RGB: grey is expanded, alpha dropped, 16 bits cut to 8, upright.
 
     Raises:
         DataError: the file is missing, not an image, or ends too early; names it.
@@ -51,7 +53,7 @@ def read_rgb(path: str | os.PathLike[str]) -> Array:
 
 
 def read_image(path: str | os.PathLike[str]) -> Array:
-    """Read an image as stored: uint8 or uint16, (H, W) grey or (H, W, 3) RGB or (H, W, 4) RGBA.
+    """Read an image upright, else as stored: uint8 or uint16, (H, W) grey or (H, W, 3) RGB or (H, W, 4) RGBA.
 
     Raises:
         DataError: as :func:`read_rgb`.
@@ -63,7 +65,7 @@ def read_image(path: str | os.PathLike[str]) -> Array:
         return _pillow_decode(data, name, colour=False)
     if image.ndim == 3 and image.shape[2] >= 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-    return np.asarray(image)
+    return upright(np.asarray(image), orientation_in(data))
 
 
 def decode_rgb(data: bytes | memoryview, name: str) -> Array:
@@ -72,18 +74,19 @@ def decode_rgb(data: bytes | memoryview, name: str) -> Array:
     image = _opencv_decode(data, _COLOUR)
     if image is None:
         return _pillow_decode(data, name, colour=True)
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    return upright(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), orientation_in(data))
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) from the file's header, without decoding the pixels.
+    """(height, width) of the upright image from the file's header, without decoding the pixels.
 
     Raises:
         DataError: the file is missing or not an image.
     """
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            lying = image.format in _WITH_EXIF and is_lying(orientation_in(Path(path).read_bytes()))
+            return (image.width, image.height) if lying else (image.height, image.width)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image ({error})") from error
 
@@ -192,7 +195,7 @@ def _pillow_decode(data: bytes | memoryview, name: str, *, colour: bool) -> Arra
         with Image.open(io.BytesIO(data)) as image:
             if colour or image.mode not in ("L", "RGB", "RGBA", "I;16"):
                 image = image.convert("RGB")
-            return np.array(image)
+            return upright(np.array(image), orientation_in(data))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: cannot be read as an image ({error})") from error
 

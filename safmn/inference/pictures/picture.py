@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags
 
+from safmn.imaging.orientation import TURNS
 from safmn.inference.pictures.exif import load_exif
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -60,17 +60,6 @@ class Picture:
         if turn is None:
             return self
         return replace(self, pixels=np.ascontiguousarray(turn(self.pixels)), exif=exif.tobytes())
-
-
-TURNS: dict[int, Callable[[Array], Array]] = {
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: np.rot90(x, -1),
-    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
-    8: lambda x: np.rot90(x),
-}
 
 
 def to_rgb8(pixels: Array) -> Array:

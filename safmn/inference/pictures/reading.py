@@ -19,8 +19,9 @@ import tifffile
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from safmn.errors import DataError, UserError, first_line
+from safmn.imaging.orientation import TURNS
 from safmn.inference.pictures.exif import metadata, without_orientation
-from safmn.inference.pictures.picture import TURNS, Array, Picture
+from safmn.inference.pictures.picture import Array, Picture
 
 logger = logging.getLogger(__name__)
 
