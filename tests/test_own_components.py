@@ -17,6 +17,7 @@ import safmn
 from safmn.engine.evaluate import evaluate
 from safmn.engine.progress import Progress
 from safmn.errors import DataError, OptionError, WeightsError
+from safmn.imaging import read_rgb, write_image
 from safmn.models.trained_network import TrainedNetwork
 from safmn.optim.schedules import build_schedule
 from safmn.options import plugins
@@ -86,6 +87,24 @@ def test_unusual_networks_train(
     assert run(images, tmp_path, kind, monkeypatch) == 0
     network = kind()
     load_into(network, tmp_path / "experiments/tiny/models/net_g_latest.pth", param_key="params_ema")
+
+
+def test_srgan_trains_on_pairs_with_a_discriminator_that_views(images: Path, tmp_path: Path) -> None:
+    for source in images.rglob("*.png"):  # the discriminator takes 128x128 alone
+        target = tmp_path / source.relative_to(images)
+        write_image(target, read_rgb(source).repeat(2, axis=0).repeat(2, axis=1))
+    content = tiny_run.options(tmp_path, total_iter=4)
+    content["model_type"] = "SRGANModel"
+    content["path"]["experiments_root"] = str(tmp_path / "experiments")
+    content["datasets"]["train"]["gt_size"] = 128
+    content["network_g"] = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
+    content["network_d"] = {"type": "VGGStyleDiscriminator", "num_in_ch": 3, "num_feat": 4}
+    content["train"] |= {
+        "optim_d": {"type": "Adam", "lr": 1e-4},
+        "gan_opt": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 5e-3},
+    }
+    assert main(["-opt", str(tiny_run.write_options(tmp_path, content))]) == 0
+    assert {"l_g_pix", "l_g_gan", "l_d_real", "l_d_fake"} <= tiny_run.record(tmp_path)[0].keys()
 
 
 def test_a_network_with_two_outputs_is_told_apart_from_wrong_data(

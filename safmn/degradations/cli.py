@@ -87,6 +87,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     for name in ("seed", "epoch", "index"):
         if (getattr(arguments, name) or 0) < 0:
             raise OptionError(f"--{name} {getattr(arguments, name)}: must not be negative")
+    if arguments.scale is not None and arguments.scale < 1:
+        raise OptionError(f"--scale {arguments.scale}: must be at least 1")
     drawing = [
         name for name in ("opt", "force_yml", "scale", "seed", "epoch", "index", "grid") if getattr(arguments, name)
     ]

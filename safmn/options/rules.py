@@ -169,7 +169,7 @@ def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -
     if (train.ldl_opt or train.artifacts_opt) and not train.ema_decay:
         problems.add(("train", "ema_decay"), "is 0, but the artefact loss compares with the average; set it to 0.999")
     if train.teacher is not None and not _model(file).takes_teacher:
-        problems.add(("train", "teacher"), f"is not supported by {file.model_type}; SRModel takes one")
+        problems.add(("train", "teacher"), f"is not supported by {file.model_type}, only by SRModel")
     _check_schedule(train, problems)
     _check_discriminator(file, train, problems)
 
