@@ -9,11 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from safmn import compat
-
 __version__ = "0.1.0"
-
-compat.install()
 
 # Each of these packages registers its components when it is imported.
 for _package in ("archs", "losses", "metrics", "data", "models"):

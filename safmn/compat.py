@@ -7,19 +7,28 @@ BasicSR 1.4.2 is the newest release on PyPI and predates both. Two things can be
 2. ``basicsr.data.degradations`` imports ``torchvision.transforms.functional_tensor``, removed in torchvision 0.17.
 
 Each repair is tried only after the plain import has failed, so nothing is touched where nothing is wrong.
+
+BasicSR imports all of itself, torchvision and SciPy's statistics, which takes seconds. So its registries, which hold no
+more than names, are loaded alone; the rest is imported, and repaired, when somebody asks for it.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
 import types
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from pathlib import Path
 
 import torch
 
 from safmn.errors import UserError
 
+_REGISTRIES = "basicsr.utils.registry"
 # torchvision registers fake ("meta") kernels for these at import; the registration fails when no schema is defined.
 _TORCHVISION_SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -66,6 +75,7 @@ def _repair_functional_tensor() -> None:
     sys.modules[name] = module
 
 
+@functools.cache
 def has_basicsr() -> bool:
     """Whether BasicSR, and torchvision, which it imports, are installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("basicsr", "torchvision"))
@@ -84,8 +94,45 @@ def require_basicsr() -> None:
         )
 
 
-def install() -> None:
-    """Make ``import basicsr`` work where it is installed. Idempotent; leaves alone what imports as it is."""
-    if has_basicsr():
-        _repair_torchvision()
-        _repair_functional_tensor()
+def repair_torchvision() -> None:
+    """Import torchvision, and make the names work that BasicSR expects in it. Idempotent."""
+    _repair_torchvision()
+    _repair_functional_tensor()
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Repairs torchvision just before BasicSR is imported, and hands out the registries that are there already."""
+
+    def __init__(self, registries: types.ModuleType) -> None:
+        self.registries = registries
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name == "basicsr":
+            repair_torchvision()
+        return spec_from_loader(name, self) if name == _REGISTRIES else None
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
+        return self.registries
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Nothing: it was executed when it was loaded."""
+
+
+@functools.cache
+def registries() -> types.ModuleType | None:
+    """BasicSR's module of registries, the one that its components use; None where BasicSR is not installed.
+
+    From now on ``import basicsr`` works.
+    """
+    if not has_basicsr():
+        return None
+    if "basicsr" in sys.modules:  # somebody imported it before us, which went well
+        return importlib.import_module(_REGISTRIES)
+    folder = next(iter(importlib.util.find_spec("basicsr").submodule_search_locations))  # type: ignore[union-attr, arg-type]
+    spec = importlib.util.spec_from_file_location(_REGISTRIES, Path(folder, "utils", "registry.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.meta_path.insert(0, _Finder(module))
+    return module

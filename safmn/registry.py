@@ -10,51 +10,47 @@ Where BasicSR is not installed (upscaling and export do not need it), registries
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from safmn import compat
 from safmn.errors import OptionError, UserError, did_you_mean
 
-if compat.has_basicsr():
-    from basicsr.utils.registry import (
-        ARCH_REGISTRY,
-        DATASET_REGISTRY,
-        LOSS_REGISTRY,
-        METRIC_REGISTRY,
-        MODEL_REGISTRY,
-        Registry,
-    )
-else:
+_basicsr = compat.registries()
 
-    class Registry:  # type: ignore[no-redef]
-        """Names and components, with the part of BasicSR's interface that is used here."""
 
-        def __init__(self, name: str) -> None:
-            self._name = name
-            self._components: dict[str, Any] = {}
+class _Registry:
+    """Names and components, with the part of BasicSR's interface that is used here."""
 
-        def register(self, component: Any = None, suffix: str | None = None) -> Any:
-            """Register under the component's own name (and suffix); without one, a decorator."""
-            if component is None:
-                return lambda decorated: self.register(decorated, suffix)
-            self._components[component.__name__ + (f"_{suffix}" if suffix else "")] = component
-            return component
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._components: dict[str, Any] = {}
 
-        def get(self, name: str) -> Any:
-            """The component of that exact name."""
-            return self._components[name]
+    def register(self, component: Any = None, suffix: str | None = None) -> Any:
+        """Register under the component's own name (and suffix); without one, a decorator."""
+        if component is None:
+            return lambda decorated: self.register(decorated, suffix)
+        self._components[component.__name__ + (f"_{suffix}" if suffix else "")] = component
+        return component
 
-        def __contains__(self, name: str) -> bool:
-            return name in self._components
+    def get(self, name: str) -> Any:
+        """The component of that exact name."""
+        return self._components[name]
 
-        def keys(self) -> Iterable[str]:
-            """All names, with suffixes."""
-            return self._components.keys()
+    def __contains__(self, name: str) -> bool:
+        return name in self._components
 
-    ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY = (
-        Registry(kind) for kind in ("arch", "dataset", "loss", "metric", "model")
-    )
+    def keys(self) -> Iterable[str]:
+        """All names, with suffixes."""
+        return self._components.keys()
+
+
+Registry: TypeAlias = Any  # BasicSR's class, or ours
+ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY = (
+    _Registry(kind) if _basicsr is None else getattr(_basicsr, f"{kind.upper()}_REGISTRY")
+    for kind in ("arch", "dataset", "loss", "metric", "model")
+)
 
 __all__ = [
     "ARCH_REGISTRY",
@@ -65,6 +61,7 @@ __all__ = [
     "OURS",
     "build",
     "find",
+    "import_basicsr",
     "names",
 ]
 
@@ -79,8 +76,15 @@ _KINDS = {
 }
 
 
+def import_basicsr() -> None:
+    """Let BasicSR register its own components, if it is installed; before anybody's of the same name."""
+    if compat.has_basicsr():
+        importlib.import_module("basicsr")
+
+
 def names(registry: Registry) -> list[str]:
     """The names that an option file may use, sorted, without suffixes."""
+    import_basicsr()
     found = set()
     for name in registry.keys():  # noqa: SIM118 - a Registry iterates over items
         for suffix in (f"_{OURS}", "_basicsr"):
@@ -95,9 +99,12 @@ def find(registry: Registry, name: str) -> Callable[..., Any]:
     Raises:
         OptionError: nothing of that name is registered; names the nearest one.
     """
-    for suffix in _SUFFIXES:
-        if name + suffix in registry:
-            return registry.get(name + suffix)
+    for load in (lambda: None, import_basicsr):
+        load()
+        for suffix in _SUFFIXES:
+            if name + suffix in registry:
+                component: Callable[..., Any] = registry.get(name + suffix)
+                return component
     kind = _KINDS.get(id(registry), "component")
     known = names(registry)
     raise OptionError(f"no {kind} named {name!r} is registered.{did_you_mean(name, known)} Known: {', '.join(known)}.")

@@ -59,6 +59,39 @@ def test_basicsr_imports_in_a_fresh_process() -> None:
     assert "SAFMN(" in done.stdout
 
 
+def test_basicsr_is_imported_when_it_is_asked_for_and_not_before() -> None:
+    code = """
+import sys, safmn, safmn.cli
+from safmn.registry import ARCH_REGISTRY, find
+safmn.load_network("safmn-x2")
+assert not {"basicsr", "torchvision", "scipy.stats"} & set(sys.modules)
+assert find(ARCH_REGISTRY, "EDSR").__module__ == "basicsr.archs.edsr_arch"
+import basicsr.utils.registry
+from basicsr.utils.registry import ARCH_REGISTRY as theirs
+assert basicsr.utils.registry.ARCH_REGISTRY is theirs is ARCH_REGISTRY
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_basicsr_may_come_first() -> None:
+    code = """
+import sys, types
+sys.modules["safmn"] = safmn = types.ModuleType("safmn")
+safmn.__path__ = ["safmn"]  # its modules, without what importing the package does
+from safmn import compat
+compat.repair_torchvision()
+import basicsr
+for name in [name for name in sys.modules if name.split(".")[0] == "safmn"]:
+    del sys.modules[name]
+import safmn.registry
+assert safmn.registry.ARCH_REGISTRY is basicsr.utils.registry.ARCH_REGISTRY
+assert "SAFMN" in basicsr.utils.registry.ARCH_REGISTRY
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_is_whole_is_not_touched() -> None:
     done = run(WHOLE_TORCHVISION)
     assert done.returncode == 0, done.stderr

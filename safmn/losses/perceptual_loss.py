@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safmn import compat
 from safmn.errors import OptionError, WeightsError, did_you_mean
 from safmn.registry import LOSS_REGISTRY, OURS
 
@@ -106,6 +107,7 @@ class PerceptualLoss(nn.Module):
             raise OptionError(f"PerceptualLoss: vgg_type {vgg_type!r} is not known; choose {' or '.join(_FILES)}")
         if criterion not in ("l1", "l2", "fro"):
             raise OptionError(f"PerceptualLoss: criterion {criterion!r} is not known; choose l1, l2 or fro")
+        compat.repair_torchvision()
         from torchvision.models import vgg
 
         features: nn.Sequential = getattr(vgg, vgg_type)(weights=None).features

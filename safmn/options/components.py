@@ -113,8 +113,10 @@ def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems)
     component = find_component(section, _among(metrics(), "metric"), where, problems)
     if component is None:
         return False
-    extra = {"better": Literal["higher", "lower"]}
-    _check(section, component, where, problems, without=("img", "img2"), hints=_METRIC_HINTS, extra=extra)
+    arguments = _signature(component, ()).hints
+    exact = {key: hint for key, hint in _METRIC_HINTS.items() if key in arguments}  # 4.0 does not crop
+    extra = {"better": Literal["higher", "lower"], **exact}
+    _check(section, component, where, problems, without=("img", "img2"), extra=extra)
     return "img2" in _signature(component, ()).required
 
 

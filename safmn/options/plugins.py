@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safmn import registry
 from safmn.options.problems import Problems
 
 
@@ -19,6 +20,8 @@ def import_all(data: Mapping[str, Any], problems: Problems) -> None:
     Whatever a file or module raises is noted as a mistake in the option file.
     """
     names = data.get("imports")
+    if names:
+        registry.import_basicsr()
     for number, name in enumerate(names if isinstance(names, list) else []):
         if not isinstance(name, str):
             continue  # the check of types says so
