@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,6 +108,17 @@ def test_images_are_read_upright(tmp_path: Path, photo: np.ndarray, suffix: str,
     np.testing.assert_array_equal(read_image(path), read_rgb(path))
     assert image_size(path) == expected.shape[:2]
     np.testing.assert_array_equal(read_rgb(path), cv2.imread(str(path))[..., ::-1])  # as BasicSR reads it
+
+
+def test_tiff_of_other_numbers_is_refused_and_none_is_turned_twice(tmp_path: Path, photo: np.ndarray) -> None:
+    path = tmp_path / "a.tif"
+    for pixels in (photo[..., 0] / np.float32(255), photo[..., 0].astype(np.int32) * 257):
+        tifffile.imwrite(path, pixels)
+        for read in (read_rgb, read_image):
+            with pytest.raises(DataError, match=r"a\.tif: a TIFF file of (float32|int32); convert"):
+                read(path)
+    tifffile.imwrite(path, photo, photometric="rgb", software="EXIF writer", extratags=[(274, "H", 1, 6, True)])
+    np.testing.assert_array_equal(read_rgb(path), np.rot90(photo, -1))
 
 
 def test_jpeg_with_thumbnail_is_complete(photo: np.ndarray) -> None:

@@ -529,6 +529,7 @@ def test_missing_keys(tmp_path: Path, key: str, message: str) -> None:
         ("datasets.val_2", paired(), r"datasets\.val_2\.name: 'Set' is the name of datasets\.val too"),
         ("expect.Set6", {"psnr": 1.0, "tolerance": 1}, r"expect\.Set6: no data set is called 'Set6'"),
         ("expect.Set", {"snr": 1.0, "tolerance": 1}, r"expect\.Set\.snr: is no metric in val\.metrics; there are psnr"),
+        ("expect.Set", {"tolerance": 1}, r"expect\.Set: names no metric"),
         ("expect.Set", {"psnr": 1.0}, r"expect\.Set: the key 'tolerance' is missing"),
         ("expect.Set", {"psnr": "1", "tolerance": 1}, r"expect\.Set\.psnr: expected a number"),
         ("expect.Set", {"psnr": 1, "tolerance": -1}, r"expect\.Set\.tolerance: expected a number, at least 0"),

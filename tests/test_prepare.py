@@ -416,6 +416,35 @@ def test_lmdb_keys_that_would_be_the_same(
     assert not (tmp_path / "LR.lmdb").exists()
 
 
+@pytest.mark.parametrize("damage", ["cut", "header", "text"])
+def test_a_damaged_lmdb_is_named(hr: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    base = hr.parent / "HR.lmdb"
+    assert main(["lmdb", str(hr)]) == 0
+    if damage == "text":
+        (base / "meta_info.txt").write_bytes(b"\xff\xfe")
+    else:
+        data = (base / "data.mdb").read_bytes()
+        (base / "data.mdb").write_bytes(data[:20000] if damage == "cut" else bytes(4096) + data[4096:])
+    assert main(["lmdb", str(hr)]) == 2
+    assert "HR.lmdb" in capsys.readouterr().err
+
+
+def test_a_cut_build_of_an_lmdb_asks_for_a_restart(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lmdb", str(hr)]) == 0
+    building = (hr.parent / "HR.lmdb").rename(hr.parent / "HR.lmdb.partial")
+    os.truncate(building / "data.mdb", 20000)
+    assert main(["lmdb", str(hr)]) == 2
+    assert "--restart deletes it" in capsys.readouterr().err
+    assert main(["lmdb", str(hr), "--restart"]) == 0
+
+
+def test_the_current_folder_has_a_name(hr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(hr)
+    for arguments in (["meta", "."], ["lmdb", "."], ["lr", "--hr", ".", "--scales", "2"]):
+        assert main(arguments) == 0
+    assert {"meta_info_HR.txt", "HR.lmdb", "LR_bicubic"} <= {path.name for path in hr.parent.iterdir()}
+
+
 def test_lmdb_has_one_builder_at_a_time(
     hr: Path, locked_elsewhere: Callable[[Path], AbstractContextManager[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

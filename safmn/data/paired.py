@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -28,6 +29,14 @@ from safmn.errors import DataError
 from safmn.imaging import augment, rgb_to_y, to_tensor
 from safmn.names import image_name
 from safmn.registry import DATASET_REGISTRY, OURS
+
+logger = logging.getLogger(__name__)
+
+
+def _say_unread(meta_info_file: str | None, set_name: str) -> None:
+    """An lmdb is taken as a whole, as in BasicSR."""
+    if meta_info_file is not None:
+        logger.warning("data set %r: meta_info_file has no effect with io_backend lmdb", set_name)
 
 
 class PairedOptions(CropOptions, frozen=True, kw_only=True):
@@ -105,6 +114,7 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
     def _find(self) -> list[Pair]:
         options = self.options
         if options.io_backend.type == "lmdb":
+            _say_unread(options.meta_info_file, options.name)
             self.gt_reader, self.lq_reader = gt, lq = LmdbReader(options.dataroot_gt), LmdbReader(options.dataroot_lq)
             return pairs_from_lmdb(gt, lq, options.filename_tmpl)
         if options.meta_info_file is not None:
@@ -182,6 +192,7 @@ class SingleImageDataset(torch.utils.data.Dataset[Sample]):
     def _find(self) -> list[str]:
         folder = self.options.dataroot_lq
         if self.options.io_backend.type == "lmdb":
+            _say_unread(self.options.meta_info_file, self.options.name)
             self.reader = reader = LmdbReader(folder)
             return sorted(reader.keys())
         if self.options.meta_info_file is None:

@@ -106,7 +106,7 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
             return sorted(lmdb.keys())
         if backend.type == "store":
             self.reader = store = StoreReader(folder, backend.check_source, self.options.name)
-            return list(store.numbers)
+            return store.names
         if names is None:
             return [os.path.join(folder, name) for name in list_images(folder)]
         paths = [os.path.join(folder, name) for name in names_from_meta_info(names)]

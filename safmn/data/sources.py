@@ -106,11 +106,12 @@ class StoreReader:
                 f"--gt-only --hr DIR -o FILE"
             )
         self.store.check_sources(check_source, set_name)
-        self.numbers = {image.hr.name: number for number, image in enumerate(self.store.index.images)}
+        self.names = [image.hr.name for image in self.store.index.images]  # one may stand there twice
+        self._numbers = {name: number for number, name in enumerate(self.names)}
 
     def read(self, name: str) -> np.ndarray:
         """The image as uint8 RGB (H, W, 3), a view of the file: only the pixels that are used are loaded."""
-        return self.store.gt(self.numbers[name]).transpose(1, 2, 0)
+        return self.store.gt(self._numbers[name]).transpose(1, 2, 0)
 
 
 _environments: WeakValueDictionary[str, Any] = WeakValueDictionary()
@@ -121,13 +122,17 @@ def _open(folder: str) -> Any:
     environment = _environments.get(folder)
     if environment is None:
         environment = lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
-        _check_whole(folder, environment)
+        check_whole(folder, environment)
         _environments[folder] = environment
     return environment
 
 
-def _check_whole(folder: str, environment: Any) -> None:
-    """Refuse a data base that was cut off: reading beyond the end of the mapped file would kill the process."""
+def check_whole(folder: str, environment: Any) -> None:
+    """Refuse a data base that was cut off: reading beyond the end of the mapped file would kill the process.
+
+    Raises:
+        DataError: names the file.
+    """
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size = os.path.getsize(os.path.join(folder, "data.mdb"))
     if size < needed:
@@ -233,15 +238,23 @@ def _pair(
 ) -> list[Pair]:
     _check_template(template)
     present, by_stem = set(lq_names), {os.path.splitext(name)[0]: name for name in reversed(lq_names)}
-    pairs, missing = [], []
+    pairs, missing, taken = [], [], dict[str, str]()
     for gt_name in gt_names:
-        stem, ending = os.path.splitext(os.path.basename(gt_name))
+        folder, base = os.path.split(gt_name)
+        stem, ending = os.path.splitext(base)
         wanted = template.format(stem)
         lq_name = wanted + ending if wanted + ending in present else by_stem.get(wanted)
+        if folder and os.path.isfile(os.path.join(lq_folder, folder, wanted + ending)):
+            lq_name = os.path.join(folder, wanted + ending)
         if lq_name is None:
             missing.append(wanted + ending)
-        else:
-            pairs.append(Pair(os.path.join(gt_folder, gt_name), os.path.join(lq_folder, lq_name)))
+            continue
+        if taken.setdefault(lq_name, gt_name) != gt_name:
+            raise DataError(
+                f"{lq_folder}/{lq_name} would be the LQ image of two GT images in {gt_folder}, {taken[lq_name]} and "
+                f"{gt_name}: rename or remove one of them"
+            )
+        pairs.append(Pair(os.path.join(gt_folder, gt_name), os.path.join(lq_folder, lq_name)))
     if missing:
         raise DataError(
             f"{lq_folder} lacks the LQ images of {len(missing)} of the {len(gt_names)} GT images in {gt_folder}: "
@@ -259,7 +272,7 @@ def _check_template(template: str) -> None:
 def _names_in(path: str | Path) -> list[str]:
     """The image names in the lines of a meta-info file."""
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:
             return [_meta_name(line) for line in lines if line.strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8, or make it anew") from error

@@ -180,7 +180,7 @@ def from_json(text: str | bytes, source: str = "the recipe") -> Recipe:
     """
     try:
         return msgspec.json.decode(text, type=Recipe)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{source} is not a degradation recipe: {error}") from error
 
 

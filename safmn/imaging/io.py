@@ -15,14 +15,13 @@ from PIL import Image
 
 from safmn.errors import DataError
 from safmn.files import write_atomically
-from safmn.imaging.orientation import is_lying, orientation_in, upright
+from safmn.imaging.orientation import is_lying, orientation_in, orientation_of, upright
 from safmn.names import IMAGE_SUFFIXES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
-_WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP")
 PNG_HEADER = 33  # bytes of the signature and the chunk IHDR, which every PNG file begins with
 _WEBP_LOSSLESS = 101  # any quality above 100 means lossless to OpenCV
 _WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -60,6 +59,7 @@ def read_image(path: str | os.PathLike[str]) -> Array:
     """
     name, data = str(path), _read_bytes(path)
     _check_complete(data, name)
+    _check_depth(data, name)
     image = _opencv_decode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         return _pillow_decode(data, name, colour=False)
@@ -71,6 +71,7 @@ def read_image(path: str | os.PathLike[str]) -> Array:
 def decode_rgb(data: bytes | memoryview, name: str) -> Array:
     """Decode an image file's bytes as :func:`read_rgb` does; ``name`` stands in the error message."""
     _check_complete(data, name)
+    _check_depth(data, name)
     image = _opencv_decode(data, _COLOUR)
     if image is None:
         return _pillow_decode(data, name, colour=True)
@@ -85,7 +86,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     try:
         with Image.open(path) as image:
-            lying = image.format in _WITH_EXIF and is_lying(orientation_in(Path(path).read_bytes()))
+            lying = is_lying(orientation_of(image))
             return (image.width, image.height) if lying else (image.height, image.width)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image ({error})") from error
@@ -188,6 +189,15 @@ def _opencv_decode(data: bytes | memoryview, flags: int) -> Array | None:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
+
+
+def _check_depth(data: bytes | memoryview, name: str) -> None:
+    """Refuse TIFF files of 32-bit numbers: the decoder would cut them to black and white."""
+    if bytes(data[:4]) not in (b"II*\0", b"MM\0*"):
+        return
+    pixels = _opencv_decode(data, cv2.IMREAD_UNCHANGED)
+    if pixels is not None and pixels.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{name}: a TIFF file of {pixels.dtype}; convert it to 8 or 16 bits")
 
 
 def _pillow_decode(data: bytes | memoryview, name: str, *, colour: bool) -> Array:

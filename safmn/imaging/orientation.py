@@ -22,6 +22,7 @@ TURNS: dict[int, Callable[[Array], Array]] = {
 }
 """Value of the tag -> (H, W, ...) as stored to (H, W, ...) upright, a view; 1 and what is unknown stay as they are."""
 _LYING = (5, 6, 7, 8)
+_WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP")
 
 
 def orientation_in(data: bytes | memoryview) -> int:
@@ -31,8 +32,21 @@ def orientation_in(data: bytes | memoryview) -> int:
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+            return orientation_of(image)
     except Exception:  # the parser trusts offsets and types that a damaged block states
+        return 1
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The same of a file that Pillow has opened; its pixels are not decoded.
+
+    1 for formats other than JPEG, PNG and WebP: decoders turn TIFF and AVIF themselves.
+    """
+    if image.format not in _WITH_EXIF or "exif" not in image.info:  # asked for EXIF data, a PNG file is decoded
+        return 1
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as above
         return 1
 
 

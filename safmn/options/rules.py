@@ -300,6 +300,9 @@ def _check_expectations(file: OptionFile, problems: Problems) -> None:
 
 def _check_tolerance(numbers: Mapping[str, Any], where: tuple[str, ...], problems: Problems) -> None:
     values = [key for key in numbers if key != "tolerance"]
+    if not values:
+        problems.add(where, "names no metric, so nothing would be held against it")
+        return
     if "tolerance" not in numbers:
         problems.add(where, "the key 'tolerance' is missing: a number, or one for each metric")
         return

@@ -21,10 +21,11 @@ import lmdb
 import numpy as np
 
 from safmn.console import say
+from safmn.data.sources import check_whole
 from safmn.errors import DataError, exit_status
 from safmn.files import flush_directory, take_lock, write_atomically
 from safmn.imaging import encode_png, image_size
-from safmn.prepare.outputs import inputs, read_colours
+from safmn.prepare.outputs import inputs, named, read_colours
 from safmn.prepare.parallel import default_jobs, in_order, progress
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,19 @@ def make_lmdb(folder: Path, output: Path, *, drop: str = "", compression: int = 
         raise DataError(f"{output}: the name of an lmdb folder must end in .lmdb (BasicSR's rule)")
     paths: dict[str, Path] = {}
     for path in inputs(folder):
-        first = paths.setdefault(path.stem.removesuffix(drop), path)
+        key = path.stem.removesuffix(drop)
+        if not key:
+            raise DataError(f"{path} would have no key without {drop!r} (--drop): rename it")
+        first = paths.setdefault(key, path)
         if first != path:
             raise DataError(f"{first} and {path} would have the same key without {drop!r} (--drop): rename one")
+    try:
+        return _make(paths, output, compression, jobs or default_jobs())
+    except lmdb.Error as error:
+        raise DataError(f"{output} cannot be written or read as an lmdb: {error}") from error
+
+
+def _make(paths: dict[str, Path], output: Path, compression: int, jobs: int) -> int:
     if output.exists():
         _check_up_to_date(output, paths)
         return 0
@@ -63,12 +74,16 @@ def make_lmdb(folder: Path, output: Path, *, drop: str = "", compression: int = 
     if lock is None:
         raise DataError(f"{building} is being written by another process: wait for it")
     with lock:
-        return _build(paths, building, output, compression, jobs or default_jobs())
+        return _build(paths, building, output, compression, jobs)
 
 
 def _build(paths: dict[str, Path], building: Path, output: Path, compression: int, jobs: int) -> int:
     size = sum(2 * 3 * height * width for height, width in map(image_size, paths.values()))
     with lmdb.open(str(building), map_size=size + 2**28) as base:
+        try:
+            check_whole(str(building), base)
+        except DataError as error:
+            raise DataError(f"{building} is damaged: --restart deletes it and begins anew ({error})") from error
         made = _fill(base, paths, building / "data.mdb", compression, jobs, str(output))
         with base.begin() as transaction:
             shapes = {key: _shape(transaction.get(key.encode(), b"")) for key in sorted(paths)}
@@ -139,7 +154,7 @@ def _check_up_to_date(output: Path, paths: dict[str, Path]) -> None:
     try:
         lines = (output / _META).read_text(encoding="utf-8").splitlines()
         changed = (output / "data.mdb").stat().st_mtime
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{output} is there, but it is no whole lmdb of images ({error}). Remove it.") from error
     keys = [line.rsplit(" ", 2)[0].removesuffix(".png") for line in lines]
     if keys != sorted(paths):
@@ -150,6 +165,7 @@ def _check_up_to_date(output: Path, paths: dict[str, Path]) -> None:
             f"{output} is older than {newer[0]} and {len(newer) - 1} more images. Remove it to make it anew."
         )
     with lmdb.open(str(output), readonly=True, lock=False) as base, base.begin() as transaction:
+        check_whole(str(output), base)
         other = _another_image(transaction, paths, keys)
     if other:
         raise DataError(f"{output} is there and holds another image than {other}. Remove it, or choose another name.")
@@ -179,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 2 for a user's mistake or an unreadable image."""
     arguments = _parser().parse_args(argv)
-    folder = arguments.folder
+    folder = named(arguments.folder)
     output = arguments.output or folder.with_name(f"{folder.name}.lmdb")
     if arguments.restart:
         shutil.rmtree(output.with_name(f"{output.name}.partial"), ignore_errors=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from safmn.errors import DataError, exit_status
 from safmn.imaging import image_size, imresize, mod_crop
 from safmn.imaging.resize import Border
-from safmn.prepare.outputs import inputs, is_made, read_colours, write_made
+from safmn.prepare.outputs import inputs, is_made, named, read_colours, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
 
 
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 1 where images failed; 2 for a user's mistake."""
     arguments = _parser().parse_args(argv)
-    output = arguments.output or arguments.hr.parent / "LR_bicubic"
-    outcome = make_lr(arguments.hr, output, arguments.scales, border=arguments.border, jobs=arguments.jobs)
+    hr = named(arguments.hr)
+    output = arguments.output or hr.parent / "LR_bicubic"
+    outcome = make_lr(hr, output, arguments.scales, border=arguments.border, jobs=arguments.jobs)
     return outcome.report(f"LR images in {output}")

@@ -12,7 +12,8 @@ from PIL import Image
 from safmn.console import say
 from safmn.errors import DataError, exit_status
 from safmn.files import write_atomically
-from safmn.imaging import IMAGE_SUFFIXES, list_images
+from safmn.imaging import IMAGE_SUFFIXES, image_size, list_images
+from safmn.prepare.outputs import named
 from safmn.prepare.parallel import default_jobs, in_order, progress
 
 
@@ -42,7 +43,8 @@ def describe(path: Path) -> str:
         with Image.open(path) as image:
             # A palette or an alpha channel is not what training reads: 3 channels, unless the image is grey.
             channels = 1 if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;") else 3
-            return f"({image.height},{image.width},{channels})"
+            height, width = image_size(path)
+            return f"({height},{width},{channels})"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image ({error})") from error
 
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 2 for a user's mistake or an unreadable image."""
     arguments = _parser().parse_args(argv)
-    folder = arguments.folder
+    folder = named(arguments.folder)
     output = arguments.output or folder.with_name(f"meta_info_{folder.name}.txt")
     count = write_meta(folder, output, recursive=arguments.recursive, jobs=arguments.jobs)
     say(f"{output}: {count} images")

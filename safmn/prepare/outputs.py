@@ -30,6 +30,11 @@ def inputs(folder: Path) -> list[Path]:
     return paths
 
 
+def named(folder: Path) -> Path:
+    """A folder under a name that others can stand beside: ``.`` and ``..`` have none."""
+    return folder.resolve() if folder.name in ("", "..") else folder
+
+
 def read_colours(path: Path) -> np.ndarray:
     """An image as stored, (H, W) or (H, W, 3): no alpha."""
     image = read_image(path)

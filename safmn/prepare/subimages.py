@@ -19,7 +19,7 @@ import numpy as np
 from safmn.errors import DataError, exit_status
 from safmn.imaging import image_size
 from safmn.prepare.lr import lr_path
-from safmn.prepare.outputs import inputs, is_made, read_colours, write_made
+from safmn.prepare.outputs import inputs, is_made, named, read_colours, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
 
 logger = logging.getLogger(__name__)
@@ -180,10 +180,11 @@ def _beside(folder: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns 0; 1 where images failed; 2 for a user's mistake."""
     arguments = _parser().parse_args(argv)
-    lr = arguments.lr or arguments.hr.parent / "LR_bicubic"
-    output = arguments.output or _beside(arguments.hr)
+    hr = named(arguments.hr)
+    lr = named(arguments.lr or hr.parent / "LR_bicubic")
+    output = arguments.output or _beside(hr)
     outcome = cut_subimages(
-        arguments.hr,
+        hr,
         output,
         lr=lr,
         lr_output=arguments.lr_output or _beside(lr),
