@@ -89,7 +89,7 @@ def require_basicsr() -> None:
     """
     if not has_basicsr():
         raise UserError(
-            "training and testing need BasicSR. Install it after torch: pip install 'safmn[train]' && "
+            "training and testing need BasicSR. Install it after torch, in a clone of SAFMN: pip install '.[train]' && "
             "pip install --no-build-isolation --no-deps basicsr==1.4.2 (build needs: setuptools, wheel, cython, numpy)"
         )
 

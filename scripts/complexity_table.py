@@ -57,7 +57,7 @@ def published_rows() -> Iterator[tuple[str, ...]]:
 def peers() -> Iterator[tuple[str, nn.Module]]:
     """Networks of BasicSR and spandrel, with their names."""
     if importlib.util.find_spec("spandrel") is None:
-        raise OptionError("--peers: the package spandrel is not installed: pip install safmn[spandrel]")
+        raise OptionError("--peers: the package spandrel is not installed: pip install spandrel")
     for name, kind, arguments in PEERS:
         network = build(ARCH_REGISTRY, {"type": kind, **arguments})
         network.scale = 4

@@ -277,7 +277,7 @@ def test_unknown_format_and_missing_package(monkeypatch: pytest.MonkeyPatch, tmp
     assert export.format_of(None, "A.ONNX") is FORMATS["onnx"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, extra in (("onnx", "onnx"), ("openvino", "openvino"), ("ncnn", "ncnn")):
-        with pytest.raises(OptionError, match=rf"pip install safmn\[{extra}\]"):
+        with pytest.raises(OptionError, match=rf"pip install '\.\[{extra}\]'"):
             export_network(small("SAFMN"), tmp_path / f"a{FORMATS[name].ending}")
 
 

@@ -340,6 +340,13 @@ def test_wrong_overrides(tmp_path: Path, entry: str, message: str | None) -> Non
         load(tmp_path, for_training(), overrides=[entry])
 
 
+def test_a_null_data_set_is_left_out(tmp_path: Path) -> None:
+    expect = {name: {"psnr": 30.0, "tolerance": 1} for name in ("Set5", "Set14")}
+    options = load(tmp_path, for_testing(expect=expect), "test", overrides=["datasets:test_2=~"])
+    assert list(options.datasets) == ["test_1"]
+    assert list(options.expect) == ["Set5"]
+
+
 def test_debug(tmp_path: Path) -> None:
     options = load(tmp_path, for_training(), debug=True, overrides=["val:val_freq=20"])
     assert (options.name, options.debug) == ("debug_run", True)

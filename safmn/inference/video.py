@@ -34,7 +34,7 @@ def _av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise DataError("videos need the optional package av (PyAV): pip install safmn[video]") from error
+        raise DataError("videos need the optional package av (PyAV): pip install av") from error
     return av
 
 

@@ -45,6 +45,7 @@ def load_options(
     data = document.data
     for entry in overrides:
         _override(data, entry, problems)
+    _leave_out_sets(data)
     if debug:
         _apply_debug(data)
     raw = copy.deepcopy(data)
@@ -79,6 +80,17 @@ def _override(data: dict[str, Any], entry: str, problems: Problems) -> None:
             return
     section[path[-1]] = value
     problems.overridden[path] = entry
+
+
+def _leave_out_sets(data: dict[str, Any]) -> None:
+    """A data set that is null is left out; so is what ``expect`` says of a set that no section is called any more."""
+    sets, expect = data.get("datasets"), data.get("expect")
+    if not isinstance(sets, dict) or None not in sets.values():
+        return
+    data["datasets"] = sets = {name: section for name, section in sets.items() if section is not None}
+    titles = [section.get("name") for section in sets.values() if isinstance(section, dict)]
+    if isinstance(expect, dict):
+        data["expect"] = {title: numbers for title, numbers in expect.items() if title in titles}
 
 
 def _apply_debug(data: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def package_missing(package: str, extra: str) -> str | None:
     """The sentence that says how to install an optional package; None where it is installed."""
     if importlib.util.find_spec(package) is not None:
         return None
-    return f"the package {package} is not installed: pip install safmn[{extra}]"
+    return f"the package {package} is not installed: in a clone of SAFMN, pip install '.[{extra}]'"
 
 
 def check_precision(precision: str, device: torch.device) -> None:
