@@ -26,7 +26,7 @@ from safmn.data import KeyedDataset, SampleKey, build_dataset
 from safmn.data.store_format import Source
 from safmn.imaging import imresize, list_images, read_rgb, write_image
 from safmn.prepare.store import build_store
-from safmn.registry import DATASET_REGISTRY
+from safmn.registry import DATASET_REGISTRY, import_basicsr
 
 SIDE = 480
 
@@ -53,6 +53,7 @@ def batches_of(dataset: Any, batch_size: int) -> Callable[[], object]:
 
 def basicsr_batches(options: dict[str, Any], batch_size: int) -> Callable[[], object]:
     """A function that loads a batch as a worker of BasicSR's loader does."""
+    import_basicsr()
     basicsr_dataset = DATASET_REGISTRY.get("PairedImageDataset")  # without our suffix: BasicSR's own
     dataset = basicsr_dataset({**options, "phase": "train", "io_backend": {"type": "disk"}})
     numbers = itertools.cycle(range(len(dataset)))

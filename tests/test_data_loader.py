@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from basicsr.utils.registry import DATASET_REGISTRY
 from data_helpers import make_folders, make_lmdb, make_store, paired_section
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,6 @@ from hypothesis import strategies as st
 from safmn.data import KeyedDataset, SampleKey, TrainingLoader, build_dataset, draw_patch, sample_rng
 from safmn.data.workers import explain_death, one_opencv_thread
 from safmn.errors import DataError
-from safmn.registry import DATASET_REGISTRY
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 

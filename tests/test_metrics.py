@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from basicsr.utils.registry import METRIC_REGISTRY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from safmn.errors import DataError, OptionError
 from safmn.imaging import read_rgb
 from safmn.metrics import calculate_psnr, calculate_ssim, network_name, psnr, published, ssim
 from safmn.metrics.published import ROWS, SETS
-from safmn.registry import METRIC_REGISTRY, build, find
+from safmn.registry import build, find
 
 OURS = {"calculate_psnr": calculate_psnr, "calculate_ssim": calculate_ssim}
 

@@ -85,9 +85,12 @@ def _override(data: dict[str, Any], entry: str, problems: Problems) -> None:
 def _leave_out_sets(data: dict[str, Any]) -> None:
     """A data set that is null is left out; so is what ``expect`` says of a set that no section is called any more."""
     sets, expect = data.get("datasets"), data.get("expect")
-    if not isinstance(sets, dict) or None not in sets.values():
+    if not isinstance(sets, dict):
         return
-    data["datasets"] = sets = {name: section for name, section in sets.items() if section is not None}
+    left_out = [name for name, section in sets.items() if section is None and rules.phase_of(str(name)) in rules.PHASES]
+    if not left_out:
+        return
+    data["datasets"] = sets = {name: section for name, section in sets.items() if name not in left_out}
     titles = [section.get("name") for section in sets.values() if isinstance(section, dict)]
     if isinstance(expect, dict):
         data["expect"] = {title: numbers for title, numbers in expect.items() if title in titles}
