@@ -42,7 +42,10 @@ class CheckpointError(UserError):
 class Terminated(KeyboardInterrupt):
     """SIGTERM (of ``timeout``, a scheduler, a container that stops), which leaves as Ctrl-C does."""
 
-    status = EXIT_TERMINATED
+
+def status_after(interrupt: KeyboardInterrupt) -> int:
+    """128 + the signal's number, as shells report it."""
+    return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -80,6 +83,6 @@ def exit_status(run: Callable[..., int]) -> Callable[..., int]:
             return EXIT_USER_ERROR
         except KeyboardInterrupt as interrupt:
             sys.stderr.write("safmn: interrupted\n")
-            return getattr(interrupt, "status", EXIT_INTERRUPTED)
+            return status_after(interrupt)
 
     return door

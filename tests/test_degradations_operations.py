@@ -208,13 +208,15 @@ def test_poisson_noise_scaling_is_basicsrs(
         assert np.abs(noisy - source).std() > 0.01
 
 
-@pytest.mark.parametrize("levels", [1, 64, 256])
-def test_poisson_counts_have_poissons_moments(levels: int) -> None:
+@pytest.mark.parametrize(
+    ("levels", "variance"), [(1, 0.012), (2, 0.012), (4, 0.0015), (16, 0.0015), (64, 0.0006), (256, 0.0006)]
+)
+def test_poisson_counts_have_poissons_moments(levels: int, variance: float) -> None:
+    """As docs/realworld.md says."""
     table = fields.poisson_quantiles(levels).reshape(256, -1).astype(np.float64)
     expected = np.arange(256) / 255 * levels
-    several = expected > 0.5
-    np.testing.assert_allclose(table.mean(axis=1)[several], expected[several], rtol=1e-3)
-    np.testing.assert_allclose(table.var(axis=1)[several], expected[several], rtol=4e-3)
+    np.testing.assert_allclose(table.mean(axis=1), expected, rtol=4e-3)
+    np.testing.assert_allclose(table.var(axis=1), expected, rtol=variance)
     assert not table[0].any()
     assert table.max() < 2**15
 

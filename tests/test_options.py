@@ -588,6 +588,14 @@ def test_a_model_and_a_data_set_may_be_subclassed(tmp_path: Path, monkeypatch: p
         load(tmp_path, {**data, "network_d": None})
 
 
+def test_a_model_that_is_no_model_of_ours_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(options: Any, execution: Any, ranks: Any) -> None:
+        return None
+
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, "OwnFunction", own)
+    assert load(tmp_path, for_training(model_type="OwnFunction")).model_type == "OwnFunction"
+
+
 def test_a_metric_that_needs_gt_needs_a_set_that_has_it(tmp_path: Path) -> None:
     single = {"name": "Real", "type": "SingleImageDataset", "dataroot_lq": "real", "io_backend": {"type": "disk"}}
     niqe = {"metrics": {"niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}}}

@@ -42,7 +42,7 @@ def poisson_quantiles(levels: int) -> Array:
 
     The expected number is ``g / 255 * levels``. Drawing by inversion, from a table, is 20 times as fast as numpy's
     rejection sampler, and a grey level that differs by rounding between devices moves one count, not all after it.
-    At 256 levels the variance is that of the Poisson distribution within 0.05 % (1.2 % at 1 and 2); nothing is drawn
+    At 256 levels the variance is that of the Poisson distribution within 0.06 % (1.2 % at 1 and 2); nothing is drawn
     beyond 4 standard deviations.
 
     Returns:

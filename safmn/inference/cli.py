@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from safmn.console import say
-from safmn.errors import EXIT_FAILED, EXIT_INTERRUPTED, OptionError, exit_status
+from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
 from safmn.inference import pictures
 from safmn.inference.jobs import plan
 from safmn.inference.run import Run
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run.all(planned.jobs)
     except KeyboardInterrupt as interrupt:
         say("interrupted; the same command goes on where it stopped")
-        return getattr(interrupt, "status", EXIT_INTERRUPTED)
+        return status_after(interrupt)
     return _summarise(run, planned.ignored)
 
 

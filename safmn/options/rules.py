@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -33,9 +33,10 @@ def phase_of(name: str) -> str:
 
 
 def _model(file: OptionFile) -> type[Model]:
-    """What the file's model says about itself; one that is unknown, or BasicSR's, says nothing."""
+    """What the file's model says about itself; one that is unknown, BasicSR's or no :class:`Model` says nothing."""
     known = file.model_type in components.models()
-    return cast("type[Model]", registry.find(registry.MODEL_REGISTRY, file.model_type)) if known else Model
+    found = registry.find(registry.MODEL_REGISTRY, file.model_type) if known else Model
+    return found if isinstance(found, type) and issubclass(found, Model) else Model
 
 
 def _given(data: Mapping[str, Any]) -> list[str]:
