@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 def fused(own: SAFMN) -> GPUTrainedSAFMN:
     """The form, in float32, without the fusion."""
-    return GPUTrainedSAFMN(own, compile=False)
+    return GPUTrainedSAFMN(own, fusion="none")
 
 
 @settings(max_examples=25, deadline=None)
@@ -48,7 +48,7 @@ def test_in_bfloat16_it_is_near() -> None:
     torch.manual_seed(0)
     images = torch.rand(2, 3, 32, 32)
     own = SAFMN(dim=36, n_blocks=2, upscaling_factor=4)
-    assert_close(lambda own: GPUTrainedSAFMN(own, torch.bfloat16, compile=False), own, images, tolerance=0.05)
+    assert_close(lambda own: GPUTrainedSAFMN(own, torch.bfloat16, fusion="none"), own, images, tolerance=0.05)
 
 
 def test_equal_pixels_share_the_gradient_of_their_maximum() -> None:
@@ -59,9 +59,9 @@ def test_equal_pixels_share_the_gradient_of_their_maximum() -> None:
 
 def test_what_it_is_not_for_is_refused() -> None:
     with pytest.raises(OptionError, match="for SAFMN alone, not for SAFMNPP"):
-        GPUTrainedSAFMN(SAFMNPP(), compile=False)
+        GPUTrainedSAFMN(SAFMNPP(), fusion="none")
     with pytest.raises(OptionError, match="multiples of 8, not 12x16"):
-        GPUTrainedSAFMN(SAFMN(dim=8, n_blocks=1), compile=False)(torch.rand(1, 3, 16, 12))
+        GPUTrainedSAFMN(SAFMN(dim=8, n_blocks=1), fusion="none")(torch.rand(1, 3, 16, 12))
     for precision, compile in (("fp16", False), ("fp32", True)):
         with pytest.raises(OptionError, match=r"train\.kernels: native is for the CPU in fp32 and for NVIDIA GPUs"):
             choose_execution(torch.device("cuda"), precision=precision, compile=compile, kernels="native")

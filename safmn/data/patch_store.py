@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -66,6 +67,10 @@ def gather(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
     Returns:
         float32 (B, 3, side, side) in [0, 1].
     """
+    if pixels.is_cuda and importlib.util.find_spec("triton"):
+        from safmn.data import gpu_gather  # Triton comes with torch for CUDA alone
+
+        return gpu_gather.gather(pixels, addresses, side)
     origin, plane, down, across = (column.view(-1, 1, 1, 1) for column in addresses.unbind(1))
     steps = torch.arange(side, device=pixels.device)
     channel = torch.arange(3, device=pixels.device).view(1, 3, 1, 1)

@@ -30,12 +30,16 @@ def feed(batches: Iterator[list[Batch]], execution: Execution) -> Iterator[list[
     """The same micro-batches with every image tensor on the device, in its memory format.
 
     On a GPU the copies run on a stream of their own, so they overlap with the step before, which is still computing. A
-    batch that was made on the GPU stays on the stream that makes it: another would read it before it is there.
+    batch that was made on the GPU stays on the stream that makes it (another would read it before it is there), and as
+    it is: losses want the GT as pixel shuffle gives the output, which is not channels_last.
     """
     stream = torch.cuda.Stream(execution.device) if execution.device.type == "cuda" else None
     for micro_batches in batches:
-        if stream is None or _on_gpu(micro_batches):
+        if stream is None:
             yield [_move(batch, execution) for batch in micro_batches]
+            continue
+        if _on_gpu(micro_batches):
+            yield micro_batches
             continue
         with torch.cuda.stream(stream):
             moved = [_move(batch, execution) for batch in micro_batches]

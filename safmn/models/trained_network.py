@@ -159,8 +159,9 @@ class TrainedNetwork:
         else:
             self.iteration = iteration
         for group in self.optimizer.param_groups:
-            base = group.setdefault("initial_lr", float(group["lr"]))
-            rate = self.schedule(iteration, base)
+            if "initial_lr" not in group:
+                group["initial_lr"] = float(group["lr"])  # once: of a tensor on a GPU it waits for all that runs there
+            rate = self.schedule(iteration, group["initial_lr"])
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
     def accumulate(

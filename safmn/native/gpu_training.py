@@ -1,15 +1,18 @@
-"""SAFMN's forward pass in the form that a GPU computes fastest once ``torch.compile`` has fused it, for training.
+"""SAFMN's forward pass in the form that a GPU computes fastest, for training.
 
 What is different from the network's own operations: images lie in memory as (B, h, w, C) throughout; what convolutions
 read and write is padded to a multiple of eight channels, which is how a GPU's matrix units take bfloat16 (36 are no
-such multiple); everything between two dense convolutions is fused, depthwise convolutions and pooling included; the
-blocks are compiled once for all eight.
+such multiple); everything between two dense convolutions is fused, depthwise convolutions and pooling included: by
+kernels of ours (:mod:`safmn.native.gpu_blocks`), or, for networks that are wider than those take and where there is no
+Triton, by ``torch.compile``, once for all blocks.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +20,13 @@ from torch.nn import functional as F
 
 from safmn.native.checks import check_network, check_sides
 
+logger = logging.getLogger(__name__)
+
 _ALIGNMENT = 8  # channels
+_WIDEST = 64  # channels that the kernels take: wider tiles do not fit into registers
+
+
+Fusion = Literal["kernels", "compile", "none"]
 
 
 class _Block(NamedTuple):
@@ -98,6 +107,14 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return torch.compile(function, dynamic=False, fullgraph=True, options=options)
 
 
+def _possible_fusion(network: Any) -> Fusion:
+    if importlib.util.find_spec("triton") is None:
+        logger.warning("Triton is not installed: native kernels are left to torch.compile, and are slower")
+        return "compile"
+    widest: int = network.to_feat.out_channels
+    return "kernels" if widest <= _WIDEST else "compile"
+
+
 class GPUTrainedSAFMN(nn.Module):
     """SAFMN in the form above; it shares the parameters of ``network``.
 
@@ -108,19 +125,23 @@ class GPUTrainedSAFMN(nn.Module):
     Args:
         network: a SAFMN.
         dtype: arithmetic within the blocks.
-        compile: fuse with ``torch.compile``; without it the arithmetic is the same (for tests).
+        fusion: ``kernels`` of ours, ``compile`` by torch, ``none`` (the arithmetic of ``compile``, for tests); None:
+            the first of them that is possible.
 
     Raises:
         OptionError: the network is another one.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32, *, compile: bool = True) -> None:
+    def __init__(
+        self, network: nn.Module, dtype: torch.dtype = torch.float32, *, fusion: Fusion | None = None
+    ) -> None:
         super().__init__()
         check_network(network)
         self.network = network
         self.dtype = dtype
-        self._normalise = _compiled(_normalise) if compile else _normalise
-        self._run_block = _compiled(_block) if compile else _block
+        self.fusion = fusion or _possible_fusion(network)
+        self._normalise = _compiled(_normalise) if self.fusion == "compile" else _normalise
+        self._run_block = _compiled(_block) if self.fusion == "compile" else _block
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, h, w), float32, h and w multiples of 8, to (B, 3, h * scale, w * scale), float32."""
@@ -128,12 +149,21 @@ class GPUTrainedSAFMN(nn.Module):
         check_sides(images)
         with torch.autocast(images.device.type, enabled=False):
             shallow = self._first(images).permute(0, 2, 3, 1)  # (B, h, w, dim)
-            x = shallow
-            factors = (1, *network.feats[0].safm.factors)
-            for parameters in self._prepared():
-                x = self._run_block(x, self._normalise(x, parameters.norm1, self.dtype), parameters, factors)
-            image: Tensor = network.to_img((x + shallow).permute(0, 3, 1, 2))
+            deep = self._by_kernels(shallow) if self.fusion == "kernels" else self._by_compiler(shallow)
+            image: Tensor = network.to_img((deep + shallow).permute(0, 3, 1, 2))
             return image
+
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        from safmn.native import gpu_blocks  # Triton comes with torch for CUDA alone
+
+        return gpu_blocks.run_blocks(x, gpu_blocks.stacked(self.network), self.dtype)
+
+    def _by_compiler(self, x: Tensor) -> Tensor:
+        network: Any = self.network
+        factors = (1, *network.feats[0].safm.factors)
+        for parameters in self._prepared():
+            x = self._run_block(x, self._normalise(x, parameters.norm1, self.dtype), parameters, factors)
+        return x
 
     def _first(self, images: Tensor) -> Tensor:
         conv: Any = self.network.to_feat

@@ -7,12 +7,14 @@ Adam for what is left.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # Quintic Newton-Schulz iteration of the first source: steep at zero, which counts, and only near one in the end.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -157,21 +159,22 @@ class Muon(torch.optim.Optimizer):
         group["steps"] -= 1 - moves
 
     def _muon_on_device(self, parameters: list[Tensor], group: dict[str, Any], moves: Tensor) -> None:
-        """As :meth:`_muon`, where ``moves`` is 1; leaves all as it is where it is 0, whatever the gradients are."""
+        """As :meth:`_muon`, where ``moves`` is 1; leaves all as it is where it is 0, whatever the gradients are.
+
+        A GPU takes as long for a few such matrices as for all, so all are made orthogonal at once.
+        """
         length = -_RMS * group["matrix_lr_ratio"] * group["lr"] * moves
-        same_shape = defaultdict(list)
-        for parameter in parameters:
-            same_shape[parameter.shape].append(parameter)
-        for shape, alike in same_shape.items():
-            momenta = self._buffers(alike, "momentum_buffer")
-            before = torch.stack(momenta)
-            gradients = torch.stack(_gradients(alike)).where(moves > 0, 0)
-            after = torch.where(moves > 0, group["momentum"] * before + gradients, before)
-            torch._foreach_copy_(momenta, after.unbind())
-            directions = (gradients + group["momentum"] * after).flatten(2)
-            steps = orthogonal(directions, group["newton_schulz_steps"])
-            steps = steps * (length * max(steps.shape[1:]) ** 0.5)
-            torch._foreach_add_(alike, [step.view(shape) for step in steps.unbind()])
+        parameters = sorted(parameters, key=lambda parameter: tuple(parameter.shape))  # alike ones side by side
+        momenta = self._buffers(parameters, "momentum_buffer")
+        before = _packed(momenta)
+        gradients = _packed(_gradients(parameters)).where(moves > 0, 0)
+        after = torch.where(moves > 0, group["momentum"] * before + gradients, before)
+        torch._foreach_copy_(momenta, _unpacked(after, parameters))
+        steps = orthogonal(gradients + group["momentum"] * after, group["newton_schulz_steps"])
+        factors = [max(_matrix(parameter).shape) ** 0.5 for parameter in parameters]
+        moved = _unpacked(steps * length, parameters)
+        torch._foreach_mul_(moved, factors)
+        torch._foreach_add_(parameters, moved)
 
     def _buffers(self, parameters: list[Tensor], name: str) -> list[Tensor]:
         """One buffer for each parameter, zeros at first."""
@@ -187,6 +190,37 @@ def _is_matrix(parameter: Tensor) -> bool:
 
 def _gradients(parameters: list[Tensor]) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _matrix(parameter: Tensor) -> Tensor:
+    """(out, in, kh, kw) as (out, kh * kw * in), a view of what lies channels_last; the order of columns is free."""
+    return parameter.permute(0, *range(2, parameter.ndim), 1).flatten(1)
+
+
+def _alike(parameters: list[Tensor]) -> list[list[Tensor]]:
+    """Those of one shape, which stand side by side."""
+    return [list(group) for _, group in itertools.groupby(parameters, key=lambda parameter: parameter.shape)]
+
+
+def _packed(parameters: list[Tensor]) -> Tensor:
+    """All as matrices that are not tall, with zeros up to one size: (n, rows, columns)."""
+    stacks = [torch.stack([_matrix(parameter) for parameter in alike]) for alike in _alike(parameters)]
+    stacks = [stack.mT if stack.shape[1] > stack.shape[2] else stack for stack in stacks]
+    rows, columns = (max(stack.shape[side] for stack in stacks) for side in (1, 2))
+    return torch.cat([F.pad(stack, (0, columns - stack.shape[2], 0, rows - stack.shape[1])) for stack in stacks])
+
+
+def _unpacked(matrices: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """What ``_packed`` made of the parameters, copied, each lying in memory as its parameter does."""
+    result: list[Tensor] = []
+    for alike in _alike(parameters):
+        shape = alike[0].permute(0, *range(2, alike[0].ndim), 1).shape  # (out, kh, kw, in)
+        rows, columns = _matrix(alike[0]).shape
+        own = matrices[len(result) : len(result) + len(alike)]
+        own = own[:, :columns, :rows].mT if rows > columns else own[:, :rows, :columns]
+        parts = own.clone(memory_format=torch.contiguous_format).view(-1, *shape).unbind()
+        result += [part.permute(0, -1, *range(1, part.ndim - 1)) for part in parts]
+    return result
 
 
 def orthogonal(matrices: Tensor, steps: int) -> Tensor:
@@ -205,5 +239,8 @@ def orthogonal(matrices: Tensor, steps: int) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        if x.is_cuda:  # fewer launches; elsewhere other last digits than those of the runs in docs/runs
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        else:
+            x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x
