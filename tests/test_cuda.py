@@ -13,11 +13,13 @@ import tiny_run
 import torch
 from basicsr.archs import build_network
 
+from safmn.archs import SAFMN
 from safmn.data import KeyedDataset, SampleKey, build_dataset
 from safmn.data.store_format import Source
 from safmn.engine.checkpoint import Checkpointer
 from safmn.engine.watch import Watch
 from safmn.models.sr_model import SRModel
+from safmn.native.gpu_training import GPUTrainedSAFMN, kernel_error
 from safmn.prepare.store import build_store
 from safmn.runtime.distributed import Ranks
 from safmn.train import main
@@ -244,6 +246,15 @@ def test_native_kernels_learn_what_torchs_do(images: Path, tmp_path: Path, preci
     assert run(images, tmp_path / "torch") == 0
     assert run(images, tmp_path / "native", kernels="native", precision=precision, cuda_graph=True) == 0
     assert losses(tmp_path / "native") == pytest.approx(losses(tmp_path / "torch"), rel=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-3), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("dim", [8, 36, 64])
+def test_triton_kernels_give_what_the_unfused_form_gives(dim: int, dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(dim)
+    network = SAFMN(dim=dim, n_blocks=2).to("cuda")
+    assert kernel_error(network, dtype) < tolerance
+    assert GPUTrainedSAFMN(network, dtype).fusion == "kernels"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safmn.archs import SAFMN, SAFMNPP
 from safmn.errors import OptionError
 from safmn.imaging import read_rgb, to_tensor
 from safmn.models.sr_model import SRModel
+from safmn.native import gpu_training
 from safmn.native.gpu_training import GPUTrainedSAFMN
 from safmn.options import load_options
 from safmn.runtime.distributed import Ranks
@@ -67,6 +69,35 @@ def test_what_it_is_not_for_is_refused() -> None:
             choose_execution(torch.device("cuda"), precision=precision, compile=compile, kernels="native")
     with pytest.raises(OptionError, match=r"train\.cuda_graph: true is for NVIDIA GPUs in fp32 or bf16"):
         choose_execution(torch.device("cuda"), precision="fp16", cuda_graph=True)
+
+
+@pytest.mark.parametrize("obstacle", ["no Triton", "wide", "broken", "wrong"])
+def test_what_our_kernels_cannot_do_is_left_to_the_compiler(
+    obstacle: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def error(network: SAFMN, dtype: torch.dtype) -> float:
+        if obstacle == "broken":
+            raise RuntimeError("no such instruction\nand more")
+        return 0.5 if obstacle == "wrong" else 0.0
+
+    monkeypatch.setattr(gpu_training, "kernel_error", error)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if obstacle == "no Triton" else object())
+    wide = SAFMN(dim=68 if obstacle == "wide" else 8, n_blocks=1)
+    assert GPUTrainedSAFMN(wide).fusion == "compile"
+    reason = {
+        "no Triton": "Triton is not installed",
+        "wide": "wider than 64 channels",
+        "broken": "cannot run on this machine: RuntimeError: no such instruction",
+        "wrong": "50.0% off",
+    }[obstacle]
+    assert "left to torch.compile, which is slower" in caplog.text
+    assert reason in caplog.text
+
+
+def test_our_kernels_are_chosen_where_they_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_training, "kernel_error", lambda network, dtype: 0.01)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert GPUTrainedSAFMN(SAFMN(dim=36, n_blocks=1)).fusion == "kernels"
 
 
 def test_a_graph_on_the_cpu_ends_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,19 @@ Batch = dict[str, Any]
 
 
 def _move(batch: Batch, execution: Execution) -> Batch:
-    def moved(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dim() == 4:  # (B, C, H, W)
-            return value.to(execution.device, non_blocking=True, memory_format=execution.memory_format)
-        return value
+    """To the device, in its memory format.
 
-    return {key: moved(value) for key, value in batch.items()}
+    On a GPU the GT alone stays as data sets make it: so does pixel shuffle give the output that it is compared with.
+    """
+    as_it_is = execution.device.type == "cuda"
+
+    def moved(key: str, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() != 4:  # (B, C, H, W)
+            return value
+        memory_format = torch.preserve_format if as_it_is and key != "lq" else execution.memory_format
+        return value.to(execution.device, non_blocking=True, memory_format=memory_format)
+
+    return {key: moved(key, value) for key, value in batch.items()}
 
 
 def _on_gpu(batches: list[Batch]) -> bool:
@@ -30,16 +37,12 @@ def feed(batches: Iterator[list[Batch]], execution: Execution) -> Iterator[list[
     """The same micro-batches with every image tensor on the device, in its memory format.
 
     On a GPU the copies run on a stream of their own, so they overlap with the step before, which is still computing. A
-    batch that was made on the GPU stays on the stream that makes it (another would read it before it is there), and as
-    it is: losses want the GT as pixel shuffle gives the output, which is not channels_last.
+    batch that was made on the GPU stays on the stream that makes it: another would read it before it is there.
     """
     stream = torch.cuda.Stream(execution.device) if execution.device.type == "cuda" else None
     for micro_batches in batches:
-        if stream is None:
+        if stream is None or _on_gpu(micro_batches):
             yield [_move(batch, execution) for batch in micro_batches]
-            continue
-        if _on_gpu(micro_batches):
-            yield micro_batches
             continue
         with torch.cuda.stream(stream):
             moved = [_move(batch, execution) for batch in micro_batches]

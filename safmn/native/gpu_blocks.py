@@ -1,13 +1,14 @@
 """The blocks of SAFMN as one differentiable operation on a GPU, on the kernels of :mod:`safmn.native.gpu_kernels`.
 
-Between two dense 3x3 convolutions, which are cuDNN's, everything is one kernel forward and two backward. The stream of
-features that blocks add to stays float32; what convolutions read and write has the type of the arithmetic. Gates and
-levels are computed again in the backward pass instead of being kept.
+A block is three kernels forward and six backward, beside its 3x3 convolution, which is cuDNN's. The stream of features
+that blocks add to stays float32; what convolutions read and write, and what is kept for the backward pass, has the type
+of the arithmetic. All blocks are one operation for autograd, so that their parameters are stacked once and the partial
+sums of their gradients added up once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,19 +20,20 @@ from safmn.native import gpu_kernels as kernels
 _EPS = 1e-6  # of the norms
 _ALIGNMENT = 8  # channels; a GPU's matrix units take bfloat16 in multiples of it
 _CHUNK = 32  # hidden channels of a program of feed_forward_backward
-# How each kernel is launched; ``rows``: pixels of a program that has no window; ``programs``: that share all pixels.
+# How each kernel is launched: the fastest of four to eight ways on an H100, for 64 patches of 48x48 and dim 36.
+# ``rows``: pixels of a program that has no window.
 _LAUNCH: dict[str, dict[str, Any]] = {
-    "norm_and_pool": {"num_warps": 4},
-    "modulate": {"num_warps": 4},
+    "norm_and_pool": {"num_warps": 1},
+    "modulate": {"num_warps": 4, "maxnreg": 128},
     "feed_forward": {"rows": 64, "num_warps": 4},
     "feed_forward_backward": {"rows": 32, "num_warps": 4, "num_stages": 1},
-    "modulate_backward": {"rows": 16, "num_warps": 4},
-    "aggregate_backward": {"num_warps": 4, "num_stages": 1},
-    "depthwise_sums": {"tile": 128, "num_warps": 4},
-    "features_backward": {"num_warps": 4},
-    "norm_backward": {"rows": 32, "num_warps": 4},
+    "modulate_backward": {"rows": 8, "num_warps": 1},
+    "aggregate_backward": {"num_warps": 2, "num_stages": 1},
+    "depthwise_sums": {"tile": 64, "num_warps": 4},
+    "features_backward": {"num_warps": 2},
+    "norm_backward": {"rows": 8, "num_warps": 1},
 }
-_PROGRAMS = {"feed_forward_backward": 264, "aggregate_backward": 396, "depthwise_sums": 64}
+_PROGRAMS = {"feed_forward_backward": 264, "aggregate_backward": 528, "depthwise_sums": 128}  # that share all pixels
 
 
 class Parameters(NamedTuple):
@@ -77,24 +79,24 @@ def stacked(network: Any) -> Parameters:
 
 
 class _Sizes:
-    """Sizes of an image (B, h, w, dim), and those of the kernels' tiles."""
+    """Sizes of an image (B, h, w, dim), and those of the kernels' tiles: powers of two."""
 
     def __init__(self, x: Tensor, hidden: int, dtype: torch.dtype) -> None:
         self.batch, self.height, self.width, self.dim = x.shape
         self.hidden = hidden
         self.pixels = self.batch * self.height * self.width
         self.windows = self.pixels // kernels.WINDOW_PIXELS
+        self.coarse_pixels = self.pixels // 4 + self.pixels // 16 + self.pixels // 64  # of the three pooled levels
+        self.place = (self.pixels, self.height, self.width)
         self.quarter = self.dim // 4
         self.aligned = -(-self.dim // _ALIGNMENT) * _ALIGNMENT
-        self.place = (self.pixels, self.height, self.width)
-        wide, padded = (max(16, 1 << (size - 1).bit_length()) for size in (self.aligned, self.quarter))
-        broad = max(16, 1 << (hidden - 1).bit_length())
-        precision = {"precision": "tf32"} if dtype == torch.float32 else {"precision": "ieee"}
-        self.channels = {"dim": self.dim, "quarter": self.quarter}
-        self.wide, self.padded, self.broad = {"wide": wide}, {"padded": padded}, {"broad": broad}
-        self.precision = precision
+        self.wide, self.padded, self.broad = _tile(self.aligned), _tile(self.quarter), _tile(hidden)
         self.chunks = -(-hidden // _CHUNK)
-        self.level_pixels = self.pixels // 4 + self.pixels // 16 + self.pixels // 64
+        self.precision = "tf32" if dtype == torch.float32 else "ieee"
+
+    def named(self, *names: str) -> dict[str, Any]:
+        """Sizes as a kernel's arguments."""
+        return {name: getattr(self, name) for name in names}
 
     def grid(self, kernel: str) -> tuple[int]:
         """A program for each so many pixels."""
@@ -103,6 +105,11 @@ class _Sizes:
     def planes(self, tensor: Tensor, channels: int) -> Tensor:
         """(pixels, channels) as (B, channels, h, w) that lies channels_last."""
         return tensor.view(self.batch, self.height, self.width, channels).permute(0, 3, 1, 2)
+
+
+def _tile(size: int) -> int:
+    """The power of two that holds ``size``, and that a matrix unit takes."""
+    return max(16, 1 << (size - 1).bit_length())
 
 
 def _matrices(parameters: Parameters, dtype: torch.dtype, aligned: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,24 +156,24 @@ def _forward(
     """Block ``number``: the stream after it, and what its backward needs."""
     own = Parameters(*(stacked[number] for stacked in parameters))
     aggr, mix, back = (matrix[number] for matrix in matrices)
-    features = x.new_empty(sizes.pixels * sizes.dim + sizes.level_pixels * sizes.quarter, dtype=dtype)
+    features = x.new_empty(sizes.pixels * sizes.dim + sizes.coarse_pixels * sizes.quarter, dtype=dtype)
     kernels.norm_and_pool[(sizes.windows,)](
-        x, own.norm1, own.norm1_bias, features, *sizes.place, _EPS, **sizes.channels, **sizes.wide,
-        **_LAUNCH["norm_and_pool"],
+        x, own.norm1, own.norm1_bias, features, *sizes.place, _EPS,
+        **sizes.named("dim", "quarter", "wide"), **_LAUNCH["norm_and_pool"],
     )  # fmt: skip
     modulated, gates = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
-    levels = x.new_empty((sizes.pixels + sizes.level_pixels) * sizes.quarter, dtype=dtype)
+    levels = x.new_empty((sizes.pixels + sizes.coarse_pixels) * sizes.quarter, dtype=dtype)
     normed = x.new_empty(sizes.pixels, sizes.aligned, dtype=dtype)
     kernels.modulate[(sizes.windows,)](
-        x, features, own.depthwise, own.depthwise_bias, aggr, own.aggr_bias, own.norm2, own.norm2_bias, levels,
-        gates, modulated, normed, *sizes.place, _EPS, **sizes.channels, **sizes.wide, **sizes.padded, aligned=sizes.aligned,
-        **sizes.precision, **_LAUNCH["modulate"],
+        x, features, own.depthwise, own.depthwise_bias, aggr, own.aggr_bias, own.norm2, own.norm2_bias,
+        levels, gates, modulated, normed, *sizes.place, _EPS,
+        **sizes.named("dim", "quarter", "wide", "padded", "aligned", "precision"), **_LAUNCH["modulate"],
     )  # fmt: skip
     mixed = F.conv2d(sizes.planes(normed, sizes.aligned), mix, padding=1)
     mixed = mixed.contiguous(memory_format=torch.channels_last)
     kernels.feed_forward[sizes.grid("feed_forward")](
-        modulated, mixed, own.mix_bias, back, own.back_bias, modulated, dim=sizes.dim, hidden=sizes.hidden,
-        **sizes.wide, **sizes.broad, **sizes.precision, **_LAUNCH["feed_forward"],
+        modulated, mixed, own.mix_bias, back, own.back_bias, modulated,
+        **sizes.named("dim", "hidden", "wide", "broad", "precision"), **_LAUNCH["feed_forward"],
     )  # fmt: skip
     return modulated, (x, features, levels, gates, normed, mixed)
 
@@ -187,8 +194,7 @@ def _backward(
     mixed_slope = torch.empty_like(mixed)
     kernels.feed_forward_backward[(sizes.chunks, sums.back.shape[1])](
         slope, mixed, own.mix_bias, back, mixed_slope, sums.back[number], sums.back_vectors[number], sizes.pixels,
-        dim=sizes.dim, hidden=sizes.hidden, **sizes.wide, chunk=_CHUNK, **sizes.precision,
-        **_LAUNCH["feed_forward_backward"],
+        chunk=_CHUNK, **sizes.named("dim", "hidden", "wide", "precision"), **_LAUNCH["feed_forward_backward"],
     )  # fmt: skip
     normed_slope, mix_slope, _ = torch.ops.aten.convolution_backward(
         mixed_slope, sizes.planes(normed, sizes.aligned), mix, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1,
@@ -198,15 +204,14 @@ def _backward(
     x_slope, feature_slope, gate_slope = torch.empty_like(x), torch.empty_like(gates), torch.empty_like(gates)
     kernels.modulate_backward[sizes.grid("modulate_backward")](
         x, features, gates, own.norm2, slope, normed_slope, x_slope, feature_slope, gate_slope,
-        sums.modulate_vectors[number], _EPS, dim=sizes.dim, **sizes.wide, aligned=sizes.aligned,
-        **_LAUNCH["modulate_backward"],
+        sums.modulate_vectors[number], _EPS, **sizes.named("dim", "wide", "aligned"), **_LAUNCH["modulate_backward"],
     )  # fmt: skip
     slopes = torch.empty_like(levels)
-    tiles = {**sizes.channels, **sizes.padded}
     kernels.aggregate_backward[(sums.aggr.shape[1],)](
-        gate_slope, levels, aggr, slopes, sums.aggr[number], sizes.windows, *sizes.place, **tiles, **sizes.wide,
-        **sizes.precision, **_LAUNCH["aggregate_backward"],
+        gate_slope, levels, aggr, slopes, sums.aggr[number], sizes.windows, *sizes.place,
+        **sizes.named("dim", "quarter", "wide", "padded", "precision"), **_LAUNCH["aggregate_backward"],
     )  # fmt: skip
+    tiles = sizes.named("dim", "quarter", "padded")
     kernels.depthwise_sums[(40, sums.depthwise.shape[1])](
         features, slopes, sums.depthwise[number], *sizes.place, **tiles, **_LAUNCH["depthwise_sums"]
     )
@@ -214,8 +219,8 @@ def _backward(
         features, slopes, own.depthwise, feature_slope, *sizes.place, **tiles, **_LAUNCH["features_backward"]
     )
     kernels.norm_backward[sizes.grid("norm_backward")](
-        x, own.norm1, feature_slope, x_slope, sums.norm1[number], _EPS, dim=sizes.dim, **sizes.wide,
-        **_LAUNCH["norm_backward"],
+        x, own.norm1, feature_slope, x_slope, sums.norm1[number], _EPS,
+        **sizes.named("dim", "wide"), **_LAUNCH["norm_backward"],
     )  # fmt: skip
     return x_slope, mix_slope
 
@@ -232,23 +237,24 @@ class _Sums(NamedTuple):
 
     @classmethod
     def empty(cls, blocks: int, sizes: _Sizes, device: torch.device) -> _Sums:
-        (wide,), (padded,) = sizes.wide.values(), sizes.padded.values()
-        new: Callable[..., Tensor] = lambda *shape: torch.empty(blocks, *shape, device=device)  # noqa: E731
         programs = {name: min(sizes.windows, count) for name, count in _PROGRAMS.items()}
+        wide, padded, dim = sizes.wide, sizes.padded, sizes.dim
+
+        def new(*shape: int) -> Tensor:
+            return torch.empty(blocks, *shape, device=device)
+
         return cls(
             back=new(programs["feed_forward_backward"], sizes.chunks, wide, _CHUNK),
             back_vectors=new(programs["feed_forward_backward"], sizes.chunks, wide + _CHUNK),
             aggr=new(programs["aggregate_backward"], 4, wide, padded),
-            modulate_vectors=new(*sizes.grid("modulate_backward"), 3, sizes.dim),
+            modulate_vectors=new(*sizes.grid("modulate_backward"), 3, dim),
             depthwise=new(programs["depthwise_sums"], 4, 10, padded),
-            norm1=new(*sizes.grid("norm_backward"), 2, sizes.dim),
+            norm1=new(*sizes.grid("norm_backward"), 2, dim),
         )
 
     def gradients(self, mixes: Sequence[Tensor], sizes: _Sizes) -> tuple[Tensor, ...]:
         """The whole sums, as the gradients of :class:`Parameters`."""
-        dim, hidden, quarter = sizes.dim, sizes.hidden, sizes.quarter
-        (wide,) = sizes.wide.values()
-        blocks = len(mixes)
+        blocks, dim, hidden, quarter, wide = len(mixes), sizes.dim, sizes.hidden, sizes.quarter, sizes.wide
         vectors, back_vectors = self.modulate_vectors.sum(1), self.back_vectors.sum(1)  # (blocks, chunks, ...)
         back = self.back.sum(1).transpose(1, 2).flatten(2)  # (blocks, wide, chunks * _CHUNK)
         taps, norm1 = self.depthwise.sum(1)[..., :quarter], self.norm1.sum(1)

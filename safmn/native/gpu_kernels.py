@@ -182,8 +182,8 @@ def norm_and_pool(x, gain, shift, features, pixels, height, width, eps,
 
 @triton.jit
 def modulate(x, features, depthwise, depthwise_bias, aggr, aggr_bias, gain, shift, levels, gates, modulated, normed,
-             pixels, height, width, eps, dim: tl.constexpr, quarter: tl.constexpr, wide: tl.constexpr, padded: tl.constexpr,
-             aligned: tl.constexpr, precision: tl.constexpr):  # fmt: skip
+             pixels, height, width, eps, dim: tl.constexpr, quarter: tl.constexpr, wide: tl.constexpr,
+             padded: tl.constexpr, aligned: tl.constexpr, precision: tl.constexpr):  # fmt: skip
     """``modulated`` = x + gelu(gates) * features, float32, and ``normed``, its norm, (pixels, aligned).
 
     ``gates`` = aggr(levels), (pixels, dim).
@@ -370,7 +370,9 @@ def depthwise_sums(features, slopes, sums, pixels, height, width, dim: tl.conste
         mask = there[:, None] & inside
         value = tl.load(source + neighbour[:, None] * stride + channel[None, :], mask=mask, other=0.0).to(tl.float32)
         value = tl.where(tap == 9, 1.0, value)
-        total += value * tl.load(slope + pixel[:, None] * quarter + channel[None, :], mask=mask, other=0.0).to(tl.float32)
+        total += value * tl.load(slope + pixel[:, None] * quarter + channel[None, :], mask=mask, other=0.0).to(
+            tl.float32
+        )
     tl.store(sums + (part * 40 + tl.program_id(0)) * padded + channel, tl.sum(total, axis=0))
 
 

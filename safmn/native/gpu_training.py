@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safmn.errors import first_line
 from safmn.native.checks import check_network, check_sides
 
 logger = logging.getLogger(__name__)
 
 _ALIGNMENT = 8  # channels
+_LARGEST_ERROR = 0.2  # of kernels that are right, in bfloat16 and for random weights, with a margin
 _WIDEST = 64  # channels that the kernels take: wider tiles do not fit into registers
 
 
@@ -107,12 +110,36 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return torch.compile(function, dynamic=False, fullgraph=True, options=options)
 
 
-def _possible_fusion(network: Any) -> Fusion:
-    if importlib.util.find_spec("triton") is None:
-        logger.warning("Triton is not installed: native kernels are left to torch.compile, and are slower")
-        return "compile"
-    widest: int = network.to_feat.out_channels
-    return "kernels" if widest <= _WIDEST else "compile"
+def _possible_fusion(network: Any, dtype: torch.dtype) -> Fusion:
+    """Kernels of ours, where there are some that give what they should; says why not."""
+    reason = ""
+    if network.to_feat.out_channels > _WIDEST:
+        reason = f"the network is wider than {_WIDEST} channels"
+    elif importlib.util.find_spec("triton") is None:
+        reason = "Triton is not installed"
+    else:
+        try:
+            if (error := kernel_error(network, dtype)) > _LARGEST_ERROR:
+                reason = f"our kernels are {error:.1%} off on this machine; please report it"
+        except Exception as error:  # whatever a compiler or a driver raises
+            reason = f"our kernels cannot run on this machine: {type(error).__name__}: {first_line(error)}"
+    if reason:
+        logger.warning("train.kernels: native is left to torch.compile, which is slower: %s", reason)
+    return "compile" if reason else "kernels"
+
+
+def kernel_error(network: nn.Module, dtype: torch.dtype) -> float:
+    """By how much the kernels miss the unfused form on random images: of its norm, of output or gradients."""
+    device = next(network.parameters()).device
+    images = torch.rand(2, 3, 24, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    parameters = list(network.parameters())
+    results = []
+    for fusion in ("none", "kernels"):
+        output = GPUTrainedSAFMN(network, dtype, fusion=fusion)(images)
+        gradients = torch.autograd.grad(output.square().mean(), parameters)
+        results.append((output.detach().flatten(), torch.cat([gradient.flatten() for gradient in gradients])))
+    misses = [float((got - wanted).norm() / wanted.norm()) for wanted, got in zip(*results, strict=True)]
+    return max(misses) if all(map(math.isfinite, misses)) else math.inf
 
 
 class GPUTrainedSAFMN(nn.Module):
@@ -132,14 +159,12 @@ class GPUTrainedSAFMN(nn.Module):
         OptionError: the network is another one.
     """
 
-    def __init__(
-        self, network: nn.Module, dtype: torch.dtype = torch.float32, *, fusion: Fusion | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32, *, fusion: Fusion | None = None) -> None:
         super().__init__()
         check_network(network)
         self.network = network
         self.dtype = dtype
-        self.fusion = fusion or _possible_fusion(network)
+        self.fusion = fusion or _possible_fusion(network, dtype)
         self._normalise = _compiled(_normalise) if self.fusion == "compile" else _normalise
         self._run_block = _compiled(_block) if self.fusion == "compile" else _block
 

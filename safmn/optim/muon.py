@@ -97,7 +97,9 @@ class Muon(torch.optim.Optimizer):
             group["steps"] += 1
             if matrices and group["weight_decay"]:
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-            if matrices:
+            if matrices and matrices[0].is_cuda:
+                self._muon_on_device(matrices, group, torch.ones((), device=matrices[0].device))
+            elif matrices:
                 self._muon(matrices, group)
             if others:
                 self._adam(others, group)

@@ -1,0 +1,131 @@
+"""Where the time of a training step goes: ``profile_training.py -opt FILE [--iterations N]``.
+
+Trains as the option file says, without validation and without saving, and prints iterations a second, data included;
+on a GPU with ``cuda_graph`` also what the recorded step takes alone; then the kernels that take longest, each with its
+time and its count in one iteration, as torch's profiler sees them (on a CPU: torch's operations).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+
+from safmn.console import say
+from safmn.engine.setup import build_trainer
+from safmn.engine.trainer import Trainer
+from safmn.errors import exit_status
+from safmn.options import load_options
+from safmn.runtime.distributed import Ranks
+
+WARM_UP = 10  # iterations: compilation, recording, page-locked memory
+PROFILED = 5
+
+
+class _Enough(Exception):
+    """What was to be seen was seen."""
+
+
+def build(option_file: str, folder: str) -> Trainer:
+    """The trainer of the option file, which will neither validate nor save."""
+    content = copy.deepcopy(load_options(option_file, mode="train").raw)
+    content["datasets"] = {"train": content["datasets"]["train"]}
+    content |= {"name": "profile", "val": None}
+    content["path"]["experiments_root"] = folder
+    content["train"]["total_iter"] = 10**9
+    content["logger"] |= {"save_checkpoint_freq": 10**9, "use_tb_logger": False}
+    file = Path(folder, "profile.yml")
+    file.write_text(yaml.safe_dump(content))
+    return build_trainer(load_options(file, mode="train"), Ranks())
+
+
+def table(profiled: profile, device: torch.device, rows: int) -> list[str]:
+    """Markdown: microseconds and count of each kernel (or operation) in one iteration, the longest first."""
+    microseconds, counts = Counter[str](), Counter[str]()
+    for event in profiled.events():
+        on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
+        if on_gpu == (device.type == "cuda"):
+            microseconds[event.name] += event.time_range.elapsed_us() if on_gpu else event.self_cpu_time_total
+            counts[event.name] += 1
+    total = sum(microseconds.values()) / PROFILED
+    lines = ["| us | count | kernel |", "| ---: | ---: | --- |", f"| {total:.0f} | | all |"]
+    for name, time_taken in microseconds.most_common(rows):
+        lines.append(f"| {time_taken / PROFILED:.0f} | {counts[name] / PROFILED:.0f} | {name[:90]} |")
+    return lines
+
+
+class Observer:
+    """Takes the place of the model's step: measures, then profiles, then ends the run."""
+
+    def __init__(self, trainer: Trainer, iterations: int, rows: int) -> None:
+        self.model: Any = trainer.model
+        self.step, self.iterations, self.rows = self.model.training_step, iterations, rows
+        self.device: torch.device = self.model.execution.device
+        self.profiler: profile | None = None
+        self.model.training_step = self
+
+    def wait(self) -> float:
+        """The time when the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def __call__(self, batches: Any, iteration: int) -> Any:
+        """One step."""
+        if iteration == WARM_UP:
+            self.began = self.wait()
+        if iteration == WARM_UP + self.iterations:
+            say(f"{self.iterations / (self.wait() - self.began):.1f} iterations a second, data included")
+            self.replay()
+            activity = ProfilerActivity.CUDA if self.device.type == "cuda" else ProfilerActivity.CPU
+            self.profiler = profile(activities=[activity])
+            self.profiler.start()
+        if self.profiler and iteration == WARM_UP + self.iterations + PROFILED:
+            self.wait()
+            self.profiler.stop()
+            say("\n".join(table(self.profiler, self.device, self.rows)))
+            raise _Enough
+        return self.step(batches, iteration)
+
+    def replay(self) -> None:
+        """What a recorded step takes, with nothing to wait for."""
+        graphed = getattr(self.model, "_graphed", None)
+        if graphed is None:
+            return
+        began = self.wait()
+        for _ in range(self.iterations):
+            graphed._graph.replay()
+        say(f"{(self.wait() - began) / self.iterations * 1e3:.2f} ms for the recorded step alone")
+
+
+@exit_status
+def main() -> int:
+    """Train, measure, print; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-opt", required=True, help="option file of a training")
+    parser.add_argument("--iterations", type=int, default=100, help="that are timed")
+    parser.add_argument("--rows", type=int, default=40, help="kernels that are named")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build(arguments.opt, folder)
+        Observer(trainer, arguments.iterations, arguments.rows)
+        try:
+            trainer.run()
+        except _Enough:
+            return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

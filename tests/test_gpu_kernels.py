@@ -1,0 +1,77 @@
+"""The Triton kernels for GPUs against the network, on the CPU in Triton's interpreter (``pip install triton``)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
+    pytest.skip("for machines without a GPU that have Triton: test_cuda.py is for GPUs", allow_module_level=True)
+os.environ["TRITON_INTERPRET"] = "1"  # before its first import
+
+from safmn_gradients import assert_close, case, network
+from triton.runtime import interpreter
+
+from safmn.archs import SAFMN
+from safmn.data import gpu_gather, patch_store
+from safmn.native import gpu_blocks
+from safmn.native.gpu_training import GPUTrainedSAFMN, kernel_error
+
+
+@pytest.fixture(autouse=True)
+def _ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton 3.6 takes a scalar, an array of one element, for an index, which numpy 2.4 refuses."""
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).item()))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
+
+
+def by_kernels(own: SAFMN) -> GPUTrainedSAFMN:
+    return GPUTrainedSAFMN(own, fusion="kernels")
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        {"dim": 4, "blocks": 1, "ffn": 1.7, "scale": 2, "batch": 1, "height": 1, "width": 1},
+        {"dim": 12, "blocks": 2, "ffn": 2.0, "scale": 3, "batch": 2, "height": 1, "width": 2},
+        {"dim": 36, "blocks": 1, "ffn": 2.0, "scale": 4, "batch": 1, "height": 2, "width": 1},
+    ],
+    ids=lambda size: f"dim{size['dim']}",
+)
+def test_values_and_gradients(size: dict[str, Any]) -> None:
+    assert_close(by_kernels, *case(**size))
+
+
+def test_equal_pixels_share_the_gradient_of_their_maximum() -> None:
+    images = torch.full((1, 3, 16, 16), 0.5)
+    assert_close(by_kernels, network(dim=8, n_blocks=1, upscaling_factor=2), images, only_clear_maxima=False)
+
+
+def test_programs_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer programs than there is work: their partial sums are of several windows each."""
+    monkeypatch.setattr(gpu_blocks, "_PROGRAMS", dict.fromkeys(gpu_blocks._PROGRAMS, 2))
+    images = torch.rand(1, 3, 24, 16, generator=torch.Generator().manual_seed(0))
+    assert_close(by_kernels, network(dim=8, n_blocks=1, upscaling_factor=2), images)
+
+
+def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = network(dim=4, n_blocks=1, upscaling_factor=2)
+    assert kernel_error(own, torch.float32) < 1e-4
+    monkeypatch.setattr(gpu_blocks, "_EPS", 1.0)
+    assert kernel_error(own, torch.float32) > 0.2
+
+
+def test_gathered_patches() -> None:
+    pixels = torch.randint(256, (5000,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    addresses = torch.tensor([[10, 1000, 20, 1], [900, 1000, -20, 1], [619, 1000, -1, -20], [0, 1000, 1, 20]])
+    assert torch.equal(gpu_gather.gather(pixels, addresses, 16), patch_store.gather(pixels, addresses, 16))
