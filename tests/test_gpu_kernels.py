@@ -65,7 +65,7 @@ def test_programs_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = network(dim=4, n_blocks=1, upscaling_factor=2)
+    own = network(dim=4, n_blocks=1, upscaling_factor=2).requires_grad_(False)  # as a teacher is
     assert kernel_error(own, torch.float32) < 1e-4
     monkeypatch.setattr(gpu_blocks, "_EPS", 1.0)
     assert kernel_error(own, torch.float32) > 0.2

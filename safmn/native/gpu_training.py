@@ -9,6 +9,7 @@ Triton, by ``torch.compile``, once for all blocks.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import math
@@ -128,11 +129,12 @@ def _possible_fusion(network: Any, dtype: torch.dtype) -> Fusion:
     return "compile" if reason else "kernels"
 
 
+@torch.enable_grad()
 def kernel_error(network: nn.Module, dtype: torch.dtype) -> float:
     """By how much the kernels miss the unfused form on random images: of its norm, of output or gradients."""
-    device = next(network.parameters()).device
-    images = torch.rand(2, 3, 24, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    network = copy.deepcopy(network).requires_grad_(True)  # a teacher's has no gradients
     parameters = list(network.parameters())
+    images = torch.rand(2, 3, 24, 16, generator=torch.Generator().manual_seed(0)).to(parameters[0].device)
     results = []
     for fusion in ("none", "kernels"):
         output = GPUTrainedSAFMN(network, dtype, fusion=fusion)(images)
