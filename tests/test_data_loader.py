@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safmn.data import KeyedDataset, SampleKey, TrainingLoader, build_dataset, draw_patch, sample_rng
+from safmn.data.batch_draws import first_draws
 from safmn.data.workers import explain_death, one_opencv_thread
 from safmn.errors import DataError
 
@@ -362,3 +363,12 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+NUMBERS = st.integers(0, 2**32 - 1) | st.integers(0, 2**40)
+
+
+@given(rows=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=20))
+def test_draws_of_a_batch_are_those_of_each_samples_generator(rows: list[tuple[int, int, int]]) -> None:
+    expected = [sample_rng(seed, SampleKey(epoch, index)).random(3) for seed, epoch, index in rows]
+    assert np.array_equal(first_draws(rows), expected)

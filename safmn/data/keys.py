@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import default_collate
+
+from safmn.data.batch_draws import DRAWS
 
 Sample = dict[str, Any]
 Batch = dict[str, Any]
@@ -44,27 +47,45 @@ def sample_rng(seed: int, key: SampleKey) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, key.epoch, key.index])))
 
 
-def draw_patch(rng: np.random.Generator, lq_h: int, lq_w: int, lq_patch: int, hflip: bool, rot: bool) -> Patch:
-    """Draw crop position and flips as BasicSR does: uniform position, each of the three turns with probability 1/2.
+class Patches(NamedTuple):
+    """A :class:`Patch` for each sample of a batch: (n,) each, int64 and bool."""
+
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    hflip: NDArray[np.bool_]
+    vflip: NDArray[np.bool_]
+    rot90: NDArray[np.bool_]
+
+
+def patches_of(draws: NDArray[np.float64], lq_h: Any, lq_w: Any, lq_patch: int, hflip: bool, rot: bool) -> Patches:
+    """Crop positions and flips as BasicSR draws them: uniform position, each of the three turns with probability 1/2.
 
     Always three draws, so that the position does not depend on which turns are allowed. Every data set of ours draws
     through this function: the same key gives the same crop from a folder, an lmdb and a patch store.
 
     Args:
-        lq_h, lq_w: size of the LQ image, at least ``lq_patch``.
+        draws: (n, 3), in [0, 1).
+        lq_h, lq_w: sizes of the LQ images, (n,) or one for all, at least ``lq_patch``.
         lq_patch: side of the square LQ crop.
         hflip: allow the horizontal flip.
         rot: allow the vertical flip and the transposition (together: rotations).
     """
-    down, across, turns = rng.random(3).tolist()
-    bits = int(turns * 8)
-    return Patch(
-        top=int(down * (lq_h - lq_patch + 1)),
-        left=int(across * (lq_w - lq_patch + 1)),
-        hflip=hflip and bool(bits & 1),
-        vflip=rot and bool(bits & 2),
-        rot90=rot and bool(bits & 4),
+    down, across, turns = draws.T
+    bits = (turns * 8).astype(np.int64)
+    return Patches(
+        top=(down * (lq_h - lq_patch + 1)).astype(np.int64),
+        left=(across * (lq_w - lq_patch + 1)).astype(np.int64),
+        hflip=(bits & 1 > 0) & hflip,
+        vflip=(bits & 2 > 0) & rot,
+        rot90=(bits & 4 > 0) & rot,
     )
+
+
+def draw_patch(rng: np.random.Generator, lq_h: int, lq_w: int, lq_patch: int, hflip: bool, rot: bool) -> Patch:
+    """Draw one; arguments as those of :func:`patches_of`."""
+    patches = patches_of(rng.random((1, DRAWS)), lq_h, lq_w, lq_patch, hflip, rot)
+    top, left, *turns = (values.item() for values in patches)
+    return Patch(top, left, *map(bool, turns))
 
 
 @contextmanager

@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from safmn.data.keys import Batch, Patch, Sample, SampleKey, draw_patch, sample_rng
+from safmn.data.batch_draws import DRAWS, first_draws
+from safmn.data.keys import Batch, Patches, Sample, SampleKey, patches_of
 from safmn.data.options import CropOptions, read_options
-from safmn.data.store_format import CheckSource, StoreFile
+from safmn.data.store_format import CheckSource, StoredImage, StoreFile
 from safmn.errors import DataError, OptionError
 from safmn.names import image_name
 from safmn.registry import DATASET_REGISTRY
@@ -27,9 +29,6 @@ class StoreOptions(CropOptions, frozen=True, kw_only=True):
     dataroot: str  # the file that safmn prepare store made
     device: Literal["cpu", "cuda"] = "cpu"  # "cuda": all pixels are kept in the GPU's memory
     check_source: CheckSource = "always"  # refuse the store when its source images changed
-
-
-_Address: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,28 @@ class Plan:
     lq: np.ndarray
 
 
-def _address(offset: int, height: int, width: int, patch: Patch, side: int, factor: int) -> _Address:
-    top, left = patch.top * factor, patch.left * factor
-    row, column = width, 1
-    if patch.vflip:
-        top, row = top + side - 1, -row
-    if patch.hflip:
-        left, column = left + side - 1, -column
-    down, across = (column, row) if patch.rot90 else (row, column)
-    return offset + top * width + left, height * width, down, across
+class _Planes(NamedTuple):
+    """Where the images' pixels begin, and their sizes: int64, (images,) each."""
+
+    offset: NDArray[np.int64]
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, images: Sequence[StoredImage], offsets: Sequence[int], factor: int) -> _Planes:
+        """Planes that begin at ``offsets``, ``factor`` times as large as the LQ images."""
+        sizes = [(image.lq_height * factor, image.lq_width * factor) for image in images]
+        height, width = np.array(sizes, np.int64).reshape(-1, 2).T
+        return cls(np.array(offsets, np.int64), height, width)
+
+    def addresses(self, images: NDArray[np.int64], patches: Patches, side: int, factor: int) -> NDArray[np.int64]:
+        """Rows of :class:`Plan` for a patch of each of these images, whose positions count ``factor`` pixels."""
+        offset, height, width = (values[images] for values in self)
+        top = patches.top * factor + np.where(patches.vflip, side - 1, 0)
+        left = patches.left * factor + np.where(patches.hflip, side - 1, 0)
+        row, column = np.where(patches.vflip, -width, width), np.where(patches.hflip, -1, 1)
+        down, across = np.where(patches.rot90, column, row), np.where(patches.rot90, row, column)
+        return np.stack([offset + top * width + left, height * width, down, across], axis=1)
 
 
 def gather(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
@@ -113,6 +125,8 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         self.images = self.store.index.images
         self.scale = self.store.index.source.scale
         self._device_pixels: Tensor | None = None
+        self._gt = _Planes.of(self.images, [image.offset for image in self.images], self.scale)
+        self._lq = _Planes.of(self.images, [image.lq_offset(self.scale) for image in self.images], 1)
         if self.store.index.source.gt_alone:
             raise OptionError(
                 f"data set {self.options.name!r}: the patch store {self.store.path} holds GT images alone; degrade "
@@ -151,17 +165,19 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
 
     def plan(self, keys: Sequence[SampleKey], seed: int) -> Plan:
         """Draw crops and turns of a batch; cheap, and the same for every way to read the pixels."""
-        places = [self._place(key.index % len(self.images), sample_rng(seed, key)) for key in keys]
-        gt, lq = (np.array([place[side] for place in places], np.int64) for side in (0, 1))
-        return Plan(list(keys), [self._path(key.index % len(self.images)) for key in keys], gt, lq)
+        images = np.array([key.index for key in keys], np.int64) % len(self.images)
+        gt, lq = self._places(images, first_draws([(seed, key.epoch, key.index) for key in keys]))
+        return Plan(list(keys), [self._path(index) for index in images], gt, lq)
 
-    def _place(self, index: int, rng: np.random.Generator) -> tuple[_Address, _Address]:
-        image, options, side, scale = self.images[index], self.options, self.lq_patch, self.scale
-        height, width = image.lq_height, image.lq_width
-        patch = draw_patch(rng, height, width, side, options.use_hflip, options.use_rot)
+    def _places(
+        self, images: NDArray[np.int64], draws: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        options, side = self.options, self.lq_patch
+        height, width = self._lq.height[images], self._lq.width[images]
+        patches = patches_of(draws, height, width, side, options.use_hflip, options.use_rot)
         return (
-            _address(image.offset, height * scale, width * scale, patch, side * scale, scale),
-            _address(image.lq_offset(scale), height, width, patch, side, 1),
+            self._gt.addresses(images, patches, side * self.scale, self.scale),
+            self._lq.addresses(images, patches, side, 1),
         )
 
     def gather(self, plan: Plan) -> Batch:
@@ -182,7 +198,7 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """A training sample of image ``index``, on the CPU; every draw comes from ``rng``."""
-        gt, lq = (np.array([address], np.int64) for address in self._place(index, rng))
+        gt, lq = self._places(np.array([index]), rng.random((1, DRAWS)))
         path, side, pixels = self._path(index), self.lq_patch, self.store.pixels
         return {
             "lq": slice_patches(pixels, lq, side)[0],
