@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +315,34 @@ def test_two_ranks_share_the_work_and_get_the_same_numbers_as_one(tmp_path: Path
         assert found["read"] == list(range(rank, 5, 2))
         assert found["alone"] == score([item(0)]).mean  # fewer images than ranks
         assert found["message"] == "image 1 cannot be read"  # on the rank that did not meet it, too
+
+
+@pytest.fixture
+def _fast_convolutions() -> Iterator[None]:
+    """As training on a GPU sets them."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = True, True, True
+    yield
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
+
+
+@pytest.mark.usefixtures("_fast_convolutions")
+def test_tensorfloat_32_is_off_while_images_are_scored_and_back_after() -> None:
+    seen: list[tuple[bool, ...]] = []
+
+    def flags() -> tuple[bool, ...]:
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
+
+    def network(lq: torch.Tensor) -> torch.Tensor:
+        seen.append(flags())
+        if len(seen) == 2:
+            raise RuntimeError("out of luck")
+        return lq
+
+    image = torch.rand(3, 16, 16)
+    item = {"lq": image, "gt": image, "lq_path": "a.png", "gt_path": "a.png"}
+    with pytest.raises(DataError, match="out of luck"):
+        evaluate(network, [item, item], name="two", metrics={}, device="cpu")
+    assert seen == [(False, False, False)] * 2
+    assert flags() == (True, True, True)

@@ -27,7 +27,7 @@ from safmn.errors import DataError, UserError
 from safmn.imaging import to_uint8, write_image
 from safmn.names import image_name
 from safmn.registry import METRIC_REGISTRY, find
-from safmn.runtime.execution import Execution, Precision
+from safmn.runtime.execution import Execution, Precision, comparable_convolutions
 from safmn.runtime.memory import OUT_OF_MEMORY, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ def evaluate(
         progress: show a bar (rank 0, on a terminal).
         precision: ``bf16`` and ``fp16`` run the network under autocast.
 
+    TensorFloat-32 is off meanwhile: it would move the numbers of a GPU in the third decimal.
+
     Raises:
         DataError: the set is empty, an image cannot be read, a GT image is not ``scale`` times its LQ image, or the
             network or a metric fails on one.
@@ -107,7 +109,7 @@ def evaluate(
     outcome: list[_Score] | Exception
     with tqdm(total=len(indices), desc=name, unit="image", leave=False, disable=None if shown else True) as bar:
         try:
-            with _in_eval_mode(network):
+            with _in_eval_mode(network), comparable_convolutions():
                 outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar))
         except (UserError, Interrupted, OSError, *OUT_OF_MEMORY) as error:
             outcome = error

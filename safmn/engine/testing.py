@@ -251,8 +251,6 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
     Returns:
         0; 1 if an expected number drifted; otherwise 2 if a set could not be tested (the others were).
     """
-    if device.type == "cuda":  # TensorFloat-32 would move the numbers in the third decimal
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     results: dict[str, SetResult] = {}
     failures: dict[str, str] = {}
     try:

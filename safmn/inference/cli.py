@@ -14,7 +14,7 @@ from PIL import Image
 
 from safmn.console import say
 from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
-from safmn.inference import pictures
+from safmn.inference import backends, pictures
 from safmn.inference.jobs import plan
 from safmn.inference.run import Run
 from safmn.inference.upscaler import Upscaler
@@ -32,17 +32,34 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders (with all below) or patterns")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="folder, or file for a single input")
     p.add_argument("--weights", metavar="W", help=".pth or .safetensors file, or a name of `safmn zoo`")
-    p.add_argument("--tile", default="auto", metavar="auto|N|0", help="width of pieces in input pixels; 0: never cut")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    p.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
-    p.add_argument("--backend", default="auto", help="what runs the network; auto: the fastest that is installed")
+    p.add_argument(
+        "--tile",
+        default="auto",
+        metavar="auto|N|0",
+        help="width of pieces in input pixels; 0: never cut (default: auto)",
+    )
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    p.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="(default: fp32)")
+    p.add_argument(
+        "--backend",
+        default="auto",
+        help=f"what runs the network: {', '.join(backends.NAMES)} (default: auto, the fastest that is installed)",
+    )
     p.add_argument("--ensemble", action="store_true", help="average over 8 flips and rotations (8 times the work)")
     p.add_argument("--full-frame-semantics", action="store_true", help="pool as published on odd sizes; never cut")
     p.add_argument("--format", metavar="EXT", help="png, jpg, webp, tif, avif, ... (default: that of the input)")
-    p.add_argument("--quality", type=int, default=95, metavar="Q", help="of JPEG, WebP (100: lossless) and AVIF")
+    p.add_argument(
+        "--quality", type=int, default=95, metavar="Q", help="of JPEG, WebP (100: lossless) and AVIF (default: 95)"
+    )
     p.add_argument("--compare", action="store_true", help="also write OUTPUT_compare.png: bicubic beside the result")
     p.add_argument("--overwrite", action="store_true", help="make outputs that exist again")
-    p.add_argument("--max-pixels", type=int, default=pictures.MAX_PIXELS, metavar="N", help="refuse larger inputs")
+    p.add_argument(
+        "--max-pixels",
+        type=int,
+        default=pictures.MAX_PIXELS,
+        metavar="N",
+        help="refuse larger inputs (default: %(default)s)",
+    )
     return p
 
 
