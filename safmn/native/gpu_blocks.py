@@ -131,7 +131,7 @@ class _Blocks(torch.autograd.Function):
         for number in range(len(parameters.norm1)):
             stream, needed = _forward(stream, number, parameters, matrices, sizes, dtype)
             kept.append(needed)
-        ctx.sizes, ctx.dtype, ctx.kept = sizes, dtype, kept
+        ctx.sizes, ctx.kept = sizes, kept
         ctx.save_for_backward(*stacked, *matrices)
         return stream.view(x.shape)
 
