@@ -75,3 +75,5 @@ def test_gathered_patches() -> None:
     pixels = torch.randint(256, (5000,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     addresses = torch.tensor([[10, 1000, 20, 1], [900, 1000, -20, 1], [619, 1000, -1, -20], [0, 1000, 1, 20]])
     assert torch.equal(gpu_gather.gather(pixels, addresses, 16), patch_store.gather(pixels, addresses, 16))
+    patch_store._gather_kernel.cache_clear()
+    assert patch_store._gather_kernel(torch.device("cpu")) is gpu_gather.gather

@@ -13,6 +13,7 @@ from torch import nn
 
 from safmn.archs import SAFMN
 from safmn.errors import OptionError
+from safmn.optim import muon
 from safmn.optim.muon import Muon, orthogonal
 from safmn.optim.optimizers import build_optimizer, groups_on, state_of
 
@@ -136,6 +137,26 @@ def test_with_a_rate_on_the_device_it_steps_alike() -> None:
         step(muons[1], recorded, seed)
     for one, other in zip(plain, recorded, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("small", [0, 10**9], ids=["each size by itself", "all at once"])
+def test_tall_and_wide_matrices_step_alike_on_the_device(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "_SMALL", small)
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(8, 30), (30, 8), (16, 9, 3, 3), (40, 9, 1, 1), (8, 30), (9,)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    start[2] = start[2].to(memory_format=torch.channels_last)
+    host, device = ([nn.Parameter(tensor.clone()) for tensor in start] for _ in range(2))
+    steppers = [Muon(host, 1e-2), Muon(device, torch.tensor(1e-2))]
+    for _ in range(3):
+        for one, other in zip(host, device, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        for stepper in steppers:
+            stepper.step()
+    for one, other, before in zip(host, device, start, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+        assert not torch.equal(one, before)
 
 
 def test_with_a_flag_on_the_device_it_leaves_everything_as_it_is() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import pickle
 import shutil
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,7 +23,8 @@ import torch
 from data_helpers import SIZES, make_folders, make_store, paired_section
 from tqdm import tqdm
 
-from safmn.data import PatchStore, SampleKey, TrainingLoader, build_dataset
+from safmn import data as data_package
+from safmn.data import PatchStore, SampleKey, TrainingLoader, build_dataset, patch_store
 from safmn.data.patch_store import gather
 from safmn.data.store_format import Source, StoreFile, digest_of, read_index
 from safmn.data.workers import one_opencv_thread
@@ -420,3 +424,21 @@ def test_a_killed_build_goes_on(tmp_path: Path) -> None:
     assert kills > 1
     assert main(arguments(folders, output)) == 0
     assert output.read_bytes() == make_store(*folders, tmp_path / "whole.store").read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["raises", "other pixels"])
+def test_a_kernel_that_fails_on_this_machine_is_not_used(
+    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gather(pixels: torch.Tensor, addresses: torch.Tensor, side: int) -> torch.Tensor:
+        if fault == "raises":
+            raise RuntimeError("no compiler\nand more")
+        return torch.zeros(len(addresses), 3, side, side)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "safmn.data.gpu_gather", types.SimpleNamespace(gather=gather))
+    monkeypatch.setattr(data_package, "gpu_gather", types.SimpleNamespace(gather=gather), raising=False)
+    patch_store._gather_kernel.cache_clear()
+    assert patch_store._gather_kernel(torch.device("cpu")) is None
+    patch_store._gather_kernel.cache_clear()
+    assert {"raises": "RuntimeError: no compiler", "other pixels": "it gives other pixels"}[fault] in caplog.text

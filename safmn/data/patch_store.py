@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -16,9 +18,11 @@ from safmn.data.batch_draws import DRAWS, first_draws
 from safmn.data.keys import Batch, Patches, Sample, SampleKey, patches_of
 from safmn.data.options import CropOptions, read_options
 from safmn.data.store_format import CheckSource, StoredImage, StoreFile
-from safmn.errors import DataError, OptionError
+from safmn.errors import DataError, OptionError, first_line
 from safmn.names import image_name
 from safmn.registry import DATASET_REGISTRY
+
+logger = logging.getLogger(__name__)
 
 _UPLOAD_BYTES = 1 << 28  # how much is copied to the device at a time
 
@@ -79,10 +83,30 @@ def gather(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
     Returns:
         float32 (B, 3, side, side) in [0, 1].
     """
-    if pixels.is_cuda and importlib.util.find_spec("triton"):
-        from safmn.data import gpu_gather  # Triton comes with torch for CUDA alone
+    kernel = _gather_kernel(pixels.device) if pixels.is_cuda else None
+    return kernel(pixels, addresses, side) if kernel else _gather_by_torch(pixels, addresses, side)
 
-        return gpu_gather.gather(pixels, addresses, side)
+
+@functools.cache
+def _gather_kernel(device: torch.device) -> Callable[[Tensor, Tensor, int], Tensor] | None:
+    """One kernel for it, where there is Triton and it gives what it should; says where it does not."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    pixels = torch.arange(256, device=device).to(torch.uint8)
+    addresses = torch.tensor([[0, 64, 8, 1], [63, 64, -1, -8]], device=device)
+    try:
+        from safmn.data import gpu_gather
+
+        if torch.equal(gpu_gather.gather(pixels, addresses, 8), _gather_by_torch(pixels, addresses, 8)):
+            return gpu_gather.gather
+        reason = "it gives other pixels"
+    except Exception as error:  # whatever a compiler or a driver raises
+        reason = f"{type(error).__name__}: {first_line(error)}"
+    logger.warning("patches are cut by torch, which is slower: our kernel cannot run on this machine: %s", reason)
+    return None
+
+
+def _gather_by_torch(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
     origin, plane, down, across = (column.view(-1, 1, 1, 1) for column in addresses.unbind(1))
     steps = torch.arange(side, device=pixels.device)
     channel = torch.arange(3, device=pixels.device).view(1, 3, 1, 1)

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safmn.native import gpu_kernels as kernels
+from safmn.native.parameters import Parameters, aligned
 
 _EPS = 1e-6  # of the norms
-_ALIGNMENT = 8  # channels; a GPU's matrix units take bfloat16 in multiples of it
 _CHUNK = 32  # hidden channels of a program of feed_forward_backward
 # How each kernel is launched: the fastest of four to eight ways on an H100, for 64 patches of 48x48 and dim 36.
 # ``rows``: pixels of a program that has no window.
@@ -36,48 +36,6 @@ _LAUNCH: dict[str, dict[str, Any]] = {
 _PROGRAMS = {"feed_forward_backward": 264, "aggregate_backward": 528, "depthwise_sums": 128}  # that share all pixels
 
 
-class Parameters(NamedTuple):
-    """Those of all blocks, stacked, float32: (blocks, ...)."""
-
-    norm1: Tensor  # (dim,) gain
-    norm1_bias: Tensor
-    depthwise: Tensor  # (dim, 9), the levels one after the other
-    depthwise_bias: Tensor
-    aggr: Tensor  # (dim, dim)
-    aggr_bias: Tensor
-    norm2: Tensor
-    norm2_bias: Tensor
-    mix: Tensor  # (hidden, dim, 3, 3)
-    mix_bias: Tensor
-    back: Tensor  # (dim, hidden)
-    back_bias: Tensor
-
-
-def stacked(network: Any) -> Parameters:
-    """Those of a SAFMN's blocks."""
-    blocks = network.feats
-    dim = blocks[0].norm1.weight.shape[0]
-    levels = [level for block in blocks for level in block.safm.mfr]
-
-    def of(name: str) -> Tensor:
-        return torch.stack([block.get_parameter(name) for block in blocks])
-
-    return Parameters(
-        norm1=of("norm1.weight"),
-        norm1_bias=of("norm1.bias"),
-        depthwise=torch.cat([level.weight for level in levels]).view(len(blocks), dim, 9),
-        depthwise_bias=torch.cat([level.bias for level in levels]).view(len(blocks), dim),
-        aggr=of("safm.aggr.weight").flatten(2),
-        aggr_bias=of("safm.aggr.bias"),
-        norm2=of("norm2.weight"),
-        norm2_bias=of("norm2.bias"),
-        mix=of("ccm.ccm.0.weight"),
-        mix_bias=of("ccm.ccm.0.bias"),
-        back=of("ccm.ccm.2.weight").flatten(2),
-        back_bias=of("ccm.ccm.2.bias"),
-    )
-
-
 class _Sizes:
     """Sizes of an image (B, h, w, dim), and those of the kernels' tiles: powers of two."""
 
@@ -89,7 +47,7 @@ class _Sizes:
         self.coarse_pixels = self.pixels // 4 + self.pixels // 16 + self.pixels // 64  # of the three pooled levels
         self.place = (self.pixels, self.height, self.width)
         self.quarter = self.dim // 4
-        self.aligned = -(-self.dim // _ALIGNMENT) * _ALIGNMENT
+        self.aligned = aligned(self.dim)
         self.wide, self.padded, self.broad = _tile(self.aligned), _tile(self.quarter), _tile(hidden)
         self.chunks = -(-hidden // _CHUNK)
         self.precision = "tf32" if dtype == torch.float32 else "ieee"
@@ -112,10 +70,10 @@ def _tile(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def _matrices(parameters: Parameters, dtype: torch.dtype, aligned: int) -> tuple[Tensor, Tensor, Tensor]:
+def _matrices(parameters: Parameters, dtype: torch.dtype, channels: int) -> tuple[Tensor, Tensor, Tensor]:
     """What is multiplied, in the type of the arithmetic: aggr, mix (channels padded, channels_last), back."""
     mix = parameters.mix  # (blocks, hidden, dim, 3, 3)
-    mix = F.pad(mix.permute(0, 1, 3, 4, 2), (0, aligned - mix.shape[2])).to(dtype).permute(0, 1, 4, 2, 3)
+    mix = F.pad(mix.permute(0, 1, 3, 4, 2), (0, channels - mix.shape[2])).to(dtype).permute(0, 1, 4, 2, 3)
     return parameters.aggr.to(dtype), mix, parameters.back.to(dtype)
 
 

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 
 from safmn.errors import first_line
 from safmn.native.checks import check_network, check_sides
+from safmn.native.parameters import aligned, stacked
 
 logger = logging.getLogger(__name__)
 
-_ALIGNMENT = 8  # channels
 _LARGEST_ERROR = 0.2  # of kernels that are right, in bfloat16 and for random weights, with a margin
 _WIDEST = 64  # channels that the kernels take: wider tiles do not fit into registers
 
@@ -42,10 +42,6 @@ class _Block(NamedTuple):
     aggr: tuple[Tensor, Tensor]  # (padded, padded), (padded,)
     mix: tuple[Tensor, Tensor]  # (hidden, padded, 3, 3), (hidden,)
     back: tuple[Tensor, Tensor]  # (padded, hidden), (padded,)
-
-
-def _aligned(channels: int) -> int:
-    return -(-channels // _ALIGNMENT) * _ALIGNMENT
 
 
 def _pad(tensor: Tensor, *sizes: int) -> Tensor:
@@ -183,7 +179,7 @@ class GPUTrainedSAFMN(nn.Module):
     def _by_kernels(self, x: Tensor) -> Tensor:
         from safmn.native import gpu_blocks  # Triton comes with torch for CUDA alone
 
-        return gpu_blocks.run_blocks(x, gpu_blocks.stacked(self.network), self.dtype)
+        return gpu_blocks.run_blocks(x, stacked(self.network), self.dtype)
 
     def _by_compiler(self, x: Tensor) -> Tensor:
         network: Any = self.network
@@ -199,37 +195,37 @@ class GPUTrainedSAFMN(nn.Module):
         return F.conv2d(images, weight, conv.bias, padding=1).contiguous(memory_format=torch.channels_last)
 
     def _prepared(self) -> list[_Block]:
-        """Those of all blocks: stacked, padded, converted, and taken apart again, which are few small kernels."""
-        blocks: Any = self.network.feats
-        dim = blocks[0].norm1.weight.shape[0]
-        width = _aligned(dim)
-        dtype = self.dtype
+        """The parameters of each block, padded and converted."""
+        network: Any = self.network
+        own, blocks = stacked(network), len(network.feats)
+        width = aligned(own.norm1.shape[1])
 
-        def stacked(name: str, *sizes: int, dtype: torch.dtype = dtype) -> list[Tensor]:
-            same = torch.stack([block.get_parameter(name) for block in blocks])
-            return list(_pad(same, len(blocks), *sizes).to(dtype).unbind(0))
+        def padded(tensor: Tensor, *sizes: int) -> tuple[Tensor, ...]:
+            return _pad(tensor, blocks, *sizes).to(self.dtype).unbind(0)
 
-        def conv(name: str, *sizes: int, dtype: torch.dtype = dtype) -> list[tuple[Tensor, Tensor]]:
-            return list(
-                zip(
-                    stacked(f"{name}.weight", *sizes, dtype=dtype),
-                    stacked(f"{name}.bias", *sizes[:1], dtype=dtype),
-                    strict=True,
-                )
-            )
-
-        plain = torch.float32
-        levels = [conv(f"safm.mfr.{number}", dtype=plain) for number in range(len(blocks[0].safm.mfr))]
-        flat = lambda pairs: [(weight.flatten(1), bias) for weight, bias in pairs]  # noqa: E731 - 1x1 as matrices
+        levels = len(network.feats[0].safm.mfr)
+        depthwise = own.depthwise.unflatten(2, (3, 3)).chunk(levels, dim=1)  # (blocks, dim / 4, 3, 3) each
+        depthwise_bias = own.depthwise_bias.chunk(levels, dim=1)
+        norms = zip(own.norm1, own.norm1_bias, own.norm2, own.norm2_bias, strict=True)
+        matrices = zip(
+            padded(own.aggr, width, width),
+            padded(own.aggr_bias, width),
+            padded(own.mix, own.mix.shape[1], width),
+            padded(own.mix_bias, own.mix.shape[1]),
+            padded(own.back, width),
+            padded(own.back_bias, width),
+            strict=True,
+        )
         return [
-            _Block(norm1, norm2, [(weight.squeeze(1), bias) for weight, bias in own], aggr, mix, back)
-            for norm1, norm2, own, aggr, mix, back in zip(
-                conv("norm1", dtype=plain),
-                conv("norm2", dtype=plain),
-                zip(*levels, strict=True),
-                flat(conv("safm.aggr", width, width)),
-                conv("ccm.ccm.0", blocks[0].ccm.ccm[0].out_channels, width),
-                flat(conv("ccm.ccm.2", width)),
-                strict=True,
+            _Block(
+                norm1=(gain1, bias1),
+                norm2=(gain2, bias2),
+                levels=[(weight[number], bias[number]) for weight, bias in zip(depthwise, depthwise_bias, strict=True)],
+                aggr=(aggr, aggr_bias),
+                mix=(mix, mix_bias),
+                back=(back, back_bias),
+            )
+            for number, ((gain1, bias1, gain2, bias2), (aggr, aggr_bias, mix, mix_bias, back, back_bias)) in enumerate(
+                zip(norms, matrices, strict=True)
             )
         ]

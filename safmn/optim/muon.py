@@ -19,6 +19,7 @@ from torch.nn import functional as F
 # Quintic Newton-Schulz iteration of the first source: steep at zero, which counts, and only near one in the end.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _RMS = 0.2  # of an Adam step of rate 1, about (the second source)
+_SMALL = 1 << 16  # elements: matrices that are padded to one size, to be computed at once on a GPU
 _SMALLEST_SIDE = 8  # thinner matrices (an image's three channels, depthwise kernels) have little to make orthogonal
 
 
@@ -163,10 +164,16 @@ class Muon(torch.optim.Optimizer):
     def _muon_on_device(self, parameters: list[Tensor], group: dict[str, Any], moves: Tensor) -> None:
         """As :meth:`_muon`, where ``moves`` is 1; leaves all as it is where it is 0, whatever the gradients are.
 
-        A GPU takes as long for a few such matrices as for all, so all are made orthogonal at once.
+        A GPU takes as long for one small matrix as for many, so all small ones are made orthogonal at once.
         """
+        ordered = sorted(parameters, key=lambda parameter: tuple(parameter.shape))  # alike ones side by side
+        small = [parameter for parameter in ordered if parameter.numel() <= _SMALL]
+        large = _alike([parameter for parameter in ordered if parameter.numel() > _SMALL])
+        for batch in [small, *large] if small else large:
+            self._move_on_device(batch, group, moves)
+
+    def _move_on_device(self, parameters: list[Tensor], group: dict[str, Any], moves: Tensor) -> None:
         length = -_RMS * group["matrix_lr_ratio"] * group["lr"] * moves
-        parameters = sorted(parameters, key=lambda parameter: tuple(parameter.shape))  # alike ones side by side
         momenta = self._buffers(parameters, "momentum_buffer")
         before = _packed(momenta)
         gradients = _packed(_gradients(parameters)).where(moves > 0, 0)
