@@ -21,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -33,13 +35,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without 
 
 from safmn.console import say
 from safmn.errors import DataError, exit_status
-from safmn.imaging import read_rgb, write_image
+from safmn.imaging import imresize, read_rgb, write_image
 
 LIST = Path(__file__).resolve().parent.parent / "docs" / "photographs.tsv"
 ARCHIVES = {"debian": "http://deb.debian.org/debian/", "ubuntu": "http://archive.ubuntu.com/ubuntu/"}
 SIDE = 384
 AT_MOST = 12  # squares of a photograph
 LEAST_DETAIL = 3.0  # of a square: mean magnitude of the Laplacian of grey values
+LARGEST_SCALE = 0.6  # of whole photographs: larger ones are as soft as camera JPEGs are
+Pieces = dict[str, np.ndarray]  # file names and images
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class Photograph:
     def square(self, number: int) -> str:
         """File name of its ``number``-th square."""
         return f"wallpaper_{self.sha256[:12]}_{number:02}.png"
+
+    def whole(self, side: int) -> str:
+        """File name of it as a whole, its shorter side ``side`` pixels long."""
+        return f"whole{side}_{self.sha256[:12]}.png"
 
 
 def read_list(path: Path) -> list[Photograph]:
@@ -163,9 +171,26 @@ def squares(image: np.ndarray, side: int = SIDE, at_most: int = AT_MOST) -> list
     return [square for value, square in found[:at_most] if value >= LEAST_DETAIL]
 
 
-def cut(photographs: list[Photograph], downloads: Path, output: Path) -> None:
-    """Write the squares of one package's photographs, those that were written before left out."""
-    todo = [photograph for photograph in photographs if not (output / photograph.square(0)).exists()]
+def cut_squares(photograph: Photograph, image: np.ndarray) -> Pieces:
+    """:func:`squares` under their names, the one with most detail first."""
+    return {photograph.square(number): square for number, square in enumerate(squares(image))}
+
+
+def shrink_whole(sides: Sequence[int], photograph: Photograph, image: np.ndarray) -> Pieces:
+    """The whole uint8 (H, W, 3) image, its shorter side as long as each of ``sides`` that shrinks it enough."""
+    scales = {side: side / min(image.shape[:2]) for side in sorted(sides)}
+    return {photograph.whole(side): imresize(image, scale) for side, scale in scales.items() if scale <= LARGEST_SCALE}
+
+
+def write_pieces(
+    photographs: list[Photograph],
+    downloads: Path,
+    output: Path,
+    first: Callable[[Photograph], str],
+    pieces: Callable[[Photograph, np.ndarray], Pieces],
+) -> None:
+    """Write what ``pieces`` makes of one package's photographs, those left out whose ``first`` file is there."""
+    todo = [photograph for photograph in photographs if not (output / first(photograph)).exists()]
     if not todo:
         return
     with tempfile.TemporaryDirectory() as temporary:
@@ -173,28 +198,37 @@ def cut(photographs: list[Photograph], downloads: Path, output: Path) -> None:
         for photograph in todo:
             check(photograph, Path(temporary), known)
         for photograph in todo:
-            found = squares(read_rgb(Path(temporary) / photograph.file))
-            for number in reversed(range(len(found))):  # the first one last: it says that all are there
-                write_image(output / photograph.square(number), found[number])
+            made = pieces(photograph, read_rgb(Path(temporary) / photograph.file))
+            for name in reversed(made):  # the first one last: it says that all are there
+                write_image(output / name, made[name])
 
 
 @exit_status
 def main() -> int:
     """Download, cut, write; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the squares")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for what is cut")
     parser.add_argument("--list", type=Path, default=LIST, help="photographs; default: docs/photographs.tsv")
     parser.add_argument("--downloads", type=Path, help="folder to keep the packages in; default: none is kept")
+    parser.add_argument(
+        "--whole", type=int, nargs="+", metavar="SIDE", help="whole photographs with shorter sides of so many pixels"
+    )
     arguments = parser.parse_args()
+    if arguments.whole:
+        smallest = min(arguments.whole)
+        first, pieces = partial(Photograph.whole, side=smallest), partial(shrink_whole, arguments.whole)
+    else:
+        first, pieces = partial(Photograph.square, number=0), cut_squares
     packages = [list(group) for _, group in groupby(read_list(arguments.list), key=lambda row: row.package)]
     arguments.output.mkdir(parents=True, exist_ok=True)
     for photographs in tqdm(packages, desc="packages"):
         with tempfile.TemporaryDirectory() as temporary:
             downloads = arguments.downloads or Path(temporary)
             downloads.mkdir(parents=True, exist_ok=True)
-            cut(photographs, downloads, arguments.output)
-    written = len(list(arguments.output.glob("wallpaper_*.png")))
-    say(f"{arguments.output}: {written} squares of {sum(map(len, packages))} photographs")
+            write_pieces(photographs, downloads, arguments.output, first, pieces)
+    pattern, kind = ("whole*.png", "copies") if arguments.whole else ("wallpaper_*.png", "squares")
+    written = len(list(arguments.output.glob(pattern)))
+    say(f"{arguments.output}: {written} {kind} of {sum(map(len, packages))} photographs")
     return 0
 
 

@@ -14,7 +14,7 @@ import pytest
 import wallpaper_photos
 from skimage import data
 
-from safmn.imaging import read_rgb, write_image
+from safmn.imaging import imresize, read_rgb, write_image
 
 COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 
@@ -35,7 +35,7 @@ License: CC-BY-SA-4.0
  Its text.
 """
 FOLDER = "usr/share/backgrounds"
-Run = Callable[[list[list[str]]], int]
+Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -114,11 +114,11 @@ class TestPackages:
     def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         """The script's exit status for a list of these rows."""
 
-        def run(rows: list[list[str]]) -> int:
+        def run(rows: list[list[str]], *arguments: str) -> int:
             head = "package\tfile\tsha256\tlicence\tcopyright\n"
             (tmp_path / "list.tsv").write_text(head + "".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
             command = ["wallpaper_photos.py", "-o", str(tmp_path / "out"), "--list", str(tmp_path / "list.tsv")]
-            monkeypatch.setattr("sys.argv", [*command, "--downloads", str(tmp_path / "downloads")])
+            monkeypatch.setattr("sys.argv", [*command, "--downloads", str(tmp_path / "downloads"), *arguments])
             return wallpaper_photos.main()
 
         return run
@@ -134,6 +134,16 @@ class TestPackages:
         (tmp_path / "downloads" / "paper_1_all.deb").unlink()  # nor is it downloaded again
         assert run(rows) == 0
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+    def test_writes_whole_photographs(self, tmp_path: Path, rows: list[list[str]], run: Run) -> None:
+        image = np.tile(data.coffee(), (2, 2, 1))
+        assert image.shape == (800, 1200, 3)
+        for _ in range(2):
+            assert run(rows, "--whole", "600", "300") == 0
+            name = f"whole300_{rows[0][2][:12]}.png"
+            assert np.array_equal(read_rgb(tmp_path / "out" / name), imresize(image, 0.375))
+            assert len(list((tmp_path / "out").iterdir())) == 2  # 600 would be three quarters of it
+            (tmp_path / "out" / name).unlink()  # and it alone is written again
 
     @pytest.mark.parametrize(
         ("column", "value", "said"),
