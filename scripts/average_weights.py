@@ -1,8 +1,9 @@
 """The mean of several weights of one network: ``scripts/average_weights.py A.pth B.pth ... -o MEAN.safetensors``.
 
 Small batches push a network to and fro: weights that one run had at different iterations, or that several runs from one
-start ended with, are better on average than any of them is (Izmailov et al., 2018, arXiv 1803.05407; Wortsman et al.,
-2022, arXiv 2203.05482). Weights that were trained apart from the start have no common mean. Computed in float64.
+start ended with, often have a mean that is better than each (Izmailov et al., 2018, arXiv 1803.05407; Wortsman et al.,
+2022, arXiv 2203.05482; what it brought here: docs/weights.md). Weights that were trained apart from the start have no
+common mean. Computed in float64.
 """
 
 from __future__ import annotations
