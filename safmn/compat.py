@@ -1,4 +1,4 @@
-"""The one place that makes ``import basicsr`` work beside today's torch and torchvision.
+"""The one place that makes ``import basicsr`` (and ``import spandrel``) work beside today's torch and torchvision.
 
 BasicSR 1.4.2 is the newest release on PyPI and predates both. Two things can be wrong:
 

@@ -35,7 +35,7 @@ from skimage import data
 from torch import Tensor, nn
 
 from benchmark_harness import Timing, argument_parser, compare, report, use_threads
-from safmn import Upscaler, zoo
+from safmn import Upscaler, compat, zoo
 from safmn.archs import SAFMN, SAFMN_BCIE
 from safmn.console import say
 from safmn.errors import OptionError, UserError, did_you_mean, exit_status
@@ -89,6 +89,7 @@ def subject_named(name: str) -> Subject:
 def baseline(network: nn.Module, device: torch.device) -> Run:
     """The network as spandrel ships it, or ours where it ships none, in eager float32."""
     if isinstance(network, SAFMN | SAFMN_BCIE):
+        compat.repair_torchvision()  # which spandrel imports
         import spandrel
 
         network = spandrel.ModelLoader().load_from_state_dict(dict(network.state_dict())).model

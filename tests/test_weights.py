@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -505,6 +506,17 @@ def test_spandrel_knows_other_networks(compact: tuple[Path, nn.Module]) -> None:
     torch.testing.assert_close(network(image), original(image).clamp(0, 1))
     original.scale = 2
     assert complexity(network) == complexity(original)
+
+
+def test_spandrel_is_asked_in_a_fresh_process(compact: tuple[Path, nn.Module]) -> None:
+    """Where nothing has imported BasicSR, and so nothing has repaired torchvision, which spandrel imports."""
+    pytest.importorskip("spandrel")
+    path, _ = compact
+    code = f"import safmn; assert safmn.load_network({str(path)!r}).scale == 2"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_spandrel_the_message_says_how_to_get_it(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from safmn import compat
 from safmn.errors import WeightsError
 from safmn.weights.files import StateDict, load_state_dict, locate
 from safmn.weights.recognise import UnknownNetworkError, check_fits, difference, recognise, shapes_of
@@ -110,6 +111,7 @@ def load_network(
 def _foreign(state_dict: StateDict, path: Path, reason: str) -> ForeignNetwork:
     """What spandrel makes of the weights."""
     try:
+        compat.repair_torchvision()  # which spandrel imports
         import spandrel
     except ImportError as error:
         raise WeightsError(
