@@ -23,7 +23,7 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=["safmn", "safmn.*"]),
     package_data={
-        "safmn.zoo": ["*.safetensors", "*.json"],
+        "safmn.zoo": ["*.safetensors", "*.json", "NOTICE.md"],
         "safmn.native": ["*.cpp", "*.h"],
         "safmn.inference.backends.native": ["*.cpp"],
     },

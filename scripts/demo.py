@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bicubic_baseline import bicubic
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
@@ -23,19 +24,10 @@ from safmn.data import build_dataset
 from safmn.engine.evaluate import evaluate
 from safmn.engine.experiment import Experiment
 from safmn.errors import exit_status
-from safmn.imaging import imresize, to_tensor, to_uint8, write_image
+from safmn.imaging import to_uint8, write_image
 from safmn.inference.compare import comparison
 from safmn.native.build import compiler
 from safmn.options import Options, load_options
-
-
-def bicubic(scale: int) -> Callable[[Tensor], Tensor]:
-    """MATLAB's bicubic enlargement as a network: (1, 3, h, w) to (1, 3, scale * h, scale * w), in [0, 1]."""
-
-    def enlarge(lq: Tensor) -> Tensor:
-        return to_tensor(imresize(to_uint8(lq[0]), scale))[None]
-
-    return enlarge
 
 
 def scores(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor], Tensor]]) -> str:

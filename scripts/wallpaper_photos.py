@@ -103,23 +103,38 @@ def download(package: str, folder: Path) -> Path:
 
 
 def licences(copyright_file: str) -> list[tuple[str, str]]:
-    """Patterns of file names with the licence's short name, in order, from a machine-readable ``debian/copyright``."""
+    """Patterns of file names with the licence's short name, in order, from a machine-readable ``debian/copyright``.
+
+    Patterns are separated by white space; some packages name files with spaces in them, so that whole lines count, too.
+    """
     known = []
     for stanza in re.split(r"\n\s*\n", copyright_file):
         fields = dict(re.findall(r"^(Files|License):((?:.*\n?)(?:[ \t].*\n?)*)", stanza, re.MULTILINE))
         if len(fields) == 2:
             licence = fields["License"].strip().partition("\n")[0].strip()
-            known += [(pattern, licence) for pattern in fields["Files"].split()]
+            files = fields["Files"]
+            known += [
+                (pattern, licence) for pattern in dict.fromkeys([*files.split(), *map(str.strip, files.splitlines())])
+            ]
     return known
 
 
+def plain(name: str) -> str:
+    """A file's name or pattern without what packages write in more than one way."""
+    return name.casefold().replace(" ", "_")
+
+
 def stated(known: list[tuple[str, str]], file: str) -> str:
-    """Licence of a file by these patterns: the last that matches. Many packages name files without their folders."""
-    found = "none"
+    """Licence of a file by these patterns: the last that matches.
+
+    Many packages name files without their folders, some with other capitals, or with spaces for underscores.
+    """
+    found, file = "none", plain(file)
     for pattern, licence in known:
-        name = Path(pattern).name
-        named = name != "*" and not pattern.startswith("debian/") and fnmatch.fnmatch(Path(file).name, name)
-        if named or fnmatch.fnmatch(file, pattern) or fnmatch.fnmatch(file, f"*/{pattern}"):
+        wanted = plain(pattern)
+        name = Path(wanted).name
+        named = name != "*" and not wanted.startswith("debian/") and fnmatch.fnmatchcase(Path(file).name, name)
+        if named or fnmatch.fnmatchcase(file, wanted) or fnmatch.fnmatchcase(file, f"*/{wanted}"):
             found = licence
     return found
 

@@ -28,6 +28,7 @@ License: GPL-2
 
 Files: coffee.png
        cat*.png
+       Two Cups_by_A_Author.png
 Copyright: 2021, A. Author
 License: CC-BY-SA-4.0
 
@@ -44,6 +45,8 @@ Capture = pytest.CaptureFixture[str]
     [
         ("coffee.png", "CC-BY-SA-4.0"),
         ("cathedral.png", "CC-BY-SA-4.0"),
+        ("Coffee.png", "CC-BY-SA-4.0"),
+        ("two_cups_by_a_author.png", "CC-BY-SA-4.0"),
         ("logo.png", "GPL-3+"),
         ("debian/rules", "GPL-2"),
     ],

@@ -10,8 +10,11 @@ import torch
 
 from safmn import weights, zoo
 from safmn.errors import WeightsError
+from safmn.options import load_options
 from safmn.registry import ARCH_REGISTRY, build
 from safmn.zoo.cli import main
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -60,3 +63,16 @@ def test_shipped_weights_load_and_say_what_they_are(name: str) -> None:
     assert type(network).__name__ == card["type"]
     assert network.scale == card["scale"]
     assert {"data", "iterations", "commit", "metrics", "licence", "option_file"} <= set(card)
+    assert (REPOSITORY / card["option_file"]).exists()
+
+
+@pytest.mark.parametrize("test", ["test_x2", "test_x3", "test_x4", "test_zoo_real_x4"])
+def test_option_files_expect_what_was_measured(test: str) -> None:
+    """Of the weights that they name."""
+    options = load_options(REPOSITORY / "options" / f"{test}.yml", mode="test")
+    measured = zoo.entries()[str(options.path.pretrain_network_g)].card["metrics"]
+    assert options.expect
+    assert set(options.expect) == set(measured)
+    for name, wanted in options.expect.items():
+        for metric, value in measured[name].items():
+            assert wanted.values[metric] == pytest.approx(value, abs=0.0005 if metric == "psnr" else 0.00005)
