@@ -48,7 +48,7 @@ setup(
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "openvino": ["openvino>=2024.4", "onnx>=1.16"],
         "ncnn": ["ncnn>=1.0.20240820", "pnnx>=20240819"],
-        "video": ["av>=13"],
+        "video": ["av>=17"],
         "spandrel": ["spandrel>=0.4"],
     },
     entry_points={"console_scripts": ["safmn = safmn.cli:main"]},

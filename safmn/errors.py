@@ -1,8 +1,8 @@
 """Errors that a person can act on, and how the doors turn them into a message and an exit status.
 
 Exit statuses: 0 done; 1 the work ran but something in it failed (a number drifted, an image could not be read);
-2 a mistake in what the user gave (an option, a file, a data set); 130 Ctrl-C; others are documented where they are
-raised.
+2 a mistake in what the user gave (an option, a file, a data set); 130 Ctrl-C; 141 nobody reads the output any more;
+others are documented where they are raised.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 EXIT_TERMINATED = 143
 
 
@@ -71,13 +74,20 @@ def located(where: str) -> Iterator[None]:
 def exit_status(run: Callable[..., int]) -> Callable[..., int]:
     """Decorate a door: a user's mistake (``UserError``, ``OSError``) becomes one message on stderr and status 2.
 
-    So does Ctrl-C, with status 130. Anything else is a bug of ours and keeps its traceback.
+    So does Ctrl-C, with status 130. A reader of the output that is gone (``| head``) ends it with status 141, as
+    SIGPIPE does. Anything else is a bug of ours and keeps its traceback.
     """
 
     @functools.wraps(run)
     def door(*args: object, **kwargs: object) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
         try:
             return run(*args, **kwargs)
+        except BrokenPipeError:
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # else Python complains when it flushes it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
         except (UserError, OSError) as error:
             sys.stderr.write(f"safmn: error: {error}\n")
             return EXIT_USER_ERROR

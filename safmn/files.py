@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import itertools
 import os
+import secrets
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +39,8 @@ def atomic_path(path: Path | str, *, flush: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    # Not by the process's number alone: two containers that share a folder may both be process 1.
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
         if flush:
@@ -86,6 +89,15 @@ def take_lock(path: Path) -> BinaryIO | None:
 
 
 def cache_folder() -> Path:
-    """Where what takes long to build is kept between runs: ``$SAFMN_CACHE``, or ``safmn`` in the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SAFMN_CACHE") or Path(root) / "safmn")
+    """Where what takes long to build is kept between runs: ``$SAFMN_CACHE``, or ``safmn`` in the user's cache.
+
+    A user without a home (in a container, say) gets a folder of its own among the temporary files.
+    """
+    if given := os.environ.get("SAFMN_CACHE"):
+        return Path(given)
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "safmn"
+    try:
+        return Path.home() / ".cache" / "safmn"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"safmn-{os.getuid()}"

@@ -87,9 +87,10 @@ def _from_options(arguments: argparse.Namespace) -> int:
     use_cuda = _on_cuda(arguments.device, options.num_gpu)
     ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)
     try:
-        folder = testing.open_results(options.name, ranks, options.path.results_root)
         device = _device(arguments.device, options.num_gpu, ranks.local_rank)
-        return testing.run(testing.plan_from_options(options, folder, device), ranks, device)
+        with testing.results_folder(options.name, ranks, options.path.results_root) as folder:
+            plan = testing.plan_from_options(options, folder, device)
+        return testing.run(plan, ranks, device)
     finally:
         distributed.leave()
 
@@ -100,17 +101,17 @@ def _from_weights(arguments: argparse.Namespace) -> int:
 
     ranks = distributed.join(arguments.launcher, use_cuda=_on_cuda(arguments.device, None))
     try:
-        folder = testing.open_results(_results_name(Path(arguments.weights)), ranks)
         device = _device(arguments.device, None, ranks.local_rank)
-        plan = testing.plan_from_weights(
-            arguments.weights,
-            folder,
-            device,
-            scale=arguments.scale,
-            pairs=arguments.sets,
-            benchmark=arguments.benchmark,
-            save_images=arguments.save_img,
-        )
+        with testing.results_folder(_results_name(Path(arguments.weights)), ranks) as folder:
+            plan = testing.plan_from_weights(
+                arguments.weights,
+                folder,
+                device,
+                scale=arguments.scale,
+                pairs=arguments.sets,
+                benchmark=arguments.benchmark,
+                save_images=arguments.save_img,
+            )
         return testing.run(plan, ranks, device)
     finally:
         distributed.leave()

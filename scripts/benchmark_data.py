@@ -24,6 +24,7 @@ from torch.utils.data import default_collate
 from benchmark_harness import argument_parser, compare, report, use_threads
 from safmn.data import KeyedDataset, SampleKey, build_dataset
 from safmn.data.store_format import Source
+from safmn.errors import exit_status
 from safmn.imaging import imresize, list_images, read_rgb, write_image
 from safmn.prepare.store import build_store
 from safmn.registry import DATASET_REGISTRY, import_basicsr
@@ -85,6 +86,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     report(title, timings, baseline="BasicSR, PNG", json_line=arguments.json, extra=rate, facts=facts)
 
 
+@exit_status
 def main() -> int:
     """Parse, make the data, measure."""
     parser = argument_parser(__doc__)

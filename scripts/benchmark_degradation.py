@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, RandomSampler
 import basicsr_degradation
 from benchmark_harness import Timing, argument_parser, report
 from safmn.data import RealESRGANDataset, TrainingLoader
+from safmn.errors import exit_status
 from safmn.imaging import image_size, list_images
 
 SIDE = 400
@@ -119,6 +120,7 @@ def measure(sides: dict[str, Side], arguments: argparse.Namespace) -> dict[str, 
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
+@exit_status
 def main() -> int:
     """Run both sides and print samples per second."""
     parser = argument_parser(__doc__)

@@ -45,6 +45,7 @@ from benchmark_harness import argument_parser, compare, report, use_threads
 from safmn.data.bundled_photos import photo_folder
 from safmn.data.store_format import Source
 from safmn.engine.setup import build_trainer
+from safmn.errors import exit_status
 from safmn.imaging import imresize, list_images, read_rgb, write_image
 from safmn.options import load_options
 from safmn.prepare.store import build_store
@@ -393,6 +394,7 @@ def device_name(setting: Setting) -> str:
     return f"{model}, {setting.threads or torch.get_num_threads()} threads"
 
 
+@exit_status
 def main() -> int:
     """Parse, make the data, measure."""
     cuda = torch.cuda.is_available()

@@ -30,6 +30,7 @@ from safmn.data import SampleKey, sample_rng
 from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, kernels, parse_options
 from safmn.degradations.apply import stages
 from safmn.degradations.recipe import Blur, Compress, GaussianNoise, Kernel, PoissonNoise
+from safmn.errors import exit_status
 from safmn.imaging import list_images, read_rgb
 
 SCALE = 4
@@ -163,6 +164,7 @@ def gt_images(photos: Path, side: int, count: int) -> list[Array]:
     return images
 
 
+@exit_status
 def main() -> int:
     """Draw on both sides and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without 
 from safmn import weights
 from safmn.data import build_dataset
 from safmn.data.bundled_photos import photo_folder
+from safmn.errors import exit_status
 from safmn.imaging import imresize, mod_crop, read_rgb, to_tensor, to_uint8, write_image
 from safmn.inference.compare import comparison
 from safmn.metrics import psnr
@@ -74,7 +75,8 @@ def case(network: Any, name: str, lq: Image, gt: Image) -> tuple[float, Image]:
     return psnr(ours[square], gt[square]), comparison(panels, box=box, width=160)
 
 
-def main() -> None:
+@exit_status
+def main() -> int:
     """Find the worst squares and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
@@ -90,7 +92,8 @@ def main() -> None:
     cases = cases[: arguments.cases]
     width = min(picture.shape[1] for _, picture in cases)
     write_image(arguments.output, np.vstack([picture[:, :width] for _, picture in cases]))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -278,3 +278,14 @@ def test_mistakes(arguments: dict[str, str], message: str) -> None:
     options = dict(arguments)
     with pytest.raises(OptionError, match=message):
         make_backend(options.pop("name"), small(), **options)
+
+
+def test_what_a_gpu_lacks_is_known_in_a_fresh_process() -> None:
+    """Where nothing has made torch import the module that knows of Triton."""
+    code = """
+import torch
+from safmn.inference.backends.torch_backends import Compiled
+assert Compiled.missing(torch.device("cuda")) in (None, "torch.compile needs Triton on a GPU: pip install triton")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

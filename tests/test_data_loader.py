@@ -372,3 +372,8 @@ NUMBERS = st.integers(0, 2**32 - 1) | st.integers(0, 2**40)
 def test_draws_of_a_batch_are_those_of_each_samples_generator(rows: list[tuple[int, int, int]]) -> None:
     expected = [sample_rng(seed, SampleKey(epoch, index)).random(3) for seed, epoch, index in rows]
     assert np.array_equal(first_draws(rows), expected)
+
+
+def test_an_epoch_too_long_to_be_put_in_order() -> None:
+    with pytest.raises(DataError, match=r"11,000,000,000,000 samples.*dataset_enlarge_ratio lower than 1e\+12"):
+        TrainingLoader(Numbers(11), batch_size=2, seed=0, enlarge_ratio=1e12)

@@ -213,6 +213,16 @@ def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_this_machine", kernels._this_machine.__wrapped__)
 
 
+def test_the_default_dtype_changes_nothing() -> None:
+    network, image = lively(SAFMN(dim=8, n_blocks=1)), random_image(1, 3, 16, 24)
+    expected = make_backend("native", network)(image)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(make_backend("native", network)(image), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.slow
 def test_processes_that_build_at_the_same_time(tmp_path: Path) -> None:
     code = "from safmn.inference.backends.native.kernels import this_machine; this_machine()"

@@ -50,6 +50,18 @@ def test_the_number_of_threads_changes_nothing() -> None:
     assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(results[0], result, strict=True))
 
 
+def test_the_default_dtype_changes_nothing() -> None:
+    native = network(dim=8, n_blocks=1)
+    arguments = native, list(native.parameters()), torch.rand(2, 3, 16, 8), torch.rand(())
+    expected = values(NativeSAFMN(arguments[0]), *arguments[1:])
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = values(NativeSAFMN(arguments[0]), *arguments[1:])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_lanes_are_full_and_threads_busy() -> None:
     widest = this_machine().lanes
     if widest != 16:

@@ -649,12 +649,16 @@ def test_keys_without_effect_are_said_once(tmp_path: Path, caplog: pytest.LogCap
     ]
 
 
-def test_a_test_needs_no_more_of_a_gan_than_its_generator(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = "ESRGANModel"
+@pytest.mark.parametrize("model", ["SRGANModel", "ESRGANModel"])
+def test_a_test_needs_no_more_of_a_gan_than_its_generator(model: str, tmp_path: Path) -> None:
     assert load(tmp_path, for_testing(model_type=model), "test").model_type == model
-    assert f"model_type: BasicSR's {model}: its generator, network_g, is tested" in caplog.text
-    with pytest.raises(OptionError, match=f"BasicSR's {model} is not supported yet"):
+    with pytest.raises(OptionError, match=f"'network_d' is missing; {model} trains a discriminator"):
         load(tmp_path, for_training(model_type=model))
+
+
+def test_models_of_basicsr_for_films_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="BasicSR's VideoBaseModel is not supported yet"):
+        load(tmp_path, for_training(model_type="VideoBaseModel"))
 
 
 def test_swinir_model_and_static_graph_are_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

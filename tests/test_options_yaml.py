@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -203,3 +204,39 @@ plain = st.recursive(
 @given(data=st.dictionaries(st.text(string.printable, min_size=1, max_size=8), plain, min_size=1, max_size=4))
 def test_what_is_written_reads_back_the_same(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     assert read(tmp_path_factory.mktemp("yaml"), to_yaml(data)) == data
+
+
+def test_merge_keys(tmp_path: Path) -> None:
+    """Own keys win, then the first of a list; anchors may themselves be merged."""
+    path = tmp_path / "file.yml"
+    path.write_text(
+        "base: &base {a: 1, b: 1, c: 1}\n"
+        "more: &more {<<: *base, b: 2, d: 2}\n"
+        "one: {<<: *base, a: 3}\n"
+        "two: {<<: [*more, *base], e: 3}\n"
+        'text: {"<<": 1}\n'
+    )
+    problems = Problems(path)
+    data = read_document(path, problems).data
+    problems.raise_all()
+    assert data["one"] == {"a": 3, "b": 1, "c": 1}
+    assert data["two"] == {"a": 1, "b": 2, "c": 1, "d": 2, "e": 3} == yaml.safe_load(path.read_text())["two"]
+    assert data["text"] == {"<<": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a: {<<: 3}", r"`<<` takes the anchor of a section \(<<: \*name\), not a single value"),
+        ("a: &a {<<: *a, b: 1}", "an anchor that contains itself"),
+        ("x: &x {b: 1}\na: {<<: *x, c: 1, c: 2}", "duplicate key"),
+        ("x: &x {[1]: 1}\na: {<<: *x}", "a key must be text"),
+    ],
+)
+def test_merge_keys_that_are_mistakes(content: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.yml"
+    path.write_text(content)
+    problems = Problems(path)
+    read_document(path, problems)
+    with pytest.raises(OptionError, match=said):
+        problems.raise_all()

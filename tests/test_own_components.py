@@ -89,12 +89,13 @@ def test_unusual_networks_train(
     load_into(network, tmp_path / "experiments/tiny/models/net_g_latest.pth", param_key="params_ema")
 
 
-def test_srgan_trains_on_pairs_with_a_discriminator_that_views(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["SRGANModel", "ESRGANModel"])
+def test_gans_train_on_pairs_with_a_discriminator_that_views(model: str, images: Path, tmp_path: Path) -> None:
     for source in images.rglob("*.png"):  # the discriminator takes 128x128 alone
         target = tmp_path / source.relative_to(images)
         write_image(target, read_rgb(source).repeat(2, axis=0).repeat(2, axis=1))
     content = tiny_run.options(tmp_path, total_iter=4)
-    content["model_type"] = "SRGANModel"
+    content["model_type"] = model
     content["path"]["experiments_root"] = str(tmp_path / "experiments")
     content["datasets"]["train"]["gt_size"] = 128
     content["network_g"] = {"type": "MSRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}

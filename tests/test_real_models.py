@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import tiny_run
 import torch
 from basicsr.losses.basic_loss import PerceptualLoss as BasicSRPerceptualLoss
+from basicsr.models.esrgan_model import ESRGANModel as BasicSRESRGANModel
 from torchvision.models import vgg19
 
 from safmn.archs import SAFMN
@@ -20,7 +22,7 @@ from safmn.errors import OptionError, WeightsError
 from safmn.imaging import list_images, read_rgb, write_image
 from safmn.losses import perceptual_loss
 from safmn.losses.perceptual_loss import PerceptualLoss, vgg_file
-from safmn.models import RealGANModel, RealSRModel
+from safmn.models import ESRGANModel, RealGANModel, RealSRModel
 from safmn.options import load_options
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
@@ -35,7 +37,7 @@ def build(folder: Path, model: str, *, degradation: dict[str, Any] | None = None
     folder.mkdir(exist_ok=True)
     options = load_options(str(tiny_run.write_options(folder, tiny_run.options(folder))), mode="train")
     gan: dict[str, Any] = {}
-    if model == "RealGANModel":
+    if model != "RealSRModel":
         gan["optim_d"] = {"type": "Adam", "lr": 1e-4}
         gan["gan_opt"] = {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1}
     options = msgspec.structs.replace(
@@ -45,7 +47,8 @@ def build(folder: Path, model: str, *, degradation: dict[str, Any] | None = None
         train=msgspec.structs.replace(options.train, **gan, **train),
     )
     torch.manual_seed(0)
-    return {"RealSRModel": RealSRModel, "RealGANModel": RealGANModel}[model](options, CPU, Ranks())
+    kinds = {"RealSRModel": RealSRModel, "RealGANModel": RealGANModel, "ESRGANModel": ESRGANModel}
+    return kinds[model](options, CPU, Ranks())
 
 
 def batch(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -142,6 +145,27 @@ def test_discriminator_losses_equal_basicsr(tmp_path: Path) -> None:
     losses = model.training_step([data], 1).losses
     torch.testing.assert_close(losses["l_d_real"], criterion(logits, torch.ones_like(logits)))
     torch.testing.assert_close(losses["l_d_fake"], criterion(fake, torch.zeros_like(fake)))
+
+
+def test_esrgan_step_equals_basicsr(tmp_path: Path) -> None:
+    """Losses and the weights after the step; the discriminator's spectral norms count how often it saw what."""
+    model = build(tmp_path, "ESRGANModel", fft_opt=None)
+    theirs = types.SimpleNamespace(
+        net_g=copy.deepcopy(model.net_g.bare), net_d=copy.deepcopy(model.net_d.bare), net_d_iters=1, net_d_init_iters=0,
+        cri_pix=torch.nn.L1Loss(), cri_perceptual=None, cri_gan=model.gan, ema_decay=0, reduce_loss_dict=dict,
+        **batch(),
+    )  # fmt: skip
+    for letter, ours in (("g", model.net_g), ("d", model.net_d)):
+        settings = {key: ours.optimizer.param_groups[0][key] for key in ("lr", "betas", "weight_decay")}
+        optimizer = torch.optim.Adam(getattr(theirs, f"net_{letter}").parameters(), **settings)
+        setattr(theirs, f"optimizer_{letter}", optimizer)
+    BasicSRESRGANModel.optimize_parameters(theirs, 1)
+    losses = model.training_step([batch()], 1).losses
+    for name in ("l_g_pix", "l_g_gan", "l_d_real", "l_d_fake"):
+        torch.testing.assert_close(losses[name].detach(), theirs.log_dict[name].detach())
+    for ours, other in ((model.net_g.bare, theirs.net_g), (model.net_d.bare, theirs.net_d)):
+        for name, value in ours.state_dict().items():
+            torch.testing.assert_close(value, other.state_dict()[name], msg=name, rtol=1e-4, atol=1e-5)
 
 
 def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:

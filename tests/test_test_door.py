@@ -352,6 +352,14 @@ def test_one_missing_image_is_named_and_an_earlier_report_stays(door: Door) -> N
     assert report()["sets"] == {}
 
 
+def test_a_mistake_in_the_next_test_leaves_the_report_where_it_is(door: Door) -> None:
+    assert door("--weights", "small.pth")[0] == 0
+    before = report()
+    assert door("--weights", "small.pth", "--scale", "3")[0] == 2
+    assert report() == before
+    assert not list(Path("results").glob("small_archived_*"))
+
+
 @pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt(), 130), (None, 143), (SystemError("a bug"), None)])
 def test_what_ends_a_test_leaves_the_scores_of_the_sets_before(
     door: Door, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, expected: int | None

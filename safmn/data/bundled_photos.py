@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +55,7 @@ class BundledPhotos(PairedImageDataset):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__(opt)
-        self._pair = functools.cache(self._make_pair)
+        self._pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def _find(self) -> list[Pair]:
         folder = photo_folder()
@@ -74,5 +73,6 @@ class BundledPhotos(PairedImageDataset):
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, Pair]:
         pair = self.pairs[index]
-        gt, lq = self._pair(pair.gt)
-        return gt, lq, pair
+        if pair.gt not in self._pairs:
+            self._pairs[pair.gt] = self._make_pair(pair.gt)
+        return *self._pairs[pair.gt], pair

@@ -27,7 +27,7 @@ def _gather(pixels, addresses, patches, side, tile: tl.constexpr):
 
 def gather(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
     """As :func:`safmn.data.patch_store.gather`, bit for bit."""
-    patches = torch.empty(len(addresses), 3, side, side, device=pixels.device)
+    patches = torch.empty(len(addresses), 3, side, side, dtype=torch.float32, device=pixels.device)
     grid = (len(addresses) * 3, triton.cdiv(side * side, _TILE))
     _gather[grid](pixels, addresses, patches, side, tile=_TILE)
     return patches

@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader
 
 from safmn.data.keys import Batch, KeyedDataset, SampleKey
 from safmn.data.workers import died, explain_death, one_opencv_thread, prepare_worker
-from safmn.errors import DataError, UserError
+from safmn.errors import DataError, UserError, first_line
 from safmn.runtime.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 
 _ORDER_STREAM = (0x5AF,)  # keeps the generator of an epoch's order apart from those of its samples
+_LONGEST_EPOCH = 2**31  # samples: their order takes eight bytes each
 
 
 class TrainingLoader:
@@ -68,6 +69,11 @@ class TrainingLoader:
         self.enlarged_length = math.ceil(self.keyed.length * enlarge_ratio)
         self.global_batch = batch_size * world_size * accumulate
         self._source: _Source | None = None
+        if self.enlarged_length > _LONGEST_EPOCH:
+            raise DataError(
+                f"an epoch would have {self.enlarged_length:,} samples, which no memory can put in order; set "
+                f"dataset_enlarge_ratio lower than {enlarge_ratio:g}"
+            )
         if self.enlarged_length < self.global_batch:
             raise DataError(
                 f"the training set has {self.keyed.length} images; with dataset_enlarge_ratio {enlarge_ratio} that is "
@@ -261,9 +267,29 @@ class _Fetcher:
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | _Failure:
         try:
-            return self.keyed.batch(keys)
+            return _shared(self.keyed.batch(keys))
         except (UserError, OSError) as error:
             return _Failure(error)
+
+
+def _shared(batch: Batch) -> Batch:
+    """The batch with its tensors in shared memory.
+
+    Torch would put them there when it sends the batch, from a thread that can but drop it when there is no room: the
+    main process would wait for ever.
+
+    Raises:
+        DataError: there is no room.
+    """
+    try:
+        return {name: value.share_memory_() if torch.is_tensor(value) else value for name, value in batch.items()}
+    except RuntimeError as error:
+        if "shared memory" not in str(error):
+            raise
+        raise DataError(
+            f"/dev/shm has no room for a batch ({first_line(error)}). Give it more (docker run --shm-size=2g), or set "
+            "num_worker_per_gpu or prefetch_factor lower; num_worker_per_gpu: 0 does without."
+        ) from error
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -38,7 +38,9 @@ class CropOptions(CommonOptions, frozen=True, kw_only=True):
         """
         if self.gt_size is None:
             raise OptionError(f"data set {self.name!r}: gt_size is needed for training")
-        if self.gt_size < 1 or self.gt_size % self.scale:
+        if self.gt_size < 1:
+            raise OptionError(f"data set {self.name!r}: gt_size {self.gt_size} is no size; set it to 128 or more")
+        if self.gt_size % self.scale:
             raise OptionError(f"data set {self.name!r}: gt_size {self.gt_size} is no multiple of scale {self.scale}")
         return self.gt_size // self.scale
 

@@ -118,7 +118,7 @@ def _gather_by_torch(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
 
 def slice_patches(pixels: np.ndarray, addresses: np.ndarray, side: int) -> Tensor:
     """The same patches, cut one by one from a memory map; arguments and result as :func:`gather`."""
-    result = torch.empty(len(addresses), 3, side, side)
+    result = torch.empty(len(addresses), 3, side, side, dtype=torch.float32)
     cut, source = np.empty((3, side, side), np.uint8), pixels.data
     # Computed by numpy: this runs in a thread beside the training step and must not use torch's pool of threads.
     for patch, (origin, *steps) in zip(result.numpy(), addresses.tolist(), strict=True):

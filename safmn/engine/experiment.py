@@ -87,7 +87,12 @@ class Experiment:
             aside = set_aside(self.root)
             self.unlock()
             self.lock()
-            logger.info("an older run of this name is kept as %s (to go on with it: --auto_resume)", aside)
+            logger.info(
+                "an older run of this name is kept as %s; to go on with that one, rename it back to %s and start with "
+                "--auto_resume",
+                aside,
+                self.root,
+            )
 
     def has_checkpoints(self) -> bool:
         """Whether there is something to resume from, whole or damaged."""
@@ -198,11 +203,17 @@ class HeldLog:
 
 
 class _BarFriendlyHandler(logging.Handler):
-    """Writes through tqdm, so that a line does not tear a bar."""
+    """Writes through tqdm, so that a line does not tear a bar.
+
+    A terminal or a pipe that is gone loses the line, and nothing else: the run goes on, or saves and leaves.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
         if getattr(record, "file_only", False):
             return
-        tqdm.write(self.format(record), file=sys.stderr)
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # as logging's own handlers do
+            self.handleError(record)

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from safmn import weights
 from safmn.console import say
 from safmn.data import build_dataset
 from safmn.engine.evaluate import SetResult, evaluate
-from safmn.engine.experiment import environment, start_logging
+from safmn.engine.experiment import HeldLog, environment, start_logging
 from safmn.engine.scoreboard import Scoreboard
 from safmn.errors import (
     EXIT_FAILED,
@@ -87,15 +87,24 @@ class TestPlan:
     options: Mapping[str, Any] | None = None
 
 
-def open_results(name: str, ranks: Ranks, root: str | None = None) -> Path:
-    """The folder ``results/<name>`` (or ``<root>/<name>``), with logging into a new file in it begun."""
+@contextlib.contextmanager
+def results_folder(name: str, ranks: Ranks, root: str | None = None) -> Iterator[Path]:
+    """The folder ``results/<name>`` (or ``<root>/<name>``).
+
+    When all in the block has been built, what an earlier test left there is set aside, and logging into a new file in
+    it begins, with what was logged in the block.
+    """
     folder = Path(root or _RESULTS) / name
-    aside = set_aside(folder) if ranks.is_main and (folder / _REPORT).exists() else None
-    log_file = folder / f"test_{name}_{time.strftime('%Y%m%d_%H%M%S')}.log"
-    start_logging(log_file if ranks.is_main else None, is_main=ranks.is_main)
-    if aside is not None:
-        logger.info("the results of an earlier test of this name are kept in %s", aside)
-    return folder
+    start_logging(None, is_main=ranks.is_main)
+    if not ranks.is_main:
+        yield folder
+        return
+    log = HeldLog()
+    yield folder
+    if (folder / _REPORT).exists():
+        logger.info("the results of an earlier test of this name are kept in %s", set_aside(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    log.write_to(folder / f"test_{name}_{time.strftime('%Y%m%d_%H%M%S')}.log")
 
 
 def plan_from_options(options: Options, folder: Path, device: torch.device) -> TestPlan:
@@ -109,13 +118,14 @@ def plan_from_options(options: Options, folder: Path, device: torch.device) -> T
         network = build(ARCH_REGISTRY, options.network_g)
     source = options.path.pretrain_network_g
     if source is not None:
-        weights.load_into(
-            network,
-            source,
-            param_key=options.path.param_key_g,
-            strict=options.path.strict_load_g,
-            section=options.network_g,
-        )
+        with located(f"{options.source}: path.pretrain_network_g"):
+            weights.load_into(
+                network,
+                source,
+                param_key=options.path.param_key_g,
+                strict=options.path.strict_load_g,
+                section=options.network_g,
+            )
     elif any(True for _ in network.parameters()):
         raise OptionError(f"{options.source}: path.pretrain_network_g is missing: there are no weights to test")
     val = options.val
@@ -322,13 +332,13 @@ def _explain(name: str, section: Mapping[str, Any], error: Exception) -> str:
 
 
 def _report(board: Scoreboard, folder: Path) -> None:
+    board.write(folder)  # first: whoever reads the table may be gone
     if board.results and board.metrics:
         say(f"\n{board.table()}\n")
     for line in board.drifts():
         logger.error("drifted: %s", line)
     for line in board.failures.values():
         logger.error("not tested: %s", line)
-    board.write(folder)
     logger.info("report: %s and metrics.md", folder / _REPORT)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from safmn.imaging.colour import rgb_to_y, to_tensor, to_uint8
 from safmn.imaging.io import (
     IMAGE_SUFFIXES,
+    check_names,
     decode_rgb,
     encode_png,
     image_size,
@@ -19,6 +20,7 @@ from safmn.imaging.resize import imresize
 __all__ = [
     "IMAGE_SUFFIXES",
     "augment",
+    "check_names",
     "crop_border",
     "decode_rgb",
     "encode_png",

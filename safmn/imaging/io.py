@@ -31,7 +31,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """The images directly inside a folder (by suffix; hidden files left out), sorted by name.
 
     Raises:
-        DataError: there is no such folder, or no image in it.
+        DataError: there is no such folder, no image in it, or one whose name is not UTF-8.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -39,7 +39,21 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     if not found:
         raise DataError(f"{folder}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
-    return sorted(found)
+    return check_names(sorted(found), folder)
+
+
+def check_names(paths: list[Path], folder: Path) -> list[Path]:
+    """The paths, if their names in the folder are text: lists, stores and logs are written in UTF-8.
+
+    Raises:
+        DataError: one is not; names it.
+    """
+    for path in paths:
+        try:
+            str(path.relative_to(folder)).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{str(path)!r}: its name is not UTF-8; rename it") from error
+    return paths
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Array:

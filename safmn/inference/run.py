@@ -193,7 +193,12 @@ class _Bar:
         self.finished = 0
         self.computed = 0.0
         layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
-        self.bar = tqdm(total=total, bar_format=layout, disable=not sys.stderr.isatty() or not total, leave=False)
+        self.bar = tqdm(
+            total=total,
+            bar_format=layout,
+            disable=not total or sys.stderr is None or not sys.stderr.isatty(),
+            leave=False,
+        )
         self.plain = self.bar.disable
 
     def __enter__(self) -> _Bar:

@@ -35,6 +35,8 @@ def _av() -> Any:
         import av
     except ImportError as error:
         raise DataError("videos need the optional package av (PyAV): pip install av") from error
+    if not hasattr(av.VideoFrame, "color_primaries"):
+        raise DataError(f"videos need PyAV 17 or newer, this is {av.__version__}: pip install --upgrade av")
     return av
 
 

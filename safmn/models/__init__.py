@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from safmn.models.base_model import Batch, Model, StepResult
-from safmn.models.real_gan_model import RealESRGANModel, RealGANModel, SRGANModel
+from safmn.models.real_gan_model import ESRGANModel, RealESRGANModel, RealGANModel, SRGANModel
 from safmn.models.real_sr_model import RealESRNetModel, RealSRModel
 from safmn.models.sr_model import SRModel, SwinIRModel
 
 __all__ = [
     "Batch",
+    "ESRGANModel",
     "Model",
     "RealESRGANModel",
     "RealESRNetModel",

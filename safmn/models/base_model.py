@@ -118,19 +118,21 @@ class Model(ABC):
         with located(f"{self.options.source}: network_{letter}"):
             network = build(ARCH_REGISTRY, section)
         is_generator = name == "net_g"
-        trained = TrainedNetwork(
-            self._start(name, network, section),
-            self.execution if is_generator else dataclasses.replace(self.execution, kernels="torch"),
-            self.ranks,
-            optimizer=optimizer,
-            schedule=build_schedule(train.scheduler, warmup_iter=train.warmup_iter),
-            ema_decay=train.ema_decay if is_generator else 0.0,
-            ema_warmup=train.ema_warmup,
-            grad_clip=train.grad_clip,
-            halt_on_nonfinite=train.on_nonfinite == "stop",
-            find_unused_parameters=self.options.find_unused_parameters,
-            rebuild=lambda: cast(nn.Module, build(ARCH_REGISTRY, section)),
-        )
+        network = self._start(name, network, section)
+        with located(str(self.options.source)):
+            trained = TrainedNetwork(
+                network,
+                self.execution if is_generator else dataclasses.replace(self.execution, kernels="torch"),
+                self.ranks,
+                optimizer=optimizer,
+                schedule=build_schedule(train.scheduler, warmup_iter=train.warmup_iter),
+                ema_decay=train.ema_decay if is_generator else 0.0,
+                ema_warmup=train.ema_warmup,
+                grad_clip=train.grad_clip,
+                halt_on_nonfinite=train.on_nonfinite == "stop",
+                find_unused_parameters=self.options.find_unused_parameters,
+                rebuild=lambda: cast(nn.Module, build(ARCH_REGISTRY, section)),
+            )
         self._start_average(name, trained, section)
         self.networks[name] = trained
         count = sum(parameter.numel() for parameter in trained.bare.parameters())
@@ -148,7 +150,8 @@ class Model(ABC):
     def _start(self, name: str, network: nn.Module, section: Mapping[str, Any]) -> nn.Module:
         source, key, strict = self._pretrained(name)
         if source is not None:
-            weights.load_into(network, source, param_key=key, strict=strict, section=section if strict else None)
+            with located(f"{self.options.source}: path.pretrain_network_{name[-1]}"):
+                weights.load_into(network, source, param_key=key, strict=strict, section=section if strict else None)
         return network
 
     def _start_average(self, name: str, trained: TrainedNetwork, section: Mapping[str, Any]) -> None:

@@ -106,9 +106,13 @@ class RealGANModel(Model):
             losses |= reconstruction_losses({name: criterion}, output, self._target(batch, _FIDELITY[name][1]))
         if self.artefacts is not None:
             losses["l_g_ldl"] = self._artefact_loss(batch, output)
-        # the bare discriminator: it is frozen here, so there is nothing for DistributedDataParallel to exchange
-        losses["l_g_gan"] = self.gan(self._judge(self.net_d.bare, output), True, is_disc=False)
+        losses["l_g_gan"] = self._adversarial_loss(batch, output)
         return losses
+
+    def _adversarial_loss(self, batch: Batch, output: Tensor) -> Tensor:
+        # the bare discriminator: it is frozen here, so there is nothing for DistributedDataParallel to exchange
+        loss: Tensor = self.gan(self._judge(self.net_d.bare, output), True, is_disc=False)
+        return loss
 
     def _artefact_loss(self, batch: Batch, output: Tensor) -> Tensor:
         from basicsr.losses.loss_util import get_refined_artifact_map
@@ -155,3 +159,31 @@ class SRGANModel(RealGANModel):
     """BasicSR's name for generator and discriminator on pairs, as in SRGAN (arXiv 1609.04802)."""
 
     degrades = False
+
+
+@MODEL_REGISTRY.register(suffix=OURS)
+class ESRGANModel(SRGANModel):
+    """BasicSR's name for SRGAN with relativistic average scores, as in ESRGAN (arXiv 1809.00219, section 3.2).
+
+    What counts is how much more real an image looks than the mean of the other kind in the batch.
+    """
+
+    def _adversarial_loss(self, batch: Batch, output: Tensor) -> Tensor:
+        real = self._judge(self.net_d.bare, self._target(batch, "gan_gt_usm")).detach()
+        fake = self._judge(self.net_d.bare, output)
+        loss: Tensor = self.gan(real - fake.mean(), False, is_disc=False) + self.gan(
+            fake - real.mean(), True, is_disc=False
+        )
+        return loss / 2
+
+    def _discriminator_losses(self, judged: tuple[Batch, Tensor, int]) -> dict[str, Tensor]:
+        """As the base class's, half of each; the discriminator sees the images in BasicSR's order."""
+        batch, output, real = judged
+        if real:
+            with torch.no_grad():
+                fake = self._judge(self.net_d.bare, output).mean()
+            scores = self._judge(self.net_d.forward, self._target(batch, "gan_gt_usm"))
+            self._mean_of_real = scores.detach().mean()  # for the outputs of the same batch, which come next
+            return {"l_d_real": self.gan(scores - fake, True, is_disc=True) / 2}
+        scores = self._judge(self.net_d.forward, output)
+        return {"l_d_fake": self.gan(scores - self._mean_of_real, False, is_disc=True) / 2}

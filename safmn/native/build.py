@@ -100,7 +100,7 @@ def load_for_this_machine(source: Path, load: Callable[[Path], Loaded], flags: S
         OSError: it cannot be built.
     """
     folder, flags = cache_folder() / "native", (*machine_flags(), *flags)
-    if library_path(source, flags, folder).exists() or _writable(folder):
+    if os.path.exists(library_path(source, flags, folder)) or _writable(folder):
         return load(build(source, flags, folder))
     logger.warning("%s cannot be written: the native kernels are compiled for this process alone.", folder)
     with tempfile.TemporaryDirectory(prefix="safmn-", ignore_cleanup_errors=True) as temporary:

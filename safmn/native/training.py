@@ -94,8 +94,8 @@ class _Run(torch.autograd.Function):
         ctx.kernels, ctx.sizes = kernels, sizes
         ctx.flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         ctx.shapes = [parameter.shape for parameter in parameters]
-        ctx.kept = torch.empty(kernels.kept(sizes))
-        out = torch.empty(batch, 3, height * scale, width * scale)
+        ctx.kept = torch.empty(kernels.kept(sizes), dtype=torch.float32)
+        out = torch.empty(batch, 3, height * scale, width * scale, dtype=torch.float32)
         kernels.call("forward", images.float().contiguous(), out, ctx.kept, ctx.flat, sizes=sizes)
         return out
 

@@ -57,7 +57,8 @@ def build_optimizer(
     try:
         return OPTIMIZERS[kind](parameters, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:  # what torch finds wrong with the values, or together
-        raise OptionError(f"{kind} cannot be built from {arguments}: {error}") from error
+        written = {key: value for key, value in section.items() if key != "type"}
+        raise OptionError(f"the optimiser {kind} cannot be built from {written}: {error}") from error
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

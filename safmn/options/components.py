@@ -18,7 +18,6 @@ from safmn.options.signatures import REQUIRED, Signature, signature_of
 from safmn.options.typed import show, to_type
 from safmn.options.types import NotNegative, Positive
 
-_TESTED_ALIKE = ("ESRGANModel",)  # BasicSR's models that a test needs the generator of, and no more
 _TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # BasicSR's own of other arguments than all the rest
 LOSSES = ("pixel_opt", "fft_opt", "perceptual_opt", "gan_opt", "ldl_opt", "artifacts_opt")
 
@@ -75,9 +74,7 @@ def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> Non
                 where, f"{name} is not made for this engine: subclass safmn.models.Model, which says what it asks for"
             )
         return
-    if name in _TESTED_ALIKE and mode == "test":
-        problems.warn(where, f"BasicSR's {name}: its generator, network_g, is tested as SRModel's is")
-    elif name in registry.names(registry.MODEL_REGISTRY):
+    if name in registry.names(registry.MODEL_REGISTRY):
         problems.add(where, f"BasicSR's {name} is not supported yet. Known: {', '.join(known)}.")
     else:
         near = did_you_mean(name, known)

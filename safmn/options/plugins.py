@@ -57,8 +57,9 @@ def _import_file(path: Path) -> None:
 @contextlib.contextmanager
 def _on_path(folder: Path) -> Iterator[None]:
     """What lies in the folder can be imported, too."""
+    before = sys.path.copy()
     sys.path.append(str(folder))
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path[:] = before

@@ -2,6 +2,7 @@
 
 The rules are those of YAML 1.2's core schema where YAML 1.1 surprises people: ``1e-4`` is a number, only ``true`` and
 ``false`` (also ``True``, ``TRUE``, ...) are booleans, so ``no``, ``on`` and ``yes`` stay text, and a date stays text.
+Anchors, aliases and merge keys (``<<: *anchor``) work.
 Tags other than ``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are errors, so no tag can run code.
 
 PyYAML's Python parser is used, not libyaml's: libyaml's composer overflows the C stack on deep nesting and takes the
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,7 @@ class _Builder:
     def _mapping(self, node: yaml.MappingNode, where: KeyPath) -> dict[str, Any]:
         self._check_tag(node, where, "map")
         values: dict[str, Any] = {}
-        for key_node, child in node.value:
+        for key_node, child in self._merged(node, where):
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _PREFIX + "str":
                 shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else _kind(key_node)
                 self._note(where, key_node, f"a key must be text, got {shown}; put it in quotes")
@@ -190,6 +192,31 @@ class _Builder:
                 self._duplicate(path, key_node, first_line, values[key], value)
             values[key] = value
         return values
+
+    def _merged(self, node: yaml.MappingNode, where: KeyPath) -> list[tuple[yaml.Node, yaml.Node]]:
+        """The entries of a mapping, those that ``<<: *anchor`` or ``<<: [*a, *b]`` brings first.
+
+        The mapping's own keys win, then those of the first in the list (YAML 1.1's merge key, as PyYAML has it).
+        """
+        own = [(key, child) for key, child in node.value if not _is_merge(key)]
+        taken = _names(own)
+        brought: list[tuple[yaml.Node, yaml.Node]] = []
+        for key, child in node.value:
+            if not _is_merge(key):
+                continue
+            for source in child.value if isinstance(child, yaml.SequenceNode) else [child]:
+                if not isinstance(source, yaml.MappingNode):
+                    self._note(where, key, f"`<<` takes the anchor of a section (<<: *name), not {_kind(source)}")
+                    continue
+                if id(source) in self._open:
+                    self._note(where, key, "an anchor that contains itself")
+                    continue
+                self._open.add(id(source))
+                entries = [entry for entry in self._merged(source, where) if not taken & _names([entry])]
+                self._open.discard(id(source))
+                taken |= _names(entries)
+                brought += entries
+        return brought + own
 
     def _duplicate(self, path: KeyPath, node: yaml.Node, first_line: int | None, old: Any, new: Any) -> None:
         # The published SAFMN files for GAN training say `resume_state: ~` twice: null twice says nothing twice.
@@ -215,6 +242,14 @@ class _Builder:
         except ValueError as error:
             self._note(where, node, str(error))
             return None
+
+
+def _is_merge(key: yaml.Node) -> bool:
+    return isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None
+
+
+def _names(entries: Sequence[tuple[yaml.Node, yaml.Node]]) -> set[str]:
+    return {key.value for key, _ in entries if isinstance(key, yaml.ScalarNode)}
 
 
 def _shown(tag: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -157,6 +158,10 @@ def check_sense(file: OptionFile, data: Mapping[str, Any], mode: str, problems: 
     _check_expectations(file, problems)
     if file.logger.wandb.project is not None:
         problems.add(("logger", "wandb", "project"), "Weights & Biases is not supported yet; set it to ~")
+    if mode == "train" and file.logger.use_tb_logger and importlib.util.find_spec("tensorboard") is None:
+        problems.add(
+            ("logger", "use_tb_logger"), "needs the package tensorboard: pip install tensorboard; or set it to false"
+        )
     if file.path.ignore_resume_networks:
         problems.add(("path", "ignore_resume_networks"), "is not supported yet; set it to ~")
     _check_degradation(file, data, mode, problems)

@@ -12,7 +12,7 @@ from PIL import Image
 from safmn.console import say
 from safmn.errors import DataError, exit_status
 from safmn.files import write_atomically
-from safmn.imaging import IMAGE_SUFFIXES, image_size, list_images
+from safmn.imaging import IMAGE_SUFFIXES, check_names, image_size, list_images
 from safmn.prepare.outputs import named
 from safmn.prepare.parallel import default_jobs, in_order, progress
 
@@ -55,7 +55,7 @@ def _images_below(folder: Path) -> list[Path]:
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     if not found:
         raise DataError(f"{folder}: no image in this folder or below")
-    return found
+    return check_names(found, folder)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from safmn.errors import OptionError
 
@@ -121,6 +120,8 @@ def _start_process_group(backend: str, ranks: Ranks) -> None:
     """
     store = None
     if restarted() and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        from torch.distributed.rendezvous import rendezvous  # which not every build of torch has
+
         shared, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
         store = dist.PrefixStore(f"start-{os.environ[_RESTARTS]}", shared)
         store.set_timeout(_TIMEOUT)

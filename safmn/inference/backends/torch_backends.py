@@ -57,7 +57,9 @@ class Compiled(Backend):
         """Compiling for the CPU takes a C++ compiler, for a GPU Triton."""
         if device.type == "cpu" and compiler() is None:
             return "torch.compile needs a C++ compiler (g++ or clang++); install one"
-        if device.type == "cuda" and not torch.utils._triton.has_triton():
+        from torch.utils._triton import has_triton  # a module that torch does not import by itself
+
+        if device.type == "cuda" and not has_triton():
             return "torch.compile needs Triton on a GPU: pip install triton"
         return None
 

@@ -48,7 +48,7 @@ class Frame:
 
     def write(self, source: Tensor, channels: int, scale: int = 1) -> Tensor:
         """A map of ``channels * scale**2`` channels as an image (channels, h * scale, w * scale): pixel shuffle."""
-        image = torch.empty(channels, self.height * scale, self.width * scale)
+        image = torch.empty(channels, self.height * scale, self.width * scale, dtype=torch.float32)
         self.kernels.call("from_map", source, image, channels, self.height, self.width, scale)
         return image
 
@@ -168,7 +168,7 @@ def _packed(weights: Tensor, block: int, half: bool) -> Tensor:
 
 def _bias(conv: nn.Conv2d) -> Tensor:
     """The bias, or zeros."""
-    return torch.zeros(conv.out_channels) if conv.bias is None else _copy(conv.bias)
+    return torch.zeros(conv.out_channels, dtype=torch.float32) if conv.bias is None else _copy(conv.bias)
 
 
 def _copy(parameter: Tensor) -> Tensor:
