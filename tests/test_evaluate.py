@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from safmn.data import build_dataset
-from safmn.engine.evaluate import SetResult, evaluate
+from safmn.engine.evaluate import SetResult, _Scorer, evaluate
 from safmn.errors import DataError, OptionError
 from safmn.imaging import read_rgb
 from safmn.registry import METRIC_REGISTRY
@@ -93,6 +93,37 @@ def test_images_are_saved_under_basicsrs_names(tmp_path: Path) -> None:
     expected = enlarge(dataset[0]["lq"][None])[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
     np.testing.assert_array_equal(saved, expected.numpy())
     assert cv2.imread(str(tmp_path / "set" / "image0x2_run.png")).shape == (40, 48, 3)
+
+
+class Named:
+    """Items at these paths, which a data set of ours tells before it is read."""
+
+    def __init__(self, paths: list[str], told: bool) -> None:
+        self.items = [{**item(index), "lq_path": path} for index, path in enumerate(paths)]
+        if told:
+            self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.items[index]
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("paths", [["a/x.png", "b/x.png", "c/x.png"], ["a/x", "b/x"], ["x.jpg", "x.png"]])
+def test_every_image_is_saved(paths: list[str], told: bool, tmp_path: Path) -> None:
+    score(Named(paths, told), metrics={}, save_dir=tmp_path, suffix="run")
+    assert len(list(tmp_path.iterdir())) == len(paths)
+
+
+def test_ranks_do_not_save_over_each_other(tmp_path: Path) -> None:
+    dataset = Named(["x.jpg", "y.png", "x.png"], told=True)
+    scorers = [_Scorer("set", {}, tmp_path, None, dataset.paths) for _ in range(2)]
+    output = np.zeros((40, 48, 3), np.uint8)
+    for index, rank in ((0, 0), (1, 1), (2, 1)):
+        scorers[rank](index, dataset[index], output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.jpg.png", "x.png.png", "y.png"]
 
 
 def test_a_users_metric_gets_uint8_bgr() -> None:

@@ -206,6 +206,26 @@ def test_animations_keep_their_exif_data(suffix: str, orientation: int, tmp_path
             assert image.getexif().get(ORIENTATION, 1) == 1
 
 
+@pytest.mark.parametrize(("suffix", "loop"), [("gif", None), ("png", 1), ("webp", 1)])
+def test_a_gif_that_is_played_once_stays_so(suffix: str, loop: int | None, tmp_path: Path) -> None:
+    """It says so by saying nothing, which in other formats means for ever."""
+    frames = [Image.fromarray(np.roll(photo(), 4 * step, 1)) for step in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=50)
+    animation = read_animation(tmp_path / "a.gif")
+    assert animation
+    write_animation(tmp_path / f"b.{suffix}", animation.frames(), animation)
+    with Image.open(tmp_path / f"b.{suffix}") as image:
+        assert image.info.get("loop") == loop
+
+
+@pytest.mark.parametrize(("suffix", "kept"), [("png", True), ("jpg", True), ("webp", False), ("avif", False)])
+def test_grey_profiles_stay_with_grey_files(suffix: str, kept: bool, tmp_path: Path) -> None:
+    profile = bytes(16) + b"GRAY" + bytes(108)
+    write_picture(tmp_path / f"a.{suffix}", Picture(photo()[..., 0].copy(), None, profile))
+    with Image.open(tmp_path / f"a.{suffix}") as image:
+        assert ("icc_profile" in image.info) == kept
+
+
 def test_an_image_for_programs_that_show_no_animations(tmp_path: Path) -> None:
     frames = [Image.fromarray(np.roll(photo(), 4 * step, 1)) for step in range(3)]
     plain = Image.new("RGB", frames[0].size, (255, 0, 255))

@@ -312,3 +312,15 @@ def test_halving_ends() -> None:
         cut = cut.halved(16, blended=False)
     assert [c.width for c in seen] == [4096, 2048, 1024, 512, 256, 128, 64]
     assert all(c.rows == 64 for c in seen[1:])
+
+
+@pytest.mark.parametrize("window", [5, 12, 24, 40, 48, 96])
+@pytest.mark.parametrize("blended", [True, False])
+def test_halving_ends_for_windows_that_do_not_divide_the_smallest(window: int, blended: bool) -> None:
+    cut: Cut | None = Cut(10 * 480, 10 * 480)
+    widths = []
+    while cut is not None:
+        widths.append(cut.width)
+        cut = cut.halved(window, blended=blended)
+    assert widths == sorted(set(widths), reverse=True)
+    assert widths[-1] == -(-64 // window) * window

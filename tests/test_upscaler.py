@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from repeater import repeated, repeater
 from skimage import data
+from torch import nn
 
 from safmn import Upscaler
 from safmn.errors import DataError, OptionError
@@ -90,6 +92,52 @@ def test_tensor_in_tensor_out(shape: tuple[int, ...], dtype: torch.dtype) -> Non
     assert (result.dtype, result.device) == (dtype, image.device)
     expected = torch.from_numpy(repeated(image.to(torch.float64).numpy(), axis=len(shape) - 2))
     assert torch.allclose(result.to(torch.float64), expected, atol=1e-6, rtol=1e-2 if dtype.itemsize == 2 else 1e-6)
+
+
+class InWindows(nn.Module):
+    """Somebody's network that takes whole windows alone."""
+
+    scale, halo = 2, 0
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        windows = nn.functional.pixel_unshuffle(x, self.window)
+        return self.weight * repeat_pixels(nn.functional.pixel_shuffle(windows, self.window))
+
+
+def repeat_pixels(x: torch.Tensor) -> torch.Tensor:
+    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@pytest.mark.parametrize("window", [5, 6, 12, 200])
+def test_back_ends_are_chosen_on_whole_windows(window: int, caplog: pytest.LogCaptureFixture) -> None:
+    image = values((150, 140, 3), "uint8")
+    assert np.array_equal(Upscaler(InWindows(window), device="cpu")(image), repeated(image))
+    assert "failed" not in caplog.text
+    if importlib.util.find_spec("onnxruntime") is not None:
+        upscaler = Upscaler(InWindows(window), device="cpu", backend="onnxruntime")
+        assert np.array_equal(upscaler(image), repeated(image))
+
+
+@pytest.mark.parametrize("change", ["in place", "assigned", "buffer"])
+def test_weights_may_change_between_calls(change: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 12, 1), nn.BatchNorm2d(12), nn.PixelShuffle(2)).eval()
+    network.scale = 2
+    image, upscaler = values((8, 8, 3), "float32"), Upscaler(network, device="cpu", backend="eager")
+    upscaler(image)
+    with torch.no_grad():
+        if change == "in place":
+            network[0].weight.mul_(-1)
+        elif change == "assigned":
+            state = {name: value.clone() for name, value in network.state_dict().items()}
+            network.load_state_dict(state | {"0.weight": -state["0.weight"]}, assign=True)
+        else:
+            network[1].running_mean.add_(0.3)
+    assert np.array_equal(upscaler(image), Upscaler(network, device="cpu", backend="eager")(image))
 
 
 def test_arrays_in_any_memory_layout() -> None:

@@ -329,6 +329,16 @@ def test_a_damaged_pth_is_refused_or_harmless(
         assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
+def test_an_averaged_model_of_torch(state: dict[str, Tensor], tmp_path: Path) -> None:
+    network = SAFMN(dim=8, n_blocks=2)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    torch.save(averaged.state_dict(), tmp_path / "w.pth")
+    loaded = weights.load_state_dict(tmp_path / "w.pth")
+    assert {name: value.shape for name, value in loaded.items()} == {
+        k: v.shape for k, v in network.state_dict().items()
+    }
+
+
 @pytest.mark.parametrize("kind", ["sparse", "csr", "meta"])
 def test_tensors_without_plain_values_are_refused(state: dict[str, Tensor], tmp_path: Path, kind: str) -> None:
     make = {"sparse": torch.eye(4).to_sparse, "csr": torch.eye(4).to_sparse_csr, "meta": torch.eye(4).to}[kind]
@@ -346,10 +356,10 @@ def test_values_that_are_no_weights_are_refused(state: dict[str, Tensor], tmp_pa
     assert ".weight is torch.int32" in refusal(load, path) or ".bias is torch.int32" in refusal(load, path)
     name = "feats.1.norm2.bias"
     broken = state[name].clone()
-    broken[-1] = float("nan")
-    for kind in (torch.float32, torch.float16, torch.bfloat16):
+    for kind, value in ((torch.float32, "nan"), (torch.float16, "inf"), (torch.bfloat16, "-inf")):
+        broken[-1] = float(value)
         weights.save_weights(path, params={k: t.to(kind) for k, t in (state | {name: broken}).items()})
-        assert f"{name} holds values that are not numbers" in refusal(load, path)
+        assert f"{name} holds values that are not finite numbers" in refusal(load, path)
     indices = state | {"table": torch.arange(3), "empty": torch.zeros(0)}  # as some networks keep them
     weights.save_weights(path, params=indices)
     assert set(weights.load_state_dict(path)) == set(indices)

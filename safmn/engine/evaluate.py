@@ -8,7 +8,7 @@ import inspect
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def evaluate(
     start = time.perf_counter()
     if len(dataset) == 0:
         raise DataError(f"data set {name!r} holds no images")
-    scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix)
+    scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix, _lq_paths(dataset))
     forward = _Forward(network, name, Execution(torch.device(device), precision))
     indices = range(rank, len(dataset), world_size)
     shown = progress and rank == 0
@@ -200,6 +200,13 @@ def _kind(network: object) -> str:
     return type(getattr(network, "network", network)).__name__
 
 
+def _lq_paths(dataset: Any) -> list[str]:
+    """The paths of a data set's LQ images, as far as it tells them without being read."""
+    pairs = getattr(dataset, "pairs", None)
+    paths = getattr(dataset, "paths", []) if pairs is None else [getattr(pair, "lq", None) for pair in pairs]
+    return [str(path) for path in paths if path is not None]
+
+
 @contextlib.contextmanager
 def _in_eval_mode(network: object) -> Iterator[None]:
     """Puts a module into eval mode for the block; leaves anything else alone."""
@@ -274,9 +281,15 @@ class _Scorer:
     """Saves an output image and measures it against its GT."""
 
     def __init__(
-        self, set_name: str, metrics: Mapping[str, Mapping[str, Any]], save_dir: Path | None, suffix: str | None
+        self,
+        set_name: str,
+        metrics: Mapping[str, Mapping[str, Any]],
+        save_dir: Path | None,
+        suffix: str | None,
+        paths: Sequence[str],
     ) -> None:
         self.set_name = set_name
+        self._images = Counter(name for path in paths for name in {image_name(path), Path(path).name})
         self.save_dir = save_dir
         self.ending = f"_{suffix}.png" if suffix else ".png"
         # `better` tells validation which way is up; it is no argument of the function
@@ -295,14 +308,21 @@ class _Scorer:
         path = str(item["lq_path"])
         image = image_name(path)
         if self.save_dir is not None:
-            name = f"{image}{self.ending}"
-            name = f"{Path(path).name}{self.ending}" if name in self._saved else name  # a.jpg beside a.png
-            self._saved.add(name)
-            write_image(self.save_dir / name, output)
+            write_image(self.save_dir / self._file_name(index, image, Path(path).name), output)
         images = {"img": _bgr(output)}
         if item.get("gt") is not None:
             images["img2"] = _bgr(_matching(to_uint8(item["gt"]), output, item))
         return _Score(index, image, path, self._measure(path, images))
+
+    def _file_name(self, index: int, image: str, file: str) -> str:
+        """A name that no other image of the set gets: ``a``, ``a.jpg`` beside ``a.png``, or with the image's index."""
+        names = [image, file, f"{image}_{index:04d}"]
+        unique = [
+            name for name in names if self._images.get(name, 1) == 1 and f"{name}{self.ending}" not in self._saved
+        ]
+        name = f"{(unique or names[-1:])[0]}{self.ending}"
+        self._saved.add(name)
+        return name
 
     def _measure(self, path: str, images: Mapping[str, np.ndarray]) -> dict[str, float]:
         values = {}

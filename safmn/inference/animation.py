@@ -44,6 +44,7 @@ class Animation:
         icc: colour profile.
         size: (width, height) in pixels.
         has_default: whether the first frame is shown only where animations are not (PNG).
+        once: a GIF that does not say how often, which means once; in other formats it means for ever.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Animation:
     icc: bytes | None
     size: tuple[int, int]
     has_default: bool = False
+    once: bool = False
 
     def frames(self) -> Iterator[Array]:
         """The composed frames, one by one: uint8 (H, W, 3), or (H, W, 4) where the animation has transparency; before
@@ -90,7 +92,9 @@ def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
                 image.load()  # GIF and WebP know a frame's duration only then
             durations.append(round(image.info.get("duration") or _DEFAULT_MS))
         has_default = bool(image.info.get("default_image"))
-        return Animation(Path(path), tuple(durations), image.info.get("loop"), exif, icc, image.size, has_default)
+        loop = image.info.get("loop")
+        once = image.format == "GIF" and loop is None
+        return Animation(Path(path), tuple(durations), loop, exif, icc, image.size, has_default, once)
 
 
 def write_animation(
@@ -127,6 +131,8 @@ def write_animation(
     others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
     if animation.loop is not None:
         own_options["loop"] = animation.loop
+    elif animation.once and kind != "GIF":
+        own_options["loop"] = 1
     if kind == "GIF" and start.pixels.shape[2] == 4:
         own_options["disposal"] = 2  # frames are composed already: clear the one before
     options = {**save_options(kind, start, quality), **own_options}

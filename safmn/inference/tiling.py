@@ -117,9 +117,9 @@ class Cut:
 
     def halved(self, window: int, *, blended: bool) -> Cut | None:
         """The next smaller one, or None where it would be too small to be of use."""
-        if self.width <= _SMALLEST_TILE:
-            return None
         width = _aligned(max(self.width // 2, _SMALLEST_TILE), window)
+        if width >= self.width:
+            return None
         return Cut(width, _aligned(min(self.rows, width if blended else 64), window))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -44,7 +45,7 @@ class Upscaler:
     Args:
         weights: a weight file, the name of weights that come with the package, or a network that is already built
             (with ``scale``; ``window`` and ``halo`` where it is not of the SAFMN family), which is put into evaluation
-            mode. Its weights may change between calls.
+            mode. Its weights may change between calls, but for what is written to their ``data`` behind torch's back.
         tile: "auto" cuts the image so that it fits into the memory that is free; a number gives the width of the pieces
             in LR pixels; 0 never cuts. Pieces equal the whole, but for rounding (1e-5), wherever the network allows it;
             where it sees the whole frame they fade into each other instead, and a warning says so.
@@ -180,9 +181,7 @@ class Upscaler:
         """A batch at once if it fits into memory uncut, otherwise image by image."""
         frame = self._frame(source, target)
         if self._sample is None:
-            top, left = (max(side - _SAMPLE, 0) // 2 for side in (frame.height, frame.width))
-            bottom, right = min(top + _SAMPLE, frame.height), min(left + _SAMPLE, frame.width)
-            self._sample = frame.read(top, bottom, left, right)[:1]
+            self._sample = frame.read(*_middle(frame.height, self._window), *_middle(frame.width, self._window))[:1]
         cut = self.cut(frame)
         if frame.batch == 1 or cut.covers(frame):
             self._run(frame, cut, progress)
@@ -335,9 +334,20 @@ def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.devi
         ) from error
 
 
-def _versions(network: nn.Module) -> list[int]:
-    """How often each of the weights was written to; those made in inference mode do not count."""
-    return [0 if weight.is_inference() else weight._version for weight in network.parameters()]
+def _middle(side: int, window: int) -> tuple[int, int]:
+    """Where the sample begins and ends along a side: a multiple of the window, where the side is one."""
+    size = min(max(_SAMPLE // window, 1) * window, side)
+    start = (side - size) // 2 // window * window
+    return start, start + size
+
+
+def _versions(network: nn.Module) -> list[tuple[int, int]]:
+    """Where each of the weights is and how often it was written to; those made in inference mode do not count.
+
+    Writing to a weight's ``data`` is not counted by torch.
+    """
+    weights = itertools.chain(network.parameters(), network.buffers())
+    return [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
 
 
 def _as_one_stage(network: nn.Module) -> Chain | None:

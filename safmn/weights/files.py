@@ -254,12 +254,15 @@ def _check_values(state_dict: StateDict, path: Path) -> None:
         name, tensor = next(iter(state_dict.items()))
         raise WeightsError(f"{path}: {name} is {tensor.dtype}; weights are floating point.")
     for name, tensor in floating.items():
-        if tensor.float().sum().isnan():  # a seventh of the time of isnan().any()
-            raise WeightsError(f"{path}: {name} holds values that are not numbers (NaN).")
+        # The sum takes a seventh of the time; that of large values may overflow.
+        if not tensor.float().sum().isfinite() and not tensor.isfinite().all():
+            raise WeightsError(f"{path}: {name} holds values that are not finite numbers (NaN or Inf).")
 
 
 def _without_prefixes(state_dict: StateDict) -> StateDict:
-    """Take off every prefix that all names have."""
+    """Take off every prefix that all names have, and the counter that torch's ``AveragedModel`` puts beside them."""
+    if len(state_dict) > 1:
+        state_dict = {name: tensor for name, tensor in state_dict.items() if name != "n_averaged"}
     while any(all(name.startswith(prefix) for name in state_dict) for prefix in _PREFIXES):
         state_dict = {name.partition(".")[2]: tensor for name, tensor in state_dict.items()}
     return state_dict

@@ -57,9 +57,10 @@ def input_channels(network: nn.Module) -> int:
 
 
 def example_input(network: nn.Module) -> Tensor:
-    """A small input to trace a network with: (1, C, h, w), two windows along each side, on the network's device."""
+    """A small input to trace a network with: (1, C, h, w), whole windows along each side, on the network's device."""
     parameter = next(network.parameters(), torch.empty(0))
-    side = 2 * max(int(getattr(network, "window", 1)), 8)
+    window = int(getattr(network, "window", 1))
+    side = 2 * window * -(-8 // window)  # 16 at least
     return torch.rand(1, input_channels(network), side, side, device=parameter.device)
 
 

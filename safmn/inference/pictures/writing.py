@@ -33,6 +33,7 @@ _GIF_TRANSPARENT = 255  # the last of the palette
 _SOFT = 9  # pixels; wider than the edge that upscaling makes of a hard one
 _DEEP = ("PNG", "TIFF")  # formats that hold 16 bits
 _WITH_ALPHA = ("PNG", "WEBP", "TIFF", "AVIF", "GIF")
+_WITH_GREY = ("PNG", "TIFF", "JPEG")  # the others that hold a profile write grey as RGB
 _WITH_GREY_ALPHA = ("PNG", "TIFF")
 _WITH_ORIENTATION = ("PNG", "JPEG", "WEBP", "AVIF")
 _PROFILE_SPACES = {b"RGB ": (3, 4), b"GRAY": (1, 2)}
@@ -148,7 +149,8 @@ def _fitted(picture: Picture, kind: str, path: Path) -> Picture:
     if channels == 1 and pixels.ndim == 3:
         pixels = pixels[..., 0]
     space = picture.icc[16:20] if picture.icc else b""
-    icc = picture.icc if channels in _PROFILE_SPACES.get(space, ()) else None
+    held = 3 if channels == 1 and kind not in _WITH_GREY else channels
+    icc = picture.icc if held in _PROFILE_SPACES.get(space, ()) else None
     return replace(picture, pixels=np.ascontiguousarray(pixels), icc=icc)
 
 
