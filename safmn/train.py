@@ -1,7 +1,8 @@
 """Train a network from an option file: ``python safmn/train.py -opt options/train_x4.yml`` or ``safmn train -opt ...``.
 
-Exit status: 0 done; 2 a mistake in the options or the data; 130, 143 or 138 after SIGINT, SIGTERM or SIGUSR1, with the
-run saved: the same command with --auto_resume goes on. Ctrl-C before the first step, or a second one, saves nothing.
+Exit status: 0 done; 1 a bug, with a traceback; 2 a mistake in the options or the data; 130, 143, 138, 129 or 131 after
+SIGINT, SIGTERM, SIGUSR1, SIGHUP or SIGQUIT, with the run saved: the same command with --auto_resume goes on. Ctrl-C
+before the first step, or a second one, saves nothing.
 """
 
 from __future__ import annotations

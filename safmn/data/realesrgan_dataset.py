@@ -93,7 +93,7 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         if is_training and "queue_size" in degradation and degradation.get("mode", "per_sample") == "per_sample":
             logger.info(
                 "queue_size has no effect: every sample draws its own degradation (for the published pool: "
-                "`degradation: {mode: batch_pool}`)"
+                "`degradation: {mode: batch_pool}`, and queue_size a multiple of batch_size_per_gpu)"
             )
         return parse_options(degradation, opt, scale=self.options.scale, where=f"datasets.{self.options.phase}")
 

@@ -45,10 +45,11 @@ _HARMLESS = (
     "expect",
     "train.total_iter",
     "train.teacher.weights",
+    "train.perceptual_opt.vgg_weights",
     "train.on_nonfinite",
     "train.max_skips",
 )
-_HARMLESS_IN_TRAINING_SET = ("name", "num_worker_per_gpu", "io_backend", "check_source", *PATHS)
+_HARMLESS_IN_TRAINING_SET = ("name", "num_worker_per_gpu", "io_backend", "check_source", "device", *PATHS)
 
 
 def prepare_execution(options: Options, ranks: Ranks) -> Execution:

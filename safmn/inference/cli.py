@@ -25,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="safmn upscale",
         description="Upscale images, animations and films. Outputs that exist are kept, so that an interrupted run "
-        "goes on where it stopped. Exit status: 0 done, 1 some inputs failed (named at the end), 2 a wrong argument.",
+        "goes on where it stopped. Exit status: 0 done, 1 some inputs failed (named at the end), 2 a wrong argument, "
+        "130 or 143 after Ctrl-C or SIGTERM.",
     )
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders (with all below) or patterns")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="folder, or file for a single input")

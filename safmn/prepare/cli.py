@@ -34,6 +34,7 @@ def usage() -> str:
 {verbs}
 
 Every verb can be stopped (Ctrl-C) and run again: it goes on, and files are there whole or not at all.
+Exit status: 0 done; 1 some images failed; 2 a mistake, or a download that could not be had; 130 stopped.
 For training as published:
   safmn prepare download df2k div2k-val benchmark
   safmn prepare lr --hr datasets/DF2K/HR --scales 2 3 4
