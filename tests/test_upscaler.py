@@ -276,6 +276,14 @@ def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatc
         UPSCALER(np.zeros((20, 20, 3), np.uint8))
 
 
+def test_an_ensemble_takes_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, scale = np.zeros((20, 20, 3), np.uint8), UPSCALER.scale
+    monkeypatch.setattr("safmn.inference.upscaler.free_bytes", lambda device: 12 * scale**2 * image.size)
+    UPSCALER(image)
+    with pytest.raises(DataError, match="GiB of memory"):
+        Upscaler(UPSCALER.network, device="cpu", backend="eager", self_ensemble=True)(image)
+
+
 @pytest.mark.parametrize(
     ("height", "width", "sample"), [(150, 200, (128, 128)), (128, 129, (128, 128)), (20, 200, (24, 200))]
 )

@@ -37,6 +37,7 @@ _CPU_BUDGET = 960 * 2**20
 _SHARING = ("native", "eager", "compile")
 _PROBE = 64  # pixels along each side
 _SAMPLE = 128  # pixels along each side, at most
+_ENSEMBLE_BYTES = 12  # for each colour value of the result: the sum, one of the eight results, and that one flipped
 
 
 class Upscaler:
@@ -118,7 +119,8 @@ class Upscaler:
         self._follow_weights()
         batch, channels, height, width = source.shape
         shape = (batch, height * self.scale, width * self.scale, channels)
-        self._check_room(source.element_size() * math.prod(shape), width, height)
+        beside = _ENSEMBLE_BYTES * min(channels, 3) / channels if self.self_ensemble else 0
+        self._check_room(int((source.element_size() + beside) * math.prod(shape)), width, height)
         if isinstance(image, Tensor):
             target = source.new_empty(batch, channels, *shape[1:3])
         else:
@@ -175,7 +177,7 @@ class Upscaler:
                 out = turned.new_empty(*turned.shape[:2], *(side * self.scale for side in turned.shape[2:]))
                 self._frames(turned, out, lambda part: progress(part / 8))
                 total += torch.rot90(out.flip(3) if flip else out, -turns, (2, 3))
-        Frame(source, target, self.scale, 1, self.device).write(0, 0, total / 8)
+        Frame(source, target, self.scale, 1, self.device).write(0, 0, total.div_(8))
 
     def _frames(self, source: Tensor, target: Tensor, progress: Progress) -> None:
         """A batch at once if it fits into memory uncut, otherwise image by image."""
