@@ -16,7 +16,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from data_helpers import SIZES, make_folders, make_lmdb, paired_section
 
 from safmn.data import SampleKey, build_dataset, sample_rng
-from safmn.data.sources import Pair, check_sizes
+from safmn.data.sources import Pair, check_sizes, pairs_from_meta_info
 from safmn.errors import DataError, OptionError
 from safmn.imaging import write_image
 from safmn.registry import find
@@ -342,3 +342,17 @@ def test_ours_comes_before_basicsr() -> None:
     for name in ("PairedImageDataset", "SingleImageDataset", "PatchStore"):
         assert find(DATASET_REGISTRY, name).__module__.startswith("safmn.data")
     assert find(DATASET_REGISTRY, "FFHQDataset").__module__.startswith("basicsr")
+
+
+def test_listed_images_may_have_their_lq_images_in_subfolders_alone(tmp_path: Path) -> None:
+    for folder, value in (("s1", 10), ("s2", 20)):
+        write_image(tmp_path / "G" / folder / "a.png", np.full((8, 8, 3), value, np.uint8))
+        write_image(tmp_path / "L" / folder / "a.bmp", np.full((4, 4, 3), value, np.uint8))
+    (tmp_path / "list.txt").write_text("s1/a.png (8,8,3)\ns2/a.png (8,8,3)\n")
+    folders = [str(tmp_path / name) for name in ("G", "L", "list.txt")]
+    expected = [str(tmp_path / "L" / folder / "a.bmp") for folder in ("s1", "s2")]
+    assert [pair.lq for pair in pairs_from_meta_info(*folders)] == expected
+    write_image(tmp_path / "L" / "a.png", np.zeros((4, 4, 3), np.uint8))  # of another image
+    assert [pair.lq for pair in pairs_from_meta_info(*folders)] == expected
+    with pytest.raises(DataError, match="no such folder"):
+        pairs_from_meta_info(folders[0], str(tmp_path / "nowhere"), folders[2])

@@ -297,3 +297,18 @@ def test_augment_is_basicsrs_order_and_covers_the_square(photo: np.ndarray) -> N
         np.testing.assert_array_equal(made, expected)
         seen.add(made.tobytes())
     assert len(seen) == 8
+
+
+@pytest.mark.parametrize("depth", [10, 12])
+def test_deep_avif_is_as_bright_as_it_is(depth: int, tmp_path: Path) -> None:
+    """OpenCV gives 0 to 1023, or to 4095, in 16 bits."""
+    image = (photo_of_ramp() * (2**depth - 1)).round().astype(np.uint16)
+    options = [cv2.IMWRITE_AVIF_DEPTH, depth, cv2.IMWRITE_AVIF_QUALITY, 95]
+    assert cv2.imwrite(str(tmp_path / "a.avif"), image, options)
+    found = read_image(tmp_path / "a.avif")
+    assert np.array_equal(found, read_rgb(tmp_path / "a.avif"))
+    assert abs(found.mean() / 255 - photo_of_ramp().mean()) < 0.01
+
+
+def photo_of_ramp() -> np.ndarray:
+    return np.linspace(0, 1, 48 * 64 * 3).reshape(48, 64, 3)

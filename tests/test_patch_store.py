@@ -442,3 +442,15 @@ def test_a_kernel_that_fails_on_this_machine_is_not_used(
     assert patch_store._gather_kernel(torch.device("cpu")) is None
     patch_store._gather_kernel.cache_clear()
     assert {"raises": "RuntimeError: no compiler", "other pixels": "it gives other pixels"}[fault] in caplog.text
+
+
+def test_a_store_of_other_lq_images_is_not_up_to_date(tmp_path: Path) -> None:
+    """The pair of 1.png is 1.bmp, until there is a 1.png as well."""
+    write_image(tmp_path / "G" / "1.png", np.full((8, 8, 3), 9, np.uint8))
+    write_image(tmp_path / "L" / "1.bmp", np.full((4, 4, 3), 10, np.uint8))
+    (tmp_path / "list.txt").write_text("1.png (8,8,3)\n")
+    source = Source(2, str(tmp_path / "G"), str(tmp_path / "L"), "{}", str(tmp_path / "list.txt"))
+    build_store(tmp_path / "x.store", source, jobs=1)
+    write_image(tmp_path / "L" / "1.png", np.full((4, 4, 3), 200, np.uint8))
+    assert build_store(tmp_path / "x.store", source, jobs=1) == 1
+    assert read_index(tmp_path / "x.store").images[0].lr.name == "1.png"

@@ -261,17 +261,51 @@ def test_subimages_make_only_what_is_not_there(
     assert {name: content for name, (content, _) in after.items()} == {n: c for n, (c, _) in before.items()}
 
 
-def test_subimages_that_were_cut_elsewhere_are_cut_again(tmp_path: Path, photo: np.ndarray) -> None:
-    """Alone, HR of 150x150 is cut at 54; with its LR images of x4, which show 148x148, at 52."""
+def test_subimages_that_were_cut_elsewhere_are_cut_again(
+    tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone, HR of 150x150 is cut at 54; with its LR images of x4, which show 148x148, at 52: refused meanwhile."""
     image = photo[100:250, 100:250]
     write_image(tmp_path / "HR/cat.png", image)
     assert main(["lr", "--hr", str(tmp_path / "HR"), "--scales", "4"]) == 0
     command = ["subimages", "--hr", str(tmp_path / "HR"), "--crop", "96", "--step", "48"]
     for more, start in (([], 54), (["--scales", "4"], 52), ([], 54)):
+        if (tmp_path / "LR_bicubic_sub").exists():
+            before = files(tmp_path / "HR_sub")
+            assert main([*command, *more]) == 1
+            assert "X4 was cut on another grid of cat" in capsys.readouterr().out
+            assert files(tmp_path / "HR_sub") == before
+            shutil.rmtree(tmp_path / "LR_bicubic_sub")
         assert main([*command, *more]) == 0
         made = sorted((tmp_path / "HR_sub").iterdir())
         assert len(made) == 9
         np.testing.assert_array_equal(read_rgb(made[-1]), image[start : start + 96, start : start + 96])
+
+
+def test_subimages_of_scales_one_after_the_other(
+    tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Together they are cropped to a multiple of 12, alone to one of 2 or 3: refused where that moves a square."""
+    write_image(tmp_path / "HR/cat.png", photo[:131, :131])
+    write_image(tmp_path / "HR/dog.png", photo[:132, :144])
+    assert main(["lr", "--hr", str(tmp_path / "HR"), "--scales", "2", "3"]) == 0
+    command = ["subimages", "--hr", str(tmp_path / "HR"), "--crop", "48", "--step", "24", "--scales"]
+    assert main([*command, "2"]) == 0
+    assert main([*command, "3"]) == 1
+    out = capsys.readouterr().out
+    assert "X2 was cut on another grid of cat" in out
+    assert "of dog" not in out
+    shutil.rmtree(tmp_path / "LR_bicubic_sub")
+    assert main([*command, "2", "3"]) == 0
+
+
+def test_subimages_of_an_image_that_is_too_small_now_are_refused(
+    tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "HR/cat.png", photo[:30, :30])
+    assert main(["subimages", "--hr", str(tmp_path / "HR"), "--crop", "24", "--step", "24"]) == 0
+    assert main(["subimages", "--hr", str(tmp_path / "HR"), "--crop", "48", "--step", "24"]) == 1
+    assert "cat_s001.png is there, but" in capsys.readouterr().out
 
 
 def test_subimages_left_from_a_finer_step_are_refused(

@@ -156,10 +156,11 @@ class Whole(Numbers):
 def test_shared_memory_that_is_full(dataset: Numbers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker gives 64 MB."""
 
-    def full(tensor: torch.Tensor) -> torch.Tensor:
+    def full(*_: Any, **__: Any) -> Any:
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)  # where torch collates
     with pytest.raises(DataError, match=r"/dev/shm has no room for a batch .*--shm-size.*num_worker_per_gpu: 0"):
         take(TrainingLoader(dataset, batch_size=2, seed=0, num_workers=1), 1)
 

@@ -23,6 +23,7 @@ import torch
 from basicsr.archs import build_network
 from torch import nn
 
+from safmn.engine import setup
 from safmn.engine.evaluate import Interrupted, evaluate
 from safmn.engine.experiment import Experiment
 from safmn.engine.feed import feed
@@ -628,12 +629,14 @@ def test_a_basicsr_state_without_an_optimiser_is_refused(
     assert "20.state: the optimiser of net_g does not fit" in capfd.readouterr().err
 
 
-def test_resumes_from_a_basicsr_state(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("folder", ["old", "experiments/tiny"])
+def test_resumes_from_a_basicsr_state(folder: str, images: Path, tmp_path: Path) -> None:
+    """Also of the run of the same name in the same place, as on the day that somebody moves over."""
     network = build_network(SECTION)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
     network(torch.rand(1, 3, 16, 16)).mean().backward()
     optimizer.step()
-    old = tmp_path / "old"
+    old = tmp_path / folder
     (old / "models").mkdir(parents=True)
     (old / "training_states").mkdir()
     weights = network.state_dict()
@@ -653,6 +656,25 @@ def test_resumes_from_a_basicsr_state(images: Path, tmp_path: Path, caplog: pyte
     log = (tmp_path / "experiments/tiny/train_tiny.log").read_text()
     assert "not" in log
     assert "order of samples" in log
+
+
+def test_a_run_that_starts_from_another_ones_checkpoint_is_not_mixed_with_an_older_one(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Checkpoints that were there before must not be gone on from after a kill."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        assert main(["-opt", str(write(images, tmp_path / folder, total_iter=6))]) == 0
+    source = tmp_path / "b/experiments/tiny/training_states/000000006"
+    arguments = ["-opt", str(write(images, tmp_path / "a", total_iter=8)), "--force_yml"]
+    assert main([*arguments, f"path:resume_state={source}"]) == 0
+    states = tmp_path / "a/experiments/tiny/training_states"
+    assert (states / "superseded-000000003").is_dir()
+    assert [path.name for path in sorted(states.iterdir()) if path.name.isdigit()] == ["000000008"]
+    record = (tmp_path / "a/experiments/tiny/record.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iter"] for line in record if "lr" in json.loads(line)] == [7, 8]
+    assert len(list(states.parent.glob("record.jsonl_archived_*"))) == 1
+    assert len(list(source.parent.iterdir())) == 2  # B's own are as they were
 
 
 def test_weights_are_in_basicsr_format(images: Path, tmp_path: Path) -> None:
@@ -777,3 +799,42 @@ def test_experiment_lock_is_released_with_the_run(tmp_path: Path) -> None:
 
 def test_user_error_is_a_value_error() -> None:
     assert issubclass(UserError, ValueError)
+
+
+def test_a_step_that_stops_the_run_leaves_the_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is that of the iteration before it."""
+    network = trained(Execution(torch.device("cpu"), "fp16"), halt_on_nonfinite=True)
+    step(network, [batch(2)])
+    before = network.state()["scaler"]
+    bad = batch(2)
+    bad["gt"][0, 0, 0, 0] = float("nan")
+    losses = network.accumulate([bad], lambda b: {"l1": (network.forward(b["lq"]) - b["gt"]).abs().mean()})
+    assert network.update(losses)
+    assert network.state()["scaler"] == before
+
+
+def test_another_global_batch_is_not_gone_on_with_in_silence(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As another number of processes makes it, which no option tells."""
+    command = ["-opt", str(write(images, tmp_path, total_iter=3))]
+    assert main(command) == 0
+    original = setup.build_loader
+
+    def build_loader(*arguments: Any) -> Any:
+        loader = original(*arguments)
+        loader.global_batch *= 2
+        return loader
+
+    monkeypatch.setattr(setup, "build_loader", build_loader)
+    command = ["-opt", str(write(images, tmp_path, total_iter=5)), "--auto_resume"]
+    assert main(command) == 2
+    assert "global batch (batch_size_per_gpu x processes x accumulate): 2 -> 4" in capfd.readouterr().err
+    assert main([*command, "--allow-changes"]) == 0
+
+
+def test_folders_that_are_no_checkpoints_are_left_alone(images: Path, tmp_path: Path) -> None:
+    command = ["-opt", str(write(images, tmp_path, total_iter=3))]
+    assert main(command) == 0
+    (tmp_path / "experiments/tiny/training_states/2").mkdir()
+    assert main(["-opt", str(write(images, tmp_path, total_iter=6)), "--auto_resume"]) == 0

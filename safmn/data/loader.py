@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -267,7 +268,8 @@ class _Fetcher:
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | _Failure:
         try:
-            return _shared(self.keyed.batch(keys))
+            with _explain_shared_memory():
+                return _shared(self.keyed.batch(keys))
         except (UserError, OSError) as error:
             return _Failure(error)
 
@@ -277,12 +279,15 @@ def _shared(batch: Batch) -> Batch:
 
     Torch would put them there when it sends the batch, from a thread that can but drop it when there is no room: the
     main process would wait for ever.
-
-    Raises:
-        DataError: there is no room.
     """
+    return {name: value.share_memory_() if torch.is_tensor(value) else value for name, value in batch.items()}
+
+
+@contextlib.contextmanager
+def _explain_shared_memory() -> Iterator[None]:
+    """Shared memory that is full, which collating meets as well, becomes a DataError that says what to do."""
     try:
-        return {name: value.share_memory_() if torch.is_tensor(value) else value for name, value in batch.items()}
+        yield
     except RuntimeError as error:
         if "shared memory" not in str(error):
             raise

@@ -16,7 +16,7 @@ from safmn import imaging
 from safmn.data.store_format import CheckSource, StoreFile
 from safmn.errors import DataError
 from safmn.imaging import decode_rgb, read_rgb
-from safmn.names import template_mistake
+from safmn.names import IMAGE_SUFFIXES, template_mistake
 
 _REMAKE_LMDB = "Copy it again, or make it anew with safmn prepare lmdb."
 _SHAPE = re.compile(r"\s+\(\s*\d+(\s*,\s*\d+){1,2}\s*\)(\s[^()]*)?$")  # and what follows it, the compression say
@@ -177,7 +177,9 @@ def pairs_from_meta_info(gt_folder: str, lq_folder: str, meta_info: str, templat
     missing = [name for name in names if not os.path.isfile(os.path.join(gt_folder, name))]
     if missing:
         raise DataError(f"{len(missing)} images that {meta_info} lists are not in {gt_folder}: {_enumerate(missing)}")
-    return _pair(names, list_images(lq_folder), gt_folder, lq_folder, template)
+    if not os.path.isdir(lq_folder):
+        raise DataError(f"{lq_folder}: there is no such folder")
+    return _pair(names, _flat(lq_folder), gt_folder, lq_folder, template)
 
 
 def pairs_from_lmdb(gt: LmdbReader, lq: LmdbReader, template: str = "{}") -> list[Pair]:
@@ -244,8 +246,10 @@ def _pair(
         stem, ending = os.path.splitext(base)
         wanted = template.format(stem)
         lq_name = wanted + ending if wanted + ending in present else by_stem.get(wanted)
-        if folder and os.path.isfile(os.path.join(lq_folder, folder, wanted + ending)):
-            lq_name = os.path.join(folder, wanted + ending)
+        for other in (ending, *IMAGE_SUFFIXES) if folder else ():  # the LQ images may have the same subfolders
+            if os.path.isfile(os.path.join(lq_folder, folder, wanted + other)):
+                lq_name = os.path.join(folder, wanted + other)
+                break
         if lq_name is None:
             missing.append(wanted + ending)
             continue
@@ -261,6 +265,14 @@ def _pair(
             f"{_enumerate(missing)}. Check dataroot_lq and filename_tmpl ({template!r})."
         )
     return pairs
+
+
+def _flat(folder: str) -> list[str]:
+    """The images directly in a folder, of which there may be none: listed ones may lie below it."""
+    try:
+        return list_images(folder)
+    except DataError:
+        return []
 
 
 def _check_template(template: str) -> None:

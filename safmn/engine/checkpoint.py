@@ -63,7 +63,8 @@ class Checkpointer:
         """Iterations of the checkpoints present (verified or not), ascending."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(entry.name) for entry in self.folder.iterdir() if entry.is_dir() and entry.name.isdigit())
+        named = (entry.name for entry in self.folder.iterdir() if entry.is_dir() and entry.name.isdecimal())
+        return sorted(int(name) for name in named if name == f"{int(name):09d}")
 
     def path(self, iteration: int) -> Path:
         """Directory of one checkpoint."""
@@ -148,13 +149,16 @@ class Checkpointer:
             )
         return None
 
-    def set_aside_after(self, iteration: int, reason: str) -> None:
+    def set_aside_after(self, iteration: int, reason: str, *, foreign: bool = False) -> None:
         """Rename the checkpoints later than ``iteration``, from which the run goes on, to ``<reason>-<iteration>``.
 
         They would otherwise be newer than those that the run is about to write, and be resumed from in their place.
+
+        Args:
+            foreign: the run goes on from a checkpoint that is not in this folder: all of those here go.
         """
         for later in self.iterations():
-            if later > iteration:
+            if foreign or later > iteration:
                 aside = self._unused(f"{reason}-{later:09d}")
                 os.rename(self.path(later), aside)
                 logger.warning(

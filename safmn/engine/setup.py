@@ -20,6 +20,7 @@ from safmn.engine.experiment import Experiment, HeldLog, environment, start_logg
 from safmn.engine.trainer import Trainer
 from safmn.engine.validation import Validator
 from safmn.errors import CheckpointError, OptionError
+from safmn.files import set_aside
 from safmn.models.base_model import training_section
 from safmn.models.teacher import is_excepted
 from safmn.options import Options, differences, dump
@@ -142,10 +143,24 @@ def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[E
             logger.info("%s: %s", key, value)
         logger.info("options of %s:\n%s", options.source, dump(options))
         yield experiment
-        if not resuming or (not experiment.has_checkpoints() and any(experiment.models.glob("*.pth"))):
+        nothing_left = not experiment.has_checkpoints() and any(experiment.models.glob("*.pth"))
+        if not resuming or (nothing_left and not _source_in(experiment, options)):
+            _check_source(options)
             experiment.archive()
         log.write_to(experiment.root / f"train_{options.name}.log")
     distributed.barrier()
+
+
+def _check_source(options: Options) -> None:
+    source = options.path.resume_state
+    if source is not None and not Path(source).exists():
+        raise OptionError(f"{options.source}: path.resume_state: there is no file or folder {source}")
+
+
+def _source_in(experiment: Experiment, options: Options) -> bool:
+    """Whether ``path.resume_state`` is in the experiment's own folder (a .state file of BasicSR's, say)."""
+    source = options.path.resume_state
+    return source is not None and experiment.root.resolve() in Path(source).resolve().parents
 
 
 def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -210,19 +225,24 @@ def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chan
         trainer.checkpointer.tidy()
     distributed.barrier()
     newest = _newest(trainer) if auto_resume else None
-    source = options.path.resume_state
+    source, folder = options.path.resume_state, trainer.checkpointer.folder
     if newest is not None:
         _restore(trainer, newest, options, allow_changes=allow_changes)
-    elif source is not None and not Path(source).exists():
-        raise OptionError(f"{options.source}: path.resume_state: there is no file or folder {source}")
-    elif source is not None and Path(source).is_file():
+    elif source is not None and not Path(source).is_dir():
+        _check_source(options)
         legacy_state.resume(trainer, Path(source))
     elif source is not None:
         _restore(trainer, load_checkpoint(Path(source)), options, allow_changes=allow_changes)
     elif auto_resume:
         logger.info("nothing to resume in %s: starting at iteration 0", trainer.experiment.training_states)
     if trainer.model.ranks.is_main:
-        trainer.checkpointer.set_aside_after(trainer.progress.iteration, "damaged" if newest else "superseded")
+        foreign = newest is None and source is not None and Path(source).resolve().parent != folder.resolve()
+        foreign = foreign or (newest is None and source is not None and Path(source).is_file())
+        trainer.checkpointer.set_aside_after(
+            trainer.progress.iteration, "damaged" if newest else "superseded", foreign=foreign
+        )
+        if foreign and trainer.experiment.record.exists():
+            logger.warning("the record of another run is kept as %s", set_aside(trainer.experiment.record))
 
 
 def _newest(trainer: Trainer) -> Checkpoint | None:
@@ -265,6 +285,7 @@ def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, 
         seed_everything(options.manual_seed)
         model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
         fingerprints = {"datasets.train": _fingerprint(loader.keyed.dataset), **model.fingerprints()}
+        fingerprints["global batch (batch_size_per_gpu x processes x accumulate)"] = str(loader.global_batch)
         if execution.device.type == "cpu":
             fingerprints[_THREADS] = str(torch.get_num_threads())
     checkpointer = Checkpointer(

@@ -124,7 +124,7 @@ class Trainer:
         changed = [name for name in self.model.networks if _optimizer(before, name) != _optimizer(now, name)]
         self.model.load_state(checkpoint.networks, new_optimizers=changed)
         self.progress = Progress.from_dict({**checkpoint.progress, "fingerprints": self.fingerprints})
-        if self.model.ranks.is_main and checkpoint.iteration in self.checkpointer.iterations():
+        if self.model.ranks.is_main and checkpoint.path.absolute().parent == self.checkpointer.folder.absolute():
             self._prune()  # the kill may have come between saving and pruning
 
     def run(self) -> int:
@@ -162,7 +162,7 @@ class Trainer:
         """Validate and save where it is time; returns whether the run was asked to leave (then it has saved)."""
         iteration = self.progress.iteration
         validate = self.validator.due(iteration, self.last_iteration)
-        if validate or self._scheduled(iteration):
+        if validate or self._scheduled(iteration) or any(verdict.stop for verdict in verdicts):
             verdicts = verdicts + self.watch.drain()
         interrupt.join(max((verdict.stop for verdict in verdicts), default=0))
         leave, improved = self._judge(verdicts), False

@@ -77,6 +77,8 @@ def read_image(path: str | os.PathLike[str]) -> Array:
     image = _opencv_decode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         return _pillow_decode(data, name, colour=False)
+    if image.dtype == np.uint16 and bytes(data[4:8]) == b"ftyp":  # AVIF of 10 or 12 bits, which OpenCV does not scale
+        return decode_rgb(data, name)
     if image.ndim == 3 and image.shape[2] >= 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
     return upright(np.asarray(image), orientation_in(data))

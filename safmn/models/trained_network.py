@@ -223,7 +223,11 @@ class TrainedNetwork:
             for buffer, before in zip(self._buffers, self._buffers_before, strict=True):
                 buffer.copy_(torch.where(bad > 0, before, buffer))
         if not self._flag_stays_on_device and bad:
-            self.scaler.update() if self.scaler.is_enabled() else None
+            if self.scaler.is_enabled():
+                scale = self.scaler.state_dict()
+                self.scaler.update()
+                if self._halt:  # the run stops before this step: it is as if it had not been tried
+                    self.scaler.load_state_dict(scale)
             return
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)

@@ -152,7 +152,7 @@ def _shape(png: bytes) -> str:
 
 def _check_up_to_date(output: Path, paths: dict[str, Path]) -> None:
     try:
-        lines = (output / _META).read_text(encoding="utf-8").splitlines()
+        lines = (output / _META).read_text(encoding="utf-8").split("\n")[:-1]
         changed = (output / "data.mdb").stat().st_mtime
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{output} is there, but it is no whole lmdb of images ({error}). Remove it.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -47,6 +48,24 @@ def write_made(path: Path, image: np.ndarray, recipe: str = "") -> None:
     write_atomically(path, with_png_chunks(encode_png(image), chunks), flush=False)
 
 
+def recipe_of(path: Path) -> str | None:
+    """What :func:`write_made` says in a file; None where it says nothing, or there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(PNG_HEADER)
+            return _told(file)
+    except OSError:
+        return None
+
+
+def _told(file: BinaryIO) -> str | None:
+    """The text of the chunk at this place of a PNG file."""
+    length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+    content = file.read(min(length, _LONGEST))
+    told = kind == _TEXT and content.startswith(_KEYWORD)
+    return content.removeprefix(_KEYWORD).decode("latin-1") if told else None
+
+
 def is_made(path: Path, size: tuple[int, int], source: Path, recipe: str = "") -> bool:
     """Whether ``path`` is a whole PNG file of this (height, width), no older than its source, made as ``recipe`` says.
 
@@ -55,17 +74,10 @@ def is_made(path: Path, size: tuple[int, int], source: Path, recipe: str = "") -
     try:
         with path.open("rb") as file:
             head = file.read(PNG_HEADER)
-            length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
-            content = file.read(min(length, _LONGEST))
-            told = content.removeprefix(_KEYWORD) if kind == _TEXT and content.startswith(_KEYWORD) else b""
+            told = _told(file) or ""
             file.seek(-len(_PNG_END), 2)
             whole = head.startswith(_PNG_START) and file.read() == _PNG_END
         found = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-        return (
-            whole
-            and told == recipe.encode("latin-1")
-            and found == size
-            and path.stat().st_mtime >= source.stat().st_mtime
-        )
+        return whole and told == recipe and found == size and path.stat().st_mtime >= source.stat().st_mtime
     except OSError:  # missing, or too short to seek
         return False

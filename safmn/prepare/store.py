@@ -109,9 +109,14 @@ def is_up_to_date(output: Path, source: Source, pairs: Sequence[Pair]) -> bool:
     except DamagedStore as error:
         logger.warning("%s It is being made anew.", str(error).removesuffix(" Make it anew with safmn prepare store."))
         return False
-    names = [os.path.relpath(pair.gt, source.hr_folder) for pair in pairs]
-    same = index.source == source and [image.hr.name for image in index.images] == names
-    return same and index.first_change(at_most=len(names)) is None
+    wanted = [(os.path.relpath(pair.gt, source.hr_folder), _lr_name(pair, source)) for pair in pairs]
+    found = [(image.hr.name, image.lr.name if image.lr else None) for image in index.images]
+    return index.source == source and found == wanted and index.first_change(at_most=len(wanted)) is None
+
+
+def _lr_name(pair: Pair, source: Source) -> str | None:
+    """The LQ image's name in the folder of LR images; None where the store makes them."""
+    return os.path.relpath(pair.lq, source.lr_folder) if source.lr_folder and pair.lq else None
 
 
 def decode(pair: Pair, source: Source) -> Decoded:
@@ -201,6 +206,8 @@ def _intact_images(file: BinaryIO, notes: BinaryIO, source: Source, pairs: Seque
 
 def _is_kept(file: BinaryIO, image: StoredImage, source: Source, pair: Pair) -> bool:
     if os.path.join(source.hr_folder, image.hr.name) != pair.gt or not image.hr.is_unchanged(source.hr_folder):
+        return False
+    if (image.lr.name if image.lr else None) != _lr_name(pair, source):
         return False
     if source.lr_folder and not (image.lr and image.lr.is_unchanged(source.lr_folder)):
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from safmn.errors import DataError, exit_status
 from safmn.imaging import image_size
 from safmn.prepare.lr import lr_path
-from safmn.prepare.outputs import inputs, is_made, named, read_colours, write_made
+from safmn.prepare.outputs import inputs, is_made, named, read_colours, recipe_of, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
 
 logger = logging.getLogger(__name__)
@@ -100,12 +100,39 @@ def _cut_pair(pair: tuple[Path, Mapping[int, Path]], *, output: Path, lr_output:
     height, width = _common_size(source, counterparts)
     if min(height, width) < cut.side:
         logger.warning("%s: %dx%d (width x height) is smaller than %d: left out", source, width, height, cut.side)
-        return 0, 0
-    corners = [(top, left) for top in cut.starts(height) for left in cut.starts(width)]
+        corners = []
+    else:
+        corners = [(top, left) for top in cut.starts(height) for left in cut.starts(width)]
+    _check_other_scales(source.stem, lr_output, counterparts, corners)
     made = _cut_one(source, output, corners, cut.side, scale=1)
     for scale, path in counterparts.items():
         made += _cut_one(path, lr_output / f"X{scale}", corners, cut.side, scale=scale, name=source.stem)
     return made, len(corners) * (1 + len(counterparts)) - made
+
+
+def _check_other_scales(name: str, lr_output: Path, scales: Iterable[int], corners: Sequence[tuple[int, int]]) -> None:
+    """Refuse to cut HR on another grid than the LR images of scales that are not cut now: pairs would not fit any more.
+
+    The common multiple of the scales that are cut together decides where the last row and column begin.
+
+    Raises:
+        DataError: names a square of another scale that shows another place.
+    """
+    for folder in lr_output.glob("X*"):
+        first = folder / f"{name}_s001.png"
+        if folder.name in {f"X{scale}" for scale in scales} or not first.exists():
+            continue
+        last = folder / f"{name}_s{len(corners):03d}.png"
+        surplus = folder / f"{name}_s{len(corners) + 1:03d}.png"
+        if not corners or surplus.exists() or recipe_of(last) != _place(corners[-1]):
+            raise DataError(
+                f"{folder} was cut on another grid of {name} than this would be: cut all scales together (--scales), "
+                f"or remove {folder}"
+            )
+
+
+def _place(corner: tuple[int, int]) -> str:
+    return f"at {corner[0]},{corner[1]} of HR"
 
 
 def _cut_one(
@@ -120,7 +147,7 @@ def _cut_one(
             f"{surplus} is there, but {source} gives {len(corners)} squares only: {output} was cut otherwise. Remove "
             "it, or cut into another folder"
         )
-    recipes = {path: f"at {at[0]},{at[1]} of HR" for path, at in paths.items()}
+    recipes = {path: _place(at) for path, at in paths.items()}
     missing = {path: at for path, at in paths.items() if not is_made(path, (small, small), source, recipes[path])}
     if missing:
         image = read_colours(source)
