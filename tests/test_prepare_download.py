@@ -117,6 +117,12 @@ def test_what_is_already_whole_needs_no_more_bytes(host: Host, tmp_path: Path) -
     assert (tmp_path / "data.zip").read_bytes() == CONTENT
 
 
+def test_a_beginning_that_is_longer_than_the_file_is_removed(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "data.zip.part").write_bytes(CONTENT + b"more")
+    fetch(archive_of(host), tmp_path / "data.zip", tries=2, pause=0)
+    assert (tmp_path / "data.zip").read_bytes() == CONTENT
+
+
 def test_a_changed_file_is_not_mixed_with_the_old_one(host: Host, tmp_path: Path) -> None:
     archive = archive_of(host)
     host.limit = module._CHUNK + 5

@@ -24,6 +24,7 @@ from safmn.losses import perceptual_loss
 from safmn.losses.perceptual_loss import PerceptualLoss, vgg_file
 from safmn.models import ESRGANModel, RealGANModel, RealSRModel
 from safmn.options import load_options
+from safmn.registry import ARCH_REGISTRY
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 from safmn.test import main as run_test
@@ -32,7 +33,23 @@ from safmn.weights import save_weights
 CPU = Execution(torch.device("cpu"))
 
 
-def build(folder: Path, model: str, *, degradation: dict[str, Any] | None = None, **train: Any) -> Any:
+UNET = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 8}
+
+
+@ARCH_REGISTRY.register(suffix="testing")
+class NormalisedDiscriminator(torch.nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 1, 3))
+
+
+def build(
+    folder: Path,
+    model: str,
+    *,
+    degradation: dict[str, Any] | None = None,
+    network_d: dict[str, Any] = UNET,
+    **train: Any,
+) -> Any:
     """A model without its degradation: the options of a paired run, with the GAN's parts put in."""
     folder.mkdir(exist_ok=True)
     options = load_options(str(tiny_run.write_options(folder, tiny_run.options(folder))), mode="train")
@@ -43,7 +60,7 @@ def build(folder: Path, model: str, *, degradation: dict[str, Any] | None = None
     options = msgspec.structs.replace(
         options,
         degradation=degradation or {},
-        network_d={"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 8},
+        network_d=network_d,
         train=msgspec.structs.replace(options.train, **gan, **train),
     )
     torch.manual_seed(0)
@@ -166,6 +183,19 @@ def test_esrgan_step_equals_basicsr(tmp_path: Path) -> None:
     for ours, other in ((model.net_g.bare, theirs.net_g), (model.net_d.bare, theirs.net_d)):
         for name, value in ours.state_dict().items():
             torch.testing.assert_close(value, other.state_dict()[name], msg=name, rtol=1e-4, atol=1e-5)
+
+
+def test_a_skipped_step_leaves_the_discriminators_statistics(tmp_path: Path) -> None:
+    """The generator's step shows it images before its own."""
+    network_d = {"type": "NormalisedDiscriminator_testing"}
+    model = build(tmp_path, "RealGANModel", network_d=network_d, on_nonfinite="skip", fft_opt=None)
+    model.training_step([batch()], 1)
+    before = copy.deepcopy(model.net_d.bare.state_dict())
+    bad = batch()
+    bad["lq"][0, 0, 0, 0] = float("nan")
+    assert model.training_step([bad], 2).nonfinite
+    for name, value in model.net_d.bare.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from safmn.engine import setup
 from safmn.engine.evaluate import Interrupted, evaluate
 from safmn.engine.experiment import Experiment
 from safmn.engine.feed import feed
+from safmn.engine.trainer import Trainer
 from safmn.engine.validation import Validator
 from safmn.errors import CheckpointError, DataError, UserError
 from safmn.models.sr_model import SRModel
@@ -658,6 +660,24 @@ def test_resumes_from_a_basicsr_state(folder: str, images: Path, tmp_path: Path)
     assert "order of samples" in log
 
 
+@pytest.mark.parametrize("kind", ["SGD", "Muon"])
+def test_a_basicsr_state_of_another_optimiser_is_refused(
+    kind: str, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network = build_network(SECTION)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.rand(1, 3, 16, 16)).mean().backward()
+    optimizer.step()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "states").mkdir()
+    torch.save({"params": network.state_dict()}, tmp_path / "models/net_g_20.pth")
+    torch.save({"epoch": 3, "iter": 20, "optimizers": [optimizer.state_dict()]}, tmp_path / "states/20.state")
+    changes = [f"path:resume_state={tmp_path}/states/20.state", "train:ema_decay=0"]
+    changes.append(f"train:optim_g={{type: {kind}, lr: 1e-3}}")
+    assert main(["-opt", str(write(images, tmp_path)), "--force_yml", *changes]) == 2
+    assert f"was of another kind than train.optim_g, {kind}." in capfd.readouterr().err
+
+
 def test_a_run_that_starts_from_another_ones_checkpoint_is_not_mixed_with_an_older_one(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -838,3 +858,15 @@ def test_folders_that_are_no_checkpoints_are_left_alone(images: Path, tmp_path: 
     assert main(command) == 0
     (tmp_path / "experiments/tiny/training_states/2").mkdir()
     assert main(["-opt", str(write(images, tmp_path, total_iter=6)), "--auto_resume"]) == 0
+
+
+def test_the_best_checkpoint_is_that_of_the_best_weights() -> None:
+    """Where the first set has no GT, and so no value, both go by the next one."""
+    trainer = types.SimpleNamespace(
+        options=types.SimpleNamespace(logger=types.SimpleNamespace(keep_best=True)),
+        validator=types.SimpleNamespace(datasets={"a": [], "b": []}, val=types.SimpleNamespace(metrics={"psnr": {}})),
+        progress=types.SimpleNamespace(best={"b": {"psnr": {"iteration": 4}}}),
+    )
+    assert Trainer._best_iteration(trainer) == 4  # type: ignore[arg-type]
+    trainer.progress.best = {}
+    assert Trainer._best_iteration(trainer) is None  # type: ignore[arg-type]

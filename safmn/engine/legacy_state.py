@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TELLING = {"betas", "momentum", "matrix_lr_ratio"}  # keys of a group that Adam's, SGD's and Muon's states differ in
+
 
 def _read(path: Path) -> dict[str, Any]:
     try:
@@ -27,6 +29,11 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is not a training state of BasicSR ({type(error).__name__}: {first_line(error):.200}). "
             "path.resume_state names such a file, or one of the folders in training_states"
         ) from error
+
+
+def _kind(groups: Any) -> set[str]:
+    """What tells the kind of the optimiser whose groups these are."""
+    return {key for group in groups for key in group} & _TELLING
 
 
 def resume(trainer: Trainer, path: Path) -> None:
@@ -50,11 +57,19 @@ def resume(trainer: Trainer, path: Path) -> None:
         if network.average:
             weights.load_into(network.average.network, source, param_key="params_ema")
         try:
-            network.load_optimizer(optimizer)
+            alike = _kind(optimizer["param_groups"]) == _kind(network.optimizer.param_groups)
+            if alike:  # torch would take another one's, too, and fail or forget in the first step
+                network.load_optimizer(optimizer)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path}: the optimiser of {name} does not fit this network ({type(error).__name__}: {error})"
             ) from error
+        if not alike:
+            key, kind = f"optim_{name[-1]}", type(network.optimizer).__name__
+            raise CheckpointError(
+                f"{path}: the optimiser of {name} was of another kind than train.{key}, {kind}. "
+                f"Name that one, or start from its weights (path.pretrain_network_{name[-1]})"
+            )
     trainer.progress.iteration = trainer.progress.validated_at = state["iter"]
     logger.warning(
         "resumed from %s, iteration %d: weights and optimiser are exact, the order of samples is not (this format does "

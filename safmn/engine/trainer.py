@@ -300,9 +300,9 @@ class Trainer:
                 raise self.checkpointer.cannot_write(str(path), self.progress.iteration, error) from error
 
     def _best_iteration(self) -> int | None:
-        """Iteration of the best value of the first metric on the first set; None where that is not kept."""
+        """Iteration of the best value of the first metric on the first set that has one; None: that is not kept."""
         if not self.options.logger.keep_best:
             return None
-        name, metric = next(iter(self.validator.datasets), ""), next(iter(self.validator.val.metrics), "")
-        record = self.progress.best.get(name, {}).get(metric)
-        return int(record["iteration"]) if record else None
+        sets, metrics = self.validator.datasets, self.validator.val.metrics
+        records = (self.progress.best.get(name, {}).get(metric) for name in sets for metric in metrics)
+        return next((int(record["iteration"]) for record in records if record), None)

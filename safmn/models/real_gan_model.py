@@ -76,6 +76,7 @@ class RealGANModel(Model):
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
         """The generator's step, where it is its turn, then the discriminator's."""
         self._outputs = []
+        seen = self.net_d.buffers()  # the generator's step moves the discriminator's, too
         train = self.train
         losses: dict[str, Tensor] = {}
         flags = []
@@ -90,7 +91,9 @@ class RealGANModel(Model):
         ]
         discriminator = self.net_d.accumulate(judged, self._discriminator_losses, parts=len(batches))
         flags.append(self.net_d.update(discriminator))
-        return StepResult(losses | discriminator, total_nonfinite(*flags))
+        bad = total_nonfinite(*flags)
+        self.net_d.put_back(seen, bad)
+        return StepResult(losses | discriminator, bad)
 
     def _only_predict(self, batches: Sequence[Batch]) -> None:
         with torch.no_grad():

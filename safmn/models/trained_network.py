@@ -177,7 +177,7 @@ class TrainedNetwork:
             Each loss averaged over the batches, detached, on the device.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        self._buffers_before = [buffer.clone() for buffer in self._buffers]
+        self._buffers_before = self.buffers()
         parts = parts or len(batches)
         totals: Losses = {}
         for number, batch in enumerate(batches):
@@ -218,10 +218,18 @@ class TrainedNetwork:
         self._step(bad)
         return bad
 
+    def buffers(self) -> list[Tensor]:
+        """Copies of what forward passes move (batch normalisation, spectral norms)."""
+        return [buffer.clone() for buffer in self._buffers]
+
+    def put_back(self, buffers: Sequence[Tensor], bad: Tensor) -> None:
+        """Put back what :meth:`buffers` gave where ``bad`` is not 0."""
+        for buffer, before in zip(self._buffers, buffers, strict=True):
+            buffer.copy_(torch.where(bad > 0, before, buffer))
+
     def _step(self, bad: Tensor) -> None:
         if self._flag_stays_on_device or bad:
-            for buffer, before in zip(self._buffers, self._buffers_before, strict=True):
-                buffer.copy_(torch.where(bad > 0, before, buffer))
+            self.put_back(self._buffers_before, bad)
         if not self._flag_stays_on_device and bad:
             if self.scaler.is_enabled():
                 scale = self.scaler.state_dict()

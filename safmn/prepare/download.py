@@ -235,6 +235,10 @@ def _download_once(url: str, begun: Path) -> None:
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         if response.status_code == 416 and response.headers.get("Content-Range", "").endswith(f"/{start}"):
             return  # there is nothing after what we have
+        if response.status_code == 416:  # ours is longer: another file's
+            for left in (begun, tag):
+                left.unlink(missing_ok=True)
+            raise requests.ConnectionError(f"what was kept of it, {start} bytes, is not its beginning, and is removed")
         response.raise_for_status()
         if response.status_code != 206:
             start = 0
