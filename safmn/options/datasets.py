@@ -26,7 +26,8 @@ class LoaderOptions(Struct, frozen=True, kw_only=True):
     Attributes:
         batch_size_per_gpu: samples per micro-batch and process.
         num_worker_per_gpu: loader processes per training process; 0: load in the training process.
-        dataset_enlarge_ratio: an epoch goes this many times through the files; a fraction is allowed.
+        dataset_enlarge_ratio: an epoch goes this many times through the files. With a fraction the first ones of the
+            list come more often than the others, in every epoch (as in BasicSR).
     """
 
     batch_size_per_gpu: Positive
