@@ -58,12 +58,12 @@ def write_atomically(path: Path | str, content: bytes | str, *, flush: bool = Tr
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def set_aside(folder: Path) -> Path:
-    """Rename a folder to ``<name>_archived_<time>``, as BasicSR does, and return that: nothing is overwritten."""
-    name = f"{folder.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
+def set_aside(path: Path) -> Path:
+    """Rename a folder or file to ``<name>_archived_<time>``, as BasicSR does, and return that; nothing is lost."""
+    name = f"{path.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
     names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
-    aside = next(path for path in map(folder.with_name, names) if not path.exists())
-    return folder.rename(aside)
+    aside = next(other for other in map(path.with_name, names) if not other.exists())
+    return path.rename(aside)
 
 
 def take_lock(path: Path) -> BinaryIO | None:

@@ -44,7 +44,7 @@ with open(sys.argv[1], "w", buffering=1) as said, Interrupt() as interrupt:
         time.sleep(0.02)
     said.write(f"saved, {interrupt.exit_status}")
 """
-needs_fork = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+without_advice = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
@@ -151,7 +151,7 @@ class Whole(Numbers):
         return {"lq": torch.zeros(len(keys), 2)}
 
 
-@needs_fork
+@without_advice
 @pytest.mark.parametrize("dataset", [Numbers(8), Whole(8)])
 def test_shared_memory_that_is_full(dataset: Numbers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker gives 64 MB."""

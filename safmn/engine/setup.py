@@ -236,8 +236,8 @@ def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chan
     elif auto_resume:
         logger.info("nothing to resume in %s: starting at iteration 0", trainer.experiment.training_states)
     if trainer.model.ranks.is_main:
-        foreign = newest is None and source is not None and Path(source).resolve().parent != folder.resolve()
-        foreign = foreign or (newest is None and source is not None and Path(source).is_file())
+        other = source is not None and (Path(source).is_file() or Path(source).resolve().parent != folder.resolve())
+        foreign = newest is None and other
         trainer.checkpointer.set_aside_after(
             trainer.progress.iteration, "damaged" if newest else "superseded", foreign=foreign
         )
