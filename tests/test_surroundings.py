@@ -192,7 +192,11 @@ def test_modules_of_an_import_leave_the_path_as_it_was(tmp_path: Path, monkeypat
     monkeypatch.setattr(sys, "path", before.copy())
     with plugins._on_path(tmp_path):
         assert sys.path[-1] == str(tmp_path)
-    assert sys.path == before
+        sys.path.insert(1, "its own")
+    assert sys.path == [before[0], "its own", *before[1:]]
+    with plugins._on_path(tmp_path):
+        sys.path[:] = before[1:]
+    assert sys.path == before[1:]
 
 
 def test_bundled_photographs_travel_to_workers() -> None:

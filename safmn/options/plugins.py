@@ -57,9 +57,10 @@ def _import_file(path: Path) -> None:
 @contextlib.contextmanager
 def _on_path(folder: Path) -> Iterator[None]:
     """What lies in the folder can be imported, too."""
-    before = sys.path.copy()
-    sys.path.append(str(folder))
+    added = str(folder)
+    sys.path.append(added)
     try:
         yield
-    finally:
-        sys.path[:] = before
+    finally:  # the last one: the folder may have stood there before; what the file itself puts there stays
+        if added in sys.path:
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(added)]
