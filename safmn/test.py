@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _from_options(arguments: argparse.Namespace) -> int:
-    from safmn.engine import testing
+    from safmn.evaluation import benchmark as testing
     from safmn.options import load_options
     from safmn.runtime import distributed
 
@@ -96,7 +96,7 @@ def _from_options(arguments: argparse.Namespace) -> int:
 
 
 def _from_weights(arguments: argparse.Namespace) -> int:
-    from safmn.engine import testing
+    from safmn.evaluation import benchmark as testing
     from safmn.runtime import distributed
 
     ranks = distributed.join(arguments.launcher, use_cuda=_on_cuda(arguments.device, None))

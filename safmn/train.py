@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safmn import compat
 
     compat.require_basicsr()
-    from safmn.engine.setup import build_trainer
     from safmn.options import load_options
     from safmn.runtime import distributed
+    from safmn.training.build import build_trainer
 
     options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml, debug=arguments.debug)
     use_cuda = torch.cuda.is_available() and options.num_gpu != 0

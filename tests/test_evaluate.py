@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from safmn.data import build_dataset
-from safmn.engine.evaluate import SetResult, _Scorer, evaluate
 from safmn.errors import DataError, OptionError
+from safmn.evaluation.scoring import SetResult, _Scorer, evaluate
 from safmn.imaging import read_rgb
 from safmn.registry import METRIC_REGISTRY
 

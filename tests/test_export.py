@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 import safmn
 from safmn.archs import FAMILY
+from safmn.cli.export import main
 from safmn.errors import OptionError
 from safmn.inference import export
 from safmn.inference.export import FORMATS, ExportError, export_network
-from safmn.inference.export.cli import main
 from safmn.registry import ARCH_REGISTRY, build
 
 REPOSITORY = Path(__file__).resolve().parent.parent

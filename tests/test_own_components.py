@@ -14,11 +14,9 @@ from torch import nn
 from torch.nn.utils import weight_norm
 
 import safmn
-from safmn.engine.evaluate import evaluate
-from safmn.engine.progress import Progress
 from safmn.errors import DataError, OptionError, WeightsError
+from safmn.evaluation.scoring import evaluate
 from safmn.imaging import read_rgb, write_image
-from safmn.models.trained_network import TrainedNetwork
 from safmn.optim.schedules import build_schedule
 from safmn.options import plugins
 from safmn.options.problems import Problems
@@ -26,6 +24,8 @@ from safmn.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 from safmn.train import main
+from safmn.training.models.trained_network import TrainedNetwork
+from safmn.training.progress import Progress
 from safmn.weights import load_into, save_weights
 
 CPU = Execution(torch.device("cpu"))

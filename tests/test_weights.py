@@ -240,7 +240,7 @@ def test_a_failed_save_leaves_the_old_file(
     def full_disk(path: Path) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("safmn.files.flush_file", full_disk)
+    monkeypatch.setattr("safmn.system.files.flush_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         weights.save_weights(path, params={})
     assert path.read_bytes() == before
@@ -550,7 +550,7 @@ def test_networks_that_nobody_knows(tmp_path: Path) -> None:
 def test_names_of_the_zoo(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "w.safetensors"
     weights.save_weights(file, params=state)
-    monkeypatch.setattr("safmn.zoo.path", {"tiny-x2": file}.__getitem__)
+    monkeypatch.setattr("safmn.weights.zoo.path", {"tiny-x2": file}.__getitem__)
     assert weights.load_network("tiny-x2").scale == 2
     assert weights.locate(tmp_path / "w.pth") == tmp_path / "w.pth"
     monkeypatch.undo()

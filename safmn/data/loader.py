@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from safmn.data.keys import Batch, KeyedDataset, SampleKey
 from safmn.data.workers import died, explain_death, one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError, first_line
-from safmn.runtime.prefetch import prefetch
+from safmn.system.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ import cv2
 import torch
 from tqdm import tqdm
 
-from safmn.console import say
 from safmn.errors import EXIT_FAILED, DataError
+from safmn.system.console import say
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

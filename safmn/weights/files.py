@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from safmn import zoo
 from safmn.errors import WeightsError, first_line
-from safmn.files import atomic_path
+from safmn.system.files import atomic_path
+from safmn.weights import zoo
 
 StateDict = dict[str, Tensor]
 
@@ -37,7 +37,7 @@ _DOS_DIRECTORY = 0x10  # the attribute in a zip archive's directory
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The file of ``source``: a path, or the name of weights that come with the package (:mod:`safmn.zoo`).
+    """The file of ``source``: a path, or the name of weights that come with the package (:mod:`safmn.weights.zoo`).
 
     Raises:
         WeightsError: neither a file nor such a name.

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from safmn.errors import OptionError, UserError, did_you_mean, first_line
-from safmn.files import TEMPORARY, flush_directory, flush_file
 from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Run, Size
 from safmn.inference.export.graph import subject_of
+from safmn.system.files import TEMPORARY, flush_directory, flush_file
 
 __all__ = ["FORMATS", "TOLERANCE", "ExportError", "Exported", "export_network", "format_of"]
 
