@@ -7,23 +7,25 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from safmn import registry
 from safmn.errors import OptionError, did_you_mean
 from safmn.optim.optimizers import OPTIMIZERS
 from safmn.optim.schedules import SCHEDULES
+from safmn.options.losses import PUBLISHED, EntryKeys, LossEntry, is_adversarial
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.signatures import REQUIRED, Signature, signature_of
 from safmn.options.typed import show, to_type
 from safmn.options.types import NotNegative, Positive
 
 _TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # BasicSR's own of other arguments than all the rest
-LOSSES = ("pixel_opt", "fft_opt", "perceptual_opt", "gan_opt", "ldl_opt", "artifacts_opt")
 
 # Types of arguments that the constructors themselves do not state.
 _NETWORK_HINTS: dict[str, Any] = {"ffn_scale": Annotated[float, Meta(gt=0)]}
 _NETWORK_SIZES: dict[str, Any] = {"n_blocks": Positive, "dim": Positive}
+_LOSS_KEYS: dict[str, Any] = {field.encode_name: field.type for field in msgspec.structs.fields(EntryKeys)}
 _METRIC_HINTS: dict[str, Any] = {"crop_border": NotNegative, "input_order": Literal["HWC"]}
 _SCHEDULER_HINTS: dict[str, Any] = {
     "milestones": list[NotNegative],
@@ -91,15 +93,18 @@ def check_network(section: Mapping[str, Any], where: KeyPath, problems: Problems
     return _check(section, component, where, problems, hints=_NETWORK_HINTS, extra=sizes)
 
 
-def check_loss(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
-    """Check one of ``train.*_opt``."""
-    component = find_component(section, finder(registry.LOSS_REGISTRY), where, problems)
-    if component is None:
+def check_loss(entry: LossEntry | None, given: Any, where: KeyPath, problems: Problems) -> None:
+    """Check one loss: ``given`` is its section as it stands in the file, ``entry`` how it was read, if it could be."""
+    component = find_component(given, finder(registry.LOSS_REGISTRY), where, problems)
+    if component is None or entry is None:
         return
-    call = getattr(component, "forward", component)
-    if where[-1] != "gan_opt" and "target_is_real" in inspect.signature(call).parameters:
+    section = entry.section
+    if entry.role != "adversarial" and is_adversarial(component):
         problems.add((*where, "type"), f"{section['type']} judges a discriminator's output, not images: see gan_opt")
         return
+    for key, hint in _LOSS_KEYS.items() if len(where) == 3 else ():
+        if key in given:
+            to_type(hint, given[key], (*where, key), problems)
     _check(section, component, where, problems)
     ours = component.__module__.startswith(("basicsr.", "safmn."))
     if ours and isinstance(section.get("reduction"), str) and section["reduction"] not in ("mean", "sum"):
@@ -149,7 +154,7 @@ def _among(known: Mapping[str, Callable[..., Any]], kind: str) -> Callable[[str]
 
 _FINDERS: dict[str, Callable[[str], Callable[..., Any]]] = {
     **dict.fromkeys(("network_g", "network_d"), finder(registry.ARCH_REGISTRY)),
-    **dict.fromkeys(LOSSES, finder(registry.LOSS_REGISTRY)),
+    **dict.fromkeys((*PUBLISHED, "losses"), finder(registry.LOSS_REGISTRY)),
     **dict.fromkeys(("optim_g", "optim_d"), _among(OPTIMIZERS, "optimiser")),
     "scheduler": _among(SCHEDULES, "scheduler"),
 }

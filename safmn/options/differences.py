@@ -78,8 +78,17 @@ def _compare(where: KeyPath, old: Mapping[str, Any], new: Mapping[str, Any], fou
         one, other = old.get(key, MISSING), new.get(key, MISSING)
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             _compare((*where, key), one, other, found)
+        elif _are_sections(one, other):
+            for index, (before, now) in enumerate(zip(one, other, strict=True)):
+                _compare((*where, key, index), before, now, found)
         elif key not in without_effect and not _same(one, other, defaults.get(key)):
             found.append((show_path((*where, key)), one, other))
+
+
+def _are_sections(one: Any, other: Any) -> bool:
+    """Whether both are lists of as many sections, as ``train.losses`` is."""
+    lists = isinstance(one, list) and isinstance(other, list) and len(one) == len(other)
+    return lists and all(isinstance(item, Mapping) for item in (*one, *other))
 
 
 def _same(old: Any, new: Any, default: Any) -> bool:
@@ -99,7 +108,8 @@ def _defaults(where: KeyPath, section: Mapping[str, Any]) -> Mapping[str, Any]:
         return struct_defaults(_SECTIONS[where])
     if where[:1] == ("datasets",) and len(where) == 2:
         return datasets.defaults_of(section)
-    return components.defaults_of(str(where[-1]), section)
+    name = where[-2] if isinstance(where[-1], int) else where[-1]
+    return components.defaults_of(str(name), section)
 
 
 def _without_effect(where: KeyPath) -> Collection[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping
-from typing import Any, TypeGuard
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeGuard
 
 import msgspec
 
@@ -16,15 +16,15 @@ from safmn.errors import OptionError, did_you_mean
 from safmn.imaging.file_names import folder_mistake
 from safmn.options import components
 from safmn.options.datasets import check_dataset, degrades
-from safmn.options.problems import Problems
+from safmn.options.losses import LossEntry, given_losses, loss_entries
+from safmn.options.problems import KeyPath, Problems
 from safmn.options.typed import show, to_type
 from safmn.options.types import OptionFile, TrainSection
-from safmn.training.models.base_model import Model
 
 PHASES = ("train", "val", "test")
 _SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # how networks call it
 _FOR_PAIRS = ("gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm", "high_order_degradation", "gt_size")
-_GAN_ONLY = ("optim_d", "gan_opt", "ldl_opt", "artifacts_opt", "net_d_iters", "net_d_init_iters")
+_GAN_ONLY = ("optim_d", "net_d_iters", "net_d_init_iters")
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(TrainSection)}
 
 
@@ -33,11 +33,20 @@ def phase_of(name: str) -> str:
     return name.split("_")[0]
 
 
-def _model(file: OptionFile) -> type[Model]:
-    """What the file's model says about itself; one that is unknown, BasicSR's or no :class:`Model` says nothing."""
+class _UnknownModel:
+    """What is assumed of a model that says nothing about itself; see :class:`safmn.training.models.Model`."""
+
+    degrades = False
+    implied_degradation: ClassVar[Mapping[str, Any]] = {}
+    has_discriminator = None
+    takes_teacher = False
+
+
+def _model(file: OptionFile) -> Any:
+    """What the file's model says about itself; one that is unknown, BasicSR's or of no class of ours says nothing."""
     known = file.model_type in components.models()
-    found = registry.find(registry.MODEL_REGISTRY, file.model_type) if known else Model
-    return found if isinstance(found, type) and issubclass(found, Model) else Model
+    found = registry.find(registry.MODEL_REGISTRY, file.model_type) if known else None
+    return found if hasattr(found, "implied_degradation") else _UnknownModel
 
 
 def _given(data: Mapping[str, Any]) -> list[str]:
@@ -62,9 +71,7 @@ def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> 
                 _check_scale(data, signature, problems)
     train = data.get("train")
     if isinstance(train, Mapping):
-        for name in components.LOSSES:
-            if train.get(name) is not None:
-                components.check_loss(train[name], ("train", name), problems)
+        _check_losses(train, problems)
         for name in ("optim_g", "optim_d"):
             if train.get(name) is not None:
                 components.check_optimiser(train[name], ("train", name), problems)
@@ -73,6 +80,12 @@ def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> 
     if isinstance(data.get("datasets"), Mapping):
         _check_datasets(data, mode, problems)
     _check_metrics(data, problems)
+
+
+def _check_losses(train: Mapping[str, Any], problems: Problems) -> None:
+    entries = {entry.where: entry for entry in loss_entries(train)}
+    for where, given in given_losses(train):
+        components.check_loss(entries.get(where), given, where, problems)
 
 
 def _check_scale(data: Mapping[str, Any], signature: Any, problems: Problems) -> None:
@@ -168,30 +181,35 @@ def check_sense(file: OptionFile, data: Mapping[str, Any], mode: str, problems: 
 
 
 def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -> None:
-    if not any(getattr(train, name) for name in components.LOSSES):
-        problems.add(("train",), "no loss is given; add pixel_opt")
+    entries = loss_entries(msgspec.structs.asdict(train))
+    if not entries:
+        problems.add(("train",), "no loss is given; add one to losses: [{type: L1Loss}]")
     if train.ldl_opt and train.artifacts_opt:
         problems.add(("train", "artifacts_opt"), "is the same loss as ldl_opt; give one of them")
-    if (train.ldl_opt or train.artifacts_opt) and not train.ema_decay:
+    if any(entry.role == "artefact" for entry in entries) and not train.ema_decay:
         problems.add(("train", "ema_decay"), "is 0, but the artefact loss compares with the average; set it to 0.999")
     if train.teacher is not None and not _model(file).takes_teacher:
         problems.add(("train", "teacher"), f"is not supported by {file.model_type}, only by SRModel")
     _check_schedule(train, problems)
-    _check_discriminator(file, train, problems)
+    _check_discriminator(file, train, entries, problems)
 
 
-def _check_discriminator(file: OptionFile, train: TrainSection, problems: Problems) -> None:
+def _check_discriminator(
+    file: OptionFile, train: TrainSection, entries: Sequence[LossEntry], problems: Problems
+) -> None:
     has_discriminator = _model(file).has_discriminator
     if has_discriminator:
         if file.network_d is None:
             problems.add((), f"the section 'network_d' is missing; {file.model_type} trains a discriminator")
-        for name in ("optim_d", "gan_opt"):
-            if getattr(train, name) is None:
+        given = {"optim_d": train.optim_d, "gan_opt": any(entry.role == "adversarial" for entry in entries)}
+        for name, value in given.items():
+            if not value:
                 problems.add(("train",), f"the key {name!r} is missing; {file.model_type} trains a discriminator")
     elif has_discriminator is False:
-        for name in _GAN_ONLY:
-            if getattr(train, name) != _DEFAULTS[name]:
-                problems.add(("train", name), f"has no effect: {file.model_type} has no discriminator")
+        idle: list[KeyPath] = [("train", name) for name in _GAN_ONLY if getattr(train, name) != _DEFAULTS[name]]
+        idle += [entry.where for entry in entries if entry.role != "image"]
+        for where in idle:
+            problems.add(where, f"has no effect: {file.model_type} has no discriminator")
         if file.network_d is not None:
             problems.add(("network_d",), f"has no effect: {file.model_type} has no discriminator")
 

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from safmn import registry
-from safmn.options.components import LOSSES, OPTIMIZERS, SCHEDULES, metrics, models
+from safmn.options.components import OPTIMIZERS, SCHEDULES, metrics, models
+from safmn.options.losses import PUBLISHED
 from safmn.options.types import OptionFile
 
 
@@ -28,7 +29,7 @@ def json_schema() -> dict[str, Any]:
     for name in ("network_g", "network_d"):
         _name_types(top[name], registry.names(registry.ARCH_REGISTRY))
     _name_types(top["datasets"]["additionalProperties"], registry.names(registry.DATASET_REGISTRY))
-    for name in LOSSES:
+    for name in PUBLISHED:
         _name_types(train[name], registry.names(registry.LOSS_REGISTRY))
     for name in ("optim_g", "optim_d"):
         _name_types(train[name], OPTIMIZERS)

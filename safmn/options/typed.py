@@ -68,6 +68,9 @@ def to_type(hint: Any, value: Any, where: KeyPath, problems: Problems, *, whole_
         if get_origin(member) is dict and isinstance(value, dict):
             inner = get_args(member)[1]
             return {key: to_type(inner, item, (*where, key), problems) for key, item in value.items()}
+        if get_origin(member) is list and get_origin(get_args(member)[0]) is dict and isinstance(value, list):
+            section = get_args(member)[0]
+            return [to_type(section, item, (*where, index), problems) for index, item in enumerate(value)]
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError:

@@ -78,7 +78,9 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         optim_g, optim_d: Adam, AdamW or SGD, with the arguments of torch's class, or Muon (safmn/optim/muon.py).
         scheduler: MultiStepLR, MultiStepRestartLR or CosineAnnealingRestartLR, with BasicSR's arguments.
         teacher: a network whose output takes the GT's place.
-        pixel_opt, fft_opt, perceptual_opt, gan_opt: the losses, each with its constructor's arguments.
+        losses: any number of losses, each with its constructor's arguments and the keys of
+            :class:`safmn.options.losses.EntryKeys`.
+        pixel_opt, fft_opt, perceptual_opt, gan_opt: BasicSR's keys for one loss each; read as entries of ``losses``.
         ldl_opt, artifacts_opt: the artefact (LDL) loss under BasicSR's name and under the published SAFMN files' name.
         net_d_iters, net_d_init_iters: the generator is trained on every net_d_iters-th step after net_d_init_iters.
     """
@@ -100,6 +102,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skips: Positive = 100
     teacher: TeacherSection | None = None
+    losses: list[Component] = []
     pixel_opt: Component | None = None
     fft_opt: Component | None = None
     perceptual_opt: Component | None = None

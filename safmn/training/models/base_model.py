@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ from safmn import weights
 from safmn.degradations.ops_tensor import sharpen
 from safmn.errors import CheckpointError, OptionError, located
 from safmn.optim.schedules import build_schedule
+from safmn.options.losses import Role, loss_entries
+from safmn.options.problems import show_path
 from safmn.registry import ARCH_REGISTRY, LOSS_REGISTRY, build
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
@@ -39,6 +42,17 @@ class StepResult:
     nonfinite: Tensor
 
 
+@dataclass(frozen=True)
+class Criterion:
+    """A loss of the run. See :class:`safmn.options.losses.LossEntry`; ``name`` is that of the log, prefix included."""
+
+    name: str
+    module: nn.Module
+    role: Role
+    sharpened: bool | None
+    section: Mapping[str, Any]
+
+
 class Model(ABC):
     """Networks, losses and the training step. Constructed with the options, the execution and the ranks.
 
@@ -50,14 +64,17 @@ class Model(ABC):
         implied_degradation: those of them (and of the section ``degradation``) that are otherwise unless given.
         has_discriminator: None: unknown, and nothing is checked.
         takes_teacher: whether ``train.teacher`` has an effect.
+        loss_prefix: what the names of the losses begin with in the log.
     """
 
     degrades: ClassVar[bool] = False
     implied_degradation: ClassVar[Mapping[str, Any]] = {}
     has_discriminator: ClassVar[bool | None] = None
     takes_teacher: ClassVar[bool] = False
+    loss_prefix: ClassVar[str] = "l_"
 
     networks: dict[str, TrainedNetwork]
+    criteria: list[Criterion]
 
     def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
         self.options = options
@@ -65,6 +82,7 @@ class Model(ABC):
         self.execution = execution
         self.ranks = ranks
         self.networks = {}
+        self.criteria = self._build_losses()
 
     @abstractmethod
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
@@ -163,13 +181,32 @@ class Model(ABC):
                 network, source, param_key="params_ema", strict=strict, section=section if strict else None
             )
 
-    def _build_loss(self, key: str) -> nn.Module | None:
-        section = getattr(self.train, key)
-        if section is None:
-            return None
-        with located(f"{self.options.source}: train.{key}"):
-            loss: nn.Module = build(LOSS_REGISTRY, section)
-        return loss.to(self.execution.device)
+    def _build_losses(self) -> list[Criterion]:
+        """Every loss that the option file names, on the run's device."""
+        built = []
+        for entry in loss_entries(msgspec.structs.asdict(self.train)):
+            with located(f"{self.options.source}: {show_path(entry.where)}"):
+                loss: nn.Module = build(LOSS_REGISTRY, entry.section)
+            name = self.loss_prefix + entry.name
+            built.append(Criterion(name, loss.to(self.execution.device), entry.role, entry.sharpened, entry.section))
+        return built
+
+    def _sharpened(self, criterion: Criterion) -> bool:
+        """Whether a loss compares with the sharpened GT."""
+        return bool(criterion.sharpened)
+
+    def _image_losses(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+        """The losses between the network's output and the GT, (B, 3, s*h, s*w) float32 in [0, 1], by name."""
+        targets: dict[bool, Tensor] = {}
+        losses: dict[str, Tensor] = {}
+        for criterion in self.criteria:
+            if criterion.role != "image":
+                continue
+            sharpened = self._sharpened(criterion)
+            if sharpened not in targets:
+                targets[sharpened] = target_of(batch, sharpened=sharpened)
+            losses |= image_loss(criterion, output, targets[sharpened])
+        return losses
 
     def _predict(self, network: TrainedNetwork, lq: Tensor) -> Tensor:
         """Forward in the run's precision; the result is float32, as the losses want it."""
@@ -191,8 +228,8 @@ def training_section(options: Options) -> TrainSection:
     return options.train
 
 
-def reconstruction_losses(criteria: Mapping[str, nn.Module], prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Weighted losses between prediction and target, (B, 3, h, w) float32 in [0, 1].
+def image_loss(criterion: Criterion, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """The weighted loss between prediction and target, (B, 3, h, w) float32 in [0, 1], by its name.
 
     A criterion that returns a pair (BasicSR's ``PerceptualLoss``) gives a perceptual and a style loss; either may be
     None.
@@ -205,12 +242,12 @@ def reconstruction_losses(criteria: Mapping[str, nn.Module], prediction: Tensor,
             f"network_g gives images of shape {tuple(prediction.shape)}, their GT has {tuple(target.shape)} (images, "
             "channels, height, width): its scale or its number of channels is not the option file's"
         )
-    losses: dict[str, Tensor] = {}
-    for name, criterion in criteria.items():
-        value = criterion(prediction, target)
-        parts = dict(zip((name, "l_style"), value, strict=True)) if isinstance(value, tuple) else {name: value}
-        losses.update({part: loss for part, loss in parts.items() if loss is not None})
-    return losses
+    value = criterion.module(prediction, target)
+    if not isinstance(value, tuple):
+        return {criterion.name: value}
+    style = "l_style" if criterion.name.endswith("percep") else f"{criterion.name}_style"
+    parts = dict(zip((criterion.name, style), value, strict=True))
+    return {name: loss for name, loss in parts.items() if loss is not None}
 
 
 def target_of(batch: Batch, *, sharpened: bool) -> Tensor:

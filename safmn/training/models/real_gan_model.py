@@ -13,19 +13,12 @@ from safmn.errors import OptionError
 from safmn.registry import MODEL_REGISTRY, OURS
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
-from safmn.training.models.base_model import Batch, Model, StepResult, reconstruction_losses, target_of, total_nonfinite
+from safmn.training.models.base_model import Batch, Criterion, Model, StepResult, target_of, total_nonfinite
 
 if TYPE_CHECKING:
     from safmn.options import Options
 
 _ARTEFACT_WINDOW = 7  # pixels; LDL's local variance (arXiv 2203.09195, section 3.2)
-
-# name in the log -> (key of the option file, key that says whether its target is the sharpened GT)
-_FIDELITY = {
-    "l_g_pix": ("pixel_opt", "l1_gt_usm"),
-    "l_g_freq": ("fft_opt", "l1_gt_usm"),
-    "l_g_percep": ("perceptual_opt", "percep_gt_usm"),
-}
 
 
 @contextlib.contextmanager
@@ -53,6 +46,7 @@ class RealGANModel(Model):
 
     degrades = True
     has_discriminator = True
+    loss_prefix = "l_g_"
 
     def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
         super().__init__(options, execution, ranks)
@@ -60,16 +54,14 @@ class RealGANModel(Model):
             raise OptionError(
                 f"{options.source}: train.cuda_graph: true is for models without a discriminator; leave it out"
             )
-        gan = self._build_loss("gan_opt")
-        if options.network_d is None or gan is None:
-            raise OptionError(f"{options.source}: RealGANModel needs network_d and train.gan_opt")
-        self.gan = gan
-        built = {name: self._build_loss(key) for name, (key, _) in _FIDELITY.items()}
-        self.fidelity = {name: loss for name, loss in built.items() if loss is not None}
-        self.artefacts = self._build_loss("ldl_opt") or self._build_loss("artifacts_opt")
+        adversarial = [criterion for criterion in self.criteria if criterion.role == "adversarial"]
+        if options.network_d is None or len(adversarial) != 1:
+            raise OptionError(f"{options.source}: RealGANModel needs network_d and one adversarial loss, train.gan_opt")
+        self.adversarial = adversarial[0]
+        self.gan = self.adversarial.module
         self.net_g = self._add_network("net_g", options.network_g)
         self.net_d = self._add_network("net_d", options.network_d)
-        if self.artefacts is not None and self.net_g.average is None:
+        if self.net_g.average is None and any(criterion.role == "artefact" for criterion in self.criteria):
             raise OptionError(f"{options.source}: train.ldl_opt compares with the average; set train.ema_decay")
         self._outputs: list[Tensor] = []
 
@@ -104,28 +96,30 @@ class RealGANModel(Model):
     def _generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
         self._outputs.append(output.detach())
-        losses: dict[str, Tensor] = {}
-        for name, criterion in self.fidelity.items():
-            losses |= reconstruction_losses({name: criterion}, output, self._target(batch, _FIDELITY[name][1]))
-        if self.artefacts is not None:
-            losses["l_g_ldl"] = self._artefact_loss(batch, output)
-        losses["l_g_gan"] = self._adversarial_loss(batch, output)
+        losses = self._image_losses(batch, output)
+        for criterion in self.criteria:
+            if criterion.role == "artefact":
+                losses[criterion.name] = self._artefact_loss(criterion, batch, output)
+        losses[self.adversarial.name] = self._adversarial_loss(batch, output)
         return losses
+
+    def _sharpened(self, criterion: Criterion) -> bool:
+        key = "percep_gt_usm" if criterion.section["type"] == "PerceptualLoss" else "l1_gt_usm"
+        return bool(self.options.degradation.get(key) if criterion.sharpened is None else criterion.sharpened)
 
     def _adversarial_loss(self, batch: Batch, output: Tensor) -> Tensor:
         # the bare discriminator: it is frozen here, so there is nothing for DistributedDataParallel to exchange
         loss: Tensor = self.gan(self._judge(self.net_d.bare, output), True, is_disc=False)
         return loss
 
-    def _artefact_loss(self, batch: Batch, output: Tensor) -> Tensor:
+    def _artefact_loss(self, criterion: Criterion, batch: Batch, output: Tensor) -> Tensor:
         from basicsr.losses.loss_util import get_refined_artifact_map
 
-        assert self.artefacts is not None
         assert self.net_g.average is not None
         with torch.no_grad(), self.execution.autocast():
             average = self.net_g.average.network(batch["lq"]).float()
         weight = get_refined_artifact_map(batch["gt"], output, average, _ARTEFACT_WINDOW)
-        loss: Tensor = self.artefacts(weight * output, weight * batch["gt"])
+        loss: Tensor = criterion.module(weight * output, weight * batch["gt"])
         return loss
 
     def _discriminator_losses(self, judged: tuple[Batch, Tensor, int]) -> dict[str, Tensor]:

@@ -6,10 +6,8 @@ pairs (any other data set) the GT is sharpened here.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from safmn.registry import MODEL_REGISTRY, OURS
-from safmn.training.models.base_model import Batch, reconstruction_losses, target_of
+from safmn.training.models.base_model import Criterion
 from safmn.training.models.sr_model import SRModel
 
 
@@ -20,11 +18,10 @@ class RealSRModel(SRModel):
     degrades = True
     takes_teacher = False
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
+    def _sharpened(self, criterion: Criterion) -> bool:
         keys = self.options.degradation
-        sharpened = bool(keys.get("gt_usm") or keys.get("l1_gt_usm"))
-        return reconstruction_losses(self.criteria, output, target_of(batch, sharpened=sharpened))
+        published = keys.get("gt_usm") or keys.get("l1_gt_usm")
+        return bool(published if criterion.sharpened is None else criterion.sharpened)
 
 
 @MODEL_REGISTRY.register(suffix=OURS)

@@ -1,4 +1,4 @@
-"""Paired super-resolution: pixel, frequency and perceptual losses between the network's output and the GT."""
+"""Paired super-resolution: losses between the network's output and the GT."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from safmn.registry import MODEL_REGISTRY, OURS
 from safmn.runtime.cuda_graph import GraphedStep
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
-from safmn.training.models.base_model import Batch, Model, StepResult, reconstruction_losses
+from safmn.training.models.base_model import Batch, Model, StepResult
 from safmn.training.models.teacher import Teacher
 
 if TYPE_CHECKING:
     from safmn.options import Options
-
-# name in the log -> key of the option file
-_LOSSES = {"l_pix": "pixel_opt", "l_freq": "fft_opt", "l_percep": "perceptual_opt"}
 
 
 @MODEL_REGISTRY.register(suffix=OURS)
@@ -35,10 +32,8 @@ class SRModel(Model):
 
     def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
         super().__init__(options, execution, ranks)
-        built = {name: self._build_loss(key) for name, key in _LOSSES.items()}
-        self.criteria = {name: loss for name, loss in built.items() if loss is not None}
         if not self.criteria:
-            raise OptionError(f"{options.source}: train names no loss; give one of {', '.join(_LOSSES.values())}")
+            raise OptionError(f"{options.source}: train names no loss; add one to train.losses")
         self.net_g = self._add_network("net_g", options.network_g)
         with located(f"{options.source}: train.teacher.weights"):
             self._teacher = Teacher(self.train.teacher, options.scale, execution) if self.train.teacher else None
@@ -66,7 +61,7 @@ class SRModel(Model):
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
-        return reconstruction_losses(self.criteria, output, batch["gt"])
+        return self._image_losses(batch, output)
 
 
 @MODEL_REGISTRY.register(suffix=OURS)
