@@ -13,6 +13,7 @@ from safmn.archs.blocks import SimpleSAFM
 from safmn.archs.receptive import Conv, halo
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
 from safmn.registry import ARCH_REGISTRY
+from safmn.value_types import Positive, PositiveFloat
 
 
 class Mixer(nn.Module):
@@ -63,7 +64,9 @@ class LightSAFMNPP(nn.Module):
         halo: how many LR pixels around an output pixel it depends on, with such a size.
     """
 
-    def __init__(self, dim: int = 32, n_blocks: int = 2, ffn_scale: float = 1.5, upscaling_factor: int = 4) -> None:
+    def __init__(
+        self, dim: Positive = 32, n_blocks: Positive = 2, ffn_scale: PositiveFloat = 1.5, upscaling_factor: Positive = 4
+    ) -> None:
         super().__init__()
         self.scale = upscaling_factor
         self.window = SimpleSAFM.window

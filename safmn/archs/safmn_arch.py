@@ -13,6 +13,7 @@ from safmn.archs.blocks import FMM
 from safmn.archs.receptive import Conv, halo
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
 from safmn.registry import ARCH_REGISTRY
+from safmn.value_types import Positive, PositiveFloat
 
 
 @ARCH_REGISTRY.register()
@@ -34,7 +35,9 @@ class SAFMN(nn.Module):
         OptionError: ``dim`` is not a multiple of four.
     """
 
-    def __init__(self, dim: int = 36, n_blocks: int = 8, ffn_scale: float = 2.0, upscaling_factor: int = 4) -> None:
+    def __init__(
+        self, dim: Positive = 36, n_blocks: Positive = 8, ffn_scale: PositiveFloat = 2.0, upscaling_factor: Positive = 4
+    ) -> None:
         super().__init__()
         self.scale = upscaling_factor
         self.window = FMM.window

@@ -14,6 +14,7 @@ from safmn.archs.blocks import FMM
 from safmn.archs.receptive import Conv, Shuffle, Unshuffle, halo
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
 from safmn.registry import ARCH_REGISTRY
+from safmn.value_types import Positive, PositiveFloat
 
 
 class FMMGroup(nn.Module):
@@ -54,11 +55,11 @@ class SAFMN_BCIE(nn.Module):
 
     def __init__(
         self,
-        dim: int = 128,
-        n_blocks: int = 8,
-        num_layers: int = 6,
-        ffn_scale: float = 2.0,
-        upscaling_factor: int = 2,
+        dim: Positive = 128,
+        n_blocks: Positive = 8,
+        num_layers: Positive = 6,
+        ffn_scale: PositiveFloat = 2.0,
+        upscaling_factor: Positive = 2,
     ) -> None:
         super().__init__()
         self.factor = factor = upscaling_factor

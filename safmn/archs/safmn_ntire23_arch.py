@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from safmn.archs.blocks import CCM, SAFM, enlarge
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
 from safmn.registry import ARCH_REGISTRY
+from safmn.value_types import Positive, PositiveFloat
 
 
 class GlobalResponseNorm(nn.Module):
@@ -66,7 +67,9 @@ class SAFMN_NTIRE23(nn.Module):
         OptionError: ``dim`` is not a multiple of four.
     """
 
-    def __init__(self, dim: int = 36, n_blocks: int = 8, ffn_scale: float = 2.0, upscaling_factor: int = 4) -> None:
+    def __init__(
+        self, dim: Positive = 36, n_blocks: Positive = 8, ffn_scale: PositiveFloat = 2.0, upscaling_factor: Positive = 4
+    ) -> None:
         super().__init__()
         self.scale = upscaling_factor
         self.window = 16

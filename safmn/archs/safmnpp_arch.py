@@ -10,6 +10,7 @@ from safmn.archs.blocks import FeedForward, SimpleSAFM, enlarge
 from safmn.archs.receptive import Conv, halo
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
 from safmn.registry import ARCH_REGISTRY
+from safmn.value_types import Positive, PositiveFloat
 
 
 class SAFMNPPBlock(nn.Module):
@@ -44,7 +45,9 @@ class SAFMNPP(nn.Module):
         halo: how many LR pixels around an output pixel it depends on, with such a size.
     """
 
-    def __init__(self, dim: int = 36, n_blocks: int = 6, ffn_scale: float = 1.5, upscaling_factor: int = 4) -> None:
+    def __init__(
+        self, dim: Positive = 36, n_blocks: Positive = 6, ffn_scale: PositiveFloat = 1.5, upscaling_factor: Positive = 4
+    ) -> None:
         super().__init__()
         self.scale = upscaling_factor
         self.window = SimpleSAFM.window

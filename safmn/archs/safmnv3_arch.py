@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from safmn.archs.blocks import FeedForward, enlarge, max_pool
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
 from safmn.registry import ARCH_REGISTRY
+from safmn.value_types import Positive, PositiveFloat
 
 
 class VarianceSAFM(nn.Module):
@@ -65,7 +66,13 @@ class SAFMNv3(nn.Module):
         halo: None: the variance is that of the whole frame, so that no tile can equal it.
     """
 
-    def __init__(self, dim: int = 40, num_blocks: int = 6, ffn_scale: float = 1.5, upscaling_factor: int = 4) -> None:
+    def __init__(
+        self,
+        dim: Positive = 40,
+        num_blocks: Positive = 6,
+        ffn_scale: PositiveFloat = 1.5,
+        upscaling_factor: Positive = 4,
+    ) -> None:
         super().__init__()
         self.scale = upscaling_factor
         self.window = 8

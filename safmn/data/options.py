@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from safmn.errors import OptionError
 
 Options = TypeVar("Options", bound=msgspec.Struct)
-PositiveFloat: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

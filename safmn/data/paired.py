@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from safmn.data.keys import Patch, Sample, draw_patch
-from safmn.data.options import CommonOptions, CropOptions, IoBackend, PositiveFloat, read_options
+from safmn.data.options import CommonOptions, CropOptions, IoBackend, read_options
 from safmn.data.sources import (
     DiskReader,
     LmdbReader,
@@ -29,6 +29,7 @@ from safmn.errors import DataError
 from safmn.imaging import augment, rgb_to_y, to_tensor
 from safmn.imaging.file_names import image_name
 from safmn.registry import DATASET_REGISTRY, OURS
+from safmn.value_types import PositiveFloat
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from safmn.degradations.recipe import (
 )
 from safmn.errors import DataError
 from safmn.imaging import augment
+from safmn.value_types import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 ImageT = TypeVar("ImageT", Array, Tensor)
 
 _USM_REACH = ops_array.USM_RADIUS // 2 * 2  # two blurs: how far a pixel's sharpening looks

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from safmn.degradations.options import BlurOptions, DegradationOptions, Range, StageOptions
+from safmn.degradations.options import BlurOptions, DegradationOptions, StageOptions
 from safmn.degradations.recipe import (
     Blur,
     Codec,
@@ -29,6 +29,7 @@ from safmn.degradations.recipe import (
     SensorNoise,
     Step,
 )
+from safmn.value_types import Interval
 
 T = TypeVar("T")
 Generator = np.random.Generator
@@ -109,7 +110,7 @@ def _draw_kernel(options: BlurOptions, rng: Generator) -> Kernel:
     return Kernel(kind, size, sigma_x, sigma_y, rotation, beta)
 
 
-def _draw_beta(rng: Generator, limits: Range) -> float:
+def _draw_beta(rng: Generator, limits: Interval) -> float:
     return float(rng.uniform(limits[0], 1) if rng.random() < 0.5 else rng.uniform(1, limits[1]))
 
 
@@ -137,16 +138,16 @@ def _draw_compression(options: DegradationOptions, stage: StageOptions, rng: Gen
     return Compress(codec, _draw_quality(rng, stage.quality[codec]))
 
 
-def _draw_quality(rng: Generator, limits: Range) -> int:
+def _draw_quality(rng: Generator, limits: Interval) -> int:
     """Uniform as BasicSR's, then rounded: encoders take whole numbers."""
     return round(_draw(rng, limits))
 
 
-def _draw(rng: Generator, limits: Range) -> float:
+def _draw(rng: Generator, limits: Interval) -> float:
     return float(rng.uniform(*limits))
 
 
-def _draw_logarithmic(rng: Generator, limits: Range) -> float:
+def _draw_logarithmic(rng: Generator, limits: Interval) -> float:
     return math.exp(rng.uniform(math.log(limits[0]), math.log(limits[1])))
 
 

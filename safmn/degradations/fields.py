@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from scipy.special import pdtr
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 POISSON_BITS = 14
 _LEVELS = 256

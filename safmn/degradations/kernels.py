@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.special import j1
 
 from safmn.degradations.recipe import Kernel
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 _SEPARABLE_ERROR = 1e-6  # largest sum of what a separable form may leave out: its error on an image in [0, 1]
 

@@ -7,14 +7,13 @@ together is checked by :func:`safmn.degradations.parse_options`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from safmn.degradations.recipe import KernelKind, ResizeMode
+from safmn.value_types import Interval, Positive
 
-Range: TypeAlias = tuple[float, float]
-AtLeastOne: TypeAlias = Annotated[int, Meta(ge=1)]
 Mode: TypeAlias = Literal["per_sample", "batch_pool"]
 
 FAMILIES: tuple[KernelKind, ...] = (
@@ -48,24 +47,24 @@ class PublishedKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     high_order_degradation: bool = True
 
     resize_prob: tuple[float, float, float] = (0.2, 0.7, 0.1)
-    resize_range: Range = (0.15, 1.5)
+    resize_range: Interval = (0.15, 1.5)
     gaussian_noise_prob: float = 0.5
-    noise_range: Range = (1, 30)
-    poisson_scale_range: Range = (0.05, 3)
+    noise_range: Interval = (1, 30)
+    poisson_scale_range: Interval = (0.05, 3)
     gray_noise_prob: float = 0.4
-    jpeg_range: Range = (30, 95)
+    jpeg_range: Interval = (30, 95)
 
     second_blur_prob: float = 0.8
     resize_prob2: tuple[float, float, float] = (0.3, 0.4, 0.3)
-    resize_range2: Range = (0.3, 1.2)
+    resize_range2: Interval = (0.3, 1.2)
     gaussian_noise_prob2: float = 0.5
-    noise_range2: Range = (1, 25)
-    poisson_scale_range2: Range = (0.05, 2.5)
+    noise_range2: Interval = (1, 25)
+    poisson_scale_range2: Interval = (0.05, 2.5)
     gray_noise_prob2: float = 0.4
-    jpeg_range2: Range = (10, 95)
+    jpeg_range2: Interval = (10, 95)
 
-    gt_size: AtLeastOne | None = None
-    queue_size: AtLeastOne = 180
+    gt_size: Positive | None = None
+    queue_size: Positive = 180
 
 
 class DegradationKeys(PublishedKeys, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,14 +95,14 @@ class DegradationKeys(PublishedKeys, frozen=True, kw_only=True, forbid_unknown_f
     final_resize_modes: tuple[str, ...] = PUBLISHED_MODES
     codec_list: tuple[str, ...] = ("jpeg",)
     codec_prob: tuple[float, ...] = (1.0,)
-    webp_range: Range = (30, 95)
-    avif_range: Range = (30, 95)
+    webp_range: Interval = (30, 95)
+    avif_range: Interval = (30, 95)
     sensor_noise_prob: float = 0.0
-    sensor_shot_range: Range = (1e-4, 1.2e-2)
-    sensor_read_range: Range = (1e-3, 2e-2)
+    sensor_shot_range: Interval = (1e-4, 1.2e-2)
+    sensor_read_range: Interval = (1e-3, 2e-2)
     bicubic_prob: float = 0.0
     lanczos_avif_prob: float = 0.0
-    lanczos_avif_range: Range = (1, 51)
+    lanczos_avif_range: Interval = (1, 51)
 
 
 class BlurKeys(Struct, frozen=True, kw_only=True):
@@ -117,25 +116,25 @@ class BlurKeys(Struct, frozen=True, kw_only=True):
         betag_range, betap_range: shape of generalized and plateau kernels; half of the draws lie below 1.
     """
 
-    gt_size: AtLeastOne | None = None
+    gt_size: Positive | None = None
     use_hflip: bool = False
     use_rot: bool = False
-    batch_size_per_gpu: AtLeastOne | None = None
+    batch_size_per_gpu: Positive | None = None
 
     blur_kernel_size: int = 21
     kernel_list: tuple[str, ...] = FAMILIES
     kernel_prob: tuple[float, ...] = _FAMILY_PROB
     sinc_prob: float = 0.1
-    blur_sigma: Range = (0.2, 3)
-    betag_range: Range = (0.5, 4)
-    betap_range: Range = (1, 2)
+    blur_sigma: Interval = (0.2, 3)
+    betag_range: Interval = (0.5, 4)
+    betap_range: Interval = (1, 2)
 
     blur_kernel_size2: int = 21
     kernel_list2: tuple[str, ...] = FAMILIES
     kernel_prob2: tuple[float, ...] = _FAMILY_PROB
     sinc_prob2: float = 0.1
-    blur_sigma2: Range = (0.2, 1.5)
-    betag_range2: Range = (0.5, 4)
-    betap_range2: Range = (1, 2)
+    blur_sigma2: Interval = (0.2, 1.5)
+    betag_range2: Interval = (0.5, 4)
+    betap_range2: Interval = (1, 2)
 
     final_sinc_prob: float = 0.8

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +16,7 @@ from PIL import Image
 from safmn.degradations import fields, jpeg, kernels
 from safmn.degradations.recipe import Compress, GaussianNoise, Kernel, PoissonNoise, ResizeMode, SensorNoise
 from safmn.imaging import imresize
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 USM_RADIUS = 51  # side of the Gaussian; Real-ESRGAN's radius of 50 made odd
 USM_SIGMA = 0.3 * ((USM_RADIUS - 1) * 0.5 - 1) + 0.8  # what OpenCV takes for that side: 8

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import cv2
 import msgspec
 
-from safmn.degradations.keys import FAMILIES, PUBLISHED_MODES, BlurKeys, DegradationKeys, Mode, Range
+from safmn.degradations.keys import FAMILIES, PUBLISHED_MODES, BlurKeys, DegradationKeys, Mode
 from safmn.degradations.recipe import (
     CODECS,
     LARGEST_CROP,
@@ -18,6 +18,7 @@ from safmn.degradations.recipe import (
     RESIZE_MODES,
 )
 from safmn.errors import OptionError, did_you_mean
+from safmn.value_types import Interval
 
 _GAN_KEYS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
 _SMALLEST_KERNEL = 7
@@ -33,9 +34,9 @@ class BlurOptions(msgspec.Struct, frozen=True, kw_only=True):
     families: tuple[str, ...]
     family_prob: tuple[float, ...]
     sinc_prob: float
-    sigma: Range
-    beta_generalized: Range
-    beta_plateau: Range
+    sigma: Interval
+    beta_generalized: Interval
+    beta_plateau: Interval
 
 
 class StageOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,13 +44,13 @@ class StageOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     blur: BlurOptions
     resize_prob: tuple[float, float, float]
-    resize_range: Range
+    resize_range: Interval
     gaussian_prob: float
     sensor_prob: float
-    noise_range: Range
-    poisson_scale_range: Range
+    noise_range: Interval
+    poisson_scale_range: Interval
     grey_prob: float
-    quality: dict[str, Range]
+    quality: dict[str, Interval]
 
 
 class DegradationOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,11 +79,11 @@ class DegradationOptions(msgspec.Struct, frozen=True, kw_only=True):
     final_sinc_prob: float
     codecs: tuple[str, ...]
     codec_prob: tuple[float, ...]
-    sensor_shot_range: Range
-    sensor_read_range: Range
+    sensor_shot_range: Interval
+    sensor_read_range: Interval
     bicubic_prob: float
     lanczos_avif_prob: float
-    lanczos_avif_range: Range
+    lanczos_avif_range: Interval
 
 
 def parse_options(
@@ -300,7 +301,7 @@ def _check_range(
     low: float,
     high: float = float("inf"),
     open_low: bool = False,
-) -> Range:
+) -> Interval:
     first, last = getattr(keys, name)
     key = prefix + name
     _require(first <= last, key, f"[{first:g}, {last:g}] is not a range [low, high]")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from safmn.errors import DataError
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 # ITU-R BT.601, studio swing, as MATLAB's rgb2ycbcr: Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)

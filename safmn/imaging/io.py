@@ -7,7 +7,6 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +16,7 @@ from safmn.errors import DataError
 from safmn.imaging.file_names import IMAGE_SUFFIXES
 from safmn.imaging.orientation import is_lying, orientation_in, orientation_of, upright
 from safmn.system.files import write_atomically
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 TURNS: dict[int, Callable[[Array], Array]] = {
     2: lambda x: x[:, ::-1],

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from safmn.errors import DataError
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 
 def mod_crop(image: Array, scale: int) -> Array:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -30,9 +30,9 @@ import torch
 from scipy.sparse import csr_matrix
 
 from safmn.errors import DataError
+from safmn.value_types import Array
 
 Border = Literal["symmetric", "replicate"]
-Array = np.ndarray[Any, np.dtype[Any]]
 
 logger = logging.getLogger(__name__)
 

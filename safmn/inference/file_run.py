@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
 from tqdm import tqdm
 
 from safmn.errors import DataError, UserError
@@ -26,8 +25,8 @@ from safmn.inference.side_by_side import comparison
 from safmn.inference.upscaler import Upscaler
 from safmn.system.console import say
 from safmn.system.prefetch import prefetch
+from safmn.value_types import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Content: TypeAlias = "Picture | Animation | Film"
 
 logger = logging.getLogger(__name__)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from safmn.errors import DataError
+from safmn.value_types import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Box: TypeAlias = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels of the largest panel."""
 

@@ -22,11 +22,11 @@ from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame, Progress
 from safmn.runtime.execution import named_device
 from safmn.system.memory import PeakMemory, free_bytes, is_out_of_memory
+from safmn.value_types import Array
 from safmn.weights import load_network
 
 logger = logging.getLogger(__name__)
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Image = TypeVar("Image", Array, Tensor)
 
 DEFAULT_WEIGHTS = "safmn-x2"

@@ -4,21 +4,18 @@
 behind BasicSR's signatures, in BasicSR's channel order (BGR), and stand in the metric registry under its names. They
 do without BasicSR's ``**kwargs``, so that a misspelt argument in an option file is found.
 
-SSIM follows Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
+SSIM follows Wang, Bovik, Sheikh and Simoncelli, "Array quality assessment: from error visibility to structural
 similarity", IEEE TIP 2004: Gaussian window of 11x11 with sigma 1.5, valid region only, K1 = 0.01, K2 = 0.03.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import cv2
 import numpy as np
 
 from safmn.errors import DataError, OptionError
 from safmn.registry import METRIC_REGISTRY, OURS
-
-Image = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 _PEAK = 255.0
 _C1 = (0.01 * _PEAK) ** 2
@@ -30,7 +27,7 @@ _BGR_LUMA = _RGB_LUMA[::-1]
 _STRIP = 64  # rows of the result computed at a time, so that the intermediate planes stay in the processor's cache
 
 
-def psnr(a: Image, b: Image, *, crop: int = 0, y: bool = False) -> float:
+def psnr(a: Array, b: Array, *, crop: int = 0, y: bool = False) -> float:
     """Peak signal-to-noise ratio of two images, in dB; ``inf`` where they are equal.
 
     Args:
@@ -45,7 +42,7 @@ def psnr(a: Image, b: Image, *, crop: int = 0, y: bool = False) -> float:
     return _psnr(*_comparable(a, b, crop, _RGB_LUMA if y else None, least=1))
 
 
-def ssim(a: Image, b: Image, *, crop: int = 0, y: bool = False) -> float:
+def ssim(a: Array, b: Array, *, crop: int = 0, y: bool = False) -> float:
     """Structural similarity of two images, at most 1; the mean over the channels.
 
     Args:
@@ -62,7 +59,7 @@ def ssim(a: Image, b: Image, *, crop: int = 0, y: bool = False) -> float:
 
 @METRIC_REGISTRY.register(suffix=OURS)
 def calculate_psnr(
-    img: Image, img2: Image, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
+    img: Array, img2: Array, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
 ) -> float:
     """:func:`psnr` with the signature and the channel order (BGR) of BasicSR's ``calculate_psnr``.
 
@@ -83,7 +80,7 @@ def calculate_psnr(
 
 @METRIC_REGISTRY.register(suffix=OURS)
 def calculate_ssim(
-    img: Image, img2: Image, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
+    img: Array, img2: Array, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
 ) -> float:
     """:func:`ssim` with the signature and the channel order (BGR) of BasicSR's ``calculate_ssim``.
 
@@ -102,14 +99,14 @@ def calculate_ssim(
     return _ssim(*_comparable(a, b, crop_border, _BGR_LUMA if test_y_channel else None, least=_WINDOW))
 
 
-def _as_hwc(image: Image, input_order: str) -> Image:
+def _as_hwc(image: Array, input_order: str) -> Array:
     """A view of an image in HWC or CHW order as (H, W, C); grey (H, W) images as they are."""
     if input_order not in ("HWC", "CHW"):
         raise OptionError(f"input_order: {input_order!r}; choose HWC or CHW")
     return image.transpose(1, 2, 0) if input_order == "CHW" and image.ndim == 3 else image
 
 
-def _comparable(a: Image, b: Image, crop: int, luma: Image | None, *, least: int) -> tuple[Image, Image]:
+def _comparable(a: Array, b: Array, crop: int, luma: Array | None, *, least: int) -> tuple[Array, Array]:
     """Both images checked, cropped and, with the weights of the channels, reduced to Y: (H, W) or (H, W, C)."""
     if a.shape != b.shape:
         raise DataError(f"the images to compare differ in shape: {a.shape} and {b.shape}")
@@ -128,7 +125,7 @@ def _comparable(a: Image, b: Image, crop: int, luma: Image | None, *, least: int
     return a, b
 
 
-def _y_channel(image: Image, luma: Image) -> Image:
+def _y_channel(image: Array, luma: Array) -> Array:
     """The Y channel of an (H, W, 3) image whose channels weigh ``luma``: (H, W) float32 in [16, 235], not rounded.
 
     The steps and the float32 between them are BasicSR's: an exact Y (:func:`safmn.imaging.rgb_to_y`) moves the PSNR of
@@ -138,7 +135,7 @@ def _y_channel(image: Image, luma: Image) -> Image:
     return (y / 255.0).astype(np.float32) * np.float32(255)
 
 
-def _psnr(a: Image, b: Image) -> float:
+def _psnr(a: Array, b: Array) -> float:
     if a.dtype == b.dtype == np.uint8:
         squared_error = cv2.norm(a, b, cv2.NORM_L2SQR)  # exact: integers
     else:
@@ -149,7 +146,7 @@ def _psnr(a: Image, b: Image) -> float:
     return float(10 * np.log10(_PEAK**2 * a.size / squared_error))
 
 
-def _ssim(a: Image, b: Image) -> float:
+def _ssim(a: Array, b: Array) -> float:
     rows = a.shape[0] - _WINDOW + 1
     total = 0.0
     for top in range(0, rows, _STRIP):
@@ -158,7 +155,7 @@ def _ssim(a: Image, b: Image) -> float:
     return total / (rows * (a.shape[1] - _WINDOW + 1) * (a.size // (a.shape[0] * a.shape[1])))
 
 
-def _ssim_sum(a: Image, b: Image) -> float:
+def _ssim_sum(a: Array, b: Array) -> float:
     """The sum of the SSIM map of two float64 strips. The variances only occur added, so four filters do, not five."""
     mean_a, mean_b = _smooth(a), _smooth(b)
     means_product = mean_a * mean_b
@@ -170,7 +167,7 @@ def _ssim_sum(a: Image, b: Image) -> float:
     return float((numerator / denominator).sum())
 
 
-def _smooth(plane: Image) -> Image:
+def _smooth(plane: Array) -> Array:
     """The Gaussian window applied to (H, W) or (H, W, C) float64, valid region: (H - 10, W - 10[, C])."""
     half = _WINDOW // 2
     return cv2.sepFilter2D(plane, -1, _KERNEL, _KERNEL)[half:-half, half:-half]

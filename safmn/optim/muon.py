@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safmn.value_types import Decay, NotNegativeFloat, Positive
+
 # Quintic Newton-Schulz iteration of the first source: steep at zero, which counts, and only near one in the end.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _RMS = 0.2  # of an Adam step of rate 1, about (the second source)
@@ -52,12 +54,12 @@ class Muon(torch.optim.Optimizer):
         params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float | Tensor = 1e-3,
         *,
-        matrix_lr_ratio: float = 4.0,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        newton_schulz_steps: int = 5,
+        matrix_lr_ratio: NotNegativeFloat = 4.0,
+        momentum: Decay = 0.95,
+        betas: tuple[Decay, Decay] = (0.9, 0.99),
+        eps: NotNegativeFloat = 1e-8,
+        weight_decay: NotNegativeFloat = 0.0,
+        newton_schulz_steps: Positive = 5,
     ) -> None:
         if lr < 0 or matrix_lr_ratio < 0 or weight_decay < 0 or eps < 0:
             raise ValueError("lr, matrix_lr_ratio, weight_decay and eps must not be negative")

@@ -11,12 +11,21 @@ from torch import Tensor, nn
 
 from safmn.errors import OptionError, did_you_mean
 from safmn.optim.muon import Muon
+from safmn.value_types import Decay, NotNegativeFloat, PositiveFloat
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,
     "AdamW": torch.optim.AdamW,
     "Muon": Muon,
     "SGD": torch.optim.SGD,
+}
+# What torch's optimisers accept, more exactly than their signatures say it.
+TORCH_ARGUMENTS: dict[str, Any] = {
+    "lr": PositiveFloat,
+    "weight_decay": NotNegativeFloat,
+    "betas": tuple[Decay, Decay],
+    "momentum": NotNegativeFloat,
+    "eps": NotNegativeFloat,
 }
 _GRAPHED = ("Adam", "AdamW", "Muon")  # that can be recorded in a CUDA graph
 _NUMBERS: dict[str, Callable[[Any], Any]] = {"lr": float, "steps": int}  # of a group, that change from step to step

@@ -9,18 +9,21 @@ import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from safmn.errors import OptionError, did_you_mean
+from safmn.value_types import NotNegative, NotNegativeFloat, Positive, PositiveFloat
 
 Schedule = Callable[[int, float], float]  # (iteration from 1, base learning rate) -> learning rate
 
 
 def multi_step_restart(
-    milestones: Sequence[int],
-    gamma: float = 0.1,
-    restarts: Sequence[int] = (0,),
-    restart_weights: Sequence[float] = (1,),
+    milestones: Sequence[NotNegative],
+    gamma: PositiveFloat = 0.1,
+    restarts: Sequence[NotNegative] = (0,),
+    restart_weights: Sequence[PositiveFloat] = (1,),
 ) -> Schedule:
     """Constant between milestones, times ``gamma`` at each; back to base * weight at each restart."""
     if len(restarts) != len(restart_weights):
@@ -38,7 +41,9 @@ def multi_step_restart(
 
 
 def cosine_annealing_restart(
-    periods: Sequence[int], restart_weights: Sequence[float] = (1,), eta_min: float = 0.0
+    periods: Annotated[Sequence[Positive], Meta(min_length=1)],
+    restart_weights: Sequence[PositiveFloat] = (1,),
+    eta_min: NotNegativeFloat = 0.0,
 ) -> Schedule:
     """Cosine from base * weight to ``eta_min`` over each period; after the last one the rate stays at ``eta_min``."""
     if len(periods) != len(restart_weights):

@@ -5,45 +5,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
 from safmn import registry
 from safmn.errors import OptionError, did_you_mean
-from safmn.optim.optimizers import OPTIMIZERS
+from safmn.optim.optimizers import OPTIMIZERS, TORCH_ARGUMENTS
 from safmn.optim.schedules import SCHEDULES
 from safmn.options.losses import PUBLISHED, EntryKeys, LossEntry, is_adversarial
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.signatures import REQUIRED, Signature, signature_of
 from safmn.options.typed import show, to_type
-from safmn.options.types import NotNegative, Positive
+from safmn.value_types import NotNegative
 
+# Arguments that BasicSR's metrics share: the framework hands them images of (H, W, C), and 4.0 does not crop.
+_METRIC_ARGUMENTS: dict[str, Any] = {"crop_border": NotNegative, "input_order": Literal["HWC"]}
+_IMAGES = ("img", "img2")  # what a metric measures; the framework passes them
 _TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # BasicSR's own of other arguments than all the rest
 
-# Types of arguments that the constructors themselves do not state.
-_NETWORK_HINTS: dict[str, Any] = {"ffn_scale": Annotated[float, Meta(gt=0)]}
-_NETWORK_SIZES: dict[str, Any] = {"n_blocks": Positive, "dim": Positive}
 _LOSS_KEYS: dict[str, Any] = {field.encode_name: field.type for field in msgspec.structs.fields(EntryKeys)}
-_METRIC_HINTS: dict[str, Any] = {"crop_border": NotNegative, "input_order": Literal["HWC"]}
-_SCHEDULER_HINTS: dict[str, Any] = {
-    "milestones": list[NotNegative],
-    "gamma": Annotated[float, Meta(gt=0)],
-    "restarts": list[NotNegative],
-    "restart_weights": list[Annotated[float, Meta(gt=0)]],
-    "periods": Annotated[list[Positive], Meta(min_length=1)],
-    "eta_min": Annotated[float, Meta(ge=0)],
-}
-_OPTIMISER_HINTS: dict[str, Any] = {
-    "lr": Annotated[float, Meta(gt=0)],
-    "weight_decay": Annotated[float, Meta(ge=0)],
-    "betas": tuple[Annotated[float, Meta(ge=0, lt=1)], Annotated[float, Meta(ge=0, lt=1)]],
-    "momentum": Annotated[float, Meta(ge=0)],
-    "eps": Annotated[float, Meta(ge=0)],
-    "matrix_lr_ratio": Annotated[float, Meta(ge=0)],
-    "newton_schulz_steps": Annotated[int, Meta(ge=1)],
-}
 
 
 @lru_cache(maxsize=256)
@@ -89,8 +70,7 @@ def check_network(section: Mapping[str, Any], where: KeyPath, problems: Problems
     component = find_component(section, finder(registry.ARCH_REGISTRY), where, problems)
     if component is None:
         return None
-    sizes = {key: hint for key, hint in _NETWORK_SIZES.items() if key in _signature(component, ()).hints}
-    return _check(section, component, where, problems, hints=_NETWORK_HINTS, extra=sizes)
+    return _check(section, component, where, problems)
 
 
 def check_loss(entry: LossEntry | None, given: Any, where: KeyPath, problems: Problems) -> None:
@@ -116,10 +96,8 @@ def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems)
     component = find_component(section, _among(metrics(), "metric"), where, problems)
     if component is None:
         return False
-    arguments = _signature(component, ()).hints
-    exact = {key: hint for key, hint in _METRIC_HINTS.items() if key in arguments}  # 4.0 does not crop
-    extra = {"better": Literal["higher", "lower"], **exact}
-    _check(section, component, where, problems, without=("img", "img2"), extra=extra)
+    extra = {"better": Literal["higher", "lower"]}
+    _check(section, component, where, problems, without=_IMAGES, hints=_METRIC_ARGUMENTS, extra=extra)
     return "img2" in _signature(component, ()).required
 
 
@@ -127,7 +105,7 @@ def check_optimiser(section: Mapping[str, Any], where: KeyPath, problems: Proble
     """Check ``train.optim_g`` or ``train.optim_d``."""
     component = find_component(section, _among(OPTIMIZERS, "optimiser"), where, problems)
     if component is not None:
-        _check(section, component, where, problems, without=("params",), hints=_OPTIMISER_HINTS)
+        _check(section, component, where, problems, without=("params",), hints=TORCH_ARGUMENTS)
         if "lr" not in section:
             problems.add(where, f"{section['type']} needs 'lr', which is missing")
 
@@ -136,7 +114,7 @@ def check_scheduler(section: Mapping[str, Any], where: KeyPath, problems: Proble
     """Check ``train.scheduler``."""
     component = find_component(section, _among(SCHEDULES, "scheduler"), where, problems)
     if component is not None:
-        _check(section, component, where, problems, without=("optimizer", "last_epoch"), hints=_SCHEDULER_HINTS)
+        _check(section, component, where, problems, whole_floats=True)
 
 
 def finder(kind: registry.Registry) -> Callable[[str], Callable[..., Any]]:
@@ -193,22 +171,22 @@ def _check(
     without: tuple[str, ...] = (),
     hints: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
+    whole_floats: bool = False,
 ) -> Signature:
     """Check the keys of a section against the arguments of its component; returns those.
 
     Args:
         without: arguments that the framework passes itself.
-        hints: types that say more than the component's own.
+        hints: types of arguments that say more than the component's own.
         extra: types of keys that are not for the component.
+        whole_floats: whether ``5e3`` does for a whole number.
     """
     signature = _signature(component, without)
-    accepted = {**signature.hints, **(extra or {})}
+    own = {key: (hints or {}).get(key, hint) for key, hint in signature.hints.items()}
+    accepted = {**own, **(extra or {})}
     for key, value in section.items():
         if key in accepted:
-            if hints and key in hints:
-                to_type(hints[key], value, (*where, key), problems)
-            else:
-                check_value(accepted[key], value, (*where, key), problems)
+            to_type(accepted[key], value, (*where, key), problems, whole_floats=whole_floats)
         elif key != "type" and not signature.is_open:
             problems.add((*where, key), f"{section['type']} has no argument {key!r}.{did_you_mean(key, accepted)}")
     for key in signature.required:

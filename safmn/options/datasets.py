@@ -15,7 +15,7 @@ from safmn.options.components import check_value, find_component, finder
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.signatures import option_keys
 from safmn.options.typed import struct_defaults
-from safmn.options.types import NotNegative, Positive, PositiveFloat
+from safmn.value_types import NotNegative, Positive, PositiveFloat
 
 PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # where ``~`` is the home folder
 

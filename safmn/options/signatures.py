@@ -83,7 +83,7 @@ def _constructors(component: Callable[..., Any]) -> Iterator[Callable[..., Any]]
 
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)
     except Exception:  # an annotation that cannot be evaluated here is as good as none
         return {}
 
@@ -122,6 +122,11 @@ def plain_hint(hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is typing.Literal:
         return hint
+    if origin is typing.Annotated:
+        inner = plain_hint(arguments[0])
+        for metadata in hint.__metadata__ if inner is not Any else ():
+            inner = typing.Annotated[inner, metadata]
+        return _checked(inner)
     if origin in (typing.Union, types.UnionType):
         members = [plain_hint(member) for member in arguments]
         known = [member for member in members if member is not Any]

@@ -11,14 +11,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 from safmn.degradations.keys import PublishedKeys
+from safmn.value_types import NotNegative, Positive, PositiveFloat, Seed
 
 Component: TypeAlias = dict[str, Any]  # has `type`; the rest is checked against the constructor's signature
-Positive: TypeAlias = Annotated[int, Meta(ge=1)]
-NotNegative: TypeAlias = Annotated[int, Meta(ge=0)]
-PositiveFloat: TypeAlias = Annotated[float, Meta(gt=0)]
-Probability: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-Seed: TypeAlias = Annotated[int, Meta(ge=0, le=2**32 - 1)]  # what NumPy and torch both take
-Range: TypeAlias = Annotated[list[float], Meta(min_length=2, max_length=2)]
 
 
 class PathOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,8 +24,7 @@ from safmn.inference.pictures import (
     writing,
 )
 from safmn.system.files import atomic_path
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 _TURNED = ("GIF", "AVIF")  # GIF holds no orientation; with one, Pillow's encoder of animated AVIF crashes

@@ -17,10 +17,10 @@ from safmn.errors import DataError, UserError
 from safmn.inference.pictures import decoding
 from safmn.system.files import atomic_path
 from safmn.system.prefetch import prefetch
+from safmn.value_types import Array
 
 logger = logging.getLogger(__name__)
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 _ENCODERS = {".webm": ("libvpx-vp9", {"crf": "20", "b": "0", "row-mt": "1", "cpu-used": "4"})}

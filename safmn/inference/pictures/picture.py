@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from PIL import ExifTags
 
 from safmn.imaging.orientation import TURNS
 from safmn.inference.pictures.exif import load_exif
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from safmn.value_types import Array
 
 WRITABLE = {
     ".png": "PNG",
