@@ -18,9 +18,16 @@ from safmn.registry import DATASET_REGISTRY
 
 
 class BundledPhotosOptions(CropOptions, frozen=True, kw_only=True):
-    """Keys of :class:`BundledPhotos`."""
+    """Keys of :class:`BundledPhotos`.
 
-    names: list[str]  # file names in scikit-image's data folder, e.g. coffee.png
+    Attributes:
+        names: Files in scikit-image's data folder, such as ``coffee.png``.
+        color: ``y`` reads the Y channel alone (BT.601, 16/255 to 235/255); null or ``rgb``: colours.
+        mean: One number for each channel, subtracted from values in [0, 1].
+        std: One number for each channel, by which values are divided after that.
+    """
+
+    names: list[str]
     color: Literal["y", "rgb"] | None = None
     mean: list[float] | None = None
     std: list[float] | None = None

@@ -13,7 +13,14 @@ Options = TypeVar("Options", bound=msgspec.Struct)
 
 
 class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Keys of every data set of ours."""
+    """Keys of every data set of ours.
+
+    Attributes:
+        type: The data set.
+        name: What logs and tables call it.
+        phase: Filled in: what the section's name says.
+        scale: Filled in: the option file's.
+    """
 
     type: str
     name: str = ""
@@ -22,11 +29,17 @@ class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class CropOptions(CommonOptions, frozen=True, kw_only=True):
-    """Keys of a data set that is cut into training patches."""
+    """Keys of a data set that is cut into training patches.
 
-    gt_size: int | None = None  # side of the GT crop; needed for training
+    Attributes:
+        gt_size: Side of the GT patch in pixels, a multiple of the scale; needed for training.
+        use_hflip: Flip half of the patches left to right.
+        use_rot: Flip half of the patches top to bottom, and transpose half of them.
+    """
+
+    gt_size: int | None = None
     use_hflip: bool = False
-    use_rot: bool = False  # vertical flips and transpositions
+    use_rot: bool = False
 
     @property
     def lq_patch(self) -> int:

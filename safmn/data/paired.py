@@ -41,20 +41,40 @@ def _say_unread(meta_info_file: str | None, set_name: str) -> None:
 
 
 class PairedOptions(CropOptions, frozen=True, kw_only=True):
-    """Keys of :class:`PairedImageDataset`."""
+    """Keys of :class:`PairedImageDataset`.
+
+    Attributes:
+        dataroot_gt: Folder of the GT images, or an lmdb.
+        dataroot_lq: Folder of the LQ images, or an lmdb.
+        meta_info_file: A text file that lists the GT images to use; null: all in the folder.
+        filename_tmpl: Name of the LQ image of the GT image ``{}``, both without ending; for example ``{}x4``.
+        io_backend: ``{type: disk}`` for folders, ``{type: lmdb}`` for lmdb data bases.
+        color: ``y`` reads the Y channel alone (BT.601, 16/255 to 235/255); null or ``rgb``: colours.
+        mean: One number for each channel, subtracted from values in [0, 1].
+        std: One number for each channel, by which values are divided after that.
+    """
 
     dataroot_gt: str
     dataroot_lq: str
-    meta_info_file: str | None = None  # lists the images to use; default: all of the folder
-    filename_tmpl: str = "{}"  # name of the LQ image of GT image "{}", both without ending
+    meta_info_file: str | None = None
+    filename_tmpl: str = "{}"
     io_backend: IoBackend = IoBackend()
-    color: Literal["y", "rgb"] | None = None  # "y": one channel, BT.601 luma in [16/255, 235/255]
-    mean: list[float] | None = None  # one for each channel; subtracted from values in [0, 1]
-    std: list[PositiveFloat] | None = None  # one for each channel; divided by, after the mean
+    color: Literal["y", "rgb"] | None = None
+    mean: list[float] | None = None
+    std: list[PositiveFloat] | None = None
 
 
 class SingleOptions(CommonOptions, frozen=True, kw_only=True):
-    """Keys of :class:`SingleImageDataset`; as those of :class:`PairedOptions`."""
+    """Keys of :class:`SingleImageDataset`.
+
+    Attributes:
+        dataroot_lq: Folder of the LQ images, or an lmdb.
+        meta_info_file: A text file that lists the images to use; null: all in the folder.
+        io_backend: ``{type: disk}`` for a folder, ``{type: lmdb}`` for an lmdb.
+        color: ``y`` reads the Y channel alone (BT.601, 16/255 to 235/255); null or ``rgb``: colours.
+        mean: One number for each channel, subtracted from values in [0, 1].
+        std: One number for each channel, by which values are divided after that.
+    """
 
     dataroot_lq: str
     meta_info_file: str | None = None

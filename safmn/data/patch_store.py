@@ -28,11 +28,17 @@ _UPLOAD_BYTES = 1 << 28  # how much is copied to the device at a time
 
 
 class StoreOptions(CropOptions, frozen=True, kw_only=True):
-    """Keys of :class:`PatchStore`."""
+    """Keys of :class:`PatchStore`.
 
-    dataroot: str  # the file that safmn prepare store made
-    device: Literal["cpu", "cuda"] = "cpu"  # "cuda": all pixels are kept in the GPU's memory
-    check_source: CheckSource = "always"  # refuse the store when its source images changed
+    Attributes:
+        dataroot: The file that ``safmn prepare store`` made.
+        device: Where patches are cut: ``cuda`` keeps all pixels in the GPU's memory.
+        check_source: When to compare the store with the images it was made from, and refuse it where they changed.
+    """
+
+    dataroot: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    check_source: CheckSource = "always"
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,24 @@ class GtBackend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RealESRGANOptions(BlurKeys, frozen=True, kw_only=True):
-    """Keys of :class:`RealESRGANDataset`; those of the blur are documented in :class:`BlurKeys`."""
+    """Keys of :class:`RealESRGANDataset`; those of the blur are documented in :class:`BlurKeys`.
+
+    Attributes:
+        type: The data set.
+        name: What logs and tables call it.
+        phase: Filled in: what the section's name says.
+        scale: Filled in: the option file's.
+        dataroot_gt: Folder of the GT images, an lmdb, or a patch store.
+        meta_info: A text file that lists the images to use; null: all in the folder.
+        io_backend: ``{type: disk}``, ``{type: lmdb}`` or ``{type: store}``; the last takes ``check_source`` as well.
+    """
 
     type: str
     name: str = ""
     phase: Literal["train", "val", "test"] = "train"
     scale: int = 1
     dataroot_gt: str
-    meta_info: str | None = None  # lists the images to use; default: all of the folder
+    meta_info: str | None = None
     io_backend: GtBackend = GtBackend()
 
 

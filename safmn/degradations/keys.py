@@ -26,18 +26,26 @@ PUBLISHED_MODES: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
 class PublishedKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Real-ESRGAN's keys of the top level.
 
-    Ranges are [low, high]; ``...2`` is the second stage; ``resize_prob`` is [up, down, keep].
+    Ranges are [low, high]; ``...2`` is the second stage.
 
     Attributes:
-        gt_usm: stage 1 trains towards, and degrades, the sharpened GT.
-        l1_gt_usm, percep_gt_usm, gan_gt_usm: which losses see the sharpened GT. One of them says that this is SAFMN's
-            GAN training, which degrades the GT itself, resizes before the first blur and draws ``nearest`` too.
-        high_order_degradation: true; false means pairs that exist, which other data sets read.
-        noise_range: standard deviation in grey levels of 0..255.
-        poisson_scale_range: factor on Poisson noise.
-        jpeg_range: quality, 1 to 100.
-        gt_size: side of the GT patch.
-        queue_size: pairs in the pool of ``mode: batch_pool``.
+        gt_usm: Train towards the sharpened GT, and degrade it (stage 1).
+        l1_gt_usm: The losses that are not perceptual compare with the sharpened GT. If this key or one of the next two
+            is given, training is that of SAFMN's GAN stage: the GT itself is degraded, resized before the first blur,
+            and ``nearest`` is drawn as well.
+        percep_gt_usm: The perceptual loss compares with the sharpened GT.
+        gan_gt_usm: The discriminator sees the sharpened GT.
+        high_order_degradation: Must be true; pairs that exist are read by other data sets.
+        resize_prob, resize_prob2: How often an image is enlarged, shrunk, or kept; sums to 1.
+        resize_range, resize_range2: Factor of the resizing; must enclose 1.
+        gaussian_noise_prob, gaussian_noise_prob2: Share of Gaussian noise; the rest is Poisson noise.
+        noise_range, noise_range2: Standard deviation of Gaussian noise, in levels of 0 to 255.
+        poisson_scale_range, poisson_scale_range2: Factor on Poisson noise.
+        gray_noise_prob, gray_noise_prob2: Share of noise that is equal in all three channels.
+        jpeg_range, jpeg_range2: JPEG quality, 1 to 100.
+        second_blur_prob: Share of samples that are blurred in the second stage.
+        gt_size: Side of the GT patch in pixels, a multiple of the scale.
+        queue_size: Pairs in the pool of ``mode: batch_pool``.
     """
 
     gt_usm: bool = False
@@ -74,17 +82,22 @@ class DegradationKeys(PublishedKeys, frozen=True, kw_only=True, forbid_unknown_f
         mode: ``per_sample``: every sample draws everything for itself. ``batch_pool``: as published, a batch shares
             resize factors and modes, the kinds of noise, the second blur and the order at the end, and batches are
             mixed in a pool of ``queue_size`` pairs.
-        crop_size: side of the GT crop that is degraded.
-        degrade_sharpened: whether the sharpened GT is degraded. Default: see ``gt_usm`` and ``l1_gt_usm``.
-        resize_first: resize before the first blur. Default: see ``l1_gt_usm``.
-        resize_modes, final_resize_modes: drawn from, each alike; the latter for the way to the LQ size.
-        codec_list, codec_prob: what compresses, and how often; ``diffjpeg`` is BasicSR's.
-        webp_range, avif_range: quality.
-        sensor_noise_prob: share of noise in the first stage that depends on the signal as in a camera's sensor,
-            with variance ``shot * x + read**2``; both are drawn uniformly in the logarithm.
-        bicubic_prob: share of samples that are only shrunk, by MATLAB's bicubic ``imresize``.
-        lanczos_avif_prob: share of samples that are shrunk by Lanczos and compressed by AVIF, as for light SAFMN++.
-        lanczos_avif_range: their AVIF quality; the default covers the quantiser's 31..63 of the AIS 2024 challenge.
+        crop_size: Side of the GT crop that is degraded, in pixels.
+        degrade_sharpened: Degrade the sharpened GT. null: as ``gt_usm`` and ``l1_gt_usm`` say.
+        resize_first: Resize before the first blur. null: as ``l1_gt_usm`` says.
+        resize_modes: Ways to resize, drawn alike. null: as ``l1_gt_usm`` says.
+        final_resize_modes: Ways to resize to the LQ size at the end, drawn alike.
+        codec_list: What compresses: ``jpeg``, ``webp``, ``avif``, or ``diffjpeg``, BasicSR's.
+        codec_prob: How often each of ``codec_list`` is drawn; sums to 1.
+        webp_range: WebP quality, 1 to 100.
+        avif_range: AVIF quality, 1 to 100.
+        sensor_noise_prob: Share of noise in the first stage that depends on the signal, as a camera's sensor does:
+            its variance is ``shot * x + read**2``.
+        sensor_shot_range: Range of ``shot``, drawn uniformly in the logarithm.
+        sensor_read_range: Range of ``read``, drawn uniformly in the logarithm.
+        bicubic_prob: Share of samples that are only shrunk, by MATLAB's bicubic ``imresize``.
+        lanczos_avif_prob: Share of samples that are shrunk by Lanczos and compressed by AVIF, as for light SAFMN++.
+        lanczos_avif_range: Their AVIF quality; the default covers the quantiser's 31 to 63 of the AIS 2024 challenge.
     """
 
     mode: Mode = "per_sample"
@@ -109,11 +122,18 @@ class BlurKeys(Struct, frozen=True, kw_only=True):
     """Keys of the training set's section.
 
     Attributes:
-        blur_kernel_size: the largest kernel; odd sizes from 7 on are drawn.
-        kernel_list, kernel_prob: families and how often each is drawn.
-        sinc_prob: share of sinc kernels; ``final_sinc_prob`` is that of samples with a sinc filter at the end.
-        blur_sigma: standard deviation in pixels.
-        betag_range, betap_range: shape of generalized and plateau kernels; half of the draws lie below 1.
+        gt_size: Side of the GT patch in pixels, a multiple of the scale; may stand at the top level instead.
+        use_hflip: Flip half of the images left to right.
+        use_rot: Flip half of the images top to bottom, and transpose half of them.
+        batch_size_per_gpu: Samples per micro-batch and process; see the loader's keys.
+        blur_kernel_size, blur_kernel_size2: The largest kernel; odd sizes from 7 on are drawn.
+        kernel_list, kernel_list2: Families of blur kernels.
+        kernel_prob, kernel_prob2: How often each of the families is drawn; sums to 1.
+        sinc_prob, sinc_prob2: Share of sinc kernels.
+        blur_sigma, blur_sigma2: Standard deviation of the kernel in pixels.
+        betag_range, betag_range2: Shape of generalized Gaussian kernels; half of the draws lie below 1.
+        betap_range, betap_range2: Shape of plateau kernels; half of the draws lie below 1.
+        final_sinc_prob: Share of samples with a sinc filter at the end.
     """
 
     gt_size: Positive | None = None

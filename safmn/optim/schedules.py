@@ -25,7 +25,14 @@ def multi_step_restart(
     restarts: Sequence[NotNegative] = (0,),
     restart_weights: Sequence[PositiveFloat] = (1,),
 ) -> Schedule:
-    """Constant between milestones, times ``gamma`` at each; back to base * weight at each restart."""
+    """Constant between milestones, times ``gamma`` at each; back to base * weight at each restart.
+
+    Args:
+        milestones: Iterations at which the rate is multiplied.
+        gamma: What it is multiplied by.
+        restarts: Iterations at which the rate returns to the base rate.
+        restart_weights: A factor on the base rate for each restart.
+    """
     if len(restarts) != len(restart_weights):
         raise OptionError("train.scheduler: restarts and restart_weights differ in length")
     steps = sorted(milestones)
@@ -45,7 +52,13 @@ def cosine_annealing_restart(
     restart_weights: Sequence[PositiveFloat] = (1,),
     eta_min: NotNegativeFloat = 0.0,
 ) -> Schedule:
-    """Cosine from base * weight to ``eta_min`` over each period; after the last one the rate stays at ``eta_min``."""
+    """Cosine from base * weight to ``eta_min`` over each period; after the last one the rate stays at ``eta_min``.
+
+    Args:
+        periods: Length of each period in iterations.
+        restart_weights: A factor on the base rate for each period.
+        eta_min: The rate at the end of a period.
+    """
     if len(periods) != len(restart_weights):
         raise OptionError("train.scheduler: periods and restart_weights differ in length")
     ends = list(accumulate(periods))

@@ -20,8 +20,8 @@ from safmn.options.typed import show, to_type
 from safmn.value_types import NotNegative
 
 # Arguments that BasicSR's metrics share: the framework hands them images of (H, W, C), and 4.0 does not crop.
-_METRIC_ARGUMENTS: dict[str, Any] = {"crop_border": NotNegative, "input_order": Literal["HWC"]}
-_IMAGES = ("img", "img2")  # what a metric measures; the framework passes them
+METRIC_ARGUMENTS: dict[str, Any] = {"crop_border": NotNegative, "input_order": Literal["HWC"]}
+METRIC_IMAGES = ("img", "img2")  # what a metric measures; the framework passes them
 _TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # BasicSR's own of other arguments than all the rest
 
 _LOSS_KEYS: dict[str, Any] = {field.encode_name: field.type for field in msgspec.structs.fields(EntryKeys)}
@@ -97,7 +97,7 @@ def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems)
     if component is None:
         return False
     extra = {"better": Literal["higher", "lower"]}
-    _check(section, component, where, problems, without=_IMAGES, hints=_METRIC_ARGUMENTS, extra=extra)
+    _check(section, component, where, problems, without=METRIC_IMAGES, hints=METRIC_ARGUMENTS, extra=extra)
     return "img2" in _signature(component, ()).required
 
 

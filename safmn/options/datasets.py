@@ -24,10 +24,10 @@ class LoaderOptions(Struct, frozen=True, kw_only=True):
     """Keys of the training set's section that the loader reads.
 
     Attributes:
-        batch_size_per_gpu: samples per micro-batch and process.
-        num_worker_per_gpu: loader processes per training process; 0: load in the training process.
-        dataset_enlarge_ratio: an epoch goes this many times through the files. With a fraction the first ones of the
-            list come more often than the others, in every epoch (as in BasicSR).
+        batch_size_per_gpu: Samples per micro-batch and process.
+        num_worker_per_gpu: Loader processes for each training process; 0: load in the training process.
+        dataset_enlarge_ratio: How often an epoch goes through the files. With a fraction the first files of the list
+            come more often than the others in every epoch, as in BasicSR.
     """
 
     batch_size_per_gpu: Positive
@@ -101,7 +101,7 @@ def check_dataset(
     kind = find_component(section, finder(registry.DATASET_REGISTRY), where, problems)
     if kind is None:
         return
-    own, required, is_open = _own_keys(kind)
+    own, required, is_open = own_keys(kind)
     _check_required(section, where, required, phase, problems)
     _check_values(section, where, problems)
     if phase == "train" and "gt_size" in own and section.get("gt_size") is None and top.get("gt_size") is None:
@@ -118,6 +118,11 @@ def check_dataset(
             problems.warn(path, f"cannot be checked: {section['type']} does not show which keys it reads")
         else:
             problems.add(path, f"{section['type']} reads no key {key!r}.{did_you_mean(key, accepted)}")
+
+
+def idle_keys() -> dict[str, str]:
+    """Keys of the training set's section that BasicSR's files carry and that do nothing here, each with the reason."""
+    return {name: key.no_effect or "" for name, key in _LOADER_WITHOUT_EFFECT.items()}
 
 
 def degrades(kind: Any) -> bool:
@@ -169,7 +174,7 @@ def _accepted(own: Mapping[str, Any], phase: str) -> dict[str, _Key]:
     return _UNREAD | loader | {"name": _Key(str), "type": _Key(str)} | keys | filled_in
 
 
-def _own_keys(kind: Any) -> tuple[dict[str, Any], list[str], bool]:
+def own_keys(kind: Any) -> tuple[dict[str, Any], list[str], bool]:
     """The keys of a data set class with their types, those it needs, and whether there may be more.
 
     A class may declare them as ``OPTIONS``, a msgspec Struct; otherwise they are read from its source.

@@ -30,11 +30,11 @@ class EntryKeys(Struct, frozen=True, kw_only=True):
     """Keys of an entry of ``train.losses`` that are not arguments of the loss itself.
 
     Attributes:
-        name: the loss's name in the log, after ``l_``; null: made from the type (``L1Loss``: ``l1``).
-        role: ``image``: compares the network's output with the GT. ``artefact``: the same two images, weighted with
-            LDL's map of artefacts (arXiv 2203.09195). ``adversarial``: judges the discriminator's scores. null:
+        name: The loss's name in the log, after ``l_``. null: made from the type; ``L1Loss`` becomes ``l1``.
+        role: ``image`` compares the network's output with the GT. ``artefact`` compares the same two images, weighted
+            with LDL's map of artefacts (arXiv 2203.09195). ``adversarial`` judges the discriminator's scores. null:
             ``adversarial`` where the loss takes ``target_is_real``, else ``image``.
-        sharpened: compare with the sharpened GT; null: what ``l1_gt_usm`` and its like say.
+        sharpened: Compare with the sharpened GT. null: as ``gt_usm``, ``l1_gt_usm`` and ``percep_gt_usm`` say.
     """
 
     name: str | None = None

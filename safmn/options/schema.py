@@ -1,51 +1,146 @@
 """The JSON Schema of option files, with which an editor completes and checks them while they are written.
 
-``python -m safmn.options.schema > options.schema.json``, then point the editor's YAML support at it: in VS Code
-``"yaml.schemas": {"options.schema.json": "options/*.yml"}``. The arguments of components are not in it; they are
-checked by :func:`safmn.options.load_options`.
+``python -m safmn.options.reference`` writes it to ``safmn/options/schema.json``, which the first line of every file in
+``options/`` names. Components of a user's own are unknown to it; :func:`safmn.options.load_options` knows them.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from safmn import registry
-from safmn.options.components import OPTIMIZERS, SCHEDULES, metrics, models
+from safmn.options import described
+from safmn.options.datasets import LoaderOptions, idle_keys
+from safmn.options.described import Described, DescribedKey
 from safmn.options.losses import PUBLISHED
-from safmn.options.types import OptionFile
+from safmn.options.signatures import REQUIRED
+from safmn.options.types import (
+    DistParams,
+    LoggerSection,
+    OptionFile,
+    PathOptions,
+    TeacherSection,
+    TrainSection,
+    ValSection,
+    WandbOptions,
+)
+
+Schema = dict[str, Any]
+
+_SECTIONS = (DistParams, LoggerSection, PathOptions, TeacherSection, TrainSection, ValSection, WandbOptions)
+_NULL = {"type": "null"}
 
 
-def json_schema() -> dict[str, Any]:
-    """The schema, with the names that each ``type`` may have: those registered now."""
-    schema = msgspec.json.schema(OptionFile)
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SAFMN option file", **schema}
-    sections = schema["$defs"]
-    top, train = sections["OptionFile"]["properties"], sections["TrainSection"]["properties"]
-    for name in ("network_g", "network_d"):
-        _name_types(top[name], registry.names(registry.ARCH_REGISTRY))
-    _name_types(top["datasets"]["additionalProperties"], registry.names(registry.DATASET_REGISTRY))
-    for name in PUBLISHED:
-        _name_types(train[name], registry.names(registry.LOSS_REGISTRY))
-    for name in ("optim_g", "optim_d"):
-        _name_types(train[name], OPTIMIZERS)
-    _name_types(train["scheduler"], SCHEDULES)
-    _name_types(sections["ValSection"]["properties"]["metrics"]["additionalProperties"], metrics())
-    top["model_type"] |= {"enum": models()}
-    return schema
+def json_schema() -> Schema:
+    """The schema of a whole option file, with the arguments of every component that is registered now."""
+    sections = {kind.__name__: _section(described.section(kind)) for kind in _SECTIONS}
+    loss = described.losses()
+    sections |= {
+        "network": _by_type(described.networks()),
+        "loss": _by_type(loss),
+        "listed_loss": _by_type(loss, beside=described.loss_keys().keys),
+        "metric": _by_type(described.metrics(), beside=[_better()]),
+        "optimiser": _by_type(described.optimisers()),
+        "scheduler": _by_type(described.schedules()),
+        "dataset": _by_type(described.data_sets(), beside=_beside_data_sets()),
+    }
+    top = _section(described.section(OptionFile))
+    places = {
+        "network_g": _ref("network"),
+        "network_d": _or_null(_ref("network")),
+        "datasets": {"type": "object", "additionalProperties": _or_null(_ref("dataset"))},
+        "model_type": {"type": "string", "enum": [model.name for model in described.models()]},
+        "path": _or_null(_ref("PathOptions")),
+        "train": _or_null(_ref("TrainSection")),
+        "val": _or_null(_ref("ValSection")),
+        "logger": _or_null(_ref("LoggerSection")),
+        "dist_params": _or_null(_ref("DistParams")),
+        "<<": {},
+    }
+    for name, schema in places.items():
+        top["properties"][name] = {**top["properties"].get(name, {}), **schema}
+    _place(sections["TrainSection"], {key: _or_null(_ref("loss")) for key in PUBLISHED})
+    _place(sections["TrainSection"], {"losses": _or_null({"type": "array", "items": _ref("listed_loss")})})
+    _place(sections["TrainSection"], {"optim_g": _ref("optimiser"), "optim_d": _or_null(_ref("optimiser"))})
+    _place(sections["TrainSection"], {"scheduler": _ref("scheduler"), "teacher": _or_null(_ref("TeacherSection"))})
+    metric_list = {"type": "object", "additionalProperties": _or_null(_ref("metric"))}
+    _place(sections["ValSection"], {"metrics": _or_null(metric_list)})
+    _place(sections["LoggerSection"], {"wandb": _or_null(_ref("WandbOptions"))})
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, "title": "SAFMN option file", **top, "$defs": sections}
 
 
-def _name_types(section: dict[str, Any], names: Iterable[str]) -> None:
-    """Let ``type`` in a component's schema (or in the member of a union that is an object) be one of the names."""
-    for part in section.get("anyOf", [section]):
-        if part.get("type") == "object":
-            part |= {"properties": {"type": {"enum": sorted(names)}}, "required": ["type"]}
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name}"}
 
 
-if __name__ == "__main__":
-    json.dump(json_schema(), sys.stdout, indent=2)
-    sys.stdout.write("\n")
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, _NULL]}
+
+
+def _place(section: Schema, keys: Schema) -> None:
+    for name, schema in keys.items():
+        text = section["properties"].get(name, {}).get("description")
+        section["properties"][name] = {**schema, **({"description": text} if text else {})}
+
+
+def _better() -> DescribedKey:
+    text = "Which values are better; without it, what the metric's name says."
+    return DescribedKey("better", str, None, text)
+
+
+def _beside_data_sets() -> list[DescribedKey]:
+    """Keys that every data set's section may have beside its own: the loader's, and those without effect."""
+    loader = described.section(LoaderOptions).keys
+    own = [DescribedKey(key.name, key.hint, None, key.text) for key in loader]
+    filled_in = [DescribedKey(name, Any, None, "") for name in ("name", "phase", "scale")]
+    return [*filled_in, *own, *(DescribedKey(name, Any, None, text) for name, text in idle_keys().items())]
+
+
+def _section(kind: Described) -> Schema:
+    return {"type": "object", "description": kind.text, "additionalProperties": False, **_properties(kind.keys)}
+
+
+def _by_type(kinds: Sequence[Described], *, beside: Sequence[DescribedKey] = ()) -> Schema:
+    """A section whose ``type`` names one of the components, and whose other keys are that one's arguments."""
+    cases = []
+    for kind in kinds:
+        own = {key.name for key in kind.keys}
+        accepted = _properties([*kind.keys, *(key for key in beside if key.name not in own)])
+        accepted["properties"] |= {"type": {"const": kind.name, "description": kind.text}, "<<": {}}
+        accepted["additionalProperties"] = kind.is_open
+        cases.append({"if": {"properties": {"type": {"const": kind.name}}}, "then": accepted})
+    names = {"enum": [kind.name for kind in kinds]}
+    return {"type": "object", "required": ["type"], "properties": {"type": names}, "allOf": cases}
+
+
+def _properties(keys: Sequence[DescribedKey]) -> Schema:
+    required = [key.name for key in keys if key.default is REQUIRED]
+    properties = {key.name: _property(key) for key in keys}
+    return {"properties": properties, **({"required": required} if required else {})}
+
+
+def _property(key: DescribedKey) -> Schema:
+    """A key with a default may be null, which means that it is not given."""
+    schema = _type(key.hint)
+    if key.default is not REQUIRED and schema:
+        schema = _or_null(schema) if schema.get("anyOf", [None])[-1] != _NULL else schema
+    if key.text:
+        schema = {**schema, "description": key.text}
+    if key.default is None or key.default is REQUIRED:
+        return schema
+    try:
+        return {**schema, "default": msgspec.to_builtins(key.default)}
+    except TypeError:
+        return schema
+
+
+def _type(hint: Any) -> Schema:
+    """The schema of a plain type; sections inside it are placed by :func:`json_schema`."""
+    try:
+        schema = msgspec.json.schema(hint)
+    except TypeError:
+        return {}
+    return {} if "$ref" in schema or "$defs" in schema else schema

@@ -17,16 +17,18 @@ Component: TypeAlias = dict[str, Any]  # has `type`; the rest is checked against
 
 
 class PathOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where weights come from and results go. ``~`` at the start of a path is the home folder.
+    """Where weights come from and results go. A tilde at the start of a path is the home folder.
 
     Attributes:
-        pretrain_network_g, pretrain_network_d: weights to start from (training) or to test.
-        param_key_g, param_key_d: the key in the weight file; null: ``params`` in training, in
-            testing ``params_ema`` if it is there, else ``params``.
-        strict_load_g, strict_load_d: refuse weights that do not fit the network exactly.
-        resume_state: a checkpoint (or a BasicSR ``.state`` file) to continue from.
-        ignore_resume_networks: only null is supported so far.
-        experiments_root, results_root: folders that hold a folder for each run; null: ``experiments``, ``results``.
+        pretrain_network_g, pretrain_network_d: Weights to start training from, or to test: a file, or a name of
+            ``safmn zoo``.
+        param_key_g, param_key_d: The key in the weight file. null: ``params`` in training; in testing ``params_ema`` if
+            it is there, else ``params``.
+        strict_load_g, strict_load_d: Refuse weights that do not fit the network exactly.
+        resume_state: A checkpoint, or a ``.state`` file of BasicSR, to continue from.
+        ignore_resume_networks: Only null is supported.
+        experiments_root: The folder for the folders of training runs; null: ``experiments``.
+        results_root: The folder for the folders of tests; null: ``results``.
     """
 
     pretrain_network_g: str | None = None
@@ -45,8 +47,8 @@ class TeacherSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A network whose output is learned instead of the GT (knowledge distillation).
 
     Attributes:
-        weights: a weight file, or a name of ``safmn zoo``; of the option file's scale.
-        except_images: a pattern (``drawing*``): GT images of such names are learned themselves; null: none.
+        weights: A weight file, or a name of ``safmn zoo``; of the option file's scale.
+        except_images: A pattern, such as ``drawing*``: images with such a name keep their GT. null: none.
     """
 
     weights: Annotated[str, Meta(min_length=1)]
@@ -57,27 +59,32 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How the network is trained.
 
     Attributes:
-        total_iter: optimiser steps.
-        warmup_iter: linear warm-up over the first steps; -1 or 0: none.
-        ema_decay: decay of the running mean of the weights; 0: none is kept.
-        ema_warmup: let the decay grow to ``ema_decay`` as (1 + i) / (10 + i), for short runs.
-        precision: arithmetic of the forward and backward pass; null: fp32.
-        compile: ``torch.compile`` the network; null: no.
-        kernels: what computes the network: torch, or native, ours for SAFMN, which are faster.
-        cuda_graph: on one NVIDIA GPU, launch each step as one recorded CUDA graph.
-        channels_last: memory format; null: yes, but for the native kernels of the CPU.
-        accumulate: micro-batches per optimiser step; equals a batch that many times as large.
-        grad_clip: largest norm of the gradient; null: not clipped.
-        on_nonfinite: what a NaN or Inf in loss or gradient does: stop the run, or skip the step.
-        max_skips: more skipped steps than that stop the run.
-        optim_g, optim_d: Adam, AdamW or SGD, with the arguments of torch's class, or Muon (safmn/optim/muon.py).
-        scheduler: MultiStepLR, MultiStepRestartLR or CosineAnnealingRestartLR, with BasicSR's arguments.
-        teacher: a network whose output takes the GT's place.
-        losses: any number of losses, each with its constructor's arguments and the keys of
-            :class:`safmn.options.losses.EntryKeys`.
-        pixel_opt, fft_opt, perceptual_opt, gan_opt: BasicSR's keys for one loss each; read as entries of ``losses``.
-        ldl_opt, artifacts_opt: the artefact (LDL) loss under BasicSR's name and under the published SAFMN files' name.
-        net_d_iters, net_d_init_iters: the generator is trained on every net_d_iters-th step after net_d_init_iters.
+        total_iter: Optimiser steps of the whole run.
+        optim_g: The optimiser of ``network_g``: ``type`` and its arguments.
+        scheduler: The learning rate over the run: ``type`` and its arguments.
+        optim_d: The optimiser of ``network_d``.
+        warmup_iter: Steps over which the learning rate rises linearly from 0; -1 or 0: none.
+        ema_decay: Decay of the moving average of the weights, which is validated and shipped; 0: no average.
+        ema_warmup: Let the decay grow to ``ema_decay`` as (1 + i) / (10 + i), for short runs.
+        precision: Arithmetic of the forward and backward pass; null: fp32.
+        compile: Run the network through ``torch.compile``; null: no.
+        kernels: What computes the network: ``torch``, or ``native``, our faster kernels for SAFMN.
+        cuda_graph: On one NVIDIA GPU, launch each step as one recorded CUDA graph.
+        channels_last: Memory format of the images; null: yes, except with the native kernels of the CPU.
+        accumulate: Micro-batches per optimiser step; has the effect of a batch that many times as large.
+        grad_clip: Largest norm of the gradient; null: not clipped.
+        on_nonfinite: What a NaN or Inf in a loss or gradient does: ``stop`` the run, or ``skip`` the step.
+        max_skips: The run stops when more steps than this were skipped.
+        teacher: A network whose output takes the GT's place.
+        losses: A list of losses: ``type``, the arguments of its constructor, and the keys of an entry (below).
+        pixel_opt: BasicSR's key for the pixel loss; read as an entry of ``losses``.
+        fft_opt: The published SAFMN files' key for the frequency loss; read as an entry of ``losses``.
+        perceptual_opt: BasicSR's key for the perceptual loss; read as an entry of ``losses``.
+        gan_opt: BasicSR's key for the adversarial loss; read as an entry of ``losses``.
+        ldl_opt: BasicSR's key for the artefact loss (LDL); read as an entry of ``losses``.
+        artifacts_opt: The published SAFMN files' key for the artefact loss; the same as ``ldl_opt``.
+        net_d_iters: The generator is trained in every ``net_d_iters``-th step; the discriminator in all.
+        net_d_init_iters: Steps before the generator is trained at all.
     """
 
     total_iter: Positive
@@ -112,11 +119,11 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Validation during training, and testing.
 
     Attributes:
-        val_freq: iterations between validations; there is one at the end too.
-        save_img: write the network's output images.
-        suffix: of the names of saved images; null: the run's name, in training the iteration.
-        pbar: show a progress bar over the images.
-        metrics: name (free) -> metric function with its arguments, and ``better: higher|lower``.
+        val_freq: Iterations between validations; there is one at the end as well.
+        save_img: Write the network's output images.
+        suffix: Added to the names of saved images; null: the run's name, in training the iteration.
+        pbar: Show a progress bar over the images.
+        metrics: A section for each metric: a name of your choice, then ``type`` and its arguments.
     """
 
     val_freq: Positive = 5000
@@ -127,7 +134,13 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class WandbOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Weights & Biases; only null is supported so far."""
+    """Weights & Biases; only null is supported.
+
+    Attributes:
+        project: The project; must be null.
+        entity: The owner of the project; has no effect.
+        resume_id: The run to go on with; has no effect.
+    """
 
     project: str | None = None
     entity: str | None = None
@@ -138,12 +151,13 @@ class LoggerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What is logged and kept, and how often (in iterations).
 
     Attributes:
-        print_freq: iterations between log lines.
-        save_checkpoint_freq: iterations between checkpoints.
-        use_tb_logger: write TensorBoard files.
-        keep_last: so many newest checkpoints are kept.
-        keep_every: checkpoints at multiples of this iteration are kept for good; null: none.
-        keep_best: the checkpoint with the best metric is kept.
+        print_freq: Iterations between log lines.
+        save_checkpoint_freq: Iterations between checkpoints.
+        use_tb_logger: Write TensorBoard files.
+        wandb: Weights & Biases; only null is supported.
+        keep_last: How many of the newest checkpoints are kept.
+        keep_every: Checkpoints at multiples of this iteration are always kept; null: none.
+        keep_best: Keep the checkpoint with the best value of the first metric.
     """
 
     print_freq: Positive = 100
@@ -156,7 +170,12 @@ class LoggerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class DistParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Distributed training. ``backend: nccl`` on a machine without CUDA becomes gloo."""
+    """Training in several processes.
+
+    Attributes:
+        backend: What the processes communicate with; ``nccl`` becomes ``gloo`` on a machine without CUDA.
+        port: The port of the first process, where torchrun does not give one.
+    """
 
     backend: Literal["nccl", "gloo"] = "nccl"
     port: Annotated[int, Meta(ge=1, le=65535)] = 29500
@@ -178,7 +197,28 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
     """Everything that may stand at the top level of an option file.
 
     Attributes:
-        imports: files (``my_arch.py``) and installed modules that register components of the user's own.
+        name: The run's name; its folder is ``experiments/<name>`` or ``results/<name>``.
+        model_type: What is trained and how; see Models.
+        scale: Enlargement along each side. Must be the network's.
+        datasets: A section for each data set: ``train``, ``val``, ``val_2``, ..., ``test_1``, ... A set that is null is
+            left out.
+        network_g: The network: ``type`` and the arguments of its constructor.
+        network_d: The discriminator, for models that train one; as ``network_g``.
+        num_gpu: GPUs that are used; 0 computes on the CPU; ``auto`` takes all there are.
+        manual_seed: Seed of everything that is drawn. BasicSR draws one where none is given; here a run repeats.
+        deterministic: Use torch's deterministic algorithms, and refuse to run where there is none.
+        find_unused_parameters: As in DistributedDataParallel: some weights may take no part in a step.
+        use_static_graph: Has no effect; accepted because BasicSR's files carry it.
+        auto_resume: Has no effect in a file, as in BasicSR; give ``--auto_resume`` on the command line.
+        degradation: Keys of the degradation that Real-ESRGAN does not have; see below.
+        path: Where weights come from and results go.
+        train: How the network is trained; a file without it can only test.
+        val: Validation during training, and testing.
+        logger: What is logged and kept.
+        dist_params: Training in several processes.
+        expect: Numbers that a test must reproduce; see below.
+        imports: Python files (``my_arch.py``) and installed modules that register components of your own. They are run
+            when the option file is read.
     """
 
     name: Annotated[str, Meta(min_length=1)]

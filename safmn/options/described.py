@@ -1,0 +1,184 @@
+"""What every section and component of an option file accepts, as data: names, types, defaults, explanations.
+
+Everything comes from the declarations themselves: constructors' signatures, typed Structs and their docstrings. The
+JSON Schema (:mod:`safmn.options.schema`) and the reference (:mod:`safmn.options.reference`) are made from it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docstring_parser
+import msgspec
+
+from safmn import registry
+from safmn.optim.optimizers import OPTIMIZERS, TORCH_ARGUMENTS
+from safmn.optim.schedules import SCHEDULES
+from safmn.options import components, datasets
+from safmn.options.losses import EntryKeys
+from safmn.options.signatures import REQUIRED, signature_of
+from safmn.options.typed import struct_defaults
+
+_FILLED_IN = ("type", "phase", "scale")  # keys of a data set that the framework passes, or that name the component
+
+
+@dataclass(frozen=True)
+class DescribedKey:
+    """One key.
+
+    Attributes:
+        name: as it stands in the file.
+        hint: its type.
+        default: the value where it is left out, or ``REQUIRED``.
+        text: what it does; empty where its component does not say.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    text: str
+
+
+@dataclass(frozen=True)
+class Described:
+    """A section, or a component that ``type`` names.
+
+    Attributes:
+        name: of the component, or of the section.
+        text: what it is, in a sentence.
+        keys: what it accepts, ``type`` aside.
+        is_open: whether it may accept more keys, which cannot be known without running it.
+        ours: whether this package declares it.
+    """
+
+    name: str
+    text: str
+    keys: tuple[DescribedKey, ...]
+    is_open: bool
+    ours: bool
+
+
+def section(kind: type[msgspec.Struct], name: str = "") -> Described:
+    """A section that a typed Struct declares."""
+    defaults, texts = struct_defaults(kind), _texts(kind)
+    keys = tuple(
+        DescribedKey(name, field.type, defaults.get(name, REQUIRED), texts.get(name, ""))
+        for field in msgspec.structs.fields(kind)
+        for name in [field.encode_name]
+    )
+    return Described(name or kind.__name__, _summary(kind), keys, is_open=False, ours=True)
+
+
+def networks() -> list[Described]:
+    """Every network that is registered, ours first."""
+    return _registered(registry.ARCH_REGISTRY)
+
+
+def losses() -> list[Described]:
+    """Every loss that is registered, ours first."""
+    return _registered(registry.LOSS_REGISTRY)
+
+
+def loss_keys() -> Described:
+    """The keys of an entry of ``train.losses`` that are not arguments of the loss."""
+    return section(EntryKeys, "losses")
+
+
+def metrics() -> list[Described]:
+    """Every metric that measures images as arrays, ours first."""
+    found = components.metrics()
+    without, hints = components.METRIC_IMAGES, components.METRIC_ARGUMENTS
+    return _ours_first([_component(name, kind, without=without, hints=hints) for name, kind in found.items()])
+
+
+def optimisers() -> list[Described]:
+    """Every optimiser."""
+    return [
+        _component(name, kind, without=("params",), hints=TORCH_ARGUMENTS if kind.__module__ != "safmn" else {})
+        for name, kind in OPTIMIZERS.items()
+    ]
+
+
+def schedules() -> list[Described]:
+    """Every learning-rate schedule."""
+    return [_component(name, kind) for name, kind in SCHEDULES.items()]
+
+
+def data_sets() -> list[Described]:
+    """Every data set that is registered, ours first; the loader's keys are not among theirs."""
+    kinds = {name: registry.find(registry.DATASET_REGISTRY, name) for name in registry.names(registry.DATASET_REGISTRY)}
+    return _ours_first([_data_set(name, kind) for name, kind in kinds.items()])
+
+
+def models() -> list[Described]:
+    """Every model that this engine runs, without keys: those are the sections ``train`` and ``degradation``."""
+    kinds = {name: registry.find(registry.MODEL_REGISTRY, name) for name in components.models()}
+    return [Described(name, _summary(kind), (), is_open=False, ours=True) for name, kind in kinds.items()]
+
+
+def _registered(kind: registry.Registry) -> list[Described]:
+    return _ours_first([_component(name, registry.find(kind, name)) for name in registry.names(kind)])
+
+
+def _ours_first(found: list[Described]) -> list[Described]:
+    return sorted(found, key=lambda described: (not described.ours, described.name.lower()))
+
+
+def _component(
+    name: str, kind: Callable[..., Any], *, without: tuple[str, ...] = (), hints: Mapping[str, Any] | None = None
+) -> Described:
+    signature, texts = signature_of(kind, without), _texts(kind)
+    keys = tuple(
+        DescribedKey(key, (hints or {}).get(key, hint), signature.defaults[key], texts.get(key, ""))
+        for key, hint in signature.hints.items()
+    )
+    return Described(name, _summary(kind), keys, signature.is_open, _is_ours(kind))
+
+
+def _data_set(name: str, kind: Any) -> Described:
+    declared = getattr(kind, "OPTIONS", None)
+    if declared is not None:
+        own = section(declared)
+        keys = tuple(key for key in own.keys if key.name not in _FILLED_IN)
+        return Described(name, _summary(kind), keys, is_open=False, ours=_is_ours(kind))
+    hints, _, is_open = datasets.own_keys(kind)
+    keys = tuple(DescribedKey(key, hint, None, "") for key, hint in sorted(hints.items()) if key not in _FILLED_IN)
+    return Described(name, _summary(kind), keys, is_open, ours=False)
+
+
+def _is_ours(kind: Any) -> bool:
+    return str(kind.__module__).startswith("safmn.")
+
+
+def _summary(kind: Any) -> str:
+    """The first paragraph of a docstring, without Sphinx's roles."""
+    parsed = docstring_parser.parse(_own_doc(kind))
+    return _plain(parsed.short_description or "")
+
+
+def _own_doc(kind: Any) -> str:
+    return inspect.cleandoc(kind.__doc__ or "")
+
+
+def _texts(kind: Any) -> dict[str, str]:
+    """What the docstrings of a class and of its parents, or of a function, say about each argument or attribute."""
+    texts: dict[str, str] = {}
+    for part in kind.__mro__ if isinstance(kind, type) else (kind,):
+        if part is object or part is msgspec.Struct:
+            continue
+        for entry in docstring_parser.parse(_own_doc(part)).params:
+            for name in entry.arg_name.split(","):
+                texts.setdefault(name.strip(), _plain(entry.description or ""))
+    return texts
+
+
+def _plain(text: str) -> str:
+    """Text on one line, as Markdown: ``:class:`Name``` and double backquotes become single ones."""
+    joined = " ".join(text.split())
+    joined = joined[:1].upper() + joined[1:]
+    for role in (":class:", ":func:", ":mod:", ":data:", ":attr:", ":meth:"):
+        joined = joined.replace(role, "")
+    return joined.replace("``", "`").replace("`~", "`")

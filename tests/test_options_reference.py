@@ -1,0 +1,107 @@
+"""The generated reference and schema of option files: as committed, complete, and right about every file we ship."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from safmn.options import described
+from safmn.options.problems import Problems
+from safmn.options.reader import read_document
+from safmn.options.reference import markdown
+from safmn.options.schema import json_schema
+from safmn.options.signatures import REQUIRED
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+OPTION_FILES = sorted((REPOSITORY / "options").rglob("*.yml"))
+FIRST_LINE = "# yaml-language-server: $schema="
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return json_schema()
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    problems = Problems(path)
+    data = read_document(path, problems).data
+    problems.raise_all()
+    return data
+
+
+def mistakes(schema: dict[str, Any], data: Any) -> list[str]:
+    return [error.json_path for error in jsonschema.Draft202012Validator(schema).iter_errors(data)]
+
+
+def test_the_committed_files_are_what_the_code_makes(schema: dict[str, Any]) -> None:
+    advice = "run python -m safmn.options.reference"
+    assert (REPOSITORY / "docs/options.md").read_text(encoding="utf-8") == markdown(), advice
+    assert json.loads((REPOSITORY / "safmn/options/schema.json").read_text(encoding="utf-8")) == schema, advice
+
+
+def test_every_key_of_ours_says_what_it_does() -> None:
+    groups = (
+        described.networks(), described.losses(), described.metrics(), described.optimisers(), described.schedules(),
+        described.data_sets(),
+    )  # fmt: skip
+    silent = [
+        f"{kind.name}.{key.name}"
+        for group in groups
+        for kind in group
+        if kind.ours
+        for key in kind.keys
+        if not key.text
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", OPTION_FILES, ids=lambda path: path.stem)
+def test_every_option_file_fits_the_schema_and_names_it(path: Path, schema: dict[str, Any]) -> None:
+    assert mistakes(schema, data_of(path)) == []
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith(FIRST_LINE)
+    assert (path.parent / first.removeprefix(FIRST_LINE)).resolve() == REPOSITORY / "safmn/options/schema.json"
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "where"),
+    [
+        (("network_g", "n_block"), 8, "$.network_g"),
+        (("network_g", "dim"), "36", "$.network_g.dim"),
+        (("network_g", "type"), "SAFNM", "$.network_g.type"),
+        (("train", "optim_g", "lr"), -1, "$.train.optim_g.lr"),
+        (("train", "pixel_opt", "weight"), 1, "$.train.pixel_opt"),
+        (("datasets", "train", "gt_sise"), 256, "$.datasets.train"),
+        (("val", "metrics", "psnr", "crop"), 4, "$.val.metrics.psnr"),
+        (("total_iter",), 4, "$"),
+    ],
+)
+def test_the_schema_rejects_what_we_reject(
+    keys: tuple[str, ...], value: object, where: str, schema: dict[str, Any]
+) -> None:
+    data = copy.deepcopy(data_of(REPOSITORY / "options/train_x4.yml"))
+    section = data
+    for key in keys[:-1]:
+        section = section[key]
+    section[keys[-1]] = value
+    found = [error for error in jsonschema.Draft202012Validator(schema).iter_errors(data)]
+    leaves = {leaf.json_path for error in found for leaf in _leaves(error)}
+    assert where in leaves
+
+
+def _leaves(error: Any) -> list[Any]:
+    return [leaf for inner in error.context for leaf in _leaves(inner)] if error.context else [error]
+
+
+def test_yaml_of_the_schema_has_defaults_and_required_keys(schema: dict[str, Any]) -> None:
+    [safmn] = [kind for kind in described.networks() if kind.name == "SAFMN"]
+    assert {key.name: key.default for key in safmn.keys}["dim"] == 36
+    [paired] = [kind for kind in described.data_sets() if kind.name == "PairedImageDataset"]
+    assert {key.name for key in paired.keys if key.default is REQUIRED} == {"dataroot_gt", "dataroot_lq"}
+    assert yaml.safe_load(json.dumps(schema)) == json.loads(json.dumps(schema))
