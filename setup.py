@@ -23,6 +23,7 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=["safmn", "safmn.*"]),
     package_data={
+        "safmn.options": ["schema.json"],
         "safmn.weights.zoo": ["*.safetensors", "*.json", "NOTICE.md"],
         "safmn.kernels.cpu": ["*.cpp", "*.h"],
     },
