@@ -30,7 +30,7 @@ from typing import Any
 
 import cv2
 import torch
-from complexity_table import FAMILY
+from complexity_table import SIZES
 from skimage import data
 from torch import Tensor, nn
 
@@ -73,7 +73,7 @@ class Subject:
 
 def subject_named(name: str) -> Subject:
     """A network of complexity_table.py, with the weights of the zoo where there are some; or of a weight file."""
-    arguments = {family: (kind, values) for family, kind, values in FAMILY}
+    arguments = {family: (kind, values) for family, kind, values in SIZES}
     if name not in arguments:
         if name in zoo.entries() or Path(name).exists():
             return Subject(name, load_network(name), trained=True)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from safmn.archs import FAMILY
 from safmn.archs.complexity import complexity
 from safmn.errors import OptionError, exit_status
 from safmn.evaluation.published import ROWS
@@ -26,15 +27,7 @@ from safmn.system.console import say, table
 from safmn.weights import load_network
 
 # Name, registered type, the published arguments.
-FAMILY: list[tuple[str, str, dict[str, Any]]] = [
-    *((f"SAFMN x{s}", "SAFMN", {"dim": 36, "n_blocks": 8, "upscaling_factor": s}) for s in (2, 3, 4)),
-    *((f"SAFMN-L x{s}", "SAFMN", {"dim": 128, "n_blocks": 16, "upscaling_factor": s}) for s in (2, 3, 4)),
-    ("SAFMN_NTIRE23 x4", "SAFMN_NTIRE23", {}),
-    ("SAFMNPP x4", "SAFMNPP", {}),
-    ("LightSAFMNPP x4", "LightSAFMNPP", {}),
-    ("SAFMNv3 x4", "SAFMNv3", {}),
-    ("SAFMN_BCIE", "SAFMN_BCIE", {}),
-]
+SIZES = [(name, network.__name__, arguments) for network in FAMILY for name, arguments in network.sizes.items()]
 
 # Name, registered type in BasicSR, arguments: x4.
 PEERS: list[tuple[str, str, dict[str, Any]]] = [
@@ -81,7 +74,7 @@ def networks(files: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
     if files:
         yield from ((file, load_network(file)) for file in files)
         return
-    for name, kind, arguments in FAMILY:
+    for name, kind, arguments in SIZES:
         with torch.device("meta"):
             network = build(ARCH_REGISTRY, {"type": kind, **arguments})
         yield name, network

@@ -22,15 +22,7 @@ from safmn.archs.complexity import complexity
 from safmn.errors import OptionError
 from safmn.registry import ARCH_REGISTRY, build, find
 
-# Every member of the family, small.
-SMALL: dict[str, dict[str, Any]] = {
-    "SAFMN": {"dim": 8, "n_blocks": 2, "upscaling_factor": 3},
-    "SAFMN_BCIE": {"dim": 8, "n_blocks": 2, "num_layers": 2},
-    "SAFMN_NTIRE23": {"dim": 8, "n_blocks": 2},
-    "SAFMNPP": {"dim": 9, "n_blocks": 2, "upscaling_factor": 2},
-    "LightSAFMNPP": {"dim": 8, "n_blocks": 2},
-    "SAFMNv3": {"dim": 16, "num_blocks": 2, "upscaling_factor": 3},
-}
+SMALL: dict[str, dict[str, Any]] = {network.__name__: network.small for network in FAMILY}
 NAMES = [network.__name__ for network in FAMILY]
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import safmn
 from safmn.archs import FAMILY
+from safmn.archs.stages import Plain
 from safmn.errors import OptionError
 from safmn.inference.backends import NAMES, Backend, auto, available_backends, make_backend
-from safmn.inference.stages import Plain
 from safmn.registry import ARCH_REGISTRY, build
 
 SMALL = {"SAFMN_BCIE": {"dim": 8, "n_blocks": 1, "num_layers": 1}, "SAFMNv3": {"dim": 16, "num_blocks": 1}}

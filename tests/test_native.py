@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from safmn.archs import SAFMN, SAFMN_BCIE, SAFMN_NTIRE23, SAFMNPP
+from safmn.archs.stages import Chain, Skip, Stage, StageModule, stages_of
 from safmn.errors import OptionError
 from safmn.imaging import read_rgb, to_tensor, to_uint8
 from safmn.inference import Upscaler
 from safmn.inference.backends import make_backend
-from safmn.inference.stages import Chain, Skip, Stage, StageModule, stages_of
 from safmn.kernels.cpu import build
 from safmn.kernels.cpu import inference as kernels
 from safmn.kernels.cpu.programs import translate

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from safmn.archs import SAFMN, SAFMN_BCIE, SAFMNPP, LightSAFMNPP
+from safmn.archs.stages import stages_of
 from safmn.errors import DataError
 from safmn.imaging import read_rgb
 from safmn.inference import Upscaler, streaming, tiling
-from safmn.inference.stages import stages_of
 from safmn.inference.streaming import bytes_per_column, stream
 from safmn.inference.tiling import Cut, Frame
 from safmn.system.memory import PeakMemory

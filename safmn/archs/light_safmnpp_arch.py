@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from safmn.archs.blocks import SimpleSAFM
+from safmn.archs.family import family_member
 from safmn.archs.receptive import Conv, halo
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
-from safmn.registry import ARCH_REGISTRY
+from safmn.archs.stages import Chain, conv_stage, image_stage, mixer_stage, simple_safm_stages, skip
 from safmn.value_types import Positive, PositiveFloat
 
 
@@ -48,7 +49,7 @@ class LightSAFMNPPBlock(nn.Module):
         return x
 
 
-@ARCH_REGISTRY.register()
+@family_member(small={"dim": 8, "n_blocks": 2}, sizes={"LightSAFMNPP x4": {}})
 class LightSAFMNPP(nn.Module):
     """Light SAFMN++: no biases, no normalisation, one skip around all blocks.
 
@@ -83,6 +84,17 @@ class LightSAFMNPP(nn.Module):
         x = self.feats(x) + x
         image: Tensor = self.to_img(x)  # (B, 3, h * scale, w * scale)
         return image
+
+    def stages(self) -> Chain:
+        """The network as a chain of stages; see :mod:`safmn.archs.stages`."""
+        network: Any = self  # to the type checker an attribute of a module is a Tensor or a Module
+        dim = network.to_feat.out_channels
+        blocks = tuple(
+            stage
+            for block in network.feats
+            for stage in (*simple_safm_stages(block.conv1), mixer_stage(block.conv2.conv))
+        )
+        return (conv_stage(network.to_feat), skip(blocks, dim), image_stage(network.to_img, dim, network.scale))
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:

@@ -10,13 +10,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from safmn.archs.blocks import FMM
+from safmn.archs.family import family_member
 from safmn.archs.receptive import Conv, halo
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
-from safmn.registry import ARCH_REGISTRY
+from safmn.archs.stages import Chain, conv_stage, fmm_stages, image_stage, skip
 from safmn.value_types import Positive, PositiveFloat
 
 
-@ARCH_REGISTRY.register()
+@family_member(
+    small={"dim": 8, "n_blocks": 2, "upscaling_factor": 3},
+    sizes={
+        **{f"SAFMN x{scale}": {"dim": 36, "n_blocks": 8, "upscaling_factor": scale} for scale in (2, 3, 4)},
+        **{f"SAFMN-L x{scale}": {"dim": 128, "n_blocks": 16, "upscaling_factor": scale} for scale in (2, 3, 4)},
+    },
+)
 class SAFMN(nn.Module):
     """Spatially-adaptive feature modulation network.
 
@@ -52,6 +59,13 @@ class SAFMN(nn.Module):
         x = self.feats(x) + x
         image: Tensor = self.to_img(x)  # (B, 3, h * scale, w * scale)
         return image
+
+    def stages(self) -> Chain:
+        """The network as a chain of stages; see :mod:`safmn.archs.stages`."""
+        network: Any = self  # to the type checker an attribute of a module is a Tensor or a Module
+        blocks = tuple(stage for block in network.feats for stage in fmm_stages(block))
+        dim = network.to_feat.out_channels
+        return (conv_stage(network.to_feat), skip(blocks, dim), image_stage(network.to_img, dim, network.scale))
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:

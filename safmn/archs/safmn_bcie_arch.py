@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from safmn.archs.blocks import FMM
+from safmn.archs.family import family_member
 from safmn.archs.receptive import Conv, Shuffle, Unshuffle, halo
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
-from safmn.registry import ARCH_REGISTRY
+from safmn.archs.stages import Chain, Stage, conv_stage, fmm_stages, image_stage, skip
 from safmn.value_types import Positive, PositiveFloat
 
 
@@ -31,7 +32,7 @@ class FMMGroup(nn.Module):
         return x
 
 
-@ARCH_REGISTRY.register()
+@family_member(small={"dim": 8, "n_blocks": 2, "num_layers": 2}, sizes={"SAFMN_BCIE": {}})
 class SAFMN_BCIE(nn.Module):
     """Restores an image at its own size.
 
@@ -85,6 +86,24 @@ class SAFMN_BCIE(nn.Module):
         x = self.feats(x) + x
         image: Tensor = self.to_img(x)  # (B, 3, h, w)
         return image[..., :height, :width] if down or right else image
+
+    def stages(self) -> Chain:
+        """The network as a chain of stages; see :mod:`safmn.archs.stages`."""
+        network: Any = self  # to the type checker an attribute of a module is a Tensor or a Module
+        unshuffle, conv = network.to_feat
+        dim = conv.out_channels
+        groups = tuple(
+            skip((*(stage for block in group.layers for stage in fmm_stages(block)), conv_stage(group.conv)), dim)
+            for group in network.feats
+        )
+        shuffled = network.to_img[:2]  # convolution and pixel shuffle
+        return (
+            Stage(unshuffle, 3, halo=0, window=network.factor, down=network.factor),
+            conv_stage(conv),
+            skip(groups, dim),
+            image_stage(shuffled, dim, network.factor),
+            conv_stage(network.to_img[2]),
+        )
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from safmn.archs.blocks import CCM, SAFM, enlarge
+from safmn.archs.family import family_member
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
-from safmn.registry import ARCH_REGISTRY
 from safmn.value_types import Positive, PositiveFloat
 
 
@@ -48,7 +48,7 @@ class PlainFMM(nn.Module):
         return x
 
 
-@ARCH_REGISTRY.register()
+@family_member(small={"dim": 8, "n_blocks": 2}, sizes={"SAFMN_NTIRE23 x4": {}})
 class SAFMN_NTIRE23(nn.Module):
     """The NTIRE 2023 entry.
 

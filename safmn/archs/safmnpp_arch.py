@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from safmn.archs.blocks import FeedForward, SimpleSAFM, enlarge
+from safmn.archs.family import family_member
 from safmn.archs.receptive import Conv, halo
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
-from safmn.registry import ARCH_REGISTRY
+from safmn.archs.stages import Chain, Skip, Stage, conv_stage, feed_forward_stage, image_stage, simple_safm_stages, skip
 from safmn.value_types import Positive, PositiveFloat
 
 
@@ -29,7 +30,7 @@ class SAFMNPPBlock(nn.Module):
         return x
 
 
-@ARCH_REGISTRY.register()
+@family_member(small={"dim": 9, "n_blocks": 2, "upscaling_factor": 2}, sizes={"SAFMNPP x4": {}})
 class SAFMNPP(nn.Module):
     """SAFMN++: no biases, no normalisation, a bilinear image skip.
 
@@ -62,6 +63,16 @@ class SAFMNPP(nn.Module):
         """LR image (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale), unclamped."""
         detail: Tensor = self.to_img(self.feats(self.to_feat(x)))  # (B, 3, h * scale, w * scale)
         return detail + enlarge(x, self.scale)
+
+    def stages(self) -> Chain:
+        """The network as a chain of stages; see :mod:`safmn.archs.stages`."""
+        network: Any = self  # to the type checker an attribute of a module is a Tensor or a Module
+        dim, scale = network.to_feat.out_channels, network.scale
+        blocks = tuple(
+            skip((*simple_safm_stages(block.conv1), feed_forward_stage(block.conv2)), dim) for block in network.feats
+        )
+        enlarged = Stage(lambda x: enlarge(x, scale), 3, halo=1, up=scale)
+        return (Skip((conv_stage(network.to_feat), *blocks, image_stage(network.to_img, dim, scale)), enlarged),)
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safmn.archs.blocks import FeedForward, enlarge, max_pool
+from safmn.archs.family import family_member
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
-from safmn.registry import ARCH_REGISTRY
 from safmn.value_types import Positive, PositiveFloat
 
 
@@ -50,7 +50,7 @@ class SAFMNv3Block(nn.Module):
         return x
 
 
-@ARCH_REGISTRY.register()
+@family_member(small={"dim": 16, "num_blocks": 2, "upscaling_factor": 3}, sizes={"SAFMNv3 x4": {}})
 class SAFMNv3(nn.Module):
     """SAFMNv3: no biases, no normalisation, a bilinear image skip.
 

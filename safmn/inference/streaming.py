@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from safmn.inference.stages import Chain, Skip, Stage
+from safmn.archs.stages import Chain, Skip, Stage
 
 WORKING_SET = 2**26
 """Bytes of features that a stage works on at once, about."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safmn.inference.stages import Chain
+from safmn.archs.stages import Chain
 from safmn.inference.streaming import stream
 
 Network = Callable[[Tensor], Tensor]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from safmn.archs import FAMILY
+from safmn.archs.stages import Chain, Plain, Stage, map_modules, stages_of
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling, transparency
 from safmn.inference.backends import Backend, make_backend
-from safmn.inference.stages import Chain, Plain, Stage, map_modules, stages_of
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame, Progress
 from safmn.runtime.execution import named_device
@@ -355,7 +355,9 @@ def _versions(network: nn.Module) -> list[tuple[int, int]]:
 def _as_one_stage(network: nn.Module) -> Chain | None:
     """A network of somebody's that states how far it sees, as a chain; None where it does not, and sees the frame."""
     halo, window = getattr(network, "halo", None), getattr(network, "window", 1)
-    if not isinstance(halo, int) or isinstance(network, FAMILY):  # a subclass of ours may see further than it says
+    if not isinstance(halo, int) or isinstance(
+        network, tuple(FAMILY)
+    ):  # a subclass of ours may see further than it says
         return None
     return (Stage(Plain(network, 3, window), 3, -(-halo // window) * window, window, up=int(cast(int, network.scale))),)
 

@@ -42,7 +42,7 @@ def make_backend(
         name: one of :data:`NAMES`. "auto" decides on its first input, which should be typical (a tile of an image):
             the fastest one that gives the result of eager float32.
         network: maps (B, C, h, w) to a tensor; C is 3 unless its ``in_channels`` says otherwise; h and w are multiples
-            of its ``window`` (1 where it has none). Also a single stage of :mod:`safmn.inference.stages`.
+            of its ``window`` (1 where it has none). Also a single stage of :mod:`safmn.archs.stages`.
         device: where inputs and outputs live.
         precision: "fp32"; "bf16", where convolutions between features are computed in bfloat16 and all else in
             float32; "fp16" (GPUs), all in float16.

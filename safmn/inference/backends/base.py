@@ -52,7 +52,7 @@ class Backend(ABC):
 
 
 def input_channels(network: nn.Module) -> int:
-    """Channels that a network reads: 3, or what its ``in_channels`` says (stages of :mod:`safmn.inference.stages`)."""
+    """Channels that a network reads: 3, or what its ``in_channels`` says (stages of :mod:`safmn.archs.stages`)."""
     return int(getattr(network, "in_channels", 3))
 
 

@@ -12,18 +12,15 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from safmn.archs import SAFMN, SAFMN_BCIE, SAFMN_NTIRE23
+from safmn.archs.stages import StageModule
 from safmn.inference.backends.base import Backend
 from safmn.inference.backends.torch_backends import Eager
 from safmn.inference.optimize import frozen_copy
-from safmn.inference.stages import StageModule
 from safmn.kernels.cpu.build import compiler
 from safmn.kernels.cpu.inference import this_machine
-from safmn.kernels.cpu.programs import translate
+from safmn.kernels.cpu.programs import PROGRAMS, translate
 
 logger = logging.getLogger(__name__)
-
-_NETWORKS = (SAFMN, SAFMN_BCIE, SAFMN_NTIRE23)
 
 
 class Native(Backend):
@@ -68,6 +65,6 @@ class Native(Backend):
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
         """The family's networks of feature mixing modules, and stages."""
-        if type(network) in _NETWORKS or isinstance(network, StageModule):
+        if type(network) in PROGRAMS or isinstance(network, StageModule):
             return None
         return f"there are no native kernels for {type(network).__name__}"

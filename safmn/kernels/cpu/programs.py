@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from safmn.archs import SAFMN, SAFMN_BCIE, SAFMN_NTIRE23
 from safmn.archs.blocks import CCM, FMM, SAFM, enlarge
 from safmn.archs.safmn_ntire23_arch import PlainFMM
+from safmn.archs.stages import NormedSkip, Plain
 from safmn.inference.optimize import IMAGE_CHANNELS
-from safmn.inference.stages import NormedSkip, Plain
 from safmn.kernels.cpu.inference import Kernels
 from safmn.kernels.cpu.layers import Block, Convolution, Frame
 
@@ -36,7 +36,7 @@ def translate(network: nn.Module, kernels: Kernels, *, half: bool) -> Program | 
     Args:
         half: the 3x3 convolutions between features, and the 1x1 after them, with factors in bfloat16.
     """
-    make = _PROGRAMS.get(type(network))  # not of its base: a subclass may have another forward
+    make = PROGRAMS.get(type(network))  # not of its base: a subclass may have another forward
     return None if make is None else make(network, kernels, half)
 
 
@@ -144,7 +144,7 @@ def _convolved(x: Tensor, conv: Convolution, kernels: Kernels, scale: int = 1) -
     return frame.write(features, conv.out_channels // scale**2, scale)
 
 
-_PROGRAMS: dict[type[nn.Module], Callable[[Any, Kernels, bool], Program | None]] = {
+PROGRAMS: dict[type[nn.Module], Callable[[Any, Kernels, bool], Program | None]] = {
     SAFMN: _safmn,
     SAFMN_NTIRE23: _ntire23,
     SAFMN_BCIE: _bcie,

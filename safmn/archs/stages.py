@@ -1,20 +1,20 @@
-"""A network as a chain of stages, each of which sees only a few rows: what streaming (:mod:`safmn.inference.streaming`)
-runs one after the other.
+"""A network as a chain of stages, each of which sees only a few rows.
 
-A tile of the whole network needs a halo of 130 (SAFMN) or 258 pixels (SAFMN-L). Taken apart, one half of a block needs
-8 rows and the other half 1, so that bands of rows can pass through all stages with next to no arithmetic done twice.
+:mod:`safmn.inference.streaming` runs the stages one after the other, a band of rows at a time. A tile of the whole
+network needs a halo of 130 pixels (SAFMN) or 258 (SAFMN-L). Taken apart, one half of a block needs 8 rows and the other
+half 1, so that little is computed twice. A network defines its chain in its method ``stages``; without one it is run
+in tiles that carry the whole halo, or, where it sees the whole frame, in tiles that fade into each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from torch import Tensor, nn
 
-from safmn.archs import SAFMN, SAFMN_BCIE, SAFMNPP, LightSAFMNPP
-from safmn.archs.blocks import FMM, FeedForward, SimpleSAFM, enlarge
+from safmn.archs.blocks import FMM, FeedForward, SimpleSAFM
 from safmn.archs.receptive import Conv, PooledConv, Step
 
 
@@ -104,11 +104,13 @@ class Modulation(StageModule):
         return self.block.modulate(x)
 
 
-def _stage(module: StageModule, steps: Sequence[Step], up: int = 1) -> Stage:
+def stage(module: StageModule, steps: Sequence[Step], up: int = 1) -> Stage:
+    """A module as a stage that sees as far as its steps say."""
     return Stage(module, module.in_channels, halo=_reach(steps, module.window), window=module.window, up=up)
 
 
-def _skip(inner: Chain, channels: int) -> Skip:
+def skip(inner: Chain, channels: int) -> Skip:
+    """``inner(x) + x`` for a chain of features."""
     return Skip(inner, Stage(lambda x: x, channels, halo=0))
 
 
@@ -122,88 +124,51 @@ def _reach(steps: Sequence[Step], window: int) -> int:
     return -lowest
 
 
-def _fmm(block: FMM) -> Chain:
+def fmm_stages(block: FMM) -> Chain:
+    """The two halves of a feature mixing module."""
     dim = block.safm.aggr.in_channels
     return (
-        _stage(NormedSkip(block.norm1, block.safm, dim, FMM.window), [PooledConv(FMM.window)]),
-        _stage(NormedSkip(block.norm2, block.ccm, dim), [Conv()]),
+        stage(NormedSkip(block.norm1, block.safm, dim, FMM.window), [PooledConv(FMM.window)]),
+        stage(NormedSkip(block.norm2, block.ccm, dim), [Conv()]),
     )
 
 
-def _simple_safm(block: SimpleSAFM) -> Chain:
-    return _conv(block.proj), _stage(Modulation(block), SimpleSAFM.steps[1:])
+def simple_safm_stages(block: SimpleSAFM) -> Chain:
+    """The first convolution of a simple modulation, and the rest of it."""
+    return conv_stage(block.proj), stage(Modulation(block), SimpleSAFM.steps[1:])
 
 
-def _feed_forward(block: FeedForward) -> Stage:
-    return _stage(Plain(block, block.conv1.in_channels), [Conv(block.conv1.kernel_size[0] // 2)])
+def feed_forward_stage(block: FeedForward) -> Stage:
+    """A channel mixer."""
+    return stage(Plain(block, block.conv1.in_channels), [Conv(block.conv1.kernel_size[0] // 2)])
 
 
-def _mixer(layers: nn.Sequential) -> Stage:
+def mixer_stage(layers: nn.Sequential) -> Stage:
+    """A channel mixer that is written as a sequence of layers."""
     first = cast(nn.Conv2d, layers[0])
-    return _stage(Plain(layers, first.in_channels), [Conv(first.kernel_size[0] // 2)])
+    return stage(Plain(layers, first.in_channels), [Conv(first.kernel_size[0] // 2)])
 
 
-def _conv(conv: nn.Conv2d) -> Stage:
-    return _stage(Plain(conv, conv.in_channels), [Conv(conv.kernel_size[0] // 2)])
+def conv_stage(conv: nn.Conv2d) -> Stage:
+    """A convolution."""
+    return stage(Plain(conv, conv.in_channels), [Conv(conv.kernel_size[0] // 2)])
 
 
-def _to_image(to_img: nn.Sequential, dim: int, scale: int) -> Stage:
-    return _stage(Plain(to_img, dim), [Conv()], up=scale)
-
-
-def _safmn(network: Any) -> Chain:
-    blocks = tuple(stage for block in network.feats for stage in _fmm(block))
-    dim = network.to_feat.out_channels
-    return (_conv(network.to_feat), _skip(blocks, dim), _to_image(network.to_img, dim, network.scale))
-
-
-def _bcie(network: Any) -> Chain:
-    unshuffle, conv = network.to_feat
-    factor = unshuffle.downscale_factor
-    dim = conv.out_channels
-    groups = tuple(
-        _skip((*(stage for block in group.layers for stage in _fmm(block)), _conv(group.conv)), dim)
-        for group in network.feats
-    )
-    shuffled = network.to_img[:2]  # convolution and pixel shuffle
-    return (
-        Stage(unshuffle, 3, halo=0, window=factor, down=factor),
-        _conv(conv),
-        _skip(groups, dim),
-        _to_image(shuffled, dim, factor),
-        _conv(network.to_img[2]),
-    )
-
-
-def _safmnpp(network: Any) -> Chain:
-    dim, scale = network.to_feat.out_channels, network.scale
-    blocks = tuple(_skip((*_simple_safm(block.conv1), _feed_forward(block.conv2)), dim) for block in network.feats)
-    enlarged = Stage(lambda x: enlarge(x, scale), 3, halo=1, up=scale)
-    return (Skip((_conv(network.to_feat), *blocks, _to_image(network.to_img, dim, scale)), enlarged),)
-
-
-def _light_safmnpp(network: Any) -> Chain:
-    dim = network.to_feat.out_channels
-    blocks = tuple(stage for block in network.feats for stage in (*_simple_safm(block.conv1), _mixer(block.conv2.conv)))
-    return (_conv(network.to_feat), _skip(blocks, dim), _to_image(network.to_img, dim, network.scale))
-
-
-_DECOMPOSITIONS: dict[type[nn.Module], Callable[[Any], Chain]] = {
-    SAFMN: _safmn,
-    SAFMN_BCIE: _bcie,
-    SAFMNPP: _safmnpp,
-    LightSAFMNPP: _light_safmnpp,
-}
+def image_stage(to_img: nn.Sequential, dim: int, scale: int) -> Stage:
+    """The last convolution and the pixel shuffle."""
+    return stage(Plain(to_img, dim), [Conv()], up=scale)
 
 
 def stages_of(network: nn.Module) -> Chain | None:
     """The chain that computes what the network does, but for the order of sums.
 
-    None for a network that nobody has taken apart, or that sees the whole frame and so cannot be. A subclass may have
-    another forward, and counts as another network.
+    None for a network whose class defines no ``stages``, such as one that sees the whole frame. A subclass may have
+    another forward, so that what its base defines does not count.
     """
-    decompose = _DECOMPOSITIONS.get(type(network))
-    return None if decompose is None else decompose(network)
+    if "stages" not in vars(type(network)):
+        return None
+    chain: Chain = network.stages()  # type: ignore[operator]
+    return chain
 
 
 def map_modules(chain: Chain, build: Callable[[StageModule], Callable[[Tensor], Tensor]]) -> Chain:
