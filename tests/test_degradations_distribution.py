@@ -1,4 +1,4 @@
-"""Our degradations are distributed as BasicSR's: a short run of scripts/compare_degradation.py (which draws 2,000)."""
+"""Our degradations are distributed as BasicSR's: a short run of scripts/benchmarks/compare_degradation.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIDE = 96
 
 @pytest.fixture
 def comparison(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(request.config.rootpath / "scripts")
+    monkeypatch.syspath_prepend(request.config.rootpath / "scripts" / "benchmarks")
     import compare_degradation
 
     python, numpy = random.getstate(), np.random.get_state()

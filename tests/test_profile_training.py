@@ -1,4 +1,4 @@
-"""scripts/profile_training.py on a small run."""
+"""scripts/benchmarks/profile_training.py on a small run."""
 
 from __future__ import annotations
 

@@ -355,10 +355,8 @@ def _versions(network: nn.Module) -> list[tuple[int, int]]:
 def _as_one_stage(network: nn.Module) -> Chain | None:
     """A network of somebody's that states how far it sees, as a chain; None where it does not, and sees the frame."""
     halo, window = getattr(network, "halo", None), getattr(network, "window", 1)
-    if not isinstance(halo, int) or isinstance(
-        network, tuple(FAMILY)
-    ):  # a subclass of ours may see further than it says
-        return None
+    if not isinstance(halo, int) or isinstance(network, tuple(FAMILY)):
+        return None  # a subclass of a network of ours may see further than it says
     return (Stage(Plain(network, 3, window), 3, -(-halo // window) * window, window, up=int(cast(int, network.scale))),)
 
 

@@ -17,7 +17,7 @@ from safmn.inference.backends.torch_backends import CudaGraphs, Eager
 
 logger = logging.getLogger(__name__)
 
-# Fastest first, as scripts/benchmark_inference.py measures them (docs/performance.md). What takes a minute or more to
+# Fastest first, as scripts/benchmarks/benchmark_inference.py measures them (docs/performance.md). What takes a minute or more to
 # start ("compile", "tensorrt") is only used when asked for by name.
 _CANDIDATES: dict[str, tuple[type[Backend], ...]] = {
     "cpu": (Native, OpenVINO, OnnxRuntime),

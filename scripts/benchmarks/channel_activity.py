@@ -1,9 +1,9 @@
-"""Which hidden channels of the channel mixers do anything: ``scripts/channel_activity.py --weights safmn-x4 IMAGES...``
+"""Which hidden channels of the channel mixers do anything: ``scripts/benchmarks/channel_activity.py --weights safmn-x4 IMAGES...``
 
 GELU is zero to seven digits below -5.5: a hidden channel that stays below -4 on every pixel of every image adds almost
 nothing, gets almost no gradient, and does not come back. Prints for each block how many such channels there are, and
 the mean magnitude before GELU; and, because mixers that are dead on photographs wake on them and activations that fit
-photographs grow, the range of the output for white noise and for drawings (scripts/drawings.py), and how far those that
+photographs grow, the range of the output for white noise and for drawings (scripts/zoo/drawings.py), and how far those that
 are shrunk again are from what they were.
 """
 
@@ -18,7 +18,7 @@ import torch
 from drawings import drawing
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn import weights
 from safmn.errors import exit_status

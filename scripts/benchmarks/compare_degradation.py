@@ -1,6 +1,6 @@
 """The distribution of our degradations against BasicSR's: the same options and GT images, statistics over many draws.
 
-    python scripts/compare_degradation.py --photos DIR [--draws 2000] [--side 192] [--codec jpeg]
+    python scripts/benchmarks/compare_degradation.py --photos DIR [--draws 2000] [--side 192] [--codec jpeg]
 
 For every statistic: the mean on both sides and the Kolmogorov-Smirnov distance between the two samples, which two
 samples of one distribution exceed once in 1000 times at 1.95 * sqrt(2 / draws) (0.062 for 2,000). Of our kernels 20

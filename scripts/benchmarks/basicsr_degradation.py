@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn.registry import DATASET_REGISTRY  # importing safmn first makes basicsr importable
 

@@ -1,4 +1,4 @@
-"""Measure trained weights and pack them into the package: ``scripts/pack_weights.py NET.pth --name safmn-x2 ...``.
+"""Measure trained weights and pack them into the package: ``scripts/zoo/pack_weights.py NET.pth --name safmn-x2 ...``.
 
 The safetensors file gets a header that says what it is; ``safmn/weights/zoo/index.json`` gets its checksum.
 """
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn import weights
 from safmn.data import build_dataset

@@ -1,4 +1,4 @@
-"""The images that teach most: ``scripts/hard_photos.py FOLDER -o OUTPUT --weights W --share 0.4``.
+"""The images that teach most: ``scripts/zoo/hard_photos.py FOLDER -o OUTPUT --weights W --share 0.4``.
 
 Shrinks each image, enlarges it bicubically and with the weights, and links those images into OUTPUT in which the
 weights take most off bicubic's mean squared error. What bicubic gets right, and what even the weights cannot restore
@@ -20,7 +20,7 @@ from augment_photos import link_into
 from held_out import cut, network_error, squared_error
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn.errors import DataError, exit_status
 from safmn.imaging import imresize, list_images, read_rgb, to_tensor

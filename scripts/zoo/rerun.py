@@ -1,6 +1,6 @@
 """Train the first iterations of a shipped run again, and compare every logged loss with the log that is shipped.
 
-``scripts/rerun.py docs/runs/body_x2.jsonl -opt options/body_x2.yml`` (200 iterations, a minute). Equal losses are
+``scripts/zoo/rerun.py docs/runs/body_x2.jsonl -opt options/body_x2.yml`` (200 iterations, a minute). Equal losses are
 expected on the same kind of processor with the same torch and number of threads; elsewhere the last digits differ.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn.system.console import say
 

@@ -1,6 +1,6 @@
 """Training patches from the photographs in Debian's package ``lomiri-wallpapers``, all under Creative Commons licences.
 
-``scripts/debian_photos.py -o datasets/photos/train`` downloads the package (27 MB, with ``apt-get``; Debian or a
+``scripts/zoo/debian_photos.py -o datasets/photos/train`` downloads the package (27 MB, with ``apt-get``; Debian or a
 derivative), halves each photograph (2x2 means: camera JPEGs hold less than their pixels), and writes the squares of
 512x512 with most detail, losslessly. Prints what was taken, with the licence that the package states for it.
 """
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from wallpaper_photos import squares, stated, unpack
 

@@ -1,8 +1,8 @@
 """Print parameters, multiply-adds and activations of the SAFMN family, or of any weight files.
 
-    python scripts/complexity_table.py
-    python scripts/complexity_table.py --peers            # and of others at x4
-    python scripts/complexity_table.py --output 1440 2560 my_weights.pth ...
+    python scripts/benchmarks/complexity_table.py
+    python scripts/benchmarks/complexity_table.py --peers            # and of others at x4
+    python scripts/benchmarks/complexity_table.py --output 1440 2560 my_weights.pth ...
 
 Counted as fvcore counts (see safmn/archs/complexity.py), for one output image of 1280x720 unless told otherwise.
 """

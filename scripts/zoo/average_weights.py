@@ -1,4 +1,4 @@
-"""The mean of several weights of one network: ``scripts/average_weights.py A.pth B.pth ... -o MEAN.safetensors``.
+"""The mean of several weights of one network: ``scripts/zoo/average_weights.py A.pth B.pth ... -o MEAN.safetensors``.
 
 Small batches push a network to and fro: weights that one run had at different iterations, or that several runs from one
 start ended with, often have a mean that is better than each (Izmailov et al., 2018, arXiv 1803.05407; Wortsman et al.,
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn import weights
 from safmn.errors import WeightsError, exit_status

@@ -1,4 +1,4 @@
-"""Show where weights fail: ``scripts/failure_pictures.py --weights safmn-x4 -o docs/failures_safmn_x4.webp``.
+"""Show where weights fail: ``scripts/zoo/failure_pictures.py --weights safmn-x4 -o docs/failures_safmn_x4.webp``.
 
 Photographs in the public domain (of scikit-image) are shrunk, or degraded as ``--degrade OPTION_FILE`` says, and
 enlarged again; of each the square with the largest error is found; the worst ones are shown as LQ, bicubic, ours and
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn import weights
 from safmn.data import build_dataset

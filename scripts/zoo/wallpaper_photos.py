@@ -1,6 +1,6 @@
 """Training patches from photographs in Debian's and Ubuntu's packages of wallpapers, all under free licences.
 
-``scripts/wallpaper_photos.py -o datasets/photos/more`` reads docs/photographs.tsv, which names each photograph with its
+``scripts/zoo/wallpaper_photos.py -o datasets/photos/more`` reads docs/photographs.tsv, which names each photograph with its
 package, licence and author, downloads the packages (``--downloads`` keeps them), halves each photograph (2x2 means:
 camera JPEGs hold less than their pixels), and writes its squares with most detail, losslessly. The licence that the
 package states for each file (``debian/copyright``) and the file's SHA-256 are compared with the list. What is written
@@ -31,13 +31,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn.errors import DataError, exit_status
 from safmn.imaging import imresize, read_rgb, write_image
 from safmn.system.console import say
 
-LIST = Path(__file__).resolve().parent.parent / "docs" / "photographs.tsv"
+LIST = Path(__file__).resolve().parents[2] / "docs" / "photographs.tsv"
 ARCHIVES = {"debian": "http://deb.debian.org/debian/", "ubuntu": "http://archive.ubuntu.com/ubuntu/"}
 SIDE = 384
 AT_MOST = 12  # squares of a photograph

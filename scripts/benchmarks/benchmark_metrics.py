@@ -1,6 +1,6 @@
 """PSNR and SSIM of a 1280x720 pair: BasicSR's functions against ours, on RGB and on the Y channel.
 
-    python scripts/benchmark_metrics.py [--rounds 7] [--threads 2] [--json]
+    python scripts/benchmarks/benchmark_metrics.py [--rounds 7] [--threads 2] [--json]
 
 The last line's ``ratio`` is that of SSIM on RGB; all of them stand under ``speedups``.
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn.data import build_dataset
 from safmn.errors import OptionError, exit_status

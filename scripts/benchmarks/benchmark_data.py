@@ -1,6 +1,6 @@
 """Training samples per second: BasicSR's data set on PNG sub-images, ours on the same files, ours from a patch store.
 
-    python scripts/benchmark_data.py --hr DIR [--scale 4] [--gt-size 256] [--threads 1]
+    python scripts/benchmarks/benchmark_data.py --hr DIR [--scale 4] [--gt-size 256] [--threads 1]
 
 From the first images of DIR, 480x480 sub-images are cut and their LR counterparts and a store are made in a temporary
 folder. Each side loads batches in one process, as one loader worker does; with --device cuda the store's pixels are on

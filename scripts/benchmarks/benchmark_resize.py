@@ -1,6 +1,6 @@
 """MATLAB's bicubic: BasicSR's imresize against ours, on one 2040x1356 image (the usual size in DIV2K).
 
-    python scripts/benchmark_resize.py [--scales 4 2 3] [--up] [--grey] [--image FILE]
+    python scripts/benchmarks/benchmark_resize.py [--scales 4 2 3] [--up] [--grey] [--image FILE]
 
 BasicSR's side gets its input as it wants it (float32 in [0, 1]) and rounds once, at the end, so that its pixels are not
 MATLAB's; ours takes and gives uint8, as MATLAB. The share of pixels in which the two differ is printed as well.

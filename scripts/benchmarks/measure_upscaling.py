@@ -1,9 +1,9 @@
 """Measure what upscaling large frames takes: peak memory of the whole process, and the arithmetic done twice for tiles.
 
-    python scripts/measure_upscaling.py memory                  # x2 from 3840x2160 with --tile auto
-    python scripts/measure_upscaling.py memory --weights safmn-x4 --sizes 1920x1080 3840x2160
-    python scripts/measure_upscaling.py overhead                # exact counts for a frame of 3840x2160
-    python scripts/measure_upscaling.py overhead --time --sizes 512x384 --tiles auto 128 64
+    python scripts/benchmarks/measure_upscaling.py memory                  # x2 from 3840x2160 with --tile auto
+    python scripts/benchmarks/measure_upscaling.py memory --weights safmn-x4 --sizes 1920x1080 3840x2160
+    python scripts/benchmarks/measure_upscaling.py overhead                # exact counts for a frame of 3840x2160
+    python scripts/benchmarks/measure_upscaling.py overhead --time --sizes 512x384 --tiles auto 128 64
 
 Memory is the high-water mark of resident memory (Linux) of ``safmn upscale`` run in a process of its own, which reads a
 PNG and writes a PNG.

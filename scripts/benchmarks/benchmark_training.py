@@ -1,6 +1,6 @@
 """Training iterations per second: BasicSR's own loop against ours, the same recipe on the same images.
 
-    python scripts/benchmark_training.py [--batch-size 16] [--lq-size 64] [--sides "ours, bf16" ...] [--json]
+    python scripts/benchmarks/benchmark_training.py [--batch-size 16] [--lq-size 64] [--sides "ours, bf16" ...] [--json]
 
 BasicSR's side is its ``SRModel`` with the FFT loss added, its ``PairedImageDataset`` on PNG sub-images,
 ``EnlargedSampler``, loader and prefetcher, and the network as spandrel ships it. Ours is the whole ``Trainer.run`` on a
@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 import safmn  # noqa: F401 - makes `import basicsr` work
 from benchmark_harness import argument_parser, compare, report, use_threads
@@ -51,7 +51,7 @@ from safmn.prepare.store import build_store
 from safmn.runtime.distributed import Ranks
 from safmn.training.build import build_trainer
 
-RECIPE = Path(__file__).resolve().parent.parent / "options/train_x4.yml"
+RECIPE = Path(__file__).resolve().parents[2] / "options/train_x4.yml"
 SCALE = 4
 PHOTOS = ("astronaut.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg")
 SUB_IMAGE, STEP = 480, 240  # as published

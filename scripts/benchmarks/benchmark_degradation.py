@@ -1,6 +1,6 @@
 """Real-world training samples per second: BasicSR's data set and ``feed_data`` against ours, from the same files.
 
-    python scripts/benchmark_degradation.py --photos DIR [--count 64] [--batch 8] [--workers 2]
+    python scripts/benchmarks/benchmark_degradation.py --photos DIR [--count 64] [--batch 8] [--workers 2]
 
 Both read the same images, cut 400x400 from each, degrade it with the published options and cut a pair of patches. Each
 side may use all cores in the way it is made for:

@@ -1,6 +1,6 @@
 """More training images from few: every photograph at other scales, and cut so that LR pixels fall elsewhere.
 
-``scripts/augment_photos.py datasets/photos/more -o datasets/photos/augmented`` writes, beside links to the photographs
+``scripts/zoo/augment_photos.py datasets/photos/more -o datasets/photos/augmented`` writes, beside links to the photographs
 themselves, a copy of each at every one of ``--scales`` (as ``imresize`` shrinks), losslessly. From each copy up to
 three rows and columns are cut off first, so that its LR image samples the photograph at another phase. What is cut is a
 function of the file's name and the scale: a second run writes the same files. Flips and turns are made in training.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn.errors import exit_status
 from safmn.imaging import imresize, list_images, read_rgb, write_image
