@@ -41,6 +41,7 @@ setup(
         "psutil>=5.9",
         "tifffile>=2023.7",
         "requests>=2.28",
+        "tabulate>=0.9",
         "tqdm>=4.65",
     ],
     extras_require={

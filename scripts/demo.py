@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bicubic_baseline import bicubic
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
@@ -21,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without 
 from safmn import train, weights
 from safmn.data import build_dataset
 from safmn.errors import exit_status
+from safmn.evaluation.bicubic import bicubic
 from safmn.evaluation.scoring import evaluate
 from safmn.imaging import to_uint8, write_image
 from safmn.inference.side_by_side import comparison

@@ -1,10 +1,10 @@
 """Latency of one image: the network as spandrel ships it, in eager float32, against our back ends and precisions.
 
-    python scripts/benchmarks/benchmark_inference.py                                # SAFMN x2, x3, x4; all back ends installed
-    python scripts/benchmarks/benchmark_inference.py --sides native:fp32 openvino:fp32 native:bf16
-    python scripts/benchmarks/benchmark_inference.py --networks "SAFMN-L x4" "SAFMNPP x4" "SAFMNv3 x4" --rounds 3
-    python scripts/benchmarks/benchmark_inference.py --weights safmn-x2 my_x4.pth --set5 datasets/benchmark/Set5
-    python scripts/benchmarks/benchmark_inference.py --device cuda                  # fp16, CUDA graphs, TensorRT where installed
+    python benchmark_inference.py                                # SAFMN x2, x3, x4; all back ends installed
+    python benchmark_inference.py --sides native:fp32 openvino:fp32 native:bf16
+    python benchmark_inference.py --networks "SAFMN-L x4" "SAFMNPP x4" "SAFMNv3 x4" --rounds 3
+    python benchmark_inference.py --weights safmn-x2 my_x4.pth --set5 datasets/benchmark/Set5
+    python benchmark_inference.py --device cuda                  # fp16, CUDA graphs, TensorRT where installed
 
 The image is a photograph, as large as an output of 1280x720 asks for, rounded up to multiples of the network's window
 (both sides of the comparison need those). Weights are those of ``safmn zoo`` where it has some; other networks are run

@@ -8,28 +8,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
 
 from safmn.data import build_dataset
 from safmn.errors import OptionError, exit_status
+from safmn.evaluation.bicubic import bicubic
 from safmn.evaluation.scoring import evaluate
-from safmn.imaging import imresize, to_tensor, to_uint8
 from safmn.options import load_options
 from safmn.system.console import say, table
-
-
-def bicubic(scale: int) -> Callable[[Tensor], Tensor]:
-    """MATLAB's bicubic enlargement as a network: (1, 3, h, w) to (1, 3, scale * h, scale * w), in [0, 1]."""
-
-    def enlarge(lq: Tensor) -> Tensor:
-        return to_tensor(imresize(to_uint8(lq[0]), scale))[None]
-
-    return enlarge
 
 
 @exit_status

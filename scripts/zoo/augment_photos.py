@@ -1,6 +1,6 @@
 """More training images from few: every photograph at other scales, and cut so that LR pixels fall elsewhere.
 
-``scripts/zoo/augment_photos.py datasets/photos/more -o datasets/photos/augmented`` writes, beside links to the photographs
+``augment_photos.py datasets/photos/more -o datasets/photos/augmented`` writes, beside links to the photographs
 themselves, a copy of each at every one of ``--scales`` (as ``imresize`` shrinks), losslessly. From each copy up to
 three rows and columns are cut off first, so that its LR image samples the photograph at another phase. What is cut is a
 function of the file's name and the scale: a second run writes the same files. Flips and turns are made in training.

@@ -1,4 +1,4 @@
-"""Draw the losses and the validations of a run: ``scripts/zoo/plot_curve.py experiments/X/record.jsonl -o curve.png``."""
+"""Draw the losses and the validations of a run: ``plot_curve.py experiments/X/record.jsonl -o curve.png``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Training patches from photographs in Debian's and Ubuntu's packages of wallpapers, all under free licences.
 
-``scripts/zoo/wallpaper_photos.py -o datasets/photos/more`` reads docs/photographs.tsv, which names each photograph with its
+``wallpaper_photos.py -o datasets/photos/more`` reads docs/photographs.tsv, which names each photograph with its
 package, licence and author, downloads the packages (``--downloads`` keeps them), halves each photograph (2x2 means:
 camera JPEGs hold less than their pixels), and writes its squares with most detail, losslessly. The licence that the
 package states for each file (``debian/copyright``) and the file's SHA-256 are compared with the list. What is written

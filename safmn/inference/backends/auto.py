@@ -17,8 +17,8 @@ from safmn.inference.backends.torch_backends import CudaGraphs, Eager
 
 logger = logging.getLogger(__name__)
 
-# Fastest first, as scripts/benchmarks/benchmark_inference.py measures them (docs/performance.md). What takes a minute or more to
-# start ("compile", "tensorrt") is only used when asked for by name.
+# Fastest first, as benchmark_inference.py measures them (docs/performance.md). What takes a minute or more to start
+# ("compile", "tensorrt") is only used when asked for by name.
 _CANDIDATES: dict[str, tuple[type[Backend], ...]] = {
     "cpu": (Native, OpenVINO, OnnxRuntime),
     "cuda": (CudaGraphs, OnnxRuntime),

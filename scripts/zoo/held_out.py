@@ -1,4 +1,4 @@
-"""How much better weights are on images they were trained on: ``scripts/benchmarks/held_out.py TRAINED HELD_OUT --weights A B``.
+"""How much better weights are on images they were trained on: ``held_out.py TRAINED HELD_OUT --weights A B``.
 
 Shrinks the images of each folder (of each its top left 512x512 pixels at most, sides cut to multiples of 32, at x3 of
 96), enlarges them with each of the weights, and prints mean PSNR of RGB in a Markdown table. Two weights whose

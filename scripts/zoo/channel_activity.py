@@ -1,9 +1,9 @@
-"""Which hidden channels of the channel mixers do anything: ``scripts/benchmarks/channel_activity.py --weights safmn-x4 IMAGES...``
+"""Which hidden channels of the channel mixers do anything: ``channel_activity.py --weights safmn-x4 IMAGES...``
 
 GELU is zero to seven digits below -5.5: a hidden channel that stays below -4 on every pixel of every image adds almost
 nothing, gets almost no gradient, and does not come back. Prints for each block how many such channels there are, and
 the mean magnitude before GELU; and, because mixers that are dead on photographs wake on them and activations that fit
-photographs grow, the range of the output for white noise and for drawings (scripts/zoo/drawings.py), and how far those that
+photographs grow, the range of the output for white noise and for drawings (drawings.py), and how far those that
 are shrunk again are from what they were.
 """
 
