@@ -51,10 +51,12 @@ ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY 
     _Registry(kind) if _basicsr is None else getattr(_basicsr, f"{kind.upper()}_REGISTRY")
     for kind in ("arch", "dataset", "loss", "metric", "model")
 )
+DEGRADATION_REGISTRY: Registry = _Registry("degradation")  # BasicSR has none
 
 __all__ = [
     "ARCH_REGISTRY",
     "DATASET_REGISTRY",
+    "DEGRADATION_REGISTRY",
     "LOSS_REGISTRY",
     "METRIC_REGISTRY",
     "MODEL_REGISTRY",
@@ -70,6 +72,7 @@ _SUFFIXES = (f"_{OURS}", "", "_basicsr")  # in order of preference
 _KINDS = {
     id(ARCH_REGISTRY): "network",
     id(DATASET_REGISTRY): "data set",
+    id(DEGRADATION_REGISTRY): "degradation step",
     id(LOSS_REGISTRY): "loss",
     id(METRIC_REGISTRY): "metric",
     id(MODEL_REGISTRY): "model",

@@ -17,7 +17,7 @@ from basicsr.models.esrgan_model import ESRGANModel as BasicSRESRGANModel
 from torchvision.models import vgg19
 
 from safmn.archs import SAFMN
-from safmn.degradations.ops_tensor import sharpen
+from safmn.degradations.sharpening import sharpen
 from safmn.errors import OptionError, WeightsError
 from safmn.imaging import list_images, read_rgb, write_image
 from safmn.losses import perceptual_loss

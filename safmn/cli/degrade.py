@@ -14,7 +14,7 @@ import numpy as np
 from safmn.data import SampleKey, sample_rng
 from safmn.degradations.apply import Array, apply_recipe, make_pair
 from safmn.degradations.draw import draw_recipe
-from safmn.degradations.ops_array import from_uint8
+from safmn.degradations.operations import from_uint8
 from safmn.degradations.options import DegradationOptions, parse_options
 from safmn.degradations.recipe import (
     Blur,

@@ -20,7 +20,7 @@ from safmn.data.store_format import CheckSource
 from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, make_pair, parse_options
 from safmn.degradations.apply import Array, Pair
 from safmn.degradations.keys import BlurKeys
-from safmn.degradations.ops_array import from_uint8
+from safmn.degradations.operations import from_uint8
 from safmn.degradations.pool import pooled
 from safmn.errors import DataError, OptionError
 from safmn.imaging import mod_crop

@@ -4,7 +4,7 @@
 
     options = parse_options(degradation, dataset, scale=4)
     recipe = draw_recipe(options, rng)  # plain data
-    lq = apply_recipe(recipe, gt)  # array or tensor, CPU or GPU
+    lq = apply_recipe(recipe, gt)  # float32 arrays (H, W, 3) in [0, 1]
 """
 
 from __future__ import annotations

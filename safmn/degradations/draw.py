@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
+from safmn.degradations.extra_steps import draw_extra
 from safmn.degradations.options import BlurOptions, DegradationOptions, StageOptions
 from safmn.degradations.recipe import (
     Blur,
@@ -52,7 +53,9 @@ def draw_recipe(options: DegradationOptions, rng: Generator, batch_rng: Generato
         quality = _draw_quality(rng, options.lanczos_avif_range)
         steps = (Resize("lanczos", 1.0, "lq"), Compress("avif", quality))
     else:
-        steps = (*_draw_first(options, rng, shared), *_draw_second(options, rng, shared))
+        first, second = _draw_first(options, rng, shared), _draw_second(options, rng, shared)
+        extra = draw_extra(options.extra, rng)  # last, so that the published draws stay what they were
+        steps = (*extra["start"], *first, *extra["middle"], *second, *extra["end"])
     return Recipe(options.scale, options.degrade_sharpened, steps, geometry)
 
 

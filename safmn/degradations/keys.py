@@ -7,7 +7,7 @@ together is checked by :func:`safmn.degradations.parse_options`.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -97,6 +97,8 @@ class DegradationKeys(PublishedKeys, frozen=True, kw_only=True, forbid_unknown_f
         sensor_read_range: Range of ``read``, drawn uniformly in the logarithm.
         bicubic_prob: Share of samples that are only shrunk, by MATLAB's bicubic ``imresize``.
         lanczos_avif_prob: Share of samples that are shrunk by Lanczos and compressed by AVIF, as for light SAFMN++.
+        extra: Further steps: ``type`` and arguments of each, ``prob``, how often it is applied (1), and ``place``:
+            ``start``, ``middle`` (before the second stage) or ``end`` (on the LQ image). Built in: ``MotionBlur``.
         lanczos_avif_range: Their AVIF quality; the default covers the quantiser's 31 to 63 of the AIS 2024 challenge.
     """
 
@@ -116,6 +118,7 @@ class DegradationKeys(PublishedKeys, frozen=True, kw_only=True, forbid_unknown_f
     bicubic_prob: float = 0.0
     lanczos_avif_prob: float = 0.0
     lanczos_avif_range: Interval = (1, 51)
+    extra: tuple[dict[str, Any], ...] = ()
 
 
 class BlurKeys(Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import cv2
 import msgspec
 
+from safmn.degradations.extra_steps import ListedStep, listed_steps
 from safmn.degradations.keys import FAMILIES, PUBLISHED_MODES, BlurKeys, DegradationKeys, Mode
 from safmn.degradations.recipe import (
     CODECS,
@@ -84,6 +85,7 @@ class DegradationOptions(msgspec.Struct, frozen=True, kw_only=True):
     bicubic_prob: float
     lanczos_avif_prob: float
     lanczos_avif_range: Interval
+    extra: tuple[ListedStep, ...]
 
 
 def parse_options(
@@ -135,6 +137,7 @@ def parse_options(
         bicubic_prob=keys.bicubic_prob,
         lanczos_avif_prob=keys.lanczos_avif_prob,
         lanczos_avif_range=keys.lanczos_avif_range,
+        extra=listed_steps(keys.extra),
     )
 
 

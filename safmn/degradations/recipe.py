@@ -109,7 +109,19 @@ class Compress(msgspec.Struct, frozen=True, tag_field="op", tag="compress", forb
     quality: Quality
 
 
-Step: TypeAlias = Blur | Resize | GaussianNoise | PoissonNoise | SensorNoise | Compress
+class Extra(msgspec.Struct, frozen=True, tag_field="op", tag="extra", forbid_unknown_fields=True):
+    """A step that is registered by name; see :mod:`safmn.degradations.extra_steps`.
+
+    Attributes:
+        type: its name in the registry.
+        drawn: what it drew.
+    """
+
+    type: str
+    drawn: dict[str, bool | int | float | str]
+
+
+Step: TypeAlias = Blur | Resize | GaussianNoise | PoissonNoise | SensorNoise | Compress | Extra
 
 
 class Crop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn import weights
-from safmn.degradations.ops_tensor import sharpen
+from safmn.degradations.sharpening import sharpen
 from safmn.errors import CheckpointError, OptionError, located
 from safmn.optim.schedules import build_schedule
 from safmn.options.losses import Role, loss_entries

@@ -1,7 +1,4 @@
-"""The steps of a recipe on the CPU: float32 arrays, (H, W, 3) RGB in [0, 1], through OpenCV.
-
-Each function returns a new array and has a twin in :mod:`safmn.degradations.ops_tensor`.
-"""
+"""The steps of a recipe on float32 arrays, (H, W, 3) RGB in [0, 1], through OpenCV. Each returns a new array."""
 
 from __future__ import annotations
 
@@ -13,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from safmn.degradations import fields, jpeg, kernels
+from safmn.degradations import fields, kernels
+from safmn.degradations.diffjpeg import diffjpeg
 from safmn.degradations.recipe import Compress, GaussianNoise, Kernel, PoissonNoise, ResizeMode, SensorNoise
 from safmn.imaging import imresize
 from safmn.value_types import Array
@@ -143,7 +141,7 @@ def compress(image: Array, step: Compress) -> Array:
     """Round to 8 bits, encode and decode with the codec's own library."""
     if step.codec == "diffjpeg":
         planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return np.ascontiguousarray(jpeg.diffjpeg(planes.clamp(0, 1), step.quality).permute(1, 2, 0).numpy())
+        return np.ascontiguousarray(diffjpeg(planes.clamp(0, 1), step.quality).permute(1, 2, 0).numpy())
     flags = {
         "jpeg": [cv2.IMWRITE_JPEG_QUALITY, step.quality],
         "webp": [cv2.IMWRITE_WEBP_QUALITY, step.quality],
