@@ -1,6 +1,6 @@
 """Weight files that claim what they do not hold, built by hand; run as a script, it measures what each one costs.
 
-``python -m tests.hostile_files`` prints, for each file, its size, the seconds and the memory that loading it takes, and
+``python tests/hostile_files.py`` prints, for each file, its size, the seconds and the memory that loading it takes, and
 what is said about it.
 """
 
@@ -128,22 +128,24 @@ def deflated_storage(path: Path, gigabytes: int = 3) -> Path:
 
 
 def deflated_pickle(path: Path) -> Path:
-    """A pickle of two billion bytes of nothing, compressed."""
+    """A pickle of 200 million bytes of nothing, compressed."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(f"{ROOT}/version", b"3\n")
         with file.open(f"{ROOT}/data.pkl", "w") as member:
             member.write(b"\x80\x02")
-            for _ in range(20):
+            for _ in range(2):
                 member.write(b"N0" * 50_000_000)  # push None, pop it
             member.write(b"}.")
     return path
 
 
 def lying_deflate(path: Path) -> Path:
-    """Its directory says that a compressed storage has 40 bytes; it has a billion."""
-    archive(path, {"w": Claim(Storage("0", 10), (10,), (1,))}, {"0": bytes(10**9)}, compression=zipfile.ZIP_DEFLATED)
+    """Its directory says that a compressed storage has 40 bytes; it has 200 million."""
+    archive(
+        path, {"w": Claim(Storage("0", 10), (10,), (1,))}, {"0": bytes(2 * 10**8)}, compression=zipfile.ZIP_DEFLATED
+    )
     content = path.read_bytes()
-    path.write_bytes(content.replace(struct.pack("<I", 10**9), struct.pack("<I", 40)))
+    path.write_bytes(content.replace(struct.pack("<I", 2 * 10**8), struct.pack("<I", 40)))
     return path
 
 
@@ -231,7 +233,9 @@ def nested_key(path: Path) -> Path:
 
 def laughs(path: Path) -> Path:
     """A list of lists of lists: a few hundred bytes that print as a gigabyte."""
-    return archive(path, b"\x80\x02]q\x00" + b"(h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00lq\x00" * 12 + b".", {})
+    return archive(
+        path, b"\x80\x02]q\x00" + b"(h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00lq\x00" * 12 + b".", {}
+    )
 
 
 def giant_memo(path: Path) -> Path:
@@ -274,6 +278,12 @@ def safetensors_overlap(path: Path) -> Path:
     return safetensors_file(path, {"a": one, "b": one}, bytes(40))
 
 
+def safetensors_twice(path: Path) -> Path:
+    """A name that stands twice in the header."""
+    first, second = (f'"w":{{"dtype":"F32","shape":[1],"data_offsets":[{at},{at + 4}]}}' for at in (0, 4))
+    return safetensors_file(path, f"{{{first},{second}}}".encode(), bytes(8))
+
+
 def safetensors_long_header(path: Path) -> Path:
     """A header that claims to be 2**60 bytes long."""
     path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
@@ -281,10 +291,10 @@ def safetensors_long_header(path: Path) -> Path:
 
 
 def many_blocks(path: Path) -> Path:
-    """Names as of a SAFMN with 100,000 blocks, a value each."""
+    """Names as of a SAFMN with 20,000 blocks, a value each."""
     one = Storage("0", 9 * 8 * 12)
     claims = {n: Claim(one, s, strides(s)) for n, s in shapes(n_blocks=1).items()}
-    claims |= {f"feats.{k}.x": Claim(one, (1,), (1,)) for k in range(1, 100_000)}
+    claims |= {f"feats.{k}.x": Claim(one, (1,), (1,)) for k in range(1, 20_000)}
     return archive(path, claims, {"0": bytes(4 * 9 * 8 * 12)})
 
 
@@ -292,7 +302,12 @@ def foreign_blocks(path: Path) -> Path:
     """An SRVGGNetCompact whose last layer is number 3,000,000."""
     size = 64 * 64 * 9
     one = Storage("0", size)
-    names = {"body.0.weight": (64, 3, 3, 3), "body.0.bias": (64,), "body.1.weight": (64,), "body.2.weight": (64, 64, 3, 3)}
+    names = {
+        "body.0.weight": (64, 3, 3, 3),
+        "body.0.bias": (64,),
+        "body.1.weight": (64,),
+        "body.2.weight": (64, 64, 3, 3),
+    }
     names |= {"body.3000000.weight": (12, 64, 3, 3), "body.3000000.bias": (12,)}
     return archive(path, {n: Claim(one, s, strides(s)) for n, s in names.items()}, {"0": bytes(4 * size)})
 
@@ -328,6 +343,7 @@ HOSTILE: list[Callable[[Path], Path]] = [
     new_storage,
     safetensors_huge,
     safetensors_overlap,
+    safetensors_twice,
     safetensors_long_header,
     many_blocks,
     foreign_blocks,
@@ -363,7 +379,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for make in HOSTILE:
             path = make(Path(folder, f"{make.__name__}.pth"))
-            done = subprocess.run([sys.executable, "-W", "ignore", "-c", _LOAD, str(path)], capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", _LOAD, str(path)], capture_output=True, text=True
+            )
             said = done.stdout.strip() or f"status {done.returncode} {done.stderr.strip()[-100:]}"
             sys.stdout.write(f"{make.__name__:24} {path.stat().st_size / 1000:9.1f} kB {said}\n")
             sys.stdout.flush()

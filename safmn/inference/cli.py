@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn upscale`` and return its exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # which of a file's weights are taken
     options = parser().parse_args(argv)
     if not 1 <= options.quality <= 100:
         raise OptionError(f"--quality {options.quality}: choose 1 to 100")

@@ -323,7 +323,7 @@ def _announced(response: requests.Response, archive: Archive, start: int, begun:
     length = response.headers.get("Content-Length", "").strip()
     total = start + int(length) if length.isdecimal() and len(length) < 20 else None
     if total is not None and total > archive.limit:
-        _refuse(begun, f"{archive.url} has {total} bytes, and should have {archive.limit}")
+        _refuse(begun, f"{archive.url} has {total} bytes instead of {archive.limit} bytes")
     needed = (total or archive.size or 0) - start
     if needed > shutil.disk_usage(begun.parent).free:
         raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed")

@@ -64,7 +64,9 @@ def bounded_building(state_dict: Mapping[str, Tensor]) -> Iterator[None]:
     most = _UNNAMED * len(state_dict) + _FEW
     highest = max(numbers, default=0)
     if highest > most:
-        raise NetworkTooLarge(f"its names number a layer {highest}, with {len(state_dict)} tensors in all: not weights.")
+        raise NetworkTooLarge(
+            f"its names number a layer {highest}, but there are {len(state_dict)} tensors: not weights."
+        )
     own = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
     with _Bounded(_SPARE + _TIMES * own):
         yield

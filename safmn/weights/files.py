@@ -34,7 +34,8 @@ _DEEPEST = 2  # such keys within each other
 # What DistributedDataParallel, torch.compile and some trainers put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "netG.")
 # What trainers (PyTorch Lightning's users, say) call the network that is wanted, the averaged one first.
-_TRAINERS = ("net_g_ema.", "ema_model.", "model_ema.", "ema.", "net_g.", "netG.", "generator.", "network.", "model.", "net.")
+_AVERAGED = ("net_g_ema.", "ema_model.", "model_ema.", "ema.")
+_TRAINERS = (*_AVERAGED, "net_g.", "netG.", "generator.", "network.", "model.", "net.")
 _LONGEST_HEADER = 2**25  # bytes of a safetensors header
 
 

@@ -43,8 +43,8 @@ def what_it_is(path: Path) -> str | None:
         return "a web page (of a failed or refused download, say). Download the file again."
     if head[257:262] == b"ustar":
         return (
-            "a tar archive. Unpack it, and give the file that is in it; weights that PyTorch before 0.1.10 wrote in this "
-            "form must be saved again with a newer one."
+            "a tar archive. Unpack it, and give the file that is in it; weights that PyTorch before 0.1.10 wrote in "
+            "this form must be saved again with a newer one."
         )
     if _is_onnx(head) or path.suffix.lower() == ".onnx":
         return f"an ONNX model, which {_PROGRAM}"

@@ -17,7 +17,7 @@ import torch
 
 from safmn.errors import WeightsError
 
-_MOST_STEPS = 5_000_000  # of the machine; a network of 10,000 tensors takes half a million
+_MOST_STEPS = 2_000_000  # of the machine; a network of 10,000 tensors takes half a million
 _MOST_BITS = 1024  # of a whole number
 _MOST_DIMENSIONS = 64
 _LARGEST = 2**62  # of a size, a stride or an offset

@@ -84,8 +84,8 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
 def _confirmed(name: str, arguments: dict[str, Any], shapes: Shapes) -> Recognised:
     """Every name and shape must be the network's."""
     guess = Recognised(name, arguments, scale=0)
+    _check_count(guess, len(shapes))
     try:
-        _check_count(guess, len(shapes))
         network = guess.build()
     except UserError as error:
         raise WeightsError(f"looks like {guess}, but {error}") from error

@@ -104,8 +104,8 @@ class TorchFile:
         if max(inflated, viewed) > self._allowed:
             raise WeightsError(
                 f"its tensors would take {max(inflated, viewed) / 1e6:,.0f} MB, far more than the file's "
-                f"{self.path.stat().st_size / 1e6:,.3f} MB can hold: they are compressed, or repeat few values. Refused; "
-                "ask for a file with plain values."
+                f"{self.path.stat().st_size / 1e6:,.3f} MB can hold: they are compressed, or repeat few values. "
+                "Refused: ask for a file with plain values."
             )
 
     def _read_zip(self) -> Any:

@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn export`` and return its exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # which of a file's weights are taken
     options = parser().parse_args(argv)
     exported = export_network(
         load_network(options.weights),
