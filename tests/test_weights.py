@@ -29,7 +29,8 @@ from safmn import weights
 from safmn.archs import FAMILY, SAFMN, SAFMN_BCIE
 from safmn.archs.complexity import complexity
 from safmn.archs.shapes import ffn_scale
-from safmn.errors import WeightsError
+from safmn.engine import legacy_state
+from safmn.errors import CheckpointError, WeightsError
 from safmn.registry import ARCH_REGISTRY, build
 
 SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 2, "ffn_scale": 1.5, "upscaling_factor": 2}
@@ -466,6 +467,24 @@ def test_claims_are_refused_within_two_gibibytes(tmp_path: Path) -> None:
     for make, words in REFUSED.items():
         assert words in said.get(make.__name__, words), make.__name__
     assert not any("weights_only" in line or "add_safe_globals" in line for line in said.values())
+
+
+def test_a_training_state_is_read_in_the_same_way(tmp_path: Path) -> None:
+    path = tmp_path / "7.state"
+    for make in (hostile_files.expanded, hostile_files.nested_key, hostile_files.storage_beyond_file):
+        with pytest.raises(CheckpointError, match=r"7\.state: .*not a training state of BasicSR"):
+            legacy_state._read(make(path))
+    torch.save({"iter": 7, "optimizers": [Exploit(tmp_path / "victim")]}, path)
+    with pytest.raises(CheckpointError, match="pickled Python object"):
+        legacy_state._read(path)
+    assert not (tmp_path / "victim").exists()
+    moments = {0: {"step": torch.tensor(3.0), "exp_avg": torch.arange(4.0)}}
+    torch.save(
+        {"iter": 7, "epoch": 1, "optimizers": [{"state": moments, "param_groups": [{"betas": (0.9, 0.99)}]}]}, path
+    )
+    (optimizer,) = legacy_state._read(path)["optimizers"]
+    assert torch.equal(optimizer["state"][0]["exp_avg"], torch.arange(4.0))
+    assert optimizer["param_groups"] == [{"betas": (0.9, 0.99)}]
 
 
 @pytest.mark.parametrize("compressed", [False, True])
