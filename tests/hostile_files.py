@@ -128,24 +128,24 @@ def deflated_storage(path: Path, gigabytes: int = 3) -> Path:
 
 
 def deflated_pickle(path: Path) -> Path:
-    """A pickle of 200 million bytes of nothing, compressed."""
+    """A pickle of 100 million bytes of nothing, compressed."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(f"{ROOT}/version", b"3\n")
         with file.open(f"{ROOT}/data.pkl", "w") as member:
             member.write(b"\x80\x02")
-            for _ in range(2):
+            for _ in range(1):
                 member.write(b"N0" * 50_000_000)  # push None, pop it
             member.write(b"}.")
     return path
 
 
 def lying_deflate(path: Path) -> Path:
-    """Its directory says that a compressed storage has 40 bytes; it has 200 million."""
+    """Its directory says that a compressed storage has 40 bytes; it has 20 million."""
     archive(
-        path, {"w": Claim(Storage("0", 10), (10,), (1,))}, {"0": bytes(2 * 10**8)}, compression=zipfile.ZIP_DEFLATED
+        path, {"w": Claim(Storage("0", 10), (10,), (1,))}, {"0": bytes(2 * 10**7)}, compression=zipfile.ZIP_DEFLATED
     )
     content = path.read_bytes()
-    path.write_bytes(content.replace(struct.pack("<I", 2 * 10**8), struct.pack("<I", 40)))
+    path.write_bytes(content.replace(struct.pack("<I", 2 * 10**7), struct.pack("<I", 40)))
     return path
 
 
@@ -291,10 +291,10 @@ def safetensors_long_header(path: Path) -> Path:
 
 
 def many_blocks(path: Path) -> Path:
-    """Names as of a SAFMN with 20,000 blocks, a value each."""
+    """Names as of a SAFMN with 1,000 blocks, a value each."""
     one = Storage("0", 9 * 8 * 12)
     claims = {n: Claim(one, s, strides(s)) for n, s in shapes(n_blocks=1).items()}
-    claims |= {f"feats.{k}.x": Claim(one, (1,), (1,)) for k in range(1, 20_000)}
+    claims |= {f"feats.{k}.x": Claim(one, (1,), (1,)) for k in range(1, 1_000)}
     return archive(path, claims, {"0": bytes(4 * 9 * 8 * 12)})
 
 

@@ -53,20 +53,27 @@ def _makes_tensors(func: Any) -> bool:
     return func.overloadpacket.__name__ in {"empty", "empty_strided", "zeros", "ones", "full", "rand", "randn"}
 
 
+def check_layers(state_dict: Mapping[str, Tensor]) -> None:
+    """Refuse names that number a layer far beyond the number of tensors: so many layers would be built.
+
+    Raises:
+        NetworkTooLarge: names the number.
+    """
+    numbers = (int(part) for name in state_dict for part in re.findall(r"(?<![^.])\d{1,18}(?![^.])", name))
+    highest = max(numbers, default=0)
+    if highest > _UNNAMED * len(state_dict) + _FEW:
+        raise NetworkTooLarge(
+            f"its names number a layer {highest}, but there are {len(state_dict)} tensors: not weights."
+        )
+
+
 @contextlib.contextmanager
 def bounded_building(state_dict: Mapping[str, Tensor]) -> Iterator[None]:
     """Build a network for these weights within the block, and let it take no more memory than theirs warrants.
 
     Raises:
-        NetworkTooLarge: it would; or the number of a layer in the names is far beyond the number of tensors.
+        NetworkTooLarge: it would.
     """
-    numbers = (int(part) for name in state_dict for part in re.findall(r"(?<![^.])\d{1,18}(?![^.])", name))
-    most = _UNNAMED * len(state_dict) + _FEW
-    highest = max(numbers, default=0)
-    if highest > most:
-        raise NetworkTooLarge(
-            f"its names number a layer {highest}, but there are {len(state_dict)} tensors: not weights."
-        )
     own = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
     with _Bounded(_SPARE + _TIMES * own):
         yield

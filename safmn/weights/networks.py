@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from safmn import compat
 from safmn.errors import WeightsError
-from safmn.weights.bounds import NetworkTooLarge, bounded_building
+from safmn.weights.bounds import NetworkTooLarge, bounded_building, check_layers
 from safmn.weights.files import StateDict, generators_in, load_state_dict, locate
 from safmn.weights.recognise import Recognised, UnknownNetworkError, check_fits, difference, recognise, shapes_of
 
@@ -153,6 +153,10 @@ def _recognised(state_dict: StateDict, path: Path) -> tuple[Recognised, StateDic
 
 def _foreign(state_dict: StateDict, path: Path, reason: str) -> ForeignNetwork:
     """What spandrel makes of the weights."""
+    try:
+        check_layers(state_dict)
+    except NetworkTooLarge as error:
+        raise WeightsError(f"{path}: {error}") from error
     try:
         compat.repair_torchvision()  # which spandrel imports
         import spandrel
