@@ -17,7 +17,7 @@ from safmn.files import TEMPORARY, flush_directory, flush_file
 from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Size
 from safmn.inference.export.graph import subject_of
 from safmn.inference.export.profiles import UPSCAYL, check_name, note
-from safmn.inference.export.verify import TOLERANCE, Checked, verify
+from safmn.inference.export.verification import TOLERANCE, Checked, verify
 
 __all__ = ["FORMATS", "TOLERANCE", "UPSCAYL", "ExportError", "Exported", "export_network", "format_of"]
 
@@ -79,8 +79,8 @@ def export_network(
         format: "onnx", "openvino", "ncnn" or "torch"; None: the one that the ending of ``output`` stands for.
         size: (height, width) of the only input that the file shall take; None: every size.
         precision: "fp32", "fp16" (the weights; in ONNX and TorchScript the arithmetic too), "bf16" (TorchScript).
-        profile: "upscayl": an ncnn file for Upscayl and realesrgan-ncnn-vulkan, for sides of at least the network's
-            window. None: for every program.
+        profile: "upscayl": an ncnn file for Upscayl, for sides of at least the network's window. None: for every
+            program.
 
     Raises:
         OptionError: an argument is wrong, or a package is missing (the message says which).

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--profile",
         choices=sorted({profile for form in FORMATS.values() for profile in form.profiles}),
-        help="a program that reads the format by its own rules; upscayl: Upscayl and realesrgan-ncnn-vulkan (ncnn)",
+        help="a program that reads the format by its own rules; upscayl: Upscayl's engine (ncnn)",
     )
     return p
 

@@ -228,8 +228,8 @@ class Ncnn(Format):
         net = ncnn.Net()
         net.opt.use_vulkan_compute = False
         net.opt.num_threads = torch.get_num_threads()
-        # What the file holds is checked, not what ncnn makes of it on processors that compute in 16 bits.
-        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+        for option, value in NCNN_OPTIONS.items():
+            setattr(net.opt, option, value)
         if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
             raise ExportError(
                 f"ncnn cannot read the {path.name} that pnnx wrote: a layer is unknown to it. Update ncnn or use onnx."
@@ -295,6 +295,8 @@ def _traced(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
 
 
 FORMATS: dict[str, Format] = {form.name: form for form in (Onnx(), OpenVinoIR(), Ncnn(), TorchScript())}
+NCNN_OPTIONS = {"use_fp16_packed": False, "use_fp16_storage": False, "use_fp16_arithmetic": False}
+"""What the file holds is checked, not what ncnn makes of it on processors that compute in 16 bits."""
 METADATA = "metadata.json"
 """Where a TorchScript file keeps the facts."""
 

@@ -2,10 +2,10 @@
 
 A network wants sides that are multiples of its window. Two ways to give it such sides are here:
 
-- :func:`any_size` takes images of every size, from 1x1. It needs ncnn of 2025 or later; older versions refuse to load
-  the file.
-- :func:`for_tiles` uses nothing but layers that ncnn has had since 2022, as the builds in realesrgan-ncnn-vulkan and
-  Upscayl need. It takes images whose sides are not below the window, and fails with a status for smaller ones.
+- :func:`any_size` takes images of every size, from 1x1. It needs a new ncnn (tried: 1.0.20261020); 1.0.20250916 and
+  older ones refuse to load the file.
+- :func:`for_tiles` uses nothing but the layers that Upscayl's engine is built with, in their older forms (of 2023). It
+  takes images whose sides are not below the window, and fails with a status for smaller ones.
 
 The text format of ``.param`` files: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure
 """
@@ -20,6 +20,39 @@ INPUT, OUTPUT = "in0", "out0"
 """Blob names that pnnx gives."""
 TILED_INPUT, TILED_OUTPUT = "data", "output"
 """Blob names that realesrgan-ncnn-vulkan and Upscayl ask for."""
+UPSCAYL_LAYERS = frozenset(
+    {
+        "BinaryOp",
+        "Clip",
+        "Concat",
+        "Convolution",
+        "ConvolutionDepthWise",
+        "Crop",
+        "Deconvolution",
+        "Eltwise",
+        "Flatten",
+        "GELU",
+        "InnerProduct",
+        "Input",
+        "Interp",
+        "LayerNorm",
+        "MemoryData",
+        "Padding",
+        "Permute",
+        "PixelShuffle",
+        "Pooling",
+        "PReLU",
+        "Reduction",
+        "ReLU",
+        "Reorg",
+        "Reshape",
+        "Sigmoid",
+        "Slice",
+        "Split",
+        "Swish",
+    }
+)
+"""What Upscayl's engine is built with (the options of its CMakeLists.txt, 2026)."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +113,15 @@ def for_tiles(param: str, scale: int, window: int) -> str:
 
     A crop takes its size from another blob here. That is made by pooling and enlarging. The layer ``guard`` has no
     pixels left, which is an error in ncnn, where a side is below the window: mirrored padding would read elsewhere.
+
+    Raises:
+        ValueError: the network needs a layer that Upscayl's engine lacks.
     """
     first, *rest = _renamed(_parsed(param), {INPUT: "net_in", OUTPUT: "net_out"})
+    rest = [_power_of_root(layer) for layer in rest]
+    missing = {layer.kind for layer in rest} - UPSCAYL_LAYERS
+    if missing:
+        raise ValueError(f"Upscayl's engine lacks the layer {min(missing)}")
     pad = window - 1
     return _text(
         [
@@ -99,6 +139,13 @@ def for_tiles(param: str, scale: int, window: int) -> str:
             Layer("Crop", "to_size", ("net_out", "enlarged_size"), (TILED_OUTPUT,)),
         ]
     )
+
+
+def _power_of_root(layer: Layer) -> Layer:
+    """One over the square root as a power, in a layer that Upscayl has; other layers as they are."""
+    if (layer.kind, layer.parameters) != ("UnaryOp", "0=6"):
+        return layer
+    return replace(layer, kind="BinaryOp", parameters="0=6 1=1 2=-0.5")
 
 
 def _mirrored(source: str, window: int) -> tuple[list[Layer], str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from safmn.errors import OptionError
 
 UPSCAYL = "upscayl"
-"""Upscayl and realesrgan-ncnn-vulkan."""
+"""Upscayl, and builds of realesrgan-ncnn-vulkan with a complete ncnn (the official ones lack pooling, among others)."""
 PREPADDING = 10
 SCALES = (2, 3, 4)
 
@@ -46,6 +46,7 @@ def note(halo: int | None) -> str:
     """What to say about the tiles of these programs."""
     sees = "the whole image" if halo is None else f"{halo} pixels"
     return (
-        f"for Upscayl: put the .param and the .bin into a folder named models. It cuts images into tiles with "
-        f"{PREPADDING} pixels around them; this network sees {sees}, so that tiles differ a little from the whole image"
+        "for Upscayl: put the .param and the .bin into a folder named models. It cuts images into tiles with "
+        f"{PREPADDING} pixels around them; this network sees {sees}, so that tiles differ from the whole image near "
+        "their edges (docs/export.md says how much)"
     )
