@@ -202,7 +202,7 @@ def test_batches_and_extreme_sizes(name: str, tmp_path: Path) -> None:
 def test_a_missing_runtime_is_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(FORMATS["onnx"], "runtime", ("no_such_runtime", "onnx"))
+    monkeypatch.setattr(type(FORMATS["onnx"]), "runtime", ("no_such_runtime", "onnx"))
     file = tmp_path / "small.onnx"
     exported = export_network(small("SAFMN"), file)
     assert (exported.sizes, exported.error) == ((), None)
