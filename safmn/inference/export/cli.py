@@ -33,6 +33,11 @@ def parser() -> argparse.ArgumentParser:
     sizes.add_argument("--dynamic", action="store_true", help="images of every size (the default)")
     sizes.add_argument("--size", metavar="WxH", help="images of this size only, for what cannot do without (NPUs)")
     p.add_argument("--precision", default="fp32", choices=PRECISIONS)
+    p.add_argument(
+        "--profile",
+        choices=sorted({profile for form in FORMATS.values() for profile in form.profiles}),
+        help="a program that reads the format by its own rules; upscayl: Upscayl's engine (ncnn)",
+    )
     return p
 
 
@@ -48,10 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         format=options.format,
         size=None if options.size is None else _size(options.size),
         precision=options.precision,
+        profile=options.profile,
     )
-    sizes = ", ".join(f"{width}x{height}" for height, width in exported.sizes)
     say(f"wrote {', '.join(map(str, exported.files))}")
-    say(f"checked at {sizes}: within {exported.error:.1e} of the network")
+    if exported.error is not None:
+        sizes = ", ".join(f"{width}x{height}" for height, width in exported.sizes)
+        say(f"checked at {sizes}: within {exported.error:.1e} of the network")
+    for note in exported.notes:
+        say(note)
     return 0
 
 
