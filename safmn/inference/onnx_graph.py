@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from safmn.runtime.threads import BUILDING
+
 OPSET = 18
 """Supported by ONNX Runtime 1.14, OpenVINO 2023.0 and TensorRT 9 and later."""
 INPUT, OUTPUT = "input", "output"
@@ -31,7 +33,7 @@ def onnx_bytes(network: nn.Module, example: Tensor, *, dynamic: bool = True) -> 
     """
     axes = {0: "batch", 2: "height", 3: "width"}
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with BUILDING, warnings.catch_warnings():  # neither the exporter nor the filters of warnings are safe for threads
         # That this exporter is the older one, and that sizes were compared while tracing (the caller answers for that).
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from safmn.archs import SAFMN, SAFMN_BCIE, SAFMN_NTIRE23
 from safmn.archs.blocks import CCM, FMM, SAFM, enlarge
 from safmn.archs.safmn_ntire23_arch import PlainFMM
-from safmn.inference.backends.native.kernels import Kernels
+from safmn.inference.backends.native.kernels import Kernels, with_workspace
 from safmn.inference.backends.native.layers import Block, Convolution, Frame
 from safmn.inference.optimize import IMAGE_CHANNELS
 from safmn.inference.stages import NormedSkip, Plain
@@ -37,7 +37,8 @@ def translate(network: nn.Module, kernels: Kernels, *, half: bool) -> Program | 
         half: the 3x3 convolutions between features, and the 1x1 after them, with factors in bfloat16.
     """
     make = _PROGRAMS.get(type(network))  # not of its base: a subclass may have another forward
-    return None if make is None else make(network, kernels, half)
+    program = None if make is None else make(network, kernels, half)
+    return None if program is None else replace(program, run=with_workspace(program.run))
 
 
 def _blocks(modules: Iterable[nn.Module], kernels: Kernels, half: bool) -> list[Block]:
