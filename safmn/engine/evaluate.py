@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -27,6 +26,8 @@ from safmn.errors import DataError, UserError
 from safmn.imaging import to_uint8, write_image
 from safmn.names import image_name
 from safmn.registry import METRIC_REGISTRY, find
+from safmn.runtime.agreement import raise_together
+from safmn.runtime.distributed import on_all_ranks
 from safmn.runtime.execution import Execution, Precision, comparable_convolutions
 from safmn.runtime.memory import OUT_OF_MEMORY, is_out_of_memory
 
@@ -94,8 +95,8 @@ def evaluate(
     Raises:
         DataError: the set is empty, an image cannot be read, a GT image is not ``scale`` times its LQ image, or the
             network or a metric fails on one.
-        OSError, MemoryError, torch.OutOfMemoryError: a full disk, an unreadable folder, too large an image. These and
-            DataError come on every rank, whichever met them.
+        OSError, MemoryError, torch.OutOfMemoryError: a full disk, an unreadable folder, too large an image. What one
+            rank raises comes on every rank; the others say which rank it was.
         OptionError: a metric is not registered.
         Interrupted: the network raised it, on this or another rank.
     """
@@ -111,7 +112,7 @@ def evaluate(
         try:
             with _in_eval_mode(network), comparable_convolutions():
                 outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar))
-        except (UserError, Interrupted, OSError, *OUT_OF_MEMORY) as error:
+        except Exception as error:  # whatever it is, the other ranks wait for it
             outcome = error
     return _collect(name, _gather(outcome, world_size), start)
 
@@ -376,14 +377,19 @@ def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np
 
 
 def _gather(outcome: list[_Score] | Exception, world_size: int) -> list[_Score]:
-    """The scores of all ranks, in the order of the data set; an error of one of them is raised on all."""
-    outcomes: list[Any] = [outcome]
-    if world_size > 1:
-        outcomes = [None] * world_size
-        dist.all_gather_object(outcomes, outcome)
-    for each in outcomes:
-        if isinstance(each, Exception):
-            raise each
+    """The scores of all ranks, in the order of the data set; an error of one of them is raised on all.
+
+    Elsewhere than on its own rank it is a RankError.
+    """
+    if world_size == 1:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+    error = outcome if isinstance(outcome, Exception) else None
+    outcomes = on_all_ranks(outcome if error is None or isinstance(error, Interrupted) else None)
+    if any(isinstance(each, Interrupted) for each in outcomes):
+        raise Interrupted
+    raise_together(error)
     return sorted((score for each in outcomes for score in each), key=lambda score: score.index)
 
 

@@ -29,6 +29,7 @@ from safmn.errors import (
     EXIT_USER_ERROR,
     DataError,
     OptionError,
+    RankError,
     UserError,
     WeightsError,
     first_line,
@@ -269,6 +270,8 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
                 try:
                     results[name] = _run_set(plan, name, section, ranks, device)
                 except (UserError, OSError, *OUT_OF_MEMORY) as error:
+                    if isinstance(error, RankError) and error.fatal:
+                        raise
                     failures[name] = _explain(name, section, error)
     except BaseException:  # whatever it was, the sets before it are tested
         failures |= {name: f"{name}: not finished" for name in plan.sets if name not in {**results, **failures}}
