@@ -15,6 +15,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from safmn.console import complain, escape_last_resort
+
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -102,6 +104,7 @@ def exit_status(run: Callable[..., int]) -> Callable[..., int]:
     def door(*args: object, **kwargs: object) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+        escape_last_resort()
         try:
             return run(*args, **kwargs)
         except BrokenPipeError:
@@ -109,10 +112,10 @@ def exit_status(run: Callable[..., int]) -> Callable[..., int]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
         except (UserError, OSError) as error:
-            sys.stderr.write(f"safmn: error: {error}\n")
+            complain(f"safmn: error: {error}")
             return error.status if isinstance(error, UserError) else EXIT_USER_ERROR
         except KeyboardInterrupt as interrupt:
-            sys.stderr.write("safmn: interrupted\n")
+            complain("safmn: interrupted")
             return status_after(interrupt)
 
     return door

@@ -1,6 +1,7 @@
 """One rank of a training job that goes wrong on purpose: run by torchrun in tests/test_rank_errors.py.
 
-``rank_errors.py KIND OPTION_FILE [ARGUMENTS]``: what goes wrong is one of the functions below; it says "planted" when it does.
+``rank_errors.py KIND OPTION_FILE [ARGUMENTS]``: what goes wrong is one of the functions below, each of which says
+"planted" when it does.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from safmn.data import build_dataset
-from safmn.engine.evaluate import SetResult, _Scorer, evaluate
+from safmn.engine.evaluate import SetResult, _Draws, _Scorer, evaluate
 from safmn.errors import DataError, OptionError
 from safmn.imaging import read_rgb
 from safmn.registry import METRIC_REGISTRY
@@ -119,7 +119,9 @@ def test_every_image_is_saved(paths: list[str], told: bool, tmp_path: Path) -> N
 
 def test_ranks_do_not_save_over_each_other(tmp_path: Path) -> None:
     dataset = Named(["x.jpg", "y.png", "x.png"], told=True)
-    scorers = [_Scorer("set", {}, tmp_path, None, dataset.paths) for _ in range(2)]
+    scorers = [
+        _Scorer("set", {}, tmp_path, None, dataset.paths, _Draws(0, "set", torch.device("cpu"))) for _ in range(2)
+    ]
     output = np.zeros((40, 48, 3), np.uint8)
     for index, rank in ((0, 0), (1, 1), (2, 1)):
         scorers[rank](index, dataset[index], output)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from safmn.console import say
+from safmn.console import log_warnings_to_stderr, say, say_line
 from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
 from safmn.inference import backends, pictures
 from safmn.inference.jobs import plan
@@ -65,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn upscale`` and return its exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_warnings_to_stderr()
     options = parser().parse_args(argv)
     if not 1 <= options.quality <= 100:
         raise OptionError(f"--quality {options.quality}: choose 1 to 100")
@@ -116,7 +115,7 @@ def _summarise(run: Run, ignored: Sequence[Path]) -> int:
     if run.uncompared:
         say("no side-by-side pictures are made of films and animations")
     for path in ignored:
-        say(f"ignored {path}: neither an image nor a film by its name")
+        say_line(f"ignored {path}: neither an image nor a film by its name")
     for message in run.failures:
-        say(f"failed  {message}")
+        say_line(f"failed  {message}")
     return EXIT_FAILED if run.failures else 0

@@ -23,7 +23,7 @@ from typing import IO
 import requests
 from tqdm import tqdm
 
-from safmn.console import say
+from safmn.console import say_line
 from safmn.errors import DataError, exit_status
 from safmn.files import atomic_path
 from safmn.prepare.parallel import progress
@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     for name in arguments.sets:
         download(SETS[name].parts, arguments.root, keep=arguments.keep)
-        say(f"{name}: complete in {arguments.root}")
+        say_line(f"{name}: complete in {arguments.root}")
         for command in SETS[name].then:
-            say(f"  next: {command.format(root=arguments.root)}")
+            say_line(f"  next: {command.format(root=arguments.root)}")
     return 0

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import numpy as np
 
-from safmn.console import say
+from safmn.console import say_line
 from safmn.data.sources import (
     Pair,
     check_sizes,
@@ -270,13 +270,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     decoded = build_store(arguments.output, source, jobs=jobs)
     size = arguments.output.stat().st_size / 2**30
     count = len(read_index(arguments.output).images)
-    say(f"{arguments.output}: {count} images, {size:.2f} GiB" + ("" if decoded else " (was up to date)"))
+    say_line(f"{arguments.output}: {count} images, {size:.2f} GiB" + ("" if decoded else " (was up to date)"))
     return 0
 
 
 def _verify(path: Path, jobs: int) -> int:
     damaged = damaged_images(path, jobs=jobs)
     for name in damaged:
-        say(f"damaged: {name}")
-    say(f"{path}: {len(damaged)} damaged images" + (". Delete it and make it anew." if damaged else ""))
+        say_line(f"damaged: {name}")
+    say_line(f"{path}: {len(damaged)} damaged images" + (". Delete it and make it anew." if damaged else ""))
     return EXIT_FAILED if damaged else 0

@@ -1,9 +1,9 @@
 """What the ranks of a job tell each other about errors, so that none waits for one that has stopped.
 
-There are two ways. Where every rank can still answer (before a step, after a checkpoint), the error of one rank is raised
-on all: :func:`agreed`, :func:`raise_together`. Elsewhere (in the middle of a step) a rank notes its error in the job's
-key-value store and leaves. The collective calls of the others then fail, and they read the note: :func:`together`,
-:func:`explain_lost_ranks`.
+There are two ways. Where every rank can still answer (before a step, after a checkpoint), the error of one rank is
+raised on all: :func:`agreed`, :func:`raise_together`. Elsewhere (in the middle of a step) a rank notes its error in the
+job's key-value store and leaves. The collective calls of the others then fail, and they read the note:
+:func:`together`, :func:`explain_lost_ranks`.
 
 Single processes pass through all of this unchanged.
 """
@@ -104,9 +104,7 @@ class _Fetched(Generic[T]):
         except Exception as error:
             self.error = error
         self._failed = torch.tensor(float(self.error is not None))
-        self._work = dist.all_reduce(
-            self._failed, dist.ReduceOp.MAX, group=distributed.control_group(), async_op=True
-        )
+        self._work = dist.all_reduce(self._failed, dist.ReduceOp.MAX, group=distributed.control_group(), async_op=True)
 
     def settle(self) -> None:
         """Raise the error of whichever rank has one."""
@@ -184,8 +182,8 @@ def _why() -> RankError:
     if not names:
         return RankError("the connection between the ranks broke", status=EXIT_FAILED)
     return RankError(
-        f"{' or '.join(names)} is gone without a word: it was killed (SIGKILL; by the system where memory ran out), or its "
-        "machine or the connection to it failed",
+        f"{' or '.join(names)} is gone without a word: it was killed (SIGKILL; by the system where memory ran out), or "
+        "its machine or the connection to it failed",
         status=EXIT_FAILED,
     )
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 from collections.abc import Sequence
 
-from safmn.console import say
+from safmn.console import log_warnings_to_stderr, say, say_line
 from safmn.errors import OptionError, exit_status
 from safmn.inference.backends import PRECISIONS
 from safmn.inference.export import FORMATS, export_network
@@ -39,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn export`` and return its exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_warnings_to_stderr()
     options = parser().parse_args(argv)
     exported = export_network(
         load_network(options.weights),
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         precision=options.precision,
     )
     sizes = ", ".join(f"{width}x{height}" for height, width in exported.sizes)
-    say(f"wrote {', '.join(map(str, exported.files))}")
+    say_line(f"wrote {', '.join(map(str, exported.files))}")
     say(f"checked at {sizes}: within {exported.error:.1e} of the network")
     return 0
 
