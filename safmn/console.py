@@ -6,10 +6,12 @@ carriage returns, marks that turn the direction of writing. Here they become vis
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -54,6 +56,14 @@ def say_line(text: object) -> None:
 def complain(text: object) -> None:
     """Write a message to standard error."""
     sys.stderr.write(f"{message(text)}\n")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, whose complaints about arguments are escaped."""
+
+    def error(self, text: str) -> NoReturn:  # type: ignore[override]  # argparse calls it by position
+        """Complain, and leave with status 2."""
+        super().error(one_line(text))
 
 
 class Formatter(logging.Formatter):

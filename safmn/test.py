@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from safmn.console import ArgumentParser
 from safmn.errors import exit_status
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)

@@ -15,11 +15,12 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from safmn.console import ArgumentParser
 from safmn.errors import exit_status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")

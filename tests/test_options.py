@@ -415,7 +415,7 @@ def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None
         ("name", "a\0b", r"cannot name a folder"),
         ("num_gpu", "all", r"expected a whole number, at least 0 or one of 'auto', got the text 'all'"),
         ("num_gpu", -1, r"got -1"),
-        ("imports", ["nowhere.py"], r"imports\[0\]: nowhere.py cannot be imported: FileNotFoundError"),
+        ("imports", ["nowhere.py"], r"imports\.0: nowhere.py cannot be imported: FileNotFoundError"),
         ("imports", ["no.such.module"], r"no.such.module cannot be imported: ModuleNotFoundError"),
         ("network_g.n_blocks", -1, r"got -1"),
         ("val.metrics.psnr.crop_border", -1, r"got -1"),

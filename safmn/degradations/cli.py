@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from safmn.console import say_line
+from safmn.console import ArgumentParser, say_line
 from safmn.data import SampleKey, sample_rng
 from safmn.degradations.apply import Array, apply_recipe, make_pair
 from safmn.degradations.draw import draw_recipe
@@ -42,7 +42,7 @@ _MOST = 400  # pictures in a sheet
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="safmn degrade",
         description="Degrade an image as training of a real-world model does. The same seed, epoch and index give the "
         "same degradation as in training; a saved recipe gives the same file, byte for byte.",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from safmn.console import log_warnings_to_stderr, say, say_line
+from safmn.console import ArgumentParser, log_warnings_to_stderr, say, say_line
 from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
 from safmn.inference import backends, pictures
 from safmn.inference.jobs import plan
@@ -21,7 +21,7 @@ from safmn.runtime.interrupt import sigterm_as_ctrl_c
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="safmn upscale",
         description="Upscale images, animations and films. Outputs that exist are kept, so that an interrupted run "
         "goes on where it stopped. Exit status: 0 done, 1 some inputs failed (named at the end), 2 a wrong argument, "

@@ -22,7 +22,7 @@ def check_files(data: Mapping[str, Any], problems: Problems) -> None:
     """Note the files that are not there, before any is imported."""
     for number, name in names_of(data).items():
         if mistake := missing_file(name):
-            problems.add(("imports", number), f"{name} cannot be imported: {mistake}")
+            problems.add(("imports", str(number)), f"{name} cannot be imported: FileNotFoundError: {mistake}")
 
 
 def import_all(data: Mapping[str, Any], problems: Problems) -> None:
@@ -37,4 +37,4 @@ def import_all(data: Mapping[str, Any], problems: Problems) -> None:
         try:
             import_named(name)
         except (Exception, SystemExit) as error:  # it is anybody's code
-            problems.add(("imports", number), f"{name} cannot be imported: {type(error).__name__}: {error}")
+            problems.add(("imports", str(number)), f"{name} cannot be imported: {type(error).__name__}: {error}")

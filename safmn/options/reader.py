@@ -125,7 +125,8 @@ def _read_text(path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise OptionError(f"cannot read the option file {path}: {error}") from None
     if len(content) > _MAX_BYTES:
-        raise OptionError(f"{path} has more than {_MAX_BYTES:,} bytes; that is no option file.")
+        size = max(path.stat().st_size, len(content))  # that of a device is 0
+        raise OptionError(f"{path} has {size:,} bytes; that is no option file.")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise OptionError(f"{path} is UTF-16 text; save it as UTF-8")
     try:
@@ -143,7 +144,7 @@ def _kind(node: yaml.Node) -> str:
 def _syntax_error(error: yaml.YAMLError, text: str) -> str:
     if isinstance(error, ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        return f", line {line}: the character U+{ord(text[error.position]):04X} is not allowed in YAML"
+        return f", line {line}: special characters are not allowed in YAML (U+{ord(text[error.position]):04X})"
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -252,7 +253,7 @@ class _Builder:
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         if found := _NO_TEXT.search(text):
             self._note(where, node, f"holds {ascii(found[0])[1:-1]}, which is no character of a text")
-            return _NO_TEXT.sub("?", text)
+            return _SURROGATE.sub("?", text)  # else whoever prints it would fail
         return text
 
     def _scalar(self, node: yaml.ScalarNode, where: KeyPath) -> Any:

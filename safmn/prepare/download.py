@@ -23,7 +23,7 @@ from typing import IO
 import requests
 from tqdm import tqdm
 
-from safmn.console import say_line
+from safmn.console import ArgumentParser, say_line
 from safmn.errors import DataError, exit_status
 from safmn.files import atomic_path
 from safmn.prepare.parallel import progress
@@ -326,7 +326,7 @@ def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 def _parser() -> argparse.ArgumentParser:
     sets = "\n".join(f"  {name:10s} {data_set.about}" for name, data_set in SETS.items())
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare download",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Get data sets from their official hosts, in the layout of datasets/README.md:\n\n{sets}\n\n"

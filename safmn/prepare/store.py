@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import numpy as np
 
-from safmn.console import say_line
+from safmn.console import ArgumentParser, say_line
 from safmn.data.sources import (
     Pair,
     check_sizes,
@@ -231,7 +231,7 @@ def _planar(image: np.ndarray) -> np.ndarray:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare store",
         description="Decode HR and LR images into one file for data sets of type PatchStore, or HR images alone for "
         "RealESRGANDataset. Full images are best: the store makes sub-images unnecessary. Running it again goes on "

@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from safmn.console import log_warnings_to_stderr, say, say_line
+from safmn.console import ArgumentParser, log_warnings_to_stderr, say, say_line
 from safmn.errors import OptionError, exit_status
 from safmn.inference.backends import PRECISIONS
 from safmn.inference.export import FORMATS, export_network
@@ -17,7 +17,7 @@ from safmn.weights import load_network
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="safmn export",
         description="Write a network to a file that other programs run, and check the file against the network: it is "
         "there and right, or it is not there. docs/export.md shows how to use each. Exit status: 0 done, 2 a wrong "
