@@ -29,7 +29,7 @@ from safmn.files import atomic_path, cache_folder
 from safmn.imaging import list_images, write_image
 from safmn.inference import video
 from safmn.native import build
-from safmn.options import load_options, plugins
+from safmn.options import load_options
 from safmn.prepare.meta import write_meta
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -190,11 +190,11 @@ def test_pyav_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_modules_of_an_import_leave_the_path_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [str(tmp_path), *sys.path]
     monkeypatch.setattr(sys, "path", before.copy())
-    with plugins._on_path(tmp_path):
+    with imports._on_path(tmp_path):
         assert sys.path[-1] == str(tmp_path)
         sys.path.insert(1, "its own")
     assert sys.path == [before[0], "its own", *before[1:]]
-    with plugins._on_path(tmp_path):
+    with imports._on_path(tmp_path):
         sys.path[:] = before[1:]
     assert sys.path == before[1:]
 

@@ -252,8 +252,11 @@ class _Builder:
         if _SURROGATE.search(text):
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         if found := _NO_TEXT.search(text):
-            self._note(where, node, f"holds {ascii(found[0])[1:-1]}, which is no character of a text")
-            return _SURROGATE.sub("?", text)  # else whoever prints it would fail
+            character = ascii(found[0])[1:-1]
+            self._note(
+                where, node, f"holds {character}, which is no character of a text and cannot name a folder or file"
+            )
+            return _NO_TEXT.sub("?", text)  # else whoever uses it would fail
         return text
 
     def _scalar(self, node: yaml.ScalarNode, where: KeyPath) -> Any:
