@@ -22,6 +22,7 @@ import torch
 import yaml
 from test_data_loader import Numbers, take
 
+from safmn import imports
 from safmn.console import say
 from safmn.data import TrainingLoader, build_dataset
 from safmn.errors import DataError, OptionError, exit_status
