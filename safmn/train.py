@@ -15,11 +15,12 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from safmn.console import ArgumentParser
 from safmn.errors import exit_status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
@@ -52,15 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safmn.engine.setup import build_trainer
     from safmn.options import load_options
     from safmn.runtime import distributed
+    from safmn.runtime.agreement import together
 
     options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml, debug=arguments.debug)
     use_cuda = torch.cuda.is_available() and options.num_gpu != 0
     dist = options.dist_params
     ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)
     try:
-        resume = arguments.auto_resume or distributed.restarted()
-        trainer = build_trainer(options, ranks, auto_resume=resume, allow_changes=arguments.allow_changes)
-        return trainer.run()
+        with together():
+            resume = arguments.auto_resume or distributed.restarted()
+            trainer = build_trainer(options, ranks, auto_resume=resume, allow_changes=arguments.allow_changes)
+            return trainer.run()
     finally:
         distributed.leave()
 

@@ -198,10 +198,7 @@ def test_a_signal_ends_a_validation_on_every_rank(monkeypatch: pytest.MonkeyPatc
     options = tiny_run.options(images)
     dataset = build_dataset(options["datasets"]["val"], phase="val", scale=2)
 
-    def gathered(outcomes: list[Any], outcome: Any) -> None:
-        outcomes[:] = [outcome, Interrupted()]
-
-    monkeypatch.setattr("torch.distributed.all_gather_object", gathered)
+    monkeypatch.setattr("safmn.engine.evaluate.on_all_ranks", lambda outcome: [outcome, Interrupted()])
     network = torch.nn.Upsample(scale_factor=2)
     arguments = {"name": "val", "metrics": options["val"]["metrics"], "device": "cpu"}
     with pytest.raises(Interrupted):

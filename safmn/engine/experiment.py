@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from safmn import __version__
+from safmn import __version__, console
 from safmn.errors import UserError
 from safmn.files import TEMPORARY, set_aside, take_lock, write_atomically
 from safmn.options import Options
@@ -182,7 +182,7 @@ def start_logging(log_file: Path | None, *, is_main: bool) -> None:
 
 
 def _add_handler(handler: logging.Handler) -> None:
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(console.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger("safmn").addHandler(handler)
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from safmn.console import say
+from safmn.console import one_line, say_line
 from safmn.errors import DataError, UserError
 from safmn.imaging import imresize
 from safmn.inference import pictures
@@ -218,10 +218,10 @@ class _Bar:
 
     def note(self, text: str) -> None:
         """Show something beside the bar."""
-        self.bar.set_postfix_str(f"{self.finished}/{self.total} {self.name} {text}", refresh=False)
+        self.bar.set_postfix_str(one_line(f"{self.finished}/{self.total} {self.name} {text}"), refresh=False)
 
     def finish(self, message: str) -> None:
         """A file is done with."""
         self.finished += 1
         if self.plain:
-            say(f"[{self.finished}/{self.total}] {message}")
+            say_line(f"[{self.finished}/{self.total}] {message}")

@@ -25,7 +25,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from safmn.console import say
+from safmn.console import ArgumentParser, say_line
 from safmn.errors import DataError, exit_status
 from safmn.files import atomic_path
 from safmn.prepare.parallel import progress
@@ -436,7 +436,7 @@ def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 def _parser() -> argparse.ArgumentParser:
     sets = "\n".join(f"  {name:10s} {data_set.about}" for name, data_set in SETS.items())
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare download",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Get data sets from their official hosts, in the layout of datasets/README.md:\n\n{sets}\n\n"
@@ -454,7 +454,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     for name in arguments.sets:
         download(SETS[name].parts, arguments.root, keep=arguments.keep)
-        say(f"{name}: complete in {arguments.root}")
+        say_line(f"{name}: complete in {arguments.root}")
         for command in SETS[name].then:
-            say(f"  next: {command.format(root=arguments.root)}")
+            say_line(f"  next: {command.format(root=arguments.root)}")
     return 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from safmn.console import ArgumentParser
 from safmn.errors import DataError, exit_status
 from safmn.imaging import image_size, imresize, mod_crop
 from safmn.imaging.resize import Border
@@ -51,7 +52,7 @@ def _make(source: Path, *, output: Path, scales: Sequence[int], border: Border) 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare lr",
         description="Make LR images from HR images: MATLAB's bicubic, bit for bit, in the layout "
         "LR_bicubic/X4/namex4.png. Running it again makes only what is missing, damaged or older than its HR image.",

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import numpy as np
 
-from safmn.console import say
+from safmn.console import ArgumentParser, say_line
 from safmn.data.sources import (
     Pair,
     check_sizes,
@@ -231,7 +231,7 @@ def _planar(image: np.ndarray) -> np.ndarray:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare store",
         description="Decode HR and LR images into one file for data sets of type PatchStore, or HR images alone for "
         "RealESRGANDataset. Full images are best: the store makes sub-images unnecessary. Running it again goes on "
@@ -270,13 +270,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     decoded = build_store(arguments.output, source, jobs=jobs)
     size = arguments.output.stat().st_size / 2**30
     count = len(read_index(arguments.output).images)
-    say(f"{arguments.output}: {count} images, {size:.2f} GiB" + ("" if decoded else " (was up to date)"))
+    say_line(f"{arguments.output}: {count} images, {size:.2f} GiB" + ("" if decoded else " (was up to date)"))
     return 0
 
 
 def _verify(path: Path, jobs: int) -> int:
     damaged = damaged_images(path, jobs=jobs)
     for name in damaged:
-        say(f"damaged: {name}")
-    say(f"{path}: {len(damaged)} damaged images" + (". Delete it and make it anew." if damaged else ""))
+        say_line(f"damaged: {name}")
+    say_line(f"{path}: {len(damaged)} damaged images" + (". Delete it and make it anew." if damaged else ""))
     return EXIT_FAILED if damaged else 0

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from safmn.console import ArgumentParser
 from safmn.errors import DataError, exit_status
 from safmn.imaging import image_size
 from safmn.prepare.lr import lr_path
@@ -176,7 +177,7 @@ def _common_size(source: Path, counterparts: Mapping[int, Path]) -> tuple[int, i
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare subimages",
         description="Cut HR images (and, with --scales, their LR images) into overlapping squares, HR_sub and "
         "LR_bicubic_sub/X<s>, under equal names. Running it again makes only what is missing or damaged.",

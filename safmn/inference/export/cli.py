@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Sequence
 
-from safmn.console import say
+from safmn.console import ArgumentParser, log_warnings_to_stderr, say, say_line
 from safmn.errors import OptionError, exit_status
 from safmn.inference.backends import PRECISIONS
 from safmn.inference.export import FORMATS, export_network
@@ -18,7 +18,7 @@ from safmn.weights import load_network
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="safmn export",
         description="Write a network to a file that other programs run, and check the file against the network: it is "
         "there and right, or it is not there. docs/export.md shows how to use each. Exit status: 0 done, 2 a wrong "
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn export`` and return its exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_warnings_to_stderr()
     logging.getLogger("safmn.weights").setLevel(logging.INFO)  # which of a file's weights are taken
     options = parser().parse_args(argv)
     exported = export_network(
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         precision=options.precision,
         profile=options.profile,
     )
-    say(f"wrote {', '.join(map(str, exported.files))}")
+    say_line(f"wrote {', '.join(map(str, exported.files))}")
     if exported.error is not None:
         sizes = ", ".join(f"{width}x{height}" for height, width in exported.sizes)
         say(f"checked at {sizes}: within {exported.error:.1e} of the network")
