@@ -14,7 +14,7 @@ from repeater import repeated
 from skimage import data
 
 from safmn.errors import DataError
-from safmn.inference.video import probe, upscale_video
+from safmn.inference.films.video import probe, upscale_video
 
 av: Any = pytest.importorskip("av")
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from safmn.errors import DataError
-from safmn.files import write_atomically
+from safmn.imaging.file_names import IMAGE_SUFFIXES
 from safmn.imaging.orientation import is_lying, orientation_in, orientation_of, upright
-from safmn.names import IMAGE_SUFFIXES
+from safmn.system.files import write_atomically
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

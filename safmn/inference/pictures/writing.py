@@ -20,10 +20,10 @@ import tifffile
 from PIL import Image
 
 from safmn.errors import DataError, UserError, first_line
-from safmn.files import atomic_path
 from safmn.imaging.io import with_png_chunks
 from safmn.inference.pictures.exif import TIFF_TEXTS, load_exif, sized_exif
 from safmn.inference.pictures.picture import WRITABLE, Array, Picture, eight_bits, onto_white
+from safmn.system.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
