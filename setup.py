@@ -48,7 +48,7 @@ setup(
         "train": ["torchvision>=0.25", "tensorboard>=2.14", *BASICSR_NEEDS],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "openvino": ["openvino>=2024.4", "onnx>=1.16"],
-        "ncnn": ["ncnn>=1.0.20240820", "pnnx>=20240819"],
+        "ncnn": ["ncnn>=1.0.20261020", "pnnx>=20240819"],
         "video": ["av>=17"],
         "spandrel": ["spandrel>=0.4"],
     },

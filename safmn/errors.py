@@ -15,6 +15,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from safmn.system.console import complain, escape_last_resort
+
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -23,7 +25,13 @@ EXIT_TERMINATED = 143
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave. The message names the file, key or image and says what to do."""
+    """A mistake in what the user gave. The message names the file, key or image and says what to do.
+
+    Attributes:
+        status: the exit status of a command that ends with it.
+    """
+
+    status = EXIT_USER_ERROR
 
 
 class OptionError(UserError):
@@ -40,6 +48,20 @@ class WeightsError(UserError):
 
 class CheckpointError(UserError):
     """A training checkpoint that is damaged, incomplete, or belongs to other options."""
+
+
+class RankError(UserError):
+    """Another rank of the job stopped; the message says which, and why.
+
+    Args:
+        status: the exit status of that rank.
+        fatal: it cannot go on with anything else, as it can after a mistake in one data set.
+    """
+
+    def __init__(self, message: str, *, status: int = EXIT_USER_ERROR, fatal: bool = True) -> None:
+        super().__init__(message)
+        self.status = status
+        self.fatal = fatal
 
 
 class Terminated(KeyboardInterrupt):
@@ -82,6 +104,7 @@ def exit_status(run: Callable[..., int]) -> Callable[..., int]:
     def door(*args: object, **kwargs: object) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+        escape_last_resort()
         try:
             return run(*args, **kwargs)
         except BrokenPipeError:
@@ -89,10 +112,10 @@ def exit_status(run: Callable[..., int]) -> Callable[..., int]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
         except (UserError, OSError) as error:
-            sys.stderr.write(f"safmn: error: {error}\n")
-            return EXIT_USER_ERROR
+            complain(f"safmn: error: {error}")
+            return error.status if isinstance(error, UserError) else EXIT_USER_ERROR
         except KeyboardInterrupt as interrupt:
-            sys.stderr.write("safmn: interrupted\n")
+            complain("safmn: interrupted")
             return status_after(interrupt)
 
     return door

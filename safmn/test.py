@@ -21,13 +21,14 @@ if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from safmn.errors import exit_status
+from safmn.system.console import ArgumentParser
 
 if TYPE_CHECKING:
     import torch
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)
@@ -81,6 +82,7 @@ def _from_options(arguments: argparse.Namespace) -> int:
     from safmn.evaluation import benchmark as testing
     from safmn.options import load_options
     from safmn.runtime import distributed
+    from safmn.runtime.agreement import together
 
     options = load_options(arguments.opt, mode="test", overrides=arguments.force_yml, debug=arguments.debug)
     dist = options.dist_params
@@ -88,9 +90,10 @@ def _from_options(arguments: argparse.Namespace) -> int:
     ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)
     try:
         device = _device(arguments.device, options.num_gpu, ranks.local_rank)
-        with testing.results_folder(options.name, ranks, options.path.results_root) as folder:
-            plan = testing.plan_from_options(options, folder, device)
-        return testing.run(plan, ranks, device)
+        with together():
+            with testing.results_folder(options.name, ranks, options.path.results_root) as folder:
+                plan = testing.plan_from_options(options, folder, device)
+            return testing.run(plan, ranks, device)
     finally:
         distributed.leave()
 
@@ -98,21 +101,23 @@ def _from_options(arguments: argparse.Namespace) -> int:
 def _from_weights(arguments: argparse.Namespace) -> int:
     from safmn.evaluation import benchmark as testing
     from safmn.runtime import distributed
+    from safmn.runtime.agreement import together
 
     ranks = distributed.join(arguments.launcher, use_cuda=_on_cuda(arguments.device, None))
     try:
         device = _device(arguments.device, None, ranks.local_rank)
-        with testing.results_folder(_results_name(Path(arguments.weights)), ranks) as folder:
-            plan = testing.plan_from_weights(
-                arguments.weights,
-                folder,
-                device,
-                scale=arguments.scale,
-                pairs=arguments.sets,
-                benchmark=arguments.benchmark,
-                save_images=arguments.save_img,
-            )
-        return testing.run(plan, ranks, device)
+        with together():
+            with testing.results_folder(_results_name(Path(arguments.weights)), ranks) as folder:
+                plan = testing.plan_from_weights(
+                    arguments.weights,
+                    folder,
+                    device,
+                    scale=arguments.scale,
+                    pairs=arguments.sets,
+                    benchmark=arguments.benchmark,
+                    save_images=arguments.save_img,
+                )
+            return testing.run(plan, ranks, device)
     finally:
         distributed.leave()
 

@@ -16,10 +16,11 @@ if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from safmn.errors import exit_status
+from safmn.system.console import ArgumentParser
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     compat.require_basicsr()
     from safmn.options import load_options
     from safmn.runtime import distributed
+    from safmn.runtime.agreement import together
     from safmn.training.build import build_trainer
 
     options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml, debug=arguments.debug)
@@ -58,9 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     dist = options.dist_params
     ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)
     try:
-        resume = arguments.auto_resume or distributed.restarted()
-        trainer = build_trainer(options, ranks, auto_resume=resume, allow_changes=arguments.allow_changes)
-        return trainer.run()
+        with together():
+            resume = arguments.auto_resume or distributed.restarted()
+            trainer = build_trainer(options, ranks, auto_resume=resume, allow_changes=arguments.allow_changes)
+            return trainer.run()
     finally:
         distributed.leave()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import logging
 import os
 import random
@@ -229,3 +231,52 @@ def equal(a: Any, b: Any) -> bool:
 def test_any_state_survives_the_format(value: Any) -> None:
     document, flat = state_format.split({"state": value})
     assert equal(state_format.join(document, flat)["state"], value)
+
+
+def signed(folder: Path, files: dict[str, Any], iteration: Any = 7) -> None:
+    """A manifest whose checksums are right, as somebody else would make it."""
+    facts = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        if isinstance(content, bytes)
+        else content
+        for name, content in files.items()
+    }
+    body = json.dumps({"format": 1, "iteration": iteration, "files": facts})
+    (folder / "manifest.json").write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"networks": {"net_g": {"a": {"$tensor": "none"}}}, "iteration": 7, "progress": {}, "options": {}}',
+        b'{"networks": {"net_g": {"$items": [[[], 1]]}}, "iteration": 7, "progress": {}, "options": {}}',
+        b'{"networks": {"other": {}}, "iteration": 7, "progress": {}, "options": {}}',
+    ],
+)
+def test_a_checkpoint_from_elsewhere_is_refused_without_a_traceback(tmp_path: Path, document: bytes) -> None:
+    folder = save(tmp_path, 7)
+    (folder / "state.json").write_bytes(document)
+    signed(folder, {"state.json": document, "net_g.safetensors": (folder / "net_g.safetensors").read_bytes()})
+    with pytest.raises(CheckpointError, match="was not written by safmn train"):
+        load(folder)
+
+
+def test_the_files_of_a_manifest_are_its_own_and_not_endless(tmp_path: Path) -> None:
+    folder = save(tmp_path, 7)
+    for name in ("../outside", "/dev/zero", "a/../state.json"):
+        signed(folder, {name: {"bytes": 0, "sha256": "0"}})
+        with pytest.raises(CheckpointError, match="no file of its own"):
+            load(folder)
+    (folder / "endless").symlink_to("/dev/zero")
+    signed(folder, {"endless": {"bytes": 0, "sha256": "0"}})
+    with pytest.raises(CheckpointError, match="endless does not match"):
+        load(folder)
+    signed(folder, {"state.json": 3})
+    with pytest.raises(CheckpointError, match="its manifest is not one"):
+        load(folder)
+    signed(folder, {}, iteration=[])
+    with pytest.raises(CheckpointError, match="its manifest is not one"):
+        load(folder)

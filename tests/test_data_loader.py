@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from multiprocessing.connection import Connection
@@ -25,6 +26,8 @@ from safmn.data import KeyedDataset, SampleKey, TrainingLoader, build_dataset, d
 from safmn.data.batch_draws import first_draws
 from safmn.data.workers import explain_death, one_opencv_thread
 from safmn.errors import DataError
+from safmn.imports import import_named
+from safmn.runtime.agreement import describe
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -235,15 +238,6 @@ class Broken(Numbers):
         raise self.error
 
 
-class Killed(Numbers):
-    """A data set whose process is killed, as by a system that is out of memory."""
-
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        time.sleep(0.2)  # the main process waits for the batch by then
-        os.kill(os.getpid(), signal.SIGKILL)
-        return {}
-
-
 class Threads(Numbers):
     """A data set whose sample says how many threads the libraries may use."""
 
@@ -272,11 +266,97 @@ def test_a_bug_in_a_data_set_keeps_its_traceback(error: Exception, workers: int)
         take(TrainingLoader(Broken(error), batch_size=1, seed=0, num_workers=workers), 1)
 
 
-def test_a_worker_that_was_killed_is_explained() -> None:
-    with pytest.raises(
-        DataError, match=r"a loader worker died \(DataLoader worker.*lower datasets\.train\.num_worker_per_gpu"
-    ):
-        take(TrainingLoader(Killed(4), batch_size=1, seed=0, num_workers=1), 1)
+class Ended(Numbers):
+    """A data set whose process ends: by a signal (negative) or with a status."""
+
+    def __init__(self, how: int) -> None:
+        super().__init__(4)
+        self.how = how
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        if self.how >= 0:
+            os._exit(self.how)
+        os.kill(os.getpid(), -self.how)
+        time.sleep(5)
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "unsaid"),
+    [
+        (-signal.SIGKILL, r"killed \(SIGKILL\).*memory.*num_worker_per_gpu", "crashed"),
+        (-signal.SIGUSR2, "SIGUSR2", "memory"),
+        (3, "exit status 3", "memory"),
+    ],
+)
+def test_the_end_of_a_worker_is_told_as_it_was(how: int, said: str, unsaid: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        take(TrainingLoader(Ended(how), batch_size=1, seed=0, num_workers=1), 1)
+    assert "--auto_resume" in str(caught.value)
+    assert unsaid not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("torch_says", "said"),
+    [
+        ("is killed by signal: Segmentation fault. ", r"crashed \(SIGSEGV\)"),
+        (
+            "is killed by signal: Bus error. It is possible that dataloader's workers are out of shared memory.",
+            "/dev/shm",
+        ),
+        ("exited unexpectedly with exit code 9. Details are lost due to multiprocessing.", "exit status 9"),
+        (
+            "is killed by signal: Something new. ",
+            r"died \(DataLoader worker \(pid 12\) .*: Something new",
+        ),
+    ],
+)
+def test_what_torch_says_of_a_worker_is_understood(torch_says: str, said: str) -> None:
+    with pytest.raises(DataError, match=said), explain_death():
+        raise RuntimeError(f"DataLoader worker (pid 12) {torch_says}")
+
+
+def test_an_error_in_a_data_set_says_which_image() -> None:
+    class Named(Broken):
+        def image_names(self) -> list[str]:
+            return ["first", "second", "third", "fourth"]
+
+    for workers in (0, 1):
+        with pytest.raises(ZeroDivisionError, match="a bug") as caught:
+            take(TrainingLoader(Named(ZeroDivisionError("a bug")), batch_size=1, seed=0, num_workers=workers), 1)
+        assert re.fullmatch(
+            r"ZeroDivisionError: a bug; while loading sample \d of Named, (first|second|third|fourth)",
+            describe(caught.value),
+        )
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_imports_what_the_option_file_names(tmp_path: Path) -> None:
+    """The data set is defined in a file that is on no path, beside another one that it imports."""
+    (tmp_path / "shift_of_the_test.py").write_text("SHIFT = 5.0\n")
+    (tmp_path / "data_of_the_test.py").write_text(
+        "import multiprocessing, torch, shift_of_the_test\n"
+        "from safmn.registry import DATASET_REGISTRY\n"
+        "@DATASET_REGISTRY.register()\n"
+        "class SpawnedOfTheTest:\n"
+        "    def __init__(self, opt): pass\n"
+        "    def __len__(self): return 4\n"
+        "    def __getitem__(self, index):\n"
+        "        assert multiprocessing.parent_process() is not None\n"
+        "        return {'lq': torch.full((2,), shift_of_the_test.SHIFT + index)}\n"
+    )
+    import_named(str(tmp_path / "data_of_the_test.py"))
+    dataset = build_dataset({"type": "SpawnedOfTheTest"}, phase="train", scale=2)
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        batches = take(TrainingLoader(dataset, batch_size=4, seed=0, num_workers=1), 1)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+        deadline = time.monotonic() + 60
+        while multiprocessing.active_children() and time.monotonic() < deadline:  # for the tests after this one
+            time.sleep(0.05)
+    assert sorted(batches[0][0]["lq"][:, 0].tolist()) == [5, 6, 7, 8]
 
 
 def test_a_connection_lost_to_a_worker_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,13 +368,11 @@ def test_a_connection_lost_to_a_worker_is_explained(monkeypatch: pytest.MonkeyPa
         raise ConnectionResetError(104, "Connection reset by peer")
 
     monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._get_data", lost)
-    with pytest.raises(DataError, match=r"a loader worker died .*Connection reset"):
+    with pytest.raises(DataError, match=r"a loader worker .*Connection reset"):
         next(batches)
 
 
-def test_the_death_of_a_worker_during_a_step_is_explained() -> None:
-    with pytest.raises(DataError, match="a loader worker died"), explain_death():
-        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+def test_other_errors_than_the_death_of_a_worker_stay() -> None:
     with pytest.raises(RuntimeError, match="out of memory"), explain_death():
         raise RuntimeError("CUDA out of memory")
 

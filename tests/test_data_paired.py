@@ -16,7 +16,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from data_helpers import SIZES, make_folders, make_lmdb, paired_section
 
 from safmn.data import SampleKey, build_dataset, sample_rng
-from safmn.data.sources import Pair, check_sizes, pairs_from_meta_info
+from safmn.data.sources import LmdbReader, Pair, check_sizes, pairs_from_meta_info
 from safmn.errors import DataError, OptionError
 from safmn.imaging import write_image
 from safmn.registry import find
@@ -118,6 +118,16 @@ def test_meta_info_chooses_and_orders(folders: tuple[Path, Path], tmp_path: Path
     for section in (paired_section(*folders, meta_info_file=str(meta)), single):
         with pytest.raises(DataError, match=r"none\.png"):
             build_dataset(section, phase="val", scale=2)
+    (tmp_path / "outside.png").write_bytes(b"x")
+    for outside in (f"{tmp_path}/outside.png", "../outside.png", "x/../../outside.png"):
+        meta.write_text(f"b.png (96,72,3)\n{outside} (72,72,3)\n")
+        for section in (paired_section(*folders, meta_info_file=str(meta)), single):
+            with pytest.raises(DataError, match=r"meta\.txt lists .*outside\.png.*below the folder"):
+                build_dataset(section, phase="val", scale=2)
+    with meta.open("r+b") as file:
+        file.truncate(2**33)  # takes no room on the disk
+    with pytest.raises(DataError, match="not a list of images"):
+        build_dataset(single, phase="test", scale=2)
     with pytest.raises(DataError, match=r"no such meta_info_file.*other\.txt"):
         build_dataset(paired_section(*folders, meta_info_file="other.txt"), phase="val", scale=2)
 
@@ -356,3 +366,17 @@ def test_listed_images_may_have_their_lq_images_in_subfolders_alone(tmp_path: Pa
     assert [pair.lq for pair in pairs_from_meta_info(*folders)] == expected
     with pytest.raises(DataError, match="no such folder"):
         pairs_from_meta_info(folders[0], str(tmp_path / "nowhere"), folders[2])
+
+
+def test_an_lmdb_with_an_impossible_header_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """The library would divide by a page size of 0, and end the process."""
+    folder = make_lmdb(folders[0], tmp_path / "odd.lmdb")
+    content = (folder / "data.mdb").read_bytes()
+    for place, value in ((40, 0), (40, 3), (40, 2**31), (16, 0), (20, 9)):
+        changed = bytearray(content)
+        changed[place : place + 4] = value.to_bytes(4, "little")
+        (folder / "data.mdb").write_bytes(changed)
+        with pytest.raises(DataError, match=r"data\.mdb is damaged, or no lmdb"):
+            LmdbReader(folder).read("a")
+    (folder / "data.mdb").write_bytes(content)
+    assert LmdbReader(folder).read("a").ndim == 3

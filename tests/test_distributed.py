@@ -23,7 +23,7 @@ from safmn.evaluation.scoring import Interrupted, evaluate
 from safmn.runtime import distributed
 from safmn.runtime.distributed import Ranks
 from safmn.system.signals import Interrupt
-from safmn.training.agreement import Watch
+from safmn.training.step_flags import Watch
 from safmn.training.build import _check_ranks_agree
 from safmn.training.checkpoint import Checkpointer
 from safmn.weights import load_network
@@ -198,10 +198,7 @@ def test_a_signal_ends_a_validation_on_every_rank(monkeypatch: pytest.MonkeyPatc
     options = tiny_run.options(images)
     dataset = build_dataset(options["datasets"]["val"], phase="val", scale=2)
 
-    def gathered(outcomes: list[Any], outcome: Any) -> None:
-        outcomes[:] = [outcome, Interrupted()]
-
-    monkeypatch.setattr("torch.distributed.all_gather_object", gathered)
+    monkeypatch.setattr("safmn.evaluation.scoring.on_all_ranks", lambda outcome: [outcome, Interrupted()])
     network = torch.nn.Upsample(scale_factor=2)
     arguments = {"name": "val", "metrics": options["val"]["metrics"], "device": "cpu"}
     with pytest.raises(Interrupted):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,9 @@ from torch.nn import functional
 
 from safmn.data import build_dataset
 from safmn.errors import DataError, OptionError
-from safmn.evaluation.scoring import SetResult, _Scorer, evaluate
+from safmn.evaluation.scoring import SetResult, _Draws, _Scorer, evaluate
 from safmn.imaging import read_rgb
-from safmn.registry import METRIC_REGISTRY
+from safmn.registry import DATASET_REGISTRY, METRIC_REGISTRY
 
 PSNR = {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": False}}
 
@@ -119,7 +120,9 @@ def test_every_image_is_saved(paths: list[str], told: bool, tmp_path: Path) -> N
 
 def test_ranks_do_not_save_over_each_other(tmp_path: Path) -> None:
     dataset = Named(["x.jpg", "y.png", "x.png"], told=True)
-    scorers = [_Scorer("set", {}, tmp_path, None, dataset.paths) for _ in range(2)]
+    scorers = [
+        _Scorer("set", {}, tmp_path, None, dataset.paths, _Draws(0, "set", torch.device("cpu"))) for _ in range(2)
+    ]
     output = np.zeros((40, 48, 3), np.uint8)
     for index, rank in ((0, 0), (1, 1), (2, 1)):
         scorers[rank](index, dataset[index], output)
@@ -313,7 +316,7 @@ import json, os, sys
 import torch.distributed as dist
 sys.path[:0] = [{repository!r}, {tests!r}]
 from safmn.runtime import distributed
-from safmn.errors import DataError
+from safmn.errors import UserError
 from test_evaluate import Reads, item, score
 ranks = distributed.join("pytorch")
 arguments = dict(rank=ranks.rank, world_size=ranks.world_size)
@@ -322,7 +325,7 @@ result = score(counted, **arguments)
 alone = score([item(0)], **arguments)
 try:
     score(Reads(5, bad=1), **arguments)
-except DataError as error:
+except UserError as error:
     message = str(error)
 found = dict(per_image=result.per_image, mean=result.mean, read=counted.read, alone=alone.mean, message=message)
 open(os.path.join({out!r}, f"{{ranks.rank}}.json"), "w").write(json.dumps(found))
@@ -345,7 +348,8 @@ def test_two_ranks_share_the_work_and_get_the_same_numbers_as_one(tmp_path: Path
         assert found["mean"] == single.mean
         assert found["read"] == list(range(rank, 5, 2))
         assert found["alone"] == score([item(0)]).mean  # fewer images than ranks
-        assert found["message"] == "image 1 cannot be read"  # on the rank that did not meet it, too
+        where = "" if rank == 1 else "rank 1 stopped: "  # the rank that did not meet it says who did
+        assert found["message"] == f"{where}image 1 cannot be read"
 
 
 @pytest.fixture
@@ -377,3 +381,74 @@ def test_tensorfloat_32_is_off_while_images_are_scored_and_back_after() -> None:
         evaluate(network, [item, item], name="two", metrics={}, device="cpu")
     assert seen == [(False, False, False)] * 2
     assert flags() == (True, True, True)
+
+
+# --- draws of others' code ------------------------------------------------------------------------------------------
+
+
+class Drawing:
+    """A data set of somebody's own that draws its images from all three global generators."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.asked += 1
+        shift = random.random() + np.random.rand()
+        return {"lq": torch.rand(3, 8, 8), "gt": (torch.rand(3, 16, 16) + shift) / 3, "lq_path": f"{index}.png"}
+
+
+class DrawingNetwork(torch.nn.Module):
+    """A network that draws also when it is evaluated."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x, scale_factor=2) + 0.2 * torch.rand(1)
+
+
+def drawing_metric(img: np.ndarray, img2: np.ndarray) -> float:
+    return float(np.abs(img.astype(float) - img2).mean() + random.random() + np.random.rand())
+
+
+def drawn(dataset: Drawing, monkeypatch: pytest.MonkeyPatch, *, name: str = "set", **arguments: Any) -> dict[str, Any]:
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, "drawing_metric", drawing_metric)
+    metrics = {"mine": {"type": "drawing_metric"}}
+    return evaluate(
+        DrawingNetwork(), dataset, name=name, metrics=metrics, device="cpu", progress=False, **arguments
+    ).per_image
+
+
+def test_what_others_draw_depends_on_seed_set_and_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Drawing()
+    first = drawn(dataset, monkeypatch)
+    torch.manual_seed(5)
+    random.seed(5)
+    state = random.getstate(), torch.get_rng_state()
+    assert drawn(dataset, monkeypatch) == first
+    assert dataset.asked == 10
+    assert random.getstate() == state[0]
+    assert torch.equal(torch.get_rng_state(), state[1])
+    assert len({values["mine"] for values in first.values()}) == 5
+    for other in (drawn(dataset, monkeypatch, seed=1), drawn(dataset, monkeypatch, name="other")):
+        assert all(other[image] != first[image] for image in first)
+
+
+def test_ranks_draw_what_one_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = drawn(Drawing(), monkeypatch)
+    monkeypatch.setattr("safmn.evaluation.scoring.on_all_ranks", lambda scores: [scores])
+    shares = [drawn(Drawing(), monkeypatch, rank=rank, world_size=2) for rank in range(2)]
+    assert [len(share) for share in shares] == [3, 2]
+    assert {**shares[0], **shares[1]} == first
+
+
+def test_what_a_data_set_draws_when_it_is_built_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Subset(Drawing):
+        def __init__(self, opt: dict[str, Any]) -> None:
+            super().__init__()
+            self.chosen = random.sample(range(1000), 5)
+
+    monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Subset", Subset)
+    chosen = [build_dataset({"type": "Subset"}, phase="val", scale=2, seed=seed).chosen for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]

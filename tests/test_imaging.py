@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from safmn.imaging import (
     to_uint8,
     write_image,
 )
+from safmn.imaging import io as io_module
 
 LOSSLESS = [".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"]
 
@@ -312,3 +314,40 @@ def test_deep_avif_is_as_bright_as_it_is(depth: int, tmp_path: Path) -> None:
 
 def photo_of_ramp() -> np.ndarray:
     return np.linspace(0, 1, 48 * 64 * 3).reshape(48, 64, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
+def test_an_image_that_says_it_is_huge_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"bomb{suffix}"
+    image = np.zeros((17, 23, 3), np.uint8)
+    write_image(path, image)
+    if suffix == ".tif":
+        cv2.imwrite(str(path), image, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    data = bytearray(path.read_bytes())
+    if suffix == ".png":
+        data[16:24] = struct.pack(">II", 50_000, 50_000)
+    elif suffix == ".jpg":
+        place = data.index(b"\xff\xc0")
+        data[place + 5 : place + 9] = struct.pack(">HH", 50_000, 50_000)
+    elif suffix == ".bmp":
+        data[18:26] = struct.pack("<ii", 50_000, 50_000)
+    else:
+        for tag in (256, 257):
+            place = data.index(struct.pack("<HHI", tag, 3, 1))
+            data[place + 8 : place + 12] = struct.pack("<I", 50_000)
+    path.write_bytes(data)
+    for read in (read_rgb, read_image):
+        with pytest.raises(DataError, match="decompression bomb"):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_the_stated_size_is_that_of_the_image(suffix: str) -> None:
+    done, data = cv2.imencode(suffix, np.zeros((17, 23, 3), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
+    assert done
+    assert io_module._stated_size(data.tobytes()) == (23, 17)
+    with_exif = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 5000
+    Image.new("RGB", (300, 5)).save(with_exif, {".jpg": "jpeg", ".png": "png"}[suffix], exif=exif)
+    assert io_module._stated_size(with_exif.getvalue()) == (300, 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,54 @@ def test_merge_keys_that_are_mistakes(content: str, said: str, tmp_path: Path) -
     read_document(path, problems)
     with pytest.raises(OptionError, match=said):
         problems.raise_all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('a: 1\nname: "\\ud800x"\n', r"line 2: name: holds \\ud800"),
+        ('a: 1\n"\\udc00": 1\n', r"line 2: holds \\udc00"),
+        ('name: "a\\0b"\n', r"line 1: name: holds \\x00"),
+        ("a: 1\nb: \x07\n", r"line 2: special characters .*U\+0007"),
+    ],
+)
+def test_what_is_no_text_names_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "f.yml"
+    path.write_text(text)
+
+    def check() -> None:
+        problems = Problems(path)
+        read_document(path, problems)
+        problems.raise_all()
+
+    with pytest.raises(OptionError, match=message):
+        check()
+
+
+def test_a_surrogate_pair_is_the_character_that_json_means(tmp_path: Path) -> None:
+    path = tmp_path / "f.yml"
+    path.write_text('name: "\\ud83d\\ude00"\n')
+    problems = Problems(path)
+    assert read_document(path, problems).data == {"name": "\U0001f600"}
+    assert not len(problems)
+
+
+@pytest.mark.parametrize("form", ["{{<<: [{}]}}", "[{}]"])
+def test_bombs_of_anchors_end_at_once(tmp_path: Path, form: str) -> None:
+    letters = "abcdefghijklm"
+    lines = ["a: &a {x: 1}"]
+    lines += [f"{b}: &{b} " + form.format(",".join([f"*{a}"] * 9)) for a, b in itertools.pairwise(letters)]
+    path = tmp_path / "f.yml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(OptionError, match="aliases in this file expand"):
+        read_document(path, Problems(path))
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there are no such devices here")
+def test_a_device_without_end_and_utf_16_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no option file"):
+        read_document("/dev/zero", Problems(""))
+    path = tmp_path / "f.yml"
+    path.write_bytes("name: a\n".encode("utf-16"))
+    with pytest.raises(OptionError, match=r"UTF-16.*UTF-8"):
+        read_document(path, Problems(path))

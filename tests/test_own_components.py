@@ -17,8 +17,9 @@ import safmn
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.evaluation.scoring import evaluate
 from safmn.imaging import read_rgb, write_image
+from safmn.imports import log_imports
 from safmn.optim.schedules import build_schedule
-from safmn.options import plugins
+from safmn.options import load_options, plugins
 from safmn.options.problems import Problems
 from safmn.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY
 from safmn.runtime.distributed import Ranks
@@ -245,6 +246,61 @@ def test_a_file_may_use_its_neighbours_and_dataclasses(tmp_path: Path) -> None:
     assert import_file(tmp_path / "arch_of_the_test.py") == ""
     (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
     assert "leaving.py cannot be imported: SystemExit: 3" in import_file(tmp_path / "leaving.py")
+
+
+NEVER = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(OptionError) as caught:
+        load_options(path, mode="train", overrides=overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train:total_iter=-1", "total_iter"),
+        ("train:totaliter=5", "unknown key"),
+        ("network_g:dimm=8", "no argument 'dimm'"),
+        ("datasets:train:gt_size=33", "multiple of the scale"),
+        ("imports=[mine_of_the_test.py, nowhere.py]", "nowhere.py"),
+    ],
+)
+def test_a_file_that_is_refused_has_imported_nothing(
+    override: str, said: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_of_the_test.py").write_text(NEVER)
+    path = tiny_run.write_options(tmp_path, {**tiny_run.options(images), "imports": ["mine_of_the_test.py"]})
+    assert said in refusal(path, override)
+    assert not (tmp_path / "mine_of_the_test.ran").exists()
+    load_options(path, mode="train")
+    assert (tmp_path / "mine_of_the_test.ran").exists()
+
+
+def test_components_that_imports_register_are_checked_after_them(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "late_of_the_test.py").write_text(
+        "from safmn.registry import ARCH_REGISTRY, MODEL_REGISTRY\n"
+        "from safmn.training.models import RealGANModel\n"
+        "@ARCH_REGISTRY.register()\n"
+        "class LateOfTheTest:\n    def __init__(self, width: int): pass\n"
+        "@MODEL_REGISTRY.register()\n"
+        "class LateModelOfTheTest(RealGANModel):\n    takes_teacher = True\n    has_discriminator = None\n"
+    )
+    content = tiny_run.options(images) | {"imports": [str(tmp_path / "late_of_the_test.py")]}
+    content |= {"network_g": {"type": "LateOfTheTest", "width": 8}, "model_type": "LateModelOfTheTest"}
+    content |= {"degradation": {"crop_size": 64}}
+    content["train"]["teacher"] = {"weights": "safmn-x2"}
+    path = tiny_run.write_options(tmp_path, content)
+    with caplog.at_level("INFO", "safmn"):
+        load_options(path, mode="train")
+        assert "LateOfTheTest has no argument 'wdth'" in refusal(path, "network_g:wdth=8")
+        assert "no network named 'Later" in refusal(path, "network_g:type=LaterOfTheTest")
+        log_imports()
+    assert f"imported late_of_the_test from {tmp_path / 'late_of_the_test.py'}" in caplog.text
 
 
 # --- upscaling ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import struct
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ from tqdm import tqdm
 from safmn import data as data_package
 from safmn.data import PatchStore, SampleKey, TrainingLoader, build_dataset, patch_store
 from safmn.data.patch_store import gather
-from safmn.data.store_format import Source, StoreFile, digest_of, read_index
+from safmn.data.store_format import Source, StoreFile, StoreIndex, digest_of, finish_file, read_index
 from safmn.data.workers import one_opencv_thread
 from safmn.errors import DataError, OptionError
 from safmn.imaging import imresize, list_images, mod_crop, read_rgb, write_image
@@ -454,3 +456,30 @@ def test_a_store_of_other_lq_images_is_not_up_to_date(tmp_path: Path) -> None:
     write_image(tmp_path / "L" / "1.png", np.full((4, 4, 3), 200, np.uint8))
     assert build_store(tmp_path / "x.store", source, jobs=1) == 1
     assert read_index(tmp_path / "x.store").images[0].lr.name == "1.png"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"offset": 2**40}, {"offset": 0}, {"offset": -64}, {"lq_height": 2**30}, {"lq_width": 0}, {"lq_width": -5}],
+    ids=str,
+)
+def test_an_index_that_points_elsewhere_is_refused(store: Path, change: dict[str, int]) -> None:
+    """Its checksum is right: a GPU would read whatever is in its memory there."""
+    index = read_index(store)
+    last = index.images[-1]
+    changed = StoreIndex(index.source, [*index.images[:-1], msgspec.structs.replace(last, **change)])
+    end = last.end(index.source.scale)
+    with store.open("r+b") as file:
+        file.truncate(end)
+        finish_file(file.fileno(), end, changed)
+    with pytest.raises(DataError, match="the index of the patch store"):
+        open_store(store)
+    with store.open("r+b") as file:
+        file.truncate(end)
+        content = msgspec.msgpack.encode({"source": 3})
+        file.seek(end)
+        file.write(content)
+        file.seek(0)
+        file.write(struct.pack("<8sQQ16s", b"SAFMNPS\x01", end, len(content), digest_of(content)))
+    with pytest.raises(DataError, match="the index of the patch store"):
+        open_store(store)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import gzip
 import hashlib
 import io
+import itertools
 import re
+import socketserver
 import tarfile
 import threading
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -305,3 +311,142 @@ def test_the_published_table_is_well_formed() -> None:
             assert len(digest) == hashlib.new(algorithm).digest_size * 2
             assert re.compile(part.pattern).groups >= 1
             assert part.counts
+
+
+class Rude:
+    """A host on which every connection gets the same answer: headers, then pieces until there are none."""
+
+    def __init__(self, head: str, pieces: Callable[[], Iterator[bytes]]) -> None:
+        self.sent = 0
+        rude = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while self.rfile.readline().strip():
+                    pass
+                with contextlib.suppress(OSError):
+                    self.wfile.write(f"HTTP/1.1 {head}\r\nConnection: close\r\n\r\n".encode())
+                    for piece in itertools.islice(pieces(), 10_000):
+                        self.wfile.write(piece)
+                        rude.sent += len(piece)
+
+        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/data.zip"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+
+@pytest.fixture
+def rude(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rude]]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    hosts = []
+
+    def make(head: str, pieces: Callable[[], Iterator[bytes]] = lambda: iter(())) -> Rude:
+        hosts.append(Rude(head, pieces))
+        return hosts[-1]
+
+    yield make
+    for host in hosts:
+        host.server.shutdown()
+        host.server.server_close()
+
+
+PIECE = bytes(2**16)
+ENDLESS = {
+    "no length": ("200 OK", lambda: itertools.repeat(PIECE)),
+    "chunked": (
+        "200 OK\r\nTransfer-Encoding: chunked",
+        lambda: itertools.repeat(b"%x\r\n%b\r\n" % (len(PIECE), PIECE)),
+    ),
+    "huge length": ("200 OK\r\nContent-Length: 10000000000000", lambda: itertools.repeat(PIECE)),
+    "wrong length": ("200 OK\r\nContent-Length: lots", lambda: itertools.repeat(PIECE)),
+    "negative length": ("200 OK\r\nContent-Length: -5", lambda: itertools.repeat(PIECE)),
+    "gzip": ("200 OK\r\nContent-Encoding: gzip", lambda: iter([gzip.compress(bytes(10**7))])),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("size_known", [True, False])
+def test_what_is_too_long_is_not_read_to_its_end(
+    rude: Callable[..., Rude], tmp_path: Path, kind: str, size_known: bool
+) -> None:
+    """600 MB are offered; 300 kB are expected, and the sockets' buffers hold a few MB."""
+    host = rude(*ENDLESS[kind])
+    archive = Archive(host.url, 300_000) if size_known else Archive(host.url, at_most=300_000)
+    with pytest.raises(DataError, match=r"300000 bytes|compressed"):
+        fetch(archive, tmp_path / "data.zip", tries=1, pause=0)
+    assert host.sent < 50_000_000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_that_dribbles_is_given_up(
+    rude: Callable[..., Rude], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WATCHED", 0.2)
+
+    def dribble() -> Iterator[bytes]:
+        while True:
+            time.sleep(0.05)
+            yield b"x"
+
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"only [0-9]+ bytes came within"):
+        fetch(Archive(rude("200 OK", dribble).url, 300_000), tmp_path / "data.zip", tries=2, pause=0)
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/data.zip"])
+def test_redirects_to_other_schemes_are_not_followed(rude: Callable[..., Rude], tmp_path: Path, place: str) -> None:
+    host = rude(f"302 Found\r\nLocation: {place}\r\nContent-Length: 0")
+    with pytest.raises(DataError, match="No connection adapters"):
+        fetch(Archive(host.url, 300_000), tmp_path / "data.zip", tries=3, pause=60)
+    assert not (tmp_path / "data.zip").exists()
+
+
+def test_a_part_from_elsewhere_in_the_file_is_not_appended(rude: Callable[..., Rude], tmp_path: Path) -> None:
+    (tmp_path / "data.zip.part").write_bytes(CONTENT[:1000])
+    host = rude(
+        "206 Partial Content\r\nContent-Range: bytes 0-9/300000\r\nContent-Length: 10", lambda: iter([bytes(10)])
+    )
+    with pytest.raises(DataError, match="is not its beginning, and is removed"):
+        fetch(Archive(host.url, 300_000), tmp_path / "data.zip", tries=1, pause=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = archive_of(host)
+    usage = module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DataError, match=r"data\.zip\.part cannot be written.*0 MB are free.*same command"):
+        fetch(archive, tmp_path / "data.zip", tries=3, pause=0)
+    assert len(host.ranges) == 1
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.shutil, "copyfileobj", full)
+    (tmp_path / "a.zip").write_bytes(zip_of({"DIV2K_train_HR/0001.png": png(1)}))
+    with pytest.raises(DataError, match=r"no room for the images of .*a\.zip"):
+        extract(tmp_path / "a.zip", SETS["div2k"].parts[0], tmp_path)
+
+
+def test_an_archive_stays_in_its_folder_and_its_size(tmp_path: Path) -> None:
+    """Names that lead out, links, and a zip bomb."""
+    root = tmp_path / "root"
+    free = Part(Archive("https://x/a.tar"), r"in/(?P<name>.*\.png)", "{name}", ())
+    for name in ("in/../escaped.png", f"in/{tmp_path}/escaped.png"):
+        (tmp_path / "a.tar").write_bytes(tar_of({name: png(1)}))
+        with pytest.raises(DataError, match="is not what it should be"):
+            extract(tmp_path / "a.tar", free, root)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+            info = tarfile.TarInfo("in/link.png")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    extract(tmp_path / "a.tar", free, root)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("in/0001.png", bytes(80_000_000))
+    with pytest.raises(DataError, match="80000000 bytes"):
+        extract(tmp_path / "a.zip", free, root)
+    assert not root.exists() or not [path for path in root.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["a.tar", "a.zip"]

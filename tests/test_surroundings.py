@@ -22,12 +22,13 @@ import torch
 import yaml
 from test_data_loader import Numbers, take
 
+from safmn import imports
 from safmn.data import TrainingLoader, build_dataset
 from safmn.errors import DataError, OptionError, exit_status
 from safmn.imaging import list_images, write_image
 from safmn.inference.films import video
 from safmn.kernels.cpu import build
-from safmn.options import load_options, plugins
+from safmn.options import load_options
 from safmn.prepare.meta import write_meta
 from safmn.system.console import say
 from safmn.system.files import atomic_path, cache_folder
@@ -190,11 +191,11 @@ def test_pyav_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_modules_of_an_import_leave_the_path_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [str(tmp_path), *sys.path]
     monkeypatch.setattr(sys, "path", before.copy())
-    with plugins._on_path(tmp_path):
+    with imports._on_path(tmp_path):
         assert sys.path[-1] == str(tmp_path)
         sys.path.insert(1, "its own")
     assert sys.path == [before[0], "its own", *before[1:]]
-    with plugins._on_path(tmp_path):
+    with imports._on_path(tmp_path):
         sys.path[:] = before[1:]
     assert sys.path == before[1:]
 

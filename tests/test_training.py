@@ -33,8 +33,10 @@ from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 from safmn.train import main
 from safmn.training import build as setup
+from safmn.training.checkpoint import Checkpointer
 from safmn.training.device_batches import feed
 from safmn.training.experiment import Experiment
+from safmn.training.models import RealGANModel
 from safmn.training.models.sr_model import SRModel
 from safmn.training.models.trained_network import TrainedNetwork
 from safmn.training.trainer import Trainer
@@ -475,6 +477,45 @@ def test_a_validation_that_ends_early_loses_nothing_and_is_done_again(
         runs.append({name: digest for name, digest in prints.items() if not name.endswith(".json")})
     assert "models/net_g_best.pth" in runs[0]
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(("fails_in", "saved"), [("_adversarial_loss", 7), ("_discriminator_losses", 6)])
+def test_an_error_in_a_step_leaves_the_step_before_it(
+    fails_in: str, saved: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generator's step is undone, with what it moved in the discriminator; after it, nothing can be saved."""
+    content = tiny_run.real_options(images, tmp_path, "RealGANModel", workers=0)
+    content["train"] |= {"total_iter": 9}
+    content["train"]["scheduler"]["periods"] = [9]
+    content["val"]["val_freq"] = 9
+    prints = []
+    for failing in (False, True):
+        folder = tmp_path / str(failing)
+        folder.mkdir()
+        content["path"]["experiments_root"] = str(folder / "experiments")
+        arguments = ["-opt", str(tiny_run.write_options(folder, content)), "--auto_resume"]
+        if failing:
+            compute = getattr(RealGANModel, fails_in)
+            reached = []
+
+            def out_of_memory(self: RealGANModel, *batch: Any, compute: Any = compute, reached: Any = reached) -> Any:
+                result = compute(self, *batch)
+                if self.net_d.iteration == 8:
+                    reached.append(8)
+                    raise MemoryError("no room")
+                return result
+
+            with monkeypatch.context() as patch:
+                patch.setattr(RealGANModel, fails_in, out_of_memory)
+                with pytest.raises(MemoryError, match="no room"):
+                    main(arguments)
+            assert reached == [8]
+            assert Checkpointer(folder / "experiments/tiny/training_states").iterations()[-1] == saved
+        assert main(arguments) == 0
+        found = tiny_run.fingerprint(folder)
+        prints.append({name: digest for name, digest in found.items() if not name.endswith(".json")})
+    assert "models/net_d_9.pth" in prints[0]
+    assert prints[0] == prints[1]
 
 
 def interrupt_step(monkeypatch: pytest.MonkeyPatch, at: int) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import pickle
 import subprocess
 import sys
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hostile_files
 import numpy as np
 import pytest
 import safetensors
@@ -23,8 +28,9 @@ from safmn import weights
 from safmn.archs import FAMILY, SAFMN, SAFMN_BCIE
 from safmn.archs.complexity import complexity
 from safmn.archs.shapes import ffn_scale
-from safmn.errors import WeightsError
+from safmn.errors import CheckpointError, WeightsError
 from safmn.registry import ARCH_REGISTRY, build
+from safmn.training import basicsr_state as legacy_state
 
 SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 2, "ffn_scale": 1.5, "upscaling_factor": 2}
 
@@ -388,6 +394,226 @@ def test_checksums_that_were_left_out_are_not_missed(state: dict[str, Tensor], t
     finally:
         torch.serialization.set_crc32_options(True)
     assert weights.load_network(path).scale == 2
+
+
+# ---------------------------------------------------------------------------------------------- files that make claims
+
+_BOUNDED = """
+import resource, signal, sys
+from pathlib import Path
+from safmn import weights
+from safmn.errors import WeightsError
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))
+signal.alarm(100)
+for path in sys.argv[1:]:
+    try:
+        said = f"loaded {weights.load_network(path)}"
+    except WeightsError as error:
+        said = str(error)
+    print(Path(path).stem, said, flush=True)
+"""
+REFUSED = {
+    hostile_files.expanded: "far more than the file",
+    hostile_files.one_expanded: "far more than the file",
+    hostile_files.overlapping: "far more than the file",
+    hostile_files.many_views: "far more than the file",
+    hostile_files.deflated_pickle: "are allowed",
+    hostile_files.lying_deflate: "a checksum or a size is wrong",
+    hostile_files.storage_beyond_file: "storage 0 has 40 bytes, and should have 10000000000",
+    hostile_files.tensor_beyond_storage: "does not lie within its 10 values",
+    hostile_files.negative: "impossible sizes",
+    hostile_files.wrapping: "far more than the file",
+    hostile_files.legacy_huge: "10000000000 bytes, more than the file",
+    hostile_files.legacy_expanded: "far more than the file",
+    hostile_files.sparse: "w is a sparse tensor or one without values",
+    hostile_files.meta: "w is a sparse tensor or one without values",
+    hostile_files.quantised: "w is a quantised tensor",
+    hostile_files.nested_key: "damaged",
+    hostile_files.laughs: "not weights",
+    hostile_files.giant_memo: "not weights",
+    hostile_files.giant_bytes: "damaged",
+    hostile_files.reduce_bytearray: "not weights",
+    hostile_files.new_storage: "not weights",
+    hostile_files.safetensors_huge: "damaged or incomplete safetensors",
+    hostile_files.safetensors_overlap: "damaged or incomplete safetensors",
+    hostile_files.safetensors_long_header: "a header of",
+    hostile_files.safetensors_twice: "stands in its header twice",
+    hostile_files.many_blocks: "but has only",
+    hostile_files.foreign_blocks: "3000000",
+}
+
+
+def test_claims_are_refused_within_two_gibibytes(tmp_path: Path) -> None:
+    """Each of these took, or would take once used, gigabytes or minutes (python tests/hostile_files.py)."""
+    made = {make.__name__: make(tmp_path / f"{make.__name__}.pth") for make in REFUSED}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _BOUNDED, *map(str, made.values())],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert said.keys() == made.keys()
+    for make, words in REFUSED.items():
+        assert words in said[make.__name__], make.__name__
+    assert not any("weights_only" in line or "add_safe_globals" in line for line in said.values())
+
+
+def test_a_training_state_is_read_in_the_same_way(tmp_path: Path) -> None:
+    path = tmp_path / "7.state"
+    for make in (hostile_files.expanded, hostile_files.nested_key, hostile_files.storage_beyond_file):
+        with pytest.raises(CheckpointError, match=r"7\.state: .*not a training state of BasicSR"):
+            legacy_state._read(make(path))
+    torch.save({"iter": 7, "optimizers": [Exploit(tmp_path / "victim")]}, path)
+    with pytest.raises(CheckpointError, match="pickled Python object"):
+        legacy_state._read(path)
+    assert not (tmp_path / "victim").exists()
+    moments = {0: {"step": torch.tensor(3.0), "exp_avg": torch.arange(4.0)}}
+    torch.save(
+        {"iter": 7, "epoch": 1, "optimizers": [{"state": moments, "param_groups": [{"betas": (0.9, 0.99)}]}]}, path
+    )
+    (optimizer,) = legacy_state._read(path)["optimizers"]
+    assert torch.equal(optimizer["state"][0]["exp_avg"], torch.arange(4.0))
+    assert optimizer["param_groups"] == [{"betas": (0.9, 0.99)}]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_unusual_archives_load_right(state: dict[str, Tensor], tmp_path: Path, compressed: bool, order: str) -> None:
+    """Packed again with a zip program; written on a machine of the other byte order; views of one storage."""
+    values = torch.arange(600, dtype=torch.float32)
+    data = values.numpy().astype({"little": "<f4", "big": ">f4"}[order]).tobytes()
+    storage = hostile_files.Storage("0", 600)
+    path = hostile_files.archive(
+        tmp_path / "w.pth",
+        {
+            "whole": hostile_files.Claim(storage, (20, 30), (30, 1)),
+            "turned": hostile_files.Claim(storage, (30, 10), (1, 30), 300),
+            "repeated": hostile_files.Claim(storage, (4, 3), (0, 1), 5),
+        },
+        {"0": data},
+        compression=zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED,
+        byteorder=order.encode(),
+    )
+    loaded = weights.load_state_dict(path)
+    assert torch.equal(loaded["whole"], values.view(20, 30))
+    assert torch.equal(loaded["turned"], values[300:].view(10, 30).T)
+    assert torch.equal(loaded["repeated"], torch.tensor([[5.0, 6.0, 7.0]]).expand(4, 3))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("form", ["zip", "legacy", "parameters", "protocol"])
+def test_our_reader_gives_what_torch_gives(
+    state: dict[str, Tensor], tmp_path: Path, kind: torch.dtype, form: str
+) -> None:
+    if form == "legacy" and kind == torch.float8_e4m3fn:
+        pytest.skip("torch itself cannot load it")
+    path = tmp_path / "w.pth"
+    content: Any = OrderedDict((name, value.to(kind)) for name, value in state.items())
+    content["counter"] = torch.tensor(3)
+    if form == "parameters":
+        content = nn.ParameterDict({name.replace(".", "_"): value for name, value in state.items()}).state_dict()
+        content = {name: nn.Parameter(value.to(kind)) for name, value in content.items()}
+    protocol = 4 if form == "protocol" else 2
+    torch.save({"params": content}, path, pickle_protocol=protocol, _use_new_zipfile_serialization=form != "legacy")
+    expected = torch.load(path, weights_only=False)["params"]
+    loaded = weights.load_state_dict(path)
+    assert list(loaded) == list(expected)
+    for name, value in expected.items():
+        assert loaded[name].dtype == value.dtype
+        assert torch.equal(loaded[name].double(), value.double())
+
+
+def test_only_the_weights_of_a_large_file_are_read(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"params": state, "optimizer": {"exp_avg": torch.full((1000,), float("nan"))}}, path)
+    content = bytearray(path.read_bytes())
+    place = content.rindex(torch.full((9,), float("nan")).numpy().tobytes())
+    content[place] ^= 1  # damaged where nobody looks
+    path.write_bytes(content)
+    assert weights.load_network(path).scale == 2
+    with pytest.raises(WeightsError, match="damaged"):
+        weights.load_plain(path)
+
+
+OTHERS: dict[str, tuple[bytes, str]] = {
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n", "git lfs pull"),
+    "page": (b"\n<!DOCTYPE html><html><body>Not found</body></html>", "web page"),
+    "gzip": (b"\x1f\x8b\x08\x00" + bytes(100), "gzip"),
+    "zeros": (bytes(1000), "zero bytes"),
+    "json": (b'{"message": "Not Found"}', "text"),
+    "onnx": (b"\x08\x08\x12\x07pytorch\x1a\x052.8.0:\x91", "ONNX model"),
+    "ncnn": (b"7767517\n3 3\n", "ncnn"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(30), "PNG image"),
+    "pickle": (pickle.dumps([1, 2, 3]), "Python pickle"),
+    "tar": (bytes(257) + b"ustar\x0000" + bytes(300), "tar archive"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_a_file_is_that_is_no_weight_file_is_said(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "w.pth"
+    content, words = OTHERS[kind]
+    path.write_bytes(content)
+    message = refusal(lambda: weights.load_network(path), path)
+    assert words in message
+    assert "not a weight file" in message
+
+
+def test_archives_of_other_things_are_named(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    weights.save_weights(tmp_path / "inner.pth", params=state)
+    for name, words in (("model/inner.pth", "unpack it"), ("a.npy", "NumPy"), ("readme.txt", "readme.txt")):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(tmp_path / "inner.pth", name)
+        assert words in refusal(lambda: weights.load_network(path), path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", hostile_files.pickled({}))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("archive/data.pkl", hostile_files.pickled({}))
+    assert "same name" in refusal(lambda: weights.load_network(path), path)
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "a pipe" in refusal(lambda: weights.load_network(tmp_path / "pipe.pth"), tmp_path / "pipe.pth")
+
+
+@pytest.mark.parametrize("prefix", ["net_g.", "generator.", "model.", "net_g_ema."])
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_generator_in_a_trainers_file_is_found(
+    network: nn.Module,
+    state: dict[str, Tensor],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    prefix: str,
+    alone: bool,
+) -> None:
+    path = tmp_path / "last.ckpt"
+    content = {prefix + name: value for name, value in state.items()}
+    if not alone:
+        content["net_d.conv.weight"] = torch.zeros(3, 3)
+    torch.save({"state_dict": content, "epoch": 3}, path)
+    with caplog.at_level(logging.INFO):
+        loaded = weights.load_network(path)
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    assert f"using the weights under '{prefix}'" in caplog.text
+    other = build(ARCH_REGISTRY, SECTION)
+    weights.load_into(other, path, section=SECTION)
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+
+
+def test_quantised_and_too_large_values_are_refused(
+    state: dict[str, Tensor], tmp_path: Path, network: nn.Module
+) -> None:
+    path = tmp_path / "w.pth"
+    name = "to_feat.weight"
+    weights.save_weights(path, params={**state, name: (state[name] * 100).to(torch.int8)})
+    for load in (lambda: weights.load_network(path), lambda: weights.load_into(network, path)):
+        assert f"{name} is torch.int8" in refusal(load, path)
+    weights.save_weights(path, params={**state, name: state[name].double() * 1e300})
+    assert f"{name} holds values that are not finite numbers" in refusal(lambda: weights.load_network(path), path)
+    weights.save_weights(path, params={**state, name: state[name].to(torch.complex64)})
+    assert f"{name} is torch.complex64" in refusal(lambda: weights.load_network(path), path)
 
 
 # ------------------------------------------------------------------------------------------------ against the options

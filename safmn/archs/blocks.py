@@ -28,6 +28,18 @@ def max_pool(x: Tensor, factor: int) -> Tensor:
     return F.adaptive_max_pool2d(x, (max(h // factor, 1), max(w // factor, 1)))
 
 
+def spread(pooled: Tensor, size: Sequence[int], factor: int) -> Tensor:
+    """What :func:`max_pool` made smaller, bilinear at the ``size`` (h, w) that it came from: (B, C, h, w).
+
+    Where both sides are multiples of ``factor`` the factor is handed on instead of the size. The values are the same,
+    and exported graphs need no arithmetic on shapes.
+    """
+    h, w = size
+    if h % factor == 0 and w % factor == 0:
+        return F.interpolate(pooled, scale_factor=float(factor), mode="bilinear", align_corners=False)
+    return F.interpolate(pooled, size=(h, w), mode="bilinear", align_corners=False)
+
+
 def enlarge(image: Tensor, scale: int) -> Tensor:
     """Bilinear image skip: (B, C, h, w) to (B, C, h * scale, w * scale), half-pixel centres."""
     return F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
@@ -146,7 +158,7 @@ class SimpleSAFM(nn.Module):
         """All but the first convolution: (B, dim, h, w) to the same shape."""
         modulated, plain = x.split(self.split, dim=1)  # (B, dim / ratio, h, w), the rest
         gate = self.dwconv(max_pool(modulated, self.window))  # (B, dim / ratio, h // 8, w // 8)
-        gate = F.interpolate(gate, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        gate = spread(gate, x.shape[-2:], self.window)
         modulated = F.gelu(gate) * modulated
         x = self.out(F.gelu(torch.cat([plain, modulated], dim=1)))  # (B, dim, h, w)
         return x

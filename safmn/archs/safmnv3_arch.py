@@ -8,10 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from safmn.archs.blocks import FeedForward, enlarge, max_pool
+from safmn.archs.blocks import FeedForward, enlarge, max_pool, spread
 from safmn.archs.family import family_member
 from safmn.archs.shapes import Shapes, ffn_scale, length, shuffle_scale
 from safmn.value_types import Positive, PositiveFloat
+
+
+def frame_variance(x: Tensor) -> Tensor:
+    """The unbiased variance of each channel over the frame, (B, C, h, w) to (B, C, 1, 1)."""
+    return torch.var(x, dim=(2, 3), keepdim=True)
 
 
 class VarianceSAFM(nn.Module):
@@ -19,6 +24,7 @@ class VarianceSAFM(nn.Module):
 
     def __init__(self, dim: int, split: int = 12) -> None:
         super().__init__()
+        self.variance = frame_variance  # exported graphs have the same in simpler operations
         self.conv1 = nn.Conv2d(dim, split, 3, 1, 1, bias=False)
         self.conv2 = nn.Conv2d(dim, dim - split, 3, 1, 1, bias=False)
         self.conv3 = nn.Conv2d(split, split, 1, bias=False)
@@ -28,9 +34,9 @@ class VarianceSAFM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, h, w) to the same shape."""
         modulated, plain = self.conv1(x), self.conv2(x)  # (B, split, h, w), (B, dim - split, h, w)
-        variance = torch.var(modulated, dim=(2, 3), keepdim=True)  # (B, split, 1, 1)
+        variance = self.variance(modulated)  # (B, split, 1, 1)
         gate = self.conv3(self.dwconv(max_pool(modulated, 8)) + variance)  # (B, split, h // 8, w // 8)
-        gate = F.interpolate(gate, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        gate = spread(gate, x.shape[-2:], 8)
         modulated = F.gelu(gate) * modulated
         x = self.out(F.gelu(torch.cat([plain, modulated], dim=1)))  # (B, dim, h, w)
         return x

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from safmn.errors import EXIT_USER_ERROR, did_you_mean
-from safmn.system.console import say
+from safmn.system.console import complain, say
 
 # verb -> (module with main(argv), what it does)
 VERBS = {
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"safmn {__version__}")
         return 0
     if verb not in VERBS:
-        sys.stderr.write(f"safmn: error: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{usage()}\n")
+        complain(f"safmn: error: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{usage()}")
         return EXIT_USER_ERROR
     module = importlib.import_module(VERBS[verb][0])
     status: int = module.main(rest)

@@ -31,7 +31,7 @@ from safmn.errors import DataError, OptionError, exit_status
 from safmn.imaging import mod_crop, read_rgb, write_image
 from safmn.options import load_options
 from safmn.options.datasets import degrades
-from safmn.system.console import say
+from safmn.system.console import ArgumentParser, say_line
 from safmn.system.files import write_atomically
 
 _CELL = 192  # smallest side of a picture in the contact sheet; smaller ones are enlarged
@@ -42,7 +42,7 @@ _MOST = 400  # pictures in a sheet
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="safmn degrade",
         description="Degrade an image as training of a real-world model does. The same seed, epoch and index give the "
         "same degradation as in training; a saved recipe gives the same file, byte for byte.",
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_image(arguments.output, _degrade(recipe, image, arguments))
     if arguments.save_recipe:
         write_atomically(arguments.save_recipe, to_json(recipe))
-    say(f"{arguments.output}: {_summary(recipe)}")
+    say_line(f"{arguments.output}: {_summary(recipe)}")
     return 0
 
 
@@ -168,7 +168,7 @@ def _contact_sheet(image: Array, arguments: argparse.Namespace) -> int:
         sheet[top : top + height, left : left + width] = picture
     write_image(arguments.output, sheet)
     for name, recipe in recipes.items():
-        say(f"{name}: {_summary(recipe)}")
+        say_line(f"{name}: {_summary(recipe)}")
     return 0
 
 

@@ -12,13 +12,13 @@ from safmn.inference.backends import PRECISIONS
 from safmn.inference.export import FORMATS, export_network
 from safmn.inference.export.formats import Size
 from safmn.inference.upscaler import DEFAULT_WEIGHTS
-from safmn.system.console import say
+from safmn.system.console import ArgumentParser, log_warnings_to_stderr, say, say_line
 from safmn.weights import load_network
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="safmn export",
         description="Write a network to a file that other programs run, and check the file against the network: it is "
         "there and right, or it is not there. docs/export.md shows how to use each. Exit status: 0 done, 2 a wrong "
@@ -33,13 +33,19 @@ def parser() -> argparse.ArgumentParser:
     sizes.add_argument("--dynamic", action="store_true", help="images of every size (the default)")
     sizes.add_argument("--size", metavar="WxH", help="images of this size only, for what cannot do without (NPUs)")
     p.add_argument("--precision", default="fp32", choices=PRECISIONS)
+    p.add_argument(
+        "--profile",
+        choices=sorted({profile for form in FORMATS.values() for profile in form.profiles}),
+        help="a program that reads the format by its own rules; upscayl: Upscayl's engine (ncnn)",
+    )
     return p
 
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn export`` and return its exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_warnings_to_stderr()
+    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # which of a file's weights are taken
     options = parser().parse_args(argv)
     exported = export_network(
         load_network(options.weights),
@@ -47,10 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         format=options.format,
         size=None if options.size is None else _size(options.size),
         precision=options.precision,
+        profile=options.profile,
     )
-    sizes = ", ".join(f"{width}x{height}" for height, width in exported.sizes)
-    say(f"wrote {', '.join(map(str, exported.files))}")
-    say(f"checked at {sizes}: within {exported.error:.1e} of the network")
+    say_line(f"wrote {', '.join(map(str, exported.files))}")
+    if exported.error is not None:
+        sizes = ", ".join(f"{width}x{height}" for height, width in exported.sizes)
+        say(f"checked at {sizes}: within {exported.error:.1e} of the network")
+    for note in exported.notes:
+        say(note)
     return 0
 
 

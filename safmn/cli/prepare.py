@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from safmn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, did_you_mean
-from safmn.system.console import say
+from safmn.system.console import complain, say
 
 # verb -> (module with main(argv), what it does)
 VERBS = {
@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else EXIT_USER_ERROR
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
-        sys.stderr.write(f"safmn: error: prepare has no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{usage()}\n")
+        complain(f"safmn: error: prepare has no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{usage()}")
         return EXIT_USER_ERROR
     module = importlib.import_module(VERBS[verb][0])
     status: int = module.main(rest)
     if status == EXIT_INTERRUPTED:
-        sys.stderr.write("What is finished stays; the same command goes on from there.\n")
+        complain("What is finished stays; the same command goes on from there.")
     return status
 
 

@@ -16,13 +16,13 @@ from safmn.inference.file_jobs import plan
 from safmn.inference.file_run import Run
 from safmn.inference.upscaler import Upscaler
 from safmn.system import memory
-from safmn.system.console import say
+from safmn.system.console import ArgumentParser, log_warnings_to_stderr, say, say_line
 from safmn.system.signals import sigterm_as_ctrl_c
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    p = argparse.ArgumentParser(
+    p = ArgumentParser(
         prog="safmn upscale",
         description="Upscale images, animations and films. Outputs that exist are kept, so that an interrupted run "
         "goes on where it stopped. Exit status: 0 done, 1 some inputs failed (named at the end), 2 a wrong argument, "
@@ -65,7 +65,8 @@ def parser() -> argparse.ArgumentParser:
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn upscale`` and return its exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_warnings_to_stderr()
+    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # which of a file's weights are taken
     options = parser().parse_args(argv)
     if not 1 <= options.quality <= 100:
         raise OptionError(f"--quality {options.quality}: choose 1 to 100")
@@ -116,7 +117,7 @@ def _summarise(run: Run, ignored: Sequence[Path]) -> int:
     if run.uncompared:
         say("no side-by-side pictures are made of films and animations")
     for path in ignored:
-        say(f"ignored {path}: neither an image nor a film by its name")
+        say_line(f"ignored {path}: neither an image nor a film by its name")
     for message in run.failures:
-        say(f"failed  {message}")
+        say_line(f"failed  {message}")
     return EXIT_FAILED if run.failures else 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
 from safmn.errors import exit_status
-from safmn.system.console import say, table
+from safmn.system.console import ArgumentParser, say, table
 from safmn.weights.zoo import entries
 
 
@@ -19,7 +18,7 @@ def _measured(card: dict[str, Any]) -> str:
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """List the weights; returns the exit status."""
-    argparse.ArgumentParser(prog="safmn zoo", description=__doc__).parse_args(argv)
+    ArgumentParser(prog="safmn zoo", description=__doc__).parse_args(argv)
     cards = {entry.name: entry.card for entry in entries().values()}
     rows = [
         [name, card["type"], f"x{card['scale']}", card["iterations"], _measured(card), card["licence"]]

@@ -14,6 +14,7 @@ from safmn.data.patch_store import PatchStore
 from safmn.data.realesrgan_dataset import RealESRGANDataset
 from safmn.errors import DataError, OptionError, UserError
 from safmn.registry import DATASET_REGISTRY, find
+from safmn.runtime.random_state import global_generators, named_rng
 
 __all__ = [
     "Batch",
@@ -33,13 +34,14 @@ __all__ = [
 ]
 
 
-def build_dataset(section: Mapping[str, Any], *, phase: str, scale: int) -> Any:
+def build_dataset(section: Mapping[str, Any], *, phase: str, scale: int, seed: int = 0) -> Any:
     """Build the data set that a section of an option file names; the section itself is not modified.
 
     Args:
         section: has ``type``; anything registered in BasicSR's ``DATASET_REGISTRY`` works.
         phase: ``train``, ``val`` or ``test``.
         scale: the option file's scale.
+        seed: of what its constructor draws from the global generators.
 
     Raises:
         OptionError: no data set of that type, or a key it needs is missing.
@@ -49,7 +51,8 @@ def build_dataset(section: Mapping[str, Any], *, phase: str, scale: int) -> Any:
     options = {**copy.deepcopy(dict(section)), "phase": phase, "scale": scale}
     name = section.get("name", section["type"])
     try:
-        return build(options)
+        with global_generators(named_rng(seed, "build", str(name))):
+            return build(options)
     except KeyError as error:  # how BasicSR's data sets report a missing key
         raise OptionError(f"data set {name!r} ({section['type']}): missing key {error}") from error
     except AssertionError as error:  # how they report folders that do not match

@@ -5,17 +5,16 @@ This is what makes a run resumable at any iteration and its batches the same for
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
 from safmn.data.batch_draws import DRAWS
+from safmn.errors import UserError
+from safmn.runtime.random_state import global_generators
 
 Sample = dict[str, Any]
 Batch = dict[str, Any]
@@ -88,22 +87,6 @@ def draw_patch(rng: np.random.Generator, lq_h: int, lq_w: int, lq_patch: int, hf
     return Patch(top, left, *map(bool, turns))
 
 
-@contextmanager
-def _global_generators(rng: np.random.Generator) -> Iterator[None]:
-    """Seed the generators of python, numpy and torch (CPU) from ``rng``; put their states back afterwards."""
-    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    seeds = rng.integers(2**32, size=3).tolist()
-    random.seed(seeds[0])
-    np.random.seed(seeds[1])
-    torch.default_generator.manual_seed(seeds[2])
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.default_generator.set_state(torch_state)
-
-
 class KeyedDataset:
     """Makes any map-style data set a function of :class:`SampleKey`.
 
@@ -129,12 +112,24 @@ class KeyedDataset:
         """The sample of ``key``."""
         rng = sample_rng(self.seed, key)
         index = key.index % self.length
-        if hasattr(self.dataset, "sample"):
-            sample: Sample = self.dataset.sample(index, rng)
+        try:
+            if hasattr(self.dataset, "sample"):
+                sample: Sample = self.dataset.sample(index, rng)
+                return sample
+            with global_generators(rng):
+                sample = self.dataset[index]
             return sample
-        with _global_generators(rng):
-            sample = self.dataset[index]
-        return sample
+        except (UserError, OSError):
+            raise  # they name the file
+        except Exception as error:
+            notes = [*getattr(error, "__notes__", []), self._name(index)]
+            error.__notes__ = notes  # type: ignore[attr-defined]  # add_note, which Python 3.10 does not have
+            raise
+
+    def _name(self, index: int) -> str:
+        """Which sample: the name of its image, where the data set tells names."""
+        names = self.dataset.image_names() if hasattr(self.dataset, "image_names") else None
+        return f"while loading sample {index} of {type(self.dataset).__name__}" + (f", {names[index]}" if names else "")
 
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
         """The samples of ``keys`` stacked (tensors) or listed (the rest), with the keys themselves as ``keys``."""

@@ -15,13 +15,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from safmn.data.keys import Batch, KeyedDataset, SampleKey
-from safmn.data.workers import died, explain_death, one_opencv_thread, prepare_worker
+from safmn.data.workers import died, exit_code_of, is_death, one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError, first_line
+from safmn.imports import imported
 from safmn.system.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 
 _ORDER_STREAM = (0x5AF,)  # keeps the generator of an epoch's order apart from those of its samples
+_IN_WORKER = "in DataLoader worker process"  # in what torch makes of an error of the data set's own
 _LONGEST_EPOCH = 2**31  # samples: their order takes eight bytes each
 
 
@@ -229,19 +231,15 @@ class _WorkerSource(_Source):
             self.batches: Any = iter(loader)
 
     def take(self) -> Batch:
-        with explain_death():
-            batch = self._next()
-        if isinstance(batch, _Failure):
-            batch.raise_it()
-        return batch
-
-    def _next(self) -> Batch | _Failure:
         try:
             batch: Batch | _Failure = next(self.batches)
-        except (ConnectionError, EOFError) as error:  # a tensor whose sender is gone, unless the data set raised it
-            if "in DataLoader worker process" in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # of the latter two, a tensor whose sender is gone, unless the data set raised it
+            if not is_death(error) and (isinstance(error, RuntimeError) or _IN_WORKER in str(error)):
                 raise
-            raise died(error) from error
+            raise died(error, exit_code_of(self.batches._workers)) from error
+        if isinstance(batch, _Failure):
+            batch.raise_it()
         return batch
 
     def close(self) -> None:
@@ -266,12 +264,20 @@ class _Fetcher:
     def __init__(self, keyed: KeyedDataset) -> None:
         self.keyed = keyed
 
+    def __reduce__(self) -> Any:
+        """For a worker that is spawned: what ``imports`` named comes first, for the data set may be defined there."""
+        return _fetcher, (imported(), self.keyed)
+
     def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | _Failure:
         try:
             with _explain_shared_memory():
                 return _shared(self.keyed.batch(keys))
         except (UserError, OSError) as error:
             return _Failure(error)
+
+
+def _fetcher(_: Any, keyed: KeyedDataset) -> _Fetcher:
+    return _Fetcher(keyed)
 
 
 def _shared(batch: Batch) -> Batch:

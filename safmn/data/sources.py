@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,9 @@ from safmn.imaging.file_names import IMAGE_SUFFIXES, template_mistake
 
 _REMAKE_LMDB = "Copy it again, or make it anew with safmn prepare lmdb."
 _SHAPE = re.compile(r"\s+\(\s*\d+(\s*,\s*\d+){1,2}\s*\)(\s[^()]*)?$")  # and what follows it, the compression say
+_LMDB_HEADER = struct.Struct("<16x2I16xI")
+_LMDB_PAGES = {2**exponent for exponent in range(8, 17)}
+_LONGEST_LIST = 2**28  # bytes of a list of image names
 _NAMED_AT_MOST = 3  # missing images that a message names before it counts the rest
 
 
@@ -121,10 +125,28 @@ def _open(folder: str) -> Any:
     """The environment of a folder: lmdb allows one in a process, so all readers share it."""
     environment = _environments.get(folder)
     if environment is None:
+        _check_header(folder)
         environment = lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
         check_whole(folder, environment)
         _environments[folder] = environment
     return environment
+
+
+def _check_header(folder: str) -> None:
+    """Refuse a data base whose header names an impossible page size: the library would divide by it.
+
+    The layout is that of MDB_meta in lmdb's mdb.c, behind a page's header of 16 bytes.
+
+    Raises:
+        DataError: names the file.
+    """
+    with open(os.path.join(folder, "data.mdb"), "rb") as file:
+        header = file.read(_LMDB_HEADER.size)
+    if len(header) == _LMDB_HEADER.size:
+        magic, version, page = _LMDB_HEADER.unpack(header)
+        if (magic, version) == (0xBEEFC0DE, 1) and page in _LMDB_PAGES:
+            return
+    raise DataError(f"{folder}/data.mdb is damaged, or no lmdb. {_REMAKE_LMDB}")
 
 
 def check_whole(folder: str, environment: Any) -> None:
@@ -212,6 +234,9 @@ def names_from_meta_info(path: str | Path) -> list[str]:
     names = _names_in(path)
     if not names:
         raise DataError(f"the meta_info_file {path} lists no images")
+    for name in names:
+        if os.path.isabs(name) or ".." in name.split("/"):
+            raise DataError(f"the meta_info_file {path} lists {name!r:.100}: names are below the folder of the images")
     return names
 
 
@@ -283,6 +308,9 @@ def _check_template(template: str) -> None:
 
 def _names_in(path: str | Path) -> list[str]:
     """The image names in the lines of a meta-info file."""
+    size = os.path.getsize(path)
+    if size > _LONGEST_LIST:
+        raise DataError(f"{path} has {size / 1e6:,.0f} MB: not a list of images")
     try:
         with open(path, encoding="utf-8-sig") as lines:
             return [_meta_name(line) for line in lines if line.strip()]

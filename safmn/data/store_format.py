@@ -25,6 +25,8 @@ ALIGNMENT = 64
 _MAGIC = b"SAFMNPS\x01"
 _HEADER = struct.Struct("<8sQQ16s")  # magic and version, offset and length of the index, its digest
 CheckSource: TypeAlias = Literal["always", "if_present", "never"]
+_REMAKE = "Make it anew with safmn prepare store."
+_LARGEST_SCALE = 64
 _CHECKED_AT_MOST = 4096  # source files looked at when a store is opened: start-up must not grow with the data
 
 
@@ -174,8 +176,29 @@ def read_index(path: str | Path) -> StoreIndex:
         whole = offset + length == os.fstat(file.fileno()).st_size
         content = os.pread(file.fileno(), length, offset) if whole else b""
     if not whole or digest_of(content) != digest:
-        raise DamagedStore(f"the patch store {path} is cut short or damaged. Make it anew with safmn prepare store.")
-    return msgspec.msgpack.decode(content, type=StoreIndex)
+        raise DamagedStore(f"the patch store {path} is cut short or damaged. {_REMAKE}")
+    try:
+        index = msgspec.msgpack.decode(content, type=StoreIndex)
+        _check_places(index, offset)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise DamagedStore(f"the index of the patch store {path} is wrong ({error}). {_REMAKE}") from error
+    return index
+
+
+def _check_places(index: StoreIndex, end: int) -> None:
+    """Check that all images lie between the header and the index: a GPU would read whatever is elsewhere.
+
+    Raises:
+        ValueError: one does not; names it.
+    """
+    scale = index.source.scale
+    if not 1 <= scale <= _LARGEST_SCALE:
+        raise ValueError(f"scale {scale}")
+    for image in index.images:
+        if not (_HEADER.size <= image.offset < end and image.lq_height >= 1 <= image.lq_width):
+            raise ValueError(f"{image.hr.name!r:.80} at {image.offset}")
+        if image.lq_offset(scale) + image.lq_bytes(scale) > end:
+            raise ValueError(f"{image.hr.name!r:.80} would have {image.lq_width}x{image.lq_height} pixels")
 
 
 class StoreFile:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import torch
@@ -31,17 +33,72 @@ def _watch(parent: int) -> None:
     os._exit(0)
 
 
-def died(error: Exception) -> DataError:
-    """The error to raise where ``error`` says that a worker is gone."""
-    return DataError(
-        f"a loader worker died ({str(error).strip()}). It probably ran out of memory: lower "
-        "datasets.train.num_worker_per_gpu, batch_size_per_gpu or the images' size. Start again with --auto_resume."
-    )
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGILL", "SIGFPE")
+_START_AGAIN = "Start again with --auto_resume."
+
+
+def died(error: Exception, exit_code: int | None = None) -> DataError:
+    """The error to raise where ``error`` says that a worker is gone: what is known about how, and what to do.
+
+    Args:
+        exit_code: of the worker, as multiprocessing reports it (a signal is negative); None: what ``error`` says.
+    """
+    text = " ".join(str(error).split())
+    if exit_code is None:
+        exit_code = _exit_code(text)
+    return DataError(f"a loader worker {_how(exit_code, text)} {_START_AGAIN}")
+
+
+def _exit_code(text: str) -> int | None:
+    """What torch's message says about the end of a worker."""
+    if found := re.search(r"exit code (\d+)", text):
+        return int(found[1])
+    if found := re.search(r"killed by signal: ([^.]+)\.", text):
+        names = {signal.strsignal(number): number for number in signal.valid_signals()}
+        return -names[found[1]] if found[1] in names else None
+    return None
+
+
+def _how(exit_code: int | None, text: str) -> str:
+    """How a worker died, and what to do about it."""
+    if exit_code is None:
+        return f"died ({text}). Its own message, if there is one, stands above."
+    if exit_code >= 0:
+        return (
+            f"ended by itself with exit status {exit_code}: something in the data set, or in what `imports` names, "
+            "called exit or could not be started in a process of its own; its message stands above. "
+            "num_worker_per_gpu: 0 loads without workers."
+        )
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    if name == "SIGKILL":
+        return (
+            "was killed (SIGKILL): by hand, or by the system because memory ran out (`dmesg` tells). For memory lower "
+            "datasets.train.num_worker_per_gpu, batch_size_per_gpu or the images' size."
+        )
+    if name == "SIGBUS":
+        return (
+            "was killed (SIGBUS): a file that it read was cut meanwhile, or /dev/shm is full. Give it more (docker run "
+            "--shm-size=2g), or set num_worker_per_gpu lower."
+        )
+    if name in _CRASHES:
+        return (
+            f"crashed ({name}) in a library: in decoding an image, or in what the data set calls. With "
+            "num_worker_per_gpu: 0 the run itself crashes at the same image, and python -X faulthandler shows where."
+        )
+    return f"was ended by {name}, from outside."
 
 
 def is_death(error: Exception) -> bool:
     """Whether an error is torch's about a dead worker."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def exit_code_of(workers: Iterable[Any]) -> int | None:
+    """The exit code of a worker that is gone otherwise than with 0; None where there is none."""
+    return next((worker.exitcode for worker in workers if worker.exitcode), None)
 
 
 @contextmanager

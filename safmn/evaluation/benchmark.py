@@ -25,6 +25,7 @@ from safmn.errors import (
     EXIT_USER_ERROR,
     DataError,
     OptionError,
+    RankError,
     UserError,
     WeightsError,
     first_line,
@@ -35,6 +36,7 @@ from safmn.evaluation.report import Scoreboard
 from safmn.evaluation.scoring import SetResult, evaluate
 from safmn.imaging import list_images
 from safmn.imaging.file_names import folder_mistake
+from safmn.imports import log_imports
 from safmn.metrics import network_name
 from safmn.options import Expectation, Options
 from safmn.options.datasets import degrades
@@ -70,6 +72,7 @@ class TestPlan:
         suffix: of their names.
         option_file: where all this stands, if it stands in a file, and
         options: what stands there.
+        seed: of what data sets, networks and metrics of the user's own draw.
     """
 
     name: str
@@ -85,6 +88,7 @@ class TestPlan:
     suffix: str = ""
     option_file: str | None = None
     options: Mapping[str, Any] | None = None
+    seed: int = 0
 
 
 @contextlib.contextmanager
@@ -100,6 +104,7 @@ def results_folder(name: str, ranks: Ranks, root: str | None = None) -> Iterator
         yield folder
         return
     log = HeldLog()
+    log_imports()
     yield folder
     if (folder / _REPORT).exists():
         logger.info("the results of an earlier test of this name are kept in %s", set_aside(folder))
@@ -143,6 +148,7 @@ def plan_from_options(options: Options, folder: Path, device: torch.device) -> T
         suffix=(val.suffix if val is not None else None) or options.name,
         option_file=options.source,
         options=options.raw,
+        seed=options.manual_seed,
     )
 
 
@@ -269,6 +275,8 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
                 try:
                     results[name] = _run_set(plan, name, section, ranks, device)
                 except (UserError, OSError, *OUT_OF_MEMORY) as error:
+                    if isinstance(error, RankError) and error.fatal:
+                        raise
                     failures[name] = _explain(name, section, error)
     except BaseException:  # whatever it was, the sets before it are tested
         failures |= {name: f"{name}: not finished" for name in plan.sets if name not in {**results, **failures}}
@@ -300,7 +308,7 @@ def _board(
 
 
 def _run_set(plan: TestPlan, name: str, section: Mapping[str, Any], ranks: Ranks, device: torch.device) -> SetResult:
-    dataset = build_dataset(section, phase=section["phase"], scale=plan.scale)
+    dataset = build_dataset(section, phase=section["phase"], scale=plan.scale, seed=plan.seed)
     save_dir = plan.folder / "visualization" / name if plan.save_images else None
     result = evaluate(
         plan.network,
@@ -312,6 +320,7 @@ def _run_set(plan: TestPlan, name: str, section: Mapping[str, Any], ranks: Ranks
         suffix=plan.suffix,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        seed=plan.seed,
     )
     means = "".join(f", {metric} {value:.4f}" for metric, value in result.mean.items())
     saved = f"; saved in {save_dir}" if save_dir else ""

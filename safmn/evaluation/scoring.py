@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import math
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -27,7 +27,11 @@ from safmn.errors import DataError, UserError
 from safmn.imaging import to_uint8, write_image
 from safmn.imaging.file_names import image_name
 from safmn.registry import METRIC_REGISTRY, find
+from safmn.runtime.agreement import raise_together
+from safmn.runtime.distributed import on_all_ranks
 from safmn.runtime.execution import Execution, Precision, comparable_convolutions
+from safmn.runtime.random_state import global_generators, named_rng
+from safmn.system.console import one_line
 from safmn.system.memory import OUT_OF_MEMORY, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -69,6 +73,7 @@ def evaluate(
     world_size: int = 1,
     progress: bool = True,
     precision: Precision = "fp32",
+    seed: int = 0,
 ) -> SetResult:
     """Score ``network`` on every item of ``dataset``, whole images (see :func:`in_whole_windows`).
 
@@ -88,30 +93,33 @@ def evaluate(
         suffix: see ``save_dir``; ``None``: ``<image>.png``.
         progress: show a bar (rank 0, on a terminal).
         precision: ``bf16`` and ``fp16`` run the network under autocast.
+        seed: what a data set, network or metric that is not ours draws from the global generators of python, numpy and
+            torch is a function of it, of ``name`` and of the image's index: the same in every call, on any rank.
 
     TensorFloat-32 is off meanwhile: it would move the numbers of a GPU in the third decimal.
 
     Raises:
         DataError: the set is empty, an image cannot be read, a GT image is not ``scale`` times its LQ image, or the
             network or a metric fails on one.
-        OSError, MemoryError, torch.OutOfMemoryError: a full disk, an unreadable folder, too large an image. These and
-            DataError come on every rank, whichever met them.
+        OSError, MemoryError, torch.OutOfMemoryError: a full disk, an unreadable folder, too large an image. What one
+            rank raises comes on every rank; the others say which rank it was.
         OptionError: a metric is not registered.
         Interrupted: the network raised it, on this or another rank.
     """
     start = time.perf_counter()
     if len(dataset) == 0:
         raise DataError(f"data set {name!r} holds no images")
-    scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix, _lq_paths(dataset))
-    forward = _Forward(network, name, Execution(torch.device(device), precision))
+    draws = _Draws(seed, name, torch.device(device))
+    scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix, _lq_paths(dataset), draws)
+    forward = _Forward(network, name, Execution(torch.device(device), precision), draws)
     indices = range(rank, len(dataset), world_size)
-    shown = progress and rank == 0
+    hidden = None if progress and rank == 0 else True
     outcome: list[_Score] | Exception
-    with tqdm(total=len(indices), desc=name, unit="image", leave=False, disable=None if shown else True) as bar:
+    with tqdm(total=len(indices), desc=one_line(name), unit="image", leave=False, disable=hidden) as bar:
         try:
             with _in_eval_mode(network), comparable_convolutions():
                 outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar))
-        except (UserError, Interrupted, OSError, *OUT_OF_MEMORY) as error:
+        except Exception as error:  # whatever it is, the other ranks wait for it
             outcome = error
     return _collect(name, _gather(outcome, world_size), start)
 
@@ -124,7 +132,7 @@ def check_first_pair(dataset: Any, name: str, scale: int) -> None:
     """
     if not len(dataset):
         return
-    item = _item(dataset, 0, name)
+    item = _item(dataset, 0, _Draws(0, name, torch.device("cpu")))
     if item.get("gt") is None:
         return
     height, width = (side * scale for side in item["lq"].shape[-2:])
@@ -165,18 +173,41 @@ class _Score:
     values: dict[str, float]
 
 
+class _Draws:
+    """Makes what others' code draws at random a function of the seed, the set and the image."""
+
+    def __init__(self, seed: int, set_name: str, device: torch.device) -> None:
+        self.seed = seed
+        self.set_name = set_name
+        self.device = device
+        self._generators = threading.Lock()  # they are the process's: reading, network and scoring take turns
+
+    @contextlib.contextmanager
+    def of(self, owner: Any, index: int, what: str) -> Iterator[None]:
+        """The block, in which ``owner`` (a data set, network or metric) is asked about an image. Ours do not draw."""
+        module = getattr(owner if inspect.isfunction(owner) else type(owner), "__module__", "")
+        if module.startswith(("safmn.", "basicsr.metrics.")):
+            yield
+            return
+        rng = named_rng(self.seed, what, self.set_name, index)
+        with self._generators, global_generators(rng, self.device):
+            yield
+
+
 class _Forward:
     """The network on one item: float (C, h, w) in [0, 1] to uint8 (H, W, C) RGB."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], set_name: str, execution: Execution) -> None:
+    def __init__(self, network: Callable[[Tensor], Tensor], set_name: str, execution: Execution, draws: _Draws) -> None:
         self.network = network
         self.set_name = set_name
         self.execution = execution
+        self.draws = draws
 
-    def __call__(self, item: Mapping[str, Any]) -> np.ndarray:
+    def __call__(self, index: int, item: Mapping[str, Any]) -> np.ndarray:
         lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
         try:
-            with explain_death(), torch.no_grad(), self.execution.autocast():
+            drawn = self.draws.of(getattr(self.network, "network", self.network), index, "network")
+            with drawn, explain_death(), torch.no_grad(), self.execution.autocast():
                 images = in_whole_windows(self.network, lq)  # (1, C, H, W)
         except RuntimeError as error:
             if isinstance(error, OUT_OF_MEMORY):
@@ -220,14 +251,16 @@ def _in_eval_mode(network: object) -> Iterator[None]:
             module.train()
 
 
-def _item(dataset: Any, index: int, name: str) -> Mapping[str, Any]:
+def _item(dataset: Any, index: int, draws: _Draws) -> Mapping[str, Any]:
     """An item of a data set, with a path where it has none.
 
     Raises:
         DataError: the data set, which may be anybody's, fails on it, or gives something else; names it.
     """
+    name = draws.set_name
     try:
-        item = dataset[index]
+        with draws.of(dataset, index, "data"):
+            item = dataset[index]
         if not torch.is_tensor(item["lq"]) or item["lq"].ndim != 3:
             raise TypeError("its lq is no tensor (C, h, w)")
     except (UserError, OSError, *OUT_OF_MEMORY):
@@ -244,12 +277,12 @@ def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: 
     """
     with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "score") as scoring:
         waiting: deque[Future[_Score]] = deque()
-        read = functools.partial(_item, dataset, name=forward.set_name)
+        read = functools.partial(_item, dataset, draws=forward.draws)
         ahead = [reading.submit(read, index) for index in indices[:1]]
         for position, index in enumerate(indices):
             item = ahead.pop().result()
             ahead += [reading.submit(read, following) for following in indices[position + 1 :][:1]]
-            waiting.append(scoring.submit(scorer, index, item, forward(item)))
+            waiting.append(scoring.submit(scorer, index, item, forward(index, item)))
             if len(waiting) > _SCORES_WAITING:
                 yield waiting.popleft().result()
         yield from (score.result() for score in waiting)
@@ -287,7 +320,9 @@ class _Scorer:
         save_dir: Path | None,
         suffix: str | None,
         paths: Sequence[str],
+        draws: _Draws,
     ) -> None:
+        self.draws = draws
         self.set_name = set_name
         self._images = Counter(name for path in paths for name in {image_name(path), Path(path).name})
         self.save_dir = save_dir
@@ -312,7 +347,7 @@ class _Scorer:
         images = {"img": _bgr(output)}
         if item.get("gt") is not None:
             images["img2"] = _bgr(_matching(to_uint8(item["gt"]), output, item))
-        return _Score(index, image, path, self._measure(path, images))
+        return _Score(index, image, path, self._measure(index, path, images))
 
     def _file_name(self, index: int, image: str, file: str) -> str:
         """A name that no other image of the set gets: ``a``, ``a.jpg`` beside ``a.png``, or with the image's index."""
@@ -324,14 +359,14 @@ class _Scorer:
         self._saved.add(name)
         return name
 
-    def _measure(self, path: str, images: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def _measure(self, index: int, path: str, images: Mapping[str, np.ndarray]) -> dict[str, float]:
         values = {}
         for name, metric in self.metrics.items():
             if metric.needs_reference and "img2" not in images:
                 self._warn_once(name)
                 continue
             try:
-                with torch.no_grad():
+                with self.draws.of(metric.function, index, f"metric {name}"), torch.no_grad():
                     values[name] = float(metric.function(**images, **metric.arguments))
             except UserError as error:
                 raise type(error)(f"data set {self.set_name!r}, {path}: metric {name!r}: {error}") from error
@@ -376,14 +411,19 @@ def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np
 
 
 def _gather(outcome: list[_Score] | Exception, world_size: int) -> list[_Score]:
-    """The scores of all ranks, in the order of the data set; an error of one of them is raised on all."""
-    outcomes: list[Any] = [outcome]
-    if world_size > 1:
-        outcomes = [None] * world_size
-        dist.all_gather_object(outcomes, outcome)
-    for each in outcomes:
-        if isinstance(each, Exception):
-            raise each
+    """The scores of all ranks, in the order of the data set; an error of one of them is raised on all.
+
+    Elsewhere than on its own rank it is a RankError.
+    """
+    if world_size == 1:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+    error = outcome if isinstance(outcome, Exception) else None
+    outcomes = on_all_ranks(outcome if error is None or isinstance(error, Interrupted) else None)
+    if any(isinstance(each, Interrupted) for each in outcomes):
+        raise Interrupted
+    raise_together(error)
     return sorted((score for each in outcomes for score in each), key=lambda score: score.index)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import string
 from pathlib import PurePath
 
+from safmn.system.console import one_line
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".gif")
 
 
@@ -12,6 +14,8 @@ def folder_mistake(name: str) -> str | None:
     """Why ``name`` cannot be that of one folder among others (``experiments/<name>``); None where it can."""
     if "\0" in name or name == ".." or PurePath(name).name != name:
         return f"{name!r} cannot name a folder of results: give a plain name, without '/'"
+    if one_line(name) != name:
+        return f"{name!r} cannot name a folder of results: it holds control characters"
     return None
 
 

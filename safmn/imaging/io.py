@@ -21,6 +21,7 @@ from safmn.value_types import Array
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
 PNG_HEADER = 33  # bytes of the signature and the chunk IHDR, which every PNG file begins with
+MAX_PIXELS = 2**28  # of an image that is read here; the decoders take 6 bytes for each and more
 _WEBP_LOSSLESS = 101  # any quality above 100 means lossless to OpenCV
 _WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -71,6 +72,7 @@ def read_image(path: str | os.PathLike[str]) -> Array:
     """
     name, data = str(path), _read_bytes(path)
     _check_complete(data, name)
+    _check_size(data, name)
     _check_depth(data, name)
     image = _opencv_decode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -85,6 +87,7 @@ def read_image(path: str | os.PathLike[str]) -> Array:
 def decode_rgb(data: bytes | memoryview, name: str) -> Array:
     """Decode an image file's bytes as :func:`read_rgb` does; ``name`` stands in the error message."""
     _check_complete(data, name)
+    _check_size(data, name)
     _check_depth(data, name)
     image = _opencv_decode(data, _COLOUR)
     if image is None:
@@ -159,6 +162,49 @@ def _check_complete(data: bytes | memoryview, name: str) -> None:
         return
     if not complete:
         raise DataError(f"{name}: the image file is damaged: it ends too early ({len(data)} bytes). Get it again.")
+
+
+def _check_size(data: bytes | memoryview, name: str) -> None:
+    """Refuse an image that says that it is huge, before memory is taken for it: it may be made to exhaust that."""
+    try:
+        width, height = _stated_size(data)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: too large, or a decompression bomb ({error})") from error
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{name}: says that it has {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million: a "
+            "decompression bomb? If not, cut it into smaller images with another program."
+        )
+
+
+def _stated_size(data: bytes | memoryview) -> tuple[int, int]:
+    """(width, height) that the header of an image file states; (0, 0) where that is not known.
+
+    Raises:
+        PIL.Image.DecompressionBombError: Pillow finds it too large.
+    """
+    if bytes(data[:4]) == b"\x89PNG":
+        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if bytes(data[:2]) == b"\xff\xd8":
+        return _jpeg_size(data)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError):
+        return 0, 0  # a format of OpenCV's; or none, which the decoder will say
+
+
+def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
+    """(width, height) in a JPEG file's first frame header; (0, 0) where it has none."""
+    place = 2
+    while place + 9 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = data[place + 5 : place + 7], data[place + 7 : place + 9]
+            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+        has_length = marker not in (0x01, 0xFF) and not 0xD0 <= marker <= 0xD8
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big") if has_length else 1 + (marker != 0xFF)
+    return 0, 0
 
 
 def _is_whole_jpeg(data: bytes) -> bool:

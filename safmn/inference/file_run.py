@@ -23,7 +23,7 @@ from safmn.inference.films.video import Film, probe, upscale_video
 from safmn.inference.pictures import Picture, read_picture, write_picture
 from safmn.inference.side_by_side import comparison
 from safmn.inference.upscaler import Upscaler
-from safmn.system.console import say
+from safmn.system.console import one_line, say_line
 from safmn.system.prefetch import prefetch
 from safmn.value_types import Array
 
@@ -217,10 +217,10 @@ class _Bar:
 
     def note(self, text: str) -> None:
         """Show something beside the bar."""
-        self.bar.set_postfix_str(f"{self.finished}/{self.total} {self.name} {text}", refresh=False)
+        self.bar.set_postfix_str(one_line(f"{self.finished}/{self.total} {self.name} {text}"), refresh=False)
 
     def finish(self, message: str) -> None:
         """A file is done with."""
         self.finished += 1
         if self.plain:
-            say(f"[{self.finished}/{self.total}] {message}")
+            say_line(f"[{self.finished}/{self.total}] {message}")

@@ -106,6 +106,12 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
+def replica(network: nn.Module) -> nn.Module:
+    """A copy that shares the weights, and nothing else that a forward could write to."""
+    shared = {id(weight): weight for weight in network.parameters()}
+    return copy.deepcopy(network, shared)  # type: ignore[arg-type]
+
+
 def for_graph(network: nn.Module) -> nn.Module:
     """A copy with norms and modulation rewritten as above. Sides of its input must be multiples of its window."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-import itertools
+import io
 import logging
 import math
 import os
@@ -14,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from safmn.archs import FAMILY
-from safmn.archs.stages import Chain, Plain, Stage, map_modules, stages_of
+from safmn.archs.stages import Chain, Plain, Stage, stages_of
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling, transparency
-from safmn.inference.backends import Backend, make_backend
+from safmn.inference.engine import Engine
+from safmn.inference.optimize import replica
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame, Progress
 from safmn.runtime.execution import named_device
+from safmn.runtime.threads import Lock, Once, in_usable_thread
 from safmn.system.memory import PeakMemory, free_bytes, is_out_of_memory
 from safmn.value_types import Array
 from safmn.weights import load_network
@@ -33,8 +36,7 @@ DEFAULT_WEIGHTS = "safmn-x2"
 _DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # On the CPU: what the computation may take beside torch (0.4 GiB) and the images, so that an 8K output needs < 2 GiB.
 _CPU_BUDGET = 960 * 2**20
-# Back ends whose instances do not each keep memory of their own: a network has dozens of stages.
-_SHARING = ("native", "eager", "compile")
+_PREPARED = ("_chain", "_window", "_lock", "_engine", "_first_warning", "_sample", "_measured")
 _PROBE = 64  # pixels along each side
 _SAMPLE = 128  # pixels along each side, at most
 _ENSEMBLE_BYTES = 12  # for each colour value of the result: the sum, one of the eight results, and that one flipped
@@ -42,6 +44,10 @@ _ENSEMBLE_BYTES = 12  # for each colour value of the result: the sum, one of the
 
 class Upscaler:
     """Upscales images with any network of :func:`safmn.load_network`.
+
+    Any number of threads may call it at the same time. It can be pickled, copied and sent to other processes: the copy
+    has the network and the arguments, and makes its back end at its first call. A process forked from one that used it
+    does so, too (not on CUDA devices, which a forked process cannot use). docs/upscaling.md, "In a server", has more.
 
     Args:
         weights: a weight file, the name of weights that come with the package, or a network that is already built
@@ -85,7 +91,7 @@ class Upscaler:
         if tile != "auto" and (not isinstance(tile, (int, np.integer)) or isinstance(tile, bool) or tile < 0):
             raise OptionError(f"tile={tile!r}: choose 'auto', a width in pixels, or 0 for no tiles")
         self.device = named_device(device)
-        network: Any = _load(weights, self.device)
+        network: Any = in_usable_thread(lambda: _load(weights, self.device))
         self.network = network
         self.scale: int = network.scale
         self.tile: int | Literal["auto"] = 0 if full_frame_semantics else tile if tile == "auto" else int(tile)
@@ -93,12 +99,52 @@ class Upscaler:
         self.backend = backend
         self.self_ensemble = self_ensemble
         self.full_frame_semantics = full_frame_semantics
-        self._chain = stages_of(network) or _as_one_stage(network)
-        self._window: int = getattr(network, "window", 1)
-        self._warned = False
+        self._prepare()
+        in_usable_thread(self._current_engine)  # raises here what is wrong with the arguments
+
+    def _prepare(self) -> None:
+        """Set what follows from the network and the arguments."""
+        self._chain = stages_of(self.network) or _as_one_stage(self.network)
+        self._window: int = getattr(self.network, "window", 1)
+        self._lock = Lock()  # of the engine
+        self._engine: Engine | None = None
+        self._first_warning = Once()
         self._sample: Tensor | None = None  # the middle of the first image, on which the back end is chosen
-        self._versions = _versions(network)
-        _ = self._whole  # raises here what is wrong with the arguments
+        self._measured: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The arguments, and the network as bytes: tensors that are pickled one by one share memory with the copy."""
+        weights = io.BytesIO()
+        torch.save(self.network, weights)
+        return self._arguments() | {"network": weights.getvalue(), "device": str(self.device)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build it again, without its back end."""
+        self.__dict__.update(state)
+        self.device = named_device(state["device"])
+        weights = io.BytesIO(state["network"])
+        # The pickle around these bytes could hold any code, so that those who load it trust it already.
+        load = functools.partial(torch.load, weights, map_location=self.device, weights_only=False)
+        self.network = in_usable_thread(load)
+        self._prepare()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Upscaler:
+        """An upscaler with a network of its own. Unlike pickle's, it may be of a class that cannot be imported."""
+        return self._with(copy.deepcopy(self.network, memo))
+
+    def __copy__(self) -> Upscaler:
+        """An upscaler with the same network."""
+        return self._with(self.network)
+
+    def _with(self, network: Any) -> Upscaler:
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self._arguments(), network=network)
+        other._prepare()
+        return other
+
+    def _arguments(self) -> dict[str, Any]:
+        """All attributes but the network, and what :meth:`_prepare` makes of it."""
+        return {name: value for name, value in self.__dict__.items() if name not in _PREPARED and name != "network"}
 
     def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
         """Upscale one image or a batch.
@@ -115,8 +161,13 @@ class Upscaler:
         Raises:
             DataError: not such an image.
         """
+        return in_usable_thread(lambda: self._upscaled(image, progress or (lambda part: None)))
+
+    @torch.inference_mode(False)  # the caller may be in it, which some back ends are not made for
+    @torch.no_grad()
+    def _upscaled(self, image: Image, report: Progress) -> Image:
         source = _as_batch(image)  # (B, C, h, w)
-        self._follow_weights()
+        engine = self._current_engine()
         batch, channels, height, width = source.shape
         shape = (batch, height * self.scale, width * self.scale, channels)
         beside = _ENSEMBLE_BYTES * min(channels, 3) / channels if self.self_ensemble else 0
@@ -125,25 +176,31 @@ class Upscaler:
             target = source.new_empty(batch, channels, *shape[1:3])
         else:
             target = torch.empty(shape, dtype=source.dtype).permute(0, 3, 1, 2)
-        report = progress or (lambda part: None)
         planes = _planes(channels)
-        with torch.no_grad():
-            for index, plane in enumerate(planes):
-                shown = source[:, plane]
-                if index == 0 and len(planes) > 1:
-                    shown = transparency.filled(shown, source[:, planes[1]])
-                self._plane(shown, target[:, plane], index > 0, lambda part: report(part / len(planes)))
-            if len(planes) > 1 and not _is_flat(source[:, planes[1]]):
-                transparency.settle(source, target, planes[0], planes[1], tiling.LARGEST.get(source.dtype, 1.0))
+        for index, plane in enumerate(planes):
+            shown = source[:, plane]
+            if index == 0 and len(planes) > 1:
+                shown = transparency.filled(shown, source[:, planes[1]])
+            self._plane(engine, shown, target[:, plane], index > 0, lambda part: report(part / len(planes)))
+        if len(planes) > 1 and not _is_flat(source[:, planes[1]]):
+            transparency.settle(source, target, planes[0], planes[1], tiling.LARGEST.get(source.dtype, 1.0))
         return cast(Image, _like(image, target))
 
-    def _follow_weights(self) -> None:
-        """Back ends keep the weights in forms of their own: make them anew where those of the network have changed."""
-        versions = _versions(self.network)
-        if versions != self._versions:
-            for name in ("_whole", "_stages"):
-                self.__dict__.pop(name, None)
-            self._versions = versions
+    def _current_engine(self) -> Engine:
+        """What runs the network as it is now. A call keeps its engine, whatever happens to the weights meanwhile.
+
+        Back ends keep the weights in forms of their own, so they are made anew where those of the network have changed.
+        """
+        engine = self._engine
+        if engine is not None and engine.fits(self.network):
+            return engine
+        with self._lock:
+            engine = self._engine  # another thread may have been here
+            if engine is None or not engine.fits(self.network):
+                engine = self._engine = Engine(
+                    self.network, self._chain, backend=self.backend, device=self.device, precision=self.precision
+                )
+            return engine
 
     def _check_room(self, size: int, width: int, height: int) -> None:
         """Refuse what the system would be killed for: it promises memory that it does not have."""
@@ -154,19 +211,19 @@ class Upscaler:
                 f"{free / 2**30:.1f} GiB are free"
             )
 
-    def _plane(self, source: Tensor, target: Tensor, alpha: bool, progress: Progress) -> None:
+    def _plane(self, engine: Engine, source: Tensor, target: Tensor, alpha: bool, progress: Progress) -> None:
         """The colours or the alpha of a batch: (B, 1 or 3, h, w) into (B, 1 or 3, h * scale, w * scale)."""
         if alpha and _is_flat(source):  # an opaque image
             target.fill_(source[0, 0, 0, 0].item())
             progress(1.0)
         elif self.self_ensemble:
-            self._ensemble(source, target, progress)
+            self._ensemble(engine, source, target, progress)
         else:
-            self._frames(source, target, progress)
+            self._frames(engine, source, target, progress)
         if target.is_floating_point():
             target.clamp_(0, 1)
 
-    def _ensemble(self, source: Tensor, target: Tensor, progress: Progress) -> None:
+    def _ensemble(self, engine: Engine, source: Tensor, target: Tensor, progress: Progress) -> None:
         """The mean over the eight flips and rotations (Timofte et al., CVPR 2016)."""
         image = source.to(torch.float32) / tiling.LARGEST.get(source.dtype, 1.0)
         total = torch.zeros(target.shape, device=source.device)
@@ -175,33 +232,33 @@ class Upscaler:
                 turned = torch.rot90(image, turns, (2, 3))
                 turned = turned.flip(3) if flip else turned
                 out = turned.new_empty(*turned.shape[:2], *(side * self.scale for side in turned.shape[2:]))
-                self._frames(turned, out, lambda part: progress(part / 8))
+                self._frames(engine, turned, out, lambda part: progress(part / 8))
                 total += torch.rot90(out.flip(3) if flip else out, -turns, (2, 3))
         Frame(source, target, self.scale, 1, self.device).write(0, 0, total.div_(8))
 
-    def _frames(self, source: Tensor, target: Tensor, progress: Progress) -> None:
+    def _frames(self, engine: Engine, source: Tensor, target: Tensor, progress: Progress) -> None:
         """A batch at once if it fits into memory uncut, otherwise image by image."""
         frame = self._frame(source, target)
         if self._sample is None:
             self._sample = frame.read(*_middle(frame.height, self._window), *_middle(frame.width, self._window))[:1]
         cut = self.cut(frame)
         if frame.batch == 1 or cut.covers(frame):
-            self._run(frame, cut, progress)
+            self._run(engine, frame, cut, progress)
             return
         for index in range(frame.batch):
             single = self._frame(source[index : index + 1], target[index : index + 1])
-            self._run(single, self.cut(single), lambda part: progress(part / frame.batch))
+            self._run(engine, single, self.cut(single), lambda part: progress(part / frame.batch))
 
     def _frame(self, source: Tensor, target: Tensor) -> Frame:
         window = self._published_window if self.full_frame_semantics else self._window
         return Frame(source, target, self.scale, window, self.device)
 
-    def _run(self, frame: Frame, cut: Cut, progress: Progress) -> None:
+    def _run(self, engine: Engine, frame: Frame, cut: Cut, progress: Progress) -> None:
         """Piece by piece; where memory runs out, on with pieces of half the width."""
         left = 0
         while left < frame.width:
             try:
-                left = self._piece(frame, cut, left, progress)
+                left = self._piece(engine, frame, cut, left, progress)
             except Exception as error:
                 smaller = None if self.tile == 0 else cut.halved(self._window, blended=self._chain is None)
                 if not is_out_of_memory(error):
@@ -216,21 +273,22 @@ class Upscaler:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
 
-    def _piece(self, frame: Frame, cut: Cut, left: int, progress: Progress) -> int:
+    def _piece(self, engine: Engine, frame: Frame, cut: Cut, left: int, progress: Progress) -> int:
         """Do the piece that begins at column ``left``; returns the column where it ends."""
+        assert self._sample is not None
         if cut.covers(frame):
             if frame.height * frame.width >= _SAMPLE**2:  # a smaller one is its own sample
-                self._choose()
-            tiling.run_whole(frame, self._whole, progress)
+                engine.choose(self._sample)
+            tiling.run_whole(frame, engine.whole, progress)
             return frame.width
         if self._chain is None:
             self._warn_blended()
-            tiling.run_blended(frame, self._whole, cut, window=self._window, progress=progress)
+            tiling.run_blended(frame, engine.whole, cut, window=self._window, progress=progress)
             return frame.width
         right = min(left + cut.width, frame.width)
         tiling.run_strip(
             frame,
-            self._stages,
+            engine.stages(self._sample),
             left,
             right,
             halo=self.network.halo,
@@ -241,14 +299,13 @@ class Upscaler:
         return right
 
     def _warn_blended(self) -> None:
-        if not self._warned:
+        if self._first_warning():
             logger.warning(
                 "%s may depend on the whole frame, so tiles cannot equal it: they overlap by %d pixels and fade into "
                 "each other. tile=0 computes the frame in one piece.",
                 type(self.network).__name__,
                 tiling.OVERLAP,
             )
-        self._warned = True
 
     # What to cut
 
@@ -261,10 +318,11 @@ class Upscaler:
             cut = Cut(side, side)
             return cut if self._chain is None or cut.covers(frame) else Cut(side, min(side, tiling.BAND))
         budget = self._budget()
-        if frame.height * frame.width * frame.batch * self._bytes_per_pixel <= budget:
+        bytes_per_pixel = self._bytes_per_pixel()
+        if frame.height * frame.width * frame.batch * bytes_per_pixel <= budget:
             return Cut(frame.width, frame.height)
         if self._chain is None:
-            return tiling.choose_tile(budget, self._bytes_per_pixel * frame.batch, self._window)
+            return tiling.choose_tile(budget, bytes_per_pixel * frame.batch, self._window)
         budget -= STREAMING_BASE
         needed = functools.partial(bytes_per_column, self._chain)
         return tiling.choose_strip(frame, budget, self.network.halo, self._window, needed)
@@ -273,46 +331,21 @@ class Upscaler:
         free = free_bytes(self.device)
         return free * 0.8 if self.device.type == "cuda" else min(free * 0.5, _CPU_BUDGET)
 
-    @functools.cached_property
     def _bytes_per_pixel(self) -> float:
-        """Peak memory of an uncut frame for each of its pixels, measured on a small one."""
-        side = -(-_PROBE // self._window) * self._window
-        with PeakMemory() as memory, torch.no_grad():
-            tiling.run_whole(self._blank(side, side), self.network, lambda part: None)
-        return memory.peak / side**2
+        """Peak memory of an uncut frame for each of its pixels, measured on a small one at the first call."""
+        with self._lock:
+            if self._measured is None:
+                side = -(-_PROBE // self._window) * self._window
+                with PeakMemory() as memory, torch.no_grad():
+                    tiling.run_whole(self._blank(side, side), replica(self.network), lambda part: None)
+                self._measured = memory.peak / side**2
+            return self._measured
 
     def _blank(self, height: int, width: int) -> Frame:
         source, target = (torch.zeros(1, 3, height * k, width * k, dtype=torch.uint8) for k in (1, self.scale))
         return Frame(source, target, self.scale, self._window, self.device)
 
-    # What to run
-
-    @functools.cached_property
-    def _whole(self) -> Backend:
-        """The back end that runs the whole network; "auto" decides when it is first called."""
-        return self._backend(self.backend, self.network)
-
-    def _choose(self) -> None:
-        """Let "auto" decide on the sample: on a whole photograph, eager alone would take longer than all the rest."""
-        if self._whole.name == "auto":
-            assert self._sample is not None
-            self._whole(self._sample)
-
-    def _backend(self, name: str, network: nn.Module) -> Backend:
-        return make_backend(name, network, device=self.device, precision=self.precision)
-
-    @functools.cached_property
-    def _stages(self) -> Chain:
-        """The network's stages, each run by the back end that suits the whole network."""
-        self._choose()
-        name = self._whole.name
-        if self.backend == "auto" and name not in _SHARING:
-            logger.info("Cut frames are run eagerly: back end %s would hold memory for each of many stages.", name)
-            name = "eager"
-        assert self._chain is not None
-        return map_modules(self._chain, lambda stage: self._backend(name, stage))
-
-    @functools.cached_property
+    @property
     def _published_window(self) -> int:
         """What an image's sides must be multiples of at all: the pixel unshuffles of the network."""
         return math.prod(part.down for part in self._chain or () if isinstance(part, Stage))
@@ -341,15 +374,6 @@ def _middle(side: int, window: int) -> tuple[int, int]:
     size = min(max(_SAMPLE // window, 1) * window, side)
     start = (side - size) // 2 // window * window
     return start, start + size
-
-
-def _versions(network: nn.Module) -> list[tuple[int, int]]:
-    """Where each of the weights is and how often it was written to; those made in inference mode do not count.
-
-    Writing to a weight's ``data`` is not counted by torch.
-    """
-    weights = itertools.chain(network.parameters(), network.buffers())
-    return [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
 
 
 def _as_one_stage(network: nn.Module) -> Chain | None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from safmn import compat
 from safmn.errors import OptionError, WeightsError, did_you_mean
 from safmn.registry import LOSS_REGISTRY, OURS
+from safmn.weights import load_state_dict
 
 # Names that torchvision gives the files it downloads; the hash is part of them.
 _FILES = {"vgg16": "vgg16-397923af.pth", "vgg19": "vgg19-dcbb9e9d.pth"}
@@ -43,7 +44,7 @@ def vgg_file(vgg_type: str, given: str | None) -> Path:
 
 def _load_features(features: nn.Module, file: Path) -> None:
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = load_state_dict(file)
         prefix = "features."
         features.load_state_dict(
             {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

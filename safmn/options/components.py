@@ -53,14 +53,11 @@ def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> Non
         try:
             inspect.signature(registry.find(registry.MODEL_REGISTRY, name)).bind("options", "execution", "ranks")
         except TypeError:
-            problems.add(
-                where,
-                f"{name} is not made for this engine: subclass safmn.training.models.Model",
-            )
+            problems.add(where, f"{name} is not made for this engine: subclass safmn.training.models.Model")
         return
     if name in registry.names(registry.MODEL_REGISTRY):
         problems.add(where, f"BasicSR's {name} is not supported yet. Known: {', '.join(known)}.")
-    else:
+    elif not problems.names_may_come:
         near = did_you_mean(name, known)
         problems.add(where, f"no model named {name!r} is registered.{near} Known: {', '.join(known)}.")
 
@@ -153,7 +150,8 @@ def find_component(
     try:
         return find(section["type"])
     except OptionError as error:
-        problems.add((*where, "type"), str(error))
+        if not problems.names_may_come:
+            problems.add((*where, "type"), str(error))
         return None
 
 

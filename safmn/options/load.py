@@ -50,7 +50,9 @@ def load_options(
         _apply_debug(data)
     raw = copy.deepcopy(data)
     file = to_struct(OptionFile, data, (), problems)
-    plugins.import_all(data, problems)
+    if plugins.names_of(data):
+        _check_before_imports(file, data, mode, problems)
+        plugins.import_all(data, problems)
     rules.check_components(data, mode, problems)
     if file is not None:
         rules.check_sense(file, data, mode, problems)
@@ -58,6 +60,21 @@ def load_options(
     problems.log_warnings()
     assert file is not None  # or there was a problem
     return _resolve(file, str(path), mode, debug, raw)
+
+
+def _check_before_imports(
+    file: OptionFile | None, data: dict[str, Any], mode: Literal["train", "test"], problems: Problems
+) -> None:
+    """Raise every mistake that can be seen without running the user's code, so that a refused file has run none.
+
+    A component whose name is not known is passed over: what is imported may register it.
+    """
+    early = problems.before_imports()
+    plugins.check_files(data, early)
+    rules.check_components(data, mode, early)
+    if file is not None:
+        rules.check_sense(file, data, mode, early)
+    early.raise_all()
 
 
 def _override(data: dict[str, Any], entry: str, problems: Problems) -> None:

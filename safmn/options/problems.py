@@ -23,10 +23,15 @@ def show_path(path: Sequence[str | int]) -> str:
 
 
 class Problems:
-    """Mistakes (and remarks) about one option file, each with its key path and, where known, its line."""
+    """Mistakes (and remarks) about one option file, each with its key path and, where known, its line.
+
+    Attributes:
+        names_may_come: components of unknown names are no mistake yet: ``imports`` may register them.
+    """
 
     def __init__(self, source: str | Path) -> None:
         self.source = str(source)
+        self.names_may_come = False
         self.lines: dict[KeyPath, int] = {}
         self.overridden: dict[KeyPath, str] = {}  # key path -> the override it came from
         self._found: list[tuple[KeyPath, int | None, str]] = []
@@ -34,6 +39,14 @@ class Problems:
 
     def __len__(self) -> int:
         return len(self._found)
+
+    def before_imports(self) -> Problems:
+        """The mistakes so far, as a beginning for those that are found before anything is imported."""
+        early = Problems(self.source)
+        early.names_may_come = True
+        early.lines, early.overridden = self.lines, self.overridden
+        early._found = list(self._found)
+        return early
 
     def add(self, path: Sequence[str | int], message: str, *, line: int | None = None) -> None:
         """Note a mistake at a key path; the line is looked up where it is not given."""

@@ -11,6 +11,7 @@ process down, and an option file is far too short for its speed to matter.
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from safmn.errors import OptionError
 from safmn.options.problems import KeyPath, Problems
@@ -37,6 +39,8 @@ RESOLVERS = (
     ("int", _INT, list("-+0123456789")),
     ("float", _FLOAT, list("-+0123456789.")),
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character; YAML can write one as "\\ud800"
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what no file name can hold, nor UTF-8
 _MAX_BYTES = 1_000_000
 _MAX_NODES = 100_000  # aliases can expand a small file without bound
 
@@ -82,7 +86,7 @@ def read_document(path: str | Path, problems: Problems) -> Document:
         builder = _Builder(problems)
         data = builder.value(node, ())
     except yaml.YAMLError as error:
-        raise OptionError(f"{path}{_syntax_error(error)}") from error
+        raise OptionError(f"{path}{_syntax_error(error, text)}") from error
     except RecursionError:
         raise OptionError(f"{path} is nested too deeply to be an option file.") from None
     return Document(data, builder.lines)
@@ -101,7 +105,9 @@ def parse_value(text: str) -> Any:
         node = yaml.compose(text, Loader=Loader)
         value = None if node is None else _Builder(problems).value(node, ())
     except yaml.YAMLError as error:
-        raise OptionError(f"{text!r} is not a YAML value{_syntax_error(error)}. Quote it if it is text.") from error
+        raise OptionError(
+            f"{text!r} is not a YAML value{_syntax_error(error, text)}. Quote it if it is text."
+        ) from error
     except RecursionError:
         raise OptionError("the value is nested too deeply") from None
     problems.raise_first()
@@ -110,16 +116,19 @@ def parse_value(text: str) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= _MAX_BYTES else b""
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)  # no more: it may be a device without an end
     except FileNotFoundError:
         raise OptionError(f"no option file at {path}. The ones that come with SAFMN are in options/.") from None
     except IsADirectoryError:
         raise OptionError(f"{path} is a folder; give the option file inside it.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise OptionError(f"cannot read the option file {path}: {error}") from None
-    if size > _MAX_BYTES:
+    if len(content) > _MAX_BYTES:
+        size = max(path.stat().st_size, len(content))  # that of a device is 0
         raise OptionError(f"{path} has {size:,} bytes; that is no option file.")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise OptionError(f"{path} is UTF-16 text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -132,7 +141,10 @@ def _kind(node: yaml.Node) -> str:
     return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
 
 
-def _syntax_error(error: yaml.YAMLError) -> str:
+def _syntax_error(error: yaml.YAMLError, text: str) -> str:
+    if isinstance(error, ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f", line {line}: special characters are not allowed in YAML (U+{ord(text[error.position]):04X})"
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -149,9 +161,7 @@ class _Builder:
         self._count = 0
 
     def value(self, node: yaml.Node, where: KeyPath) -> Any:
-        self._count += 1
-        if self._count > _MAX_NODES:
-            raise yaml.YAMLError("the aliases in this file expand to more than an option file can hold")
+        self._count_in(1)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, where)
         if id(node) in self._open:
@@ -162,6 +172,11 @@ class _Builder:
             return self._mapping(node, where) if isinstance(node, yaml.MappingNode) else self._sequence(node, where)
         finally:
             self._open.discard(id(node))
+
+    def _count_in(self, nodes: int) -> None:
+        self._count += nodes
+        if self._count > _MAX_NODES:
+            raise yaml.YAMLError("the aliases in this file expand to more than an option file can hold")
 
     def _note(self, where: KeyPath, node: yaml.Node, message: str) -> None:
         self.problems.add(where, message, line=node.start_mark.line + 1)
@@ -183,7 +198,7 @@ class _Builder:
                 shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else _kind(key_node)
                 self._note(where, key_node, f"a key must be text, got {shown}; put it in quotes")
                 continue
-            key = key_node.value
+            key = self._text(key_node, where)
             path = (*where, key)
             first_line = self.lines.get(path)
             self.lines[path] = key_node.start_mark.line + 1
@@ -198,6 +213,7 @@ class _Builder:
 
         The mapping's own keys win, then those of the first in the list (YAML 1.1's merge key, as PyYAML has it).
         """
+        self._count_in(len(node.value))
         own = [(key, child) for key, child in node.value if not _is_merge(key)]
         taken = _names(own)
         brought: list[tuple[yaml.Node, yaml.Node]] = []
@@ -230,10 +246,23 @@ class _Builder:
         if node.tag != _PREFIX + expected:
             self._note(where, node, f"the YAML tag {_shown(node.tag)} is not allowed in an option file")
 
+    def _text(self, node: yaml.ScalarNode, where: KeyPath) -> str:
+        """The text of a scalar. Surrogate pairs, as JSON escapes have them, are one character each."""
+        text: str = node.value
+        if _SURROGATE.search(text):
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        if found := _NO_TEXT.search(text):
+            character = ascii(found[0])[1:-1]
+            self._note(
+                where, node, f"holds {character}, which is no character of a text and cannot name a folder or file"
+            )
+            return _NO_TEXT.sub("?", text)  # else whoever uses it would fail
+        return text
+
     def _scalar(self, node: yaml.ScalarNode, where: KeyPath) -> Any:
         tag = node.tag.removeprefix(_PREFIX)
         if tag == "str":
-            return node.value
+            return self._text(node, where)
         if tag not in ("null", "bool", "int", "float"):
             self._note(where, node, f"the YAML tag {_shown(node.tag)} is not allowed in an option file")
             return None

@@ -49,6 +49,11 @@ def _model(file: OptionFile) -> Any:
     return found if hasattr(found, "implied_degradation") else _UnknownModel
 
 
+def _model_may_come(file: OptionFile, problems: Problems) -> bool:
+    """Whether what is not imported yet may register the file's model."""
+    return problems.names_may_come and file.model_type not in components.models()
+
+
 def _given(data: Mapping[str, Any]) -> list[str]:
     """Real-ESRGAN's keys that stand at the top level of a file; null counts as absent."""
     return [key for key in PublishedKeys.__struct_fields__ if data.get(key) is not None]
@@ -188,7 +193,7 @@ def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -
         problems.add(("train", "artifacts_opt"), "is the same loss as ldl_opt; give one of them")
     if any(entry.role == "artefact" for entry in entries) and not train.ema_decay:
         problems.add(("train", "ema_decay"), "is 0, but the artefact loss compares with the average; set it to 0.999")
-    if train.teacher is not None and not _model(file).takes_teacher:
+    if train.teacher is not None and not _model(file).takes_teacher and not _model_may_come(file, problems):
         problems.add(("train", "teacher"), f"is not supported by {file.model_type}, only by SRModel")
     _check_schedule(train, problems)
     _check_discriminator(file, train, entries, problems)
@@ -265,6 +270,8 @@ def _check_degradation(file: OptionFile, data: Mapping[str, Any], mode: str, pro
     for key in file.degradation:
         if key in given:
             problems.add(("degradation", key), "stands at the top level too; give it once")
+    if _model_may_come(file, problems):
+        return
     if not _model(file).degrades:
         for key in (*given, *(["degradation"] if file.degradation else [])):
             problems.add((key,), f"has no effect: {file.model_type} does not degrade images")

@@ -7,6 +7,7 @@ size and checksum, its images are put into place, and it is deleted.
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import re
 import shutil
@@ -18,33 +19,49 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import requests
+import urllib3
 from tqdm import tqdm
 
 from safmn.errors import DataError, exit_status
 from safmn.prepare.parallel import progress
-from safmn.system.console import say
+from safmn.system.console import ArgumentParser, say_line
 from safmn.system.files import atomic_path
 
 _CHUNK = 2**16  # bytes; when a connection breaks, less than this is lost
 _TIMEOUT = (10, 60)  # seconds to connect, and without a byte
-_TRIES = 4  # in a row without a byte
+_TRIES = 4  # in a row that bring less than _CHUNK
+_WATCHED, _SLOWEST = 60, 2**12  # within so many seconds, at least so many bytes a second must come
+_SPARE, _TIMES = 2**26, 4  # what is in an archive may have 64 MiB, and four times the archive's size
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file on an official host. ``digest`` is ``"<algorithm>:<hex>"``, ``None`` where no published one is known."""
+    """A file on an official host.
+
+    Attributes:
+        url: where it is.
+        size: in bytes; None where it is not known.
+        digest: ``"<algorithm>:<hex>"``; None where no published one is known.
+        at_most: bytes; what is longer is not the file. Used where the size is not known.
+    """
 
     url: str
     size: int | None = None
     digest: str | None = None
+    at_most: int = 30 * 10**9
 
     @property
     def name(self) -> str:
         """The file's name."""
         return self.url.rsplit("/", 1)[1]
+
+    @property
+    def limit(self) -> int:
+        """How many bytes it may have."""
+        return self.at_most if self.size is None else self.size
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ _VALID_LR = {
 # The host of EDSR publishes no checksums; these two are torchSR's (torchsr/datasets/benchmarks.py and flickr2k.py).
 _EDSR = "https://cv.snu.ac.kr/research/EDSR"
 _FLICKR2K = Archive(f"{_EDSR}/Flickr2K.tar", digest="md5:5d3f39443d5e9489bff8963f8f26cb03")
-_BENCHMARK = Archive(f"{_EDSR}/benchmark.tar", digest="md5:4ace41d33c2384b97e6b320cd0afd6ba")
+_BENCHMARK = Archive(f"{_EDSR}/benchmark.tar", digest="md5:4ace41d33c2384b97e6b320cd0afd6ba", at_most=10**9)
 
 
 def _hr(archive: Archive, folder: str, names: str, count: int) -> Part:
@@ -194,23 +211,39 @@ def fetch(archive: Archive, path: Path, *, tries: int = _TRIES, pause: float = 2
 def _download(archive: Archive, begun: Path, path: Path, tries: int, pause: float) -> None:
     failed = 0
     while True:
-        before = begun.stat().st_size if begun.exists() else 0
+        before = _size(begun)
         try:
-            return _download_once(archive.url, begun)
+            return _download_once(archive, begun)
         except requests.RequestException as error:
-            reached = begun.stat().st_size if begun.exists() else 0
-            failed = 1 if reached > before else failed + 1
+            failed = 1 if _size(begun) > before else failed + 1
             if failed >= tries or _is_final(error):
                 raise DataError(
                     f"cannot download {archive.url}: {_reason(error)}\n"
-                    f"  {reached / 1e6:.1f} MB of it are kept; the same command goes on from there.\n"
+                    f"  {_size(begun) / 1e6:.1f} MB of it are kept; the same command goes on from there.\n"
                     f"  By hand: get the file in any other way, put it at {path}, and run the same command again."
                 ) from error
             time.sleep(pause)
+        except OSError as error:  # of the disk
+            raise DataError(
+                f"{begun} cannot be written ({error.strerror or error}): {_free(begun)}. Make room, and run the same "
+                f"command again: it goes on from the {_size(begun) / 1e6:.1f} MB that are there."
+            ) from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _free(path: Path) -> str:
+    return f"{shutil.disk_usage(path.parent).free / 1e6:,.0f} MB are free there"
 
 
 def _is_final(error: requests.RequestException) -> bool:
-    """Whether trying again is of no use: the host says that there is no such file, or that we may not have it."""
+    """Whether trying again is of no use: the host says that there is no such file, that we may not have it, or that it
+    is somewhere where we do not look (``file:``, or in a circle).
+    """
+    if isinstance(error, (requests.exceptions.InvalidSchema, requests.TooManyRedirects)):
+        return True
     return error.response is not None and 400 <= error.response.status_code < 500
 
 
@@ -223,41 +256,103 @@ def _reason(error: requests.RequestException) -> str:
     return str(cause.args[0] if cause.args and isinstance(cause.args[0], str) else cause)
 
 
-def _download_once(url: str, begun: Path) -> None:
-    """One attempt, from the end of ``begun``; what came is kept when it fails."""
-    start = begun.stat().st_size if begun.exists() else 0
+def _download_once(archive: Archive, begun: Path) -> None:
+    """One attempt, from the end of ``begun``; what came is kept when it fails.
+
+    Raises:
+        DataError: what the host sends is not the file: it is longer, or compressed.
+        requests.RequestException: the connection failed.
+        OSError: the file cannot be written.
+    """
+    start = _size(begun)
     tag = begun.with_name(f"{begun.name}.tag")  # the host's mark of the version that ``begun`` began with
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
         if tag.exists():
             headers["If-Range"] = tag.read_text()
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-        if response.status_code == 416 and response.headers.get("Content-Range", "").endswith(f"/{start}"):
+    with requests.get(archive.url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        whole = response.headers.get("Content-Range", "")
+        if response.status_code == 416 and whole.endswith(f"/{start}"):
             return  # there is nothing after what we have
-        if response.status_code == 416:  # ours is longer: another file's
-            for left in (begun, tag):
+        elsewhere = response.status_code == 206 and whole and not whole.startswith(f"bytes {start}-")
+        if response.status_code == 416 or elsewhere:
+            for left in (begun, tag):  # ours is longer, or the host begins elsewhere: another file's
                 left.unlink(missing_ok=True)
             raise requests.ConnectionError(f"what was kept of it, {start} bytes, is not its beginning, and is removed")
         response.raise_for_status()
         if response.status_code != 206:
             start = 0
+        total = _announced(response, archive, start, begun)
         mark = response.headers.get("ETag", "")
         tag.write_text(mark) if mark and not mark.startswith("W/") else tag.unlink(missing_ok=True)
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
         with (
             begun.open("ab" if start else "wb") as file,
-            tqdm(
-                desc=url.rsplit("/", 1)[1], total=total, initial=start, unit="B", unit_scale=True, disable=None
-            ) as bar,
+            tqdm(desc=archive.name, total=total, initial=start, unit="B", unit_scale=True, disable=None) as bar,
         ):
-            for chunk in response.iter_content(_CHUNK):
+            reached = start
+            for chunk in _chunks(response):
+                reached += len(chunk)
+                if reached > archive.limit:
+                    break
                 file.write(chunk)
                 bar.update(len(chunk))
-    if total is not None and begun.stat().st_size != total:
-        raise requests.ConnectionError(f"the connection ended after {begun.stat().st_size} of {total} bytes")
+    if reached > archive.limit:
+        _refuse(begun, f"{archive.url} sends more than the {archive.limit} bytes that it should have")
+    if total is not None and reached != total:
+        raise requests.ConnectionError(f"the connection ended after {reached} of {total} bytes")
     tag.unlink(missing_ok=True)
+
+
+def _refuse(begun: Path, reason: str) -> NoReturn:
+    """Say that it is not the file, and remove what came of it."""
+    for left in (begun, begun.with_name(f"{begun.name}.tag")):
+        left.unlink(missing_ok=True)
+    raise DataError(f"{reason}: not the file that is known. Try again later, or get it in another way.")
+
+
+def _announced(response: requests.Response, archive: Archive, start: int, begun: Path) -> int | None:
+    """How many bytes the host says that the whole file has; None where it does not say.
+
+    Raises:
+        DataError: more than the file has, or compressed ones, or more than there is room for.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        _refuse(begun, f"{archive.url} comes compressed ({encoding!r:.40}), which was not asked for")
+    length = response.headers.get("Content-Length", "").strip()
+    total = start + int(length) if length.isdecimal() and len(length) < 20 else None
+    if total is not None and total > archive.limit:
+        _refuse(begun, f"{archive.url} has {total} bytes instead of {archive.limit} bytes")
+    needed = (total or archive.size or 0) - start
+    if needed > shutil.disk_usage(begun.parent).free:
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:,.0f} MB are needed")
+    return total
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """What comes, in pieces of :data:`_CHUNK`; the rest of a broken connection is dropped.
+
+    Raises:
+        requests.ConnectionError: it broke off, or almost nothing comes any more.
+    """
+    waiting, since, came = bytearray(), time.monotonic(), 0
+    try:
+        while piece := response.raw.read1(_CHUNK, decode_content=False):
+            waiting += piece
+            came += len(piece)
+            while len(waiting) >= _CHUNK:
+                yield bytes(waiting[:_CHUNK])
+                del waiting[:_CHUNK]
+            passed = time.monotonic() - since
+            if passed > _WATCHED:
+                if came < _SLOWEST * passed:
+                    raise requests.ConnectionError(f"only {came} bytes came within {passed:.0f} seconds")
+                since, came = time.monotonic(), 0
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(error) from error
+    if waiting:
+        yield bytes(waiting)
 
 
 def _verify(archive: Archive, path: Path) -> None:
@@ -288,20 +383,35 @@ def extract(archive: Path, part: Part, root: Path) -> None:
     """Put the archive's images into place; those that are there with the same size are left alone.
 
     Raises:
-        DataError: the archive is damaged.
+        DataError: the archive is damaged, holds more than an archive of images can, or there is no room.
     """
+    left = _SPARE + _TIMES * archive.stat().st_size
     try:
         for name, size, source in _members(archive):
             match = re.fullmatch(part.pattern, name)
             if match is None:
                 continue
             target = root / part.target.format(**match.groupdict())
+            left -= size
+            if left < 0 or not target.resolve().is_relative_to(root.resolve()):
+                raise DataError(
+                    f"{archive} is not what it should be: {name!r:.100} has {size} bytes, and would go to {target}. "
+                    "Delete it and run the command again."
+                )
             if target.is_file() and target.stat().st_size == size:
                 continue
             with atomic_path(target, flush=False) as temporary, source() as content, temporary.open("wb") as file:
                 shutil.copyfileobj(content, file)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError) as error:
+        # RuntimeError: encrypted, or compressed in a way that is not known
         raise DataError(f"{archive} is damaged ({error}): delete it and run the command again") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{root}: no room for the images of {archive} ({_free(archive)}). Make room, and run the same command "
+                "again: it goes on from what is there."
+            ) from error
+        raise
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
@@ -326,7 +436,7 @@ def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 def _parser() -> argparse.ArgumentParser:
     sets = "\n".join(f"  {name:10s} {data_set.about}" for name, data_set in SETS.items())
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare download",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"Get data sets from their official hosts, in the layout of datasets/README.md:\n\n{sets}\n\n"
@@ -344,7 +454,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     for name in arguments.sets:
         download(SETS[name].parts, arguments.root, keep=arguments.keep)
-        say(f"{name}: complete in {arguments.root}")
+        say_line(f"{name}: complete in {arguments.root}")
         for command in SETS[name].then:
-            say(f"  next: {command.format(root=arguments.root)}")
+            say_line(f"  next: {command.format(root=arguments.root)}")
     return 0

@@ -25,7 +25,7 @@ from safmn.errors import DataError, exit_status
 from safmn.imaging import encode_png, image_size
 from safmn.prepare.outputs import inputs, named, read_colours
 from safmn.prepare.parallel import default_jobs, in_order, progress
-from safmn.system.console import say
+from safmn.system.console import ArgumentParser, say_line
 from safmn.system.files import flush_directory, take_lock, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _check_up_to_date(output: Path, paths: dict[str, Path]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare lmdb",
         description="Put the images of a folder into one lmdb data base, in BasicSR's form (io_backend: type: lmdb). "
         "A build that was stopped goes on when the command is run again.",
@@ -200,5 +200,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.restart:
         shutil.rmtree(output.with_name(f"{output.name}.partial"), ignore_errors=True)
     made = make_lmdb(folder, output, drop=arguments.drop, compression=arguments.compression, jobs=arguments.jobs)
-    say(f"{output}: {f'{made} images encoded' if made else 'was up to date'}")
+    say_line(f"{output}: {f'{made} images encoded' if made else 'was up to date'}")
     return 0

@@ -12,6 +12,7 @@ from safmn.imaging import image_size, imresize, mod_crop
 from safmn.imaging.resize import Border
 from safmn.prepare.outputs import inputs, is_made, named, read_colours, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
+from safmn.system.console import ArgumentParser
 
 
 def make_lr(
@@ -51,7 +52,7 @@ def _make(source: Path, *, output: Path, scales: Sequence[int], border: Border) 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare lr",
         description="Make LR images from HR images: MATLAB's bicubic, bit for bit, in the layout "
         "LR_bicubic/X4/namex4.png. Running it again makes only what is missing, damaged or older than its HR image.",

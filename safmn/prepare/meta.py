@@ -13,7 +13,7 @@ from safmn.errors import DataError, exit_status
 from safmn.imaging import IMAGE_SUFFIXES, check_names, image_size, list_images
 from safmn.prepare.outputs import named
 from safmn.prepare.parallel import default_jobs, in_order, progress
-from safmn.system.console import say
+from safmn.system.console import ArgumentParser, say_line
 from safmn.system.files import write_atomically
 
 
@@ -59,7 +59,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare meta",
         description="Write a meta-info file, a line 'name.png (height,width,channels)' for each image of a folder, for "
         "the option meta_info_file (paired sets) or meta_info (real-world training).",
@@ -80,5 +80,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = named(arguments.folder)
     output = arguments.output or folder.with_name(f"meta_info_{folder.name}.txt")
     count = write_meta(folder, output, recursive=arguments.recursive, jobs=arguments.jobs)
-    say(f"{output}: {count} images")
+    say_line(f"{output}: {count} images")
     return 0

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from safmn.errors import EXIT_FAILED, DataError
-from safmn.system.console import say
+from safmn.system.console import one_line, say, say_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,9 +38,9 @@ class Outcome:
 
     def report(self, title: str) -> int:
         """Say it in a line, the failures below it, and return the exit status: 0, or 1 where something failed."""
-        say(f"{title}: {self.made} made, {self.kept} already there, {len(self.failures)} failed")
+        say_line(f"{title}: {self.made} made, {self.kept} already there, {len(self.failures)} failed")
         for message in self.failures[:_SHOWN_FAILURES]:
-            say(f"  {message}")
+            say_line(f"  {message}")
         if len(self.failures) > _SHOWN_FAILURES:
             say(f"  ... and {len(self.failures) - _SHOWN_FAILURES} more")
         return EXIT_FAILED if self.failures else 0
@@ -95,13 +95,13 @@ def in_order(
 
 def progress(items: Iterable[Item], total: int, description: str, unit: str = "image") -> Iterator[Item]:
     """A tqdm bar on a terminal; elsewhere a plain line now and then."""
-    bar = tqdm(items, total=total, desc=description, unit=unit, disable=None)
+    bar = tqdm(items, total=total, desc=one_line(description), unit=unit, disable=None)
     last = time.monotonic()
     for number, item in enumerate(bar, start=1):
         yield item
         if bar.disable and time.monotonic() - last > _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            say(f"{description}: {number} of {total} {unit}s")
+            say_line(f"{description}: {number} of {total} {unit}s")
 
 
 class _CtrlC:

@@ -40,7 +40,7 @@ from safmn.data.store_format import (
 from safmn.errors import EXIT_FAILED, DataError, exit_status
 from safmn.imaging import decode_rgb, imresize, mod_crop
 from safmn.prepare.parallel import default_jobs, in_order, progress
-from safmn.system.console import say
+from safmn.system.console import ArgumentParser, say_line
 from safmn.system.files import flush_directory, take_lock
 
 logger = logging.getLogger(__name__)
@@ -231,7 +231,7 @@ def _planar(image: np.ndarray) -> np.ndarray:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare store",
         description="Decode HR and LR images into one file for data sets of type PatchStore, or HR images alone for "
         "RealESRGANDataset. Full images are best: the store makes sub-images unnecessary. Running it again goes on "
@@ -270,13 +270,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     decoded = build_store(arguments.output, source, jobs=jobs)
     size = arguments.output.stat().st_size / 2**30
     count = len(read_index(arguments.output).images)
-    say(f"{arguments.output}: {count} images, {size:.2f} GiB" + ("" if decoded else " (was up to date)"))
+    say_line(f"{arguments.output}: {count} images, {size:.2f} GiB" + ("" if decoded else " (was up to date)"))
     return 0
 
 
 def _verify(path: Path, jobs: int) -> int:
     damaged = damaged_images(path, jobs=jobs)
     for name in damaged:
-        say(f"damaged: {name}")
-    say(f"{path}: {len(damaged)} damaged images" + (". Delete it and make it anew." if damaged else ""))
+        say_line(f"damaged: {name}")
+    say_line(f"{path}: {len(damaged)} damaged images" + (". Delete it and make it anew." if damaged else ""))
     return EXIT_FAILED if damaged else 0

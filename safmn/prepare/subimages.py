@@ -21,6 +21,7 @@ from safmn.imaging import image_size
 from safmn.prepare.lr import lr_path
 from safmn.prepare.outputs import inputs, is_made, named, read_colours, recipe_of, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
+from safmn.system.console import ArgumentParser
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ def _common_size(source: Path, counterparts: Mapping[int, Path]) -> tuple[int, i
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="safmn prepare subimages",
         description="Cut HR images (and, with --scales, their LR images) into overlapping squares, HR_sub and "
         "LR_bicubic_sub/X<s>, under equal names. Running it again makes only what is missing or damaged.",

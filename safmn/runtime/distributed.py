@@ -49,9 +49,14 @@ def launched_by_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ and "LOCAL_RANK" in os.environ
 
 
+def start_number() -> int:
+    """How many times torchrun has started this job anew after a failure (``--max-restarts``)."""
+    return int(os.environ.get(_RESTARTS, "0")) if launched_by_torchrun() else 0
+
+
 def restarted() -> bool:
-    """Whether torchrun started this job anew after a failure (``--max-restarts``)."""
-    return launched_by_torchrun() and int(os.environ.get(_RESTARTS, "0")) > 0
+    """Whether torchrun started this job anew after a failure."""
+    return start_number() > 0
 
 
 def _leave_with_parent() -> None:
@@ -126,32 +131,52 @@ def _start_process_group(backend: str, ranks: Ranks) -> None:
         store = dist.PrefixStore(f"start-{os.environ[_RESTARTS]}", shared)
         store.set_timeout(_TIMEOUT)
     dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=_TIMEOUT)
+    _control[:] = [dist.new_group(backend="gloo", timeout=_TIMEOUT)]
+
+
+_control: list[Any] = []  # one item while this process is in a job
+
+
+def control_group() -> Any:
+    """The group for what the ranks tell each other beside their tensors: on the CPU, whatever they compute on."""
+    return _control[0] if _control else None
+
+
+def store() -> Any:
+    """The job's key-value store."""
+    return dist.distributed_c10d._get_default_store()  # torch offers it under no public name
+
+
+def is_active() -> bool:
+    """Whether this process is in a job of several."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def leave() -> None:
     """Leave the job; does nothing in a single process."""
-    if dist.is_available() and dist.is_initialized():
+    _control.clear()
+    if is_active():
         dist.destroy_process_group()
 
 
 def barrier() -> None:
     """Wait for every rank; does nothing in a single process."""
-    if dist.is_available() and dist.is_initialized():
+    if is_active():
         dist.barrier()
 
 
 def on_all_ranks(value: Any) -> list[Any]:
     """Every rank's ``value`` (any picklable object), by rank, on every rank."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_active():
         return [value]
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=control_group())
     return values
 
 
 def mean_over_ranks(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Each scalar averaged over the ranks, in one collective call."""
-    if not (values and dist.is_available() and dist.is_initialized()):
+    if not (values and is_active()):
         return values
     stacked = torch.stack([value.detach().float() for value in values.values()])  # (number of losses,)
     dist.all_reduce(stacked)

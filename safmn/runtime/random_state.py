@@ -1,8 +1,11 @@
-"""Random states as a function of (seed, iteration, rank), so that resuming needs none of them saved."""
+"""Random states as a function of a seed and a position, so that resuming needs none of them saved."""
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,3 +20,40 @@ def seed_everything(seed: int, *position: int) -> None:
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     torch.manual_seed((int(words[2]) << 32) | int(words[3]))
+
+
+def named_rng(seed: int, *position: str | int) -> np.random.Generator:
+    """The generator that belongs to a seed and a position: names and numbers, such as a set and an image's index."""
+    words = [part if isinstance(part, int) else _number_of(part) for part in position]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words])))
+
+
+def _number_of(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "little")
+
+
+@contextmanager
+def global_generators(rng: np.random.Generator, device: torch.device | None = None) -> Iterator[None]:
+    """Seed the generators of python, numpy and torch from ``rng``; put their states back afterwards.
+
+    Args:
+        device: a GPU whose generator is treated likewise.
+    """
+    gpu = device if device is not None and device.type == "cuda" else None
+    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    gpu_state = None if gpu is None else torch.cuda.get_rng_state(gpu)
+    seeds = rng.integers(2**32, size=3).tolist()
+    random.seed(seeds[0])
+    np.random.seed(seeds[1])
+    torch.default_generator.manual_seed(seeds[2])
+    if gpu is not None:
+        with torch.cuda.device(gpu):
+            torch.cuda.manual_seed(seeds[2])
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.default_generator.set_state(torch_state)
+        if gpu is not None and gpu_state is not None:
+            torch.cuda.set_rng_state(gpu_state, gpu)

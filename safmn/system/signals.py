@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 from safmn.errors import Terminated
+from safmn.runtime.distributed import launched_by_torchrun
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,9 @@ class Interrupt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # After an error torchrun ends the other ranks with SIGTERM. This one is leaving, and still has to say why.
+            leaving = isinstance(error, Exception) and number == signal.SIGTERM and launched_by_torchrun()
+            signal.signal(number, signal.SIG_IGN if leaving else handler)
 
     def __bool__(self) -> bool:
         return self.signal_number != 0

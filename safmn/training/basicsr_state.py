@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from safmn import weights
-from safmn.errors import CheckpointError, first_line
+from safmn.errors import CheckpointError, WeightsError, first_line
 
 if TYPE_CHECKING:
     from safmn.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+_NAMES = "path.resume_state names such a file, or one of the folders in training_states"
 _TELLING = {"betas", "momentum", "matrix_lr_ratio"}  # keys of a group that Adam's, SGD's and Muon's states differ in
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = weights.load_plain(path)
         return {"iter": int(state["iter"]), "optimizers": list(state["optimizers"])}
-    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except WeightsError as error:
+        raise CheckpointError(f"{error} It is not a training state of BasicSR. {_NAMES}") from error
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a training state of BasicSR ({type(error).__name__}: {first_line(error):.200}). "
-            "path.resume_state names such a file, or one of the folders in training_states"
+            f"{path} is not a training state of BasicSR ({type(error).__name__}: {first_line(error):.200}). {_NAMES}"
         ) from error
 
 

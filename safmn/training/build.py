@@ -14,6 +14,7 @@ import torch
 from safmn.data import TrainingLoader, build_dataset
 from safmn.errors import CheckpointError, OptionError
 from safmn.evaluation.scoring import check_first_pair
+from safmn.imports import log_imports
 from safmn.options import Options, differences, dump
 from safmn.options.datasets import PATHS
 from safmn.registry import ARCH_REGISTRY, MODEL_REGISTRY, find
@@ -99,7 +100,7 @@ def build_loader(options: Options, execution: Execution, ranks: Ranks) -> Traini
     section = options.datasets.get("train")
     if section is None:
         raise OptionError(f"{options.source}: datasets.train is missing")
-    dataset = build_dataset(section, phase="train", scale=options.scale)
+    dataset = build_dataset(section, phase="train", scale=options.scale, seed=options.manual_seed)
     loader = TrainingLoader(
         dataset,
         batch_size=section["batch_size_per_gpu"],
@@ -120,7 +121,7 @@ def _validation_sets(options: Options) -> dict[str, Any]:
     if options.val is None:
         return {}
     sets = {
-        section.get("name", key): build_dataset(section, phase="val", scale=options.scale)
+        section.get("name", key): build_dataset(section, phase="val", scale=options.scale, seed=options.manual_seed)
         for key, section in sections.items()
     }
     for name, dataset in sets.items():
@@ -141,6 +142,7 @@ def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[E
         log = HeldLog()
         for key, value in environment().items():
             logger.info("%s: %s", key, value)
+        log_imports()
         logger.info("options of %s:\n%s", options.source, dump(options))
         yield experiment
         nothing_left = not experiment.has_checkpoints() and any(experiment.models.glob("*.pth"))

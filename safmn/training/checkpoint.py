@@ -13,16 +13,18 @@ import json
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from safmn.errors import CheckpointError
+from safmn.errors import CheckpointError, first_line
 from safmn.system.files import TEMPORARY, flush_directory, flush_file
 from safmn.training import state_format
 
@@ -32,6 +34,7 @@ _FORMAT = 1
 _REPLACED = ".replaced-"  # the older version of a checkpoint while the newer one takes its place
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
+_LONGEST_MANIFEST = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -227,9 +230,25 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+class _File(msgspec.Struct):
+    """A file of a checkpoint, as its manifest describes it."""
+
+    bytes: int
+    sha256: str
+
+
+class _Manifest(msgspec.Struct):
+    """What a checkpoint consists of."""
+
+    format: int
+    iteration: int
+    files: dict[str, _File]
+
+
+def _read_manifest(folder: Path) -> _Manifest:
     try:
-        text = (folder / _MANIFEST).read_bytes().decode()
+        with (folder / _MANIFEST).open("rb") as file:
+            text = file.read(_LONGEST_MANIFEST).decode()
         body, digest, rest = text.split("\n")
     except (OSError, ValueError) as error:
         if not folder.name.isdigit():
@@ -239,12 +258,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {folder} is damaged: its manifest is missing or cut off") from error
     if rest or digest != _digest(body.encode()):
         raise CheckpointError(f"checkpoint {folder} is damaged: its manifest does not match its own checksum")
-    manifest: dict[str, Any] = json.loads(body)
-    if manifest["format"] != _FORMAT:
-        raise CheckpointError(f"checkpoint {folder} has format {manifest['format']}; this version reads {_FORMAT}")
-    if f"{manifest['iteration']:09d}" != folder.name:
-        raise CheckpointError(f"checkpoint {folder} holds iteration {manifest['iteration']}: it was renamed")
-    return manifest
+    try:
+        found = msgspec.json.decode(body, type=_Manifest)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: its manifest is not one ({error})") from error
+    if found.format != _FORMAT:
+        raise CheckpointError(f"checkpoint {folder} has format {found.format}; this version reads {_FORMAT}")
+    if f"{found.iteration:09d}" != folder.name:
+        raise CheckpointError(f"checkpoint {folder} holds iteration {found.iteration}: it was renamed")
+    return found
 
 
 def load(folder: Path) -> Checkpoint:
@@ -254,19 +276,31 @@ def load(folder: Path) -> Checkpoint:
         CheckpointError: a file is missing, cut off or altered; names it.
     """
     manifest = _read_manifest(folder)
-    contents: dict[str, bytes] = {}
-    for name, facts in manifest["files"].items():
-        try:
-            contents[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"checkpoint {folder} is damaged: {name} cannot be read ({error.strerror})"
-            ) from error
-        if len(contents[name]) != facts["bytes"] or _digest(contents[name]) != facts["sha256"]:
-            raise CheckpointError(f"checkpoint {folder} is damaged: {name} does not match its checksum")
-    document = json.loads(contents[_STATE])
-    networks = {
-        name: state_format.join(part, safetensors.torch.load(contents[f"{name}.safetensors"]))
-        for name, part in document["networks"].items()
-    }
-    return Checkpoint(folder, document["iteration"], networks, document["progress"], document["options"])
+    contents = {name: _read_file(folder, name, facts) for name, facts in manifest.files.items()}
+    try:
+        document = json.loads(contents[_STATE])
+        networks = {
+            name: state_format.join(part, safetensors.torch.load(contents[f"{name}.safetensors"]))
+            for name, part in document["networks"].items()
+        }
+        return Checkpoint(folder, document["iteration"], networks, document["progress"], document["options"])
+    except Exception as error:  # its checksums are right, so it was made like this; what it says can be anything
+        raise CheckpointError(
+            f"checkpoint {folder} was not written by safmn train ({type(error).__name__}: {first_line(error):.200})"
+        ) from error
+
+
+def _read_file(folder: Path, name: str, facts: _File) -> bytes:
+    """A file of the checkpoint, once its name and size are what they should be."""
+    path = folder / name
+    if Path(name).name != name:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {name!r:.80} is no file of its own")
+    try:
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size == facts.bytes:
+            content = path.read_bytes()
+            if _digest(content) == facts.sha256:
+                return content
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {name} cannot be read ({error.strerror})") from error
+    raise CheckpointError(f"checkpoint {folder} is damaged: {name} does not match its checksum")

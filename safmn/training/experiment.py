@@ -19,6 +19,7 @@ import torch
 from safmn import __version__
 from safmn.errors import UserError
 from safmn.options import Options
+from safmn.system import console
 from safmn.system.files import TEMPORARY, set_aside, take_lock, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def start_logging(log_file: Path | None, *, is_main: bool) -> None:
 
 
 def _add_handler(handler: logging.Handler) -> None:
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(console.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger("safmn").addHandler(handler)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 import traceback
@@ -13,13 +14,14 @@ from typing import Any
 import torch
 
 from safmn.data.workers import explain_death, is_death
-from safmn.errors import OptionError, UserError
+from safmn.errors import CheckpointError, OptionError, UserError
 from safmn.options import Options
 from safmn.runtime import distributed
+from safmn.runtime.agreement import agreed, explain_lost_ranks, raise_together
 from safmn.runtime.random_state import seed_everything
 from safmn.system.memory import OUT_OF_MEMORY, is_out_of_memory
 from safmn.system.signals import Interrupt
-from safmn.training.agreement import Verdict, Watch
+from safmn.training.step_flags import Verdict, Watch
 from safmn.training.checkpoint import Checkpoint, Checkpointer
 from safmn.training.device_batches import feed
 from safmn.training.experiment import FILE_ONLY, Experiment
@@ -113,6 +115,7 @@ class Trainer:
         self.last_iteration = self.train.total_iter
         self.watch = Watch(model.execution.device, model.ranks)
         self._waited = 0.0
+        self._in_step = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint; an optimiser of another kind than its own starts anew.
@@ -132,17 +135,15 @@ class Trainer:
         log, model, progress = self._reporter(), self.model, self.progress
         if progress.iteration >= self.last_iteration:
             logger.info("nothing to train: iteration %d of %d is done", progress.iteration, self.last_iteration)
-        first, source = progress.iteration + 1, self.options.source
+        first = progress.iteration + 1
         try:
-            with Interrupt() as interrupt, explain_death():
+            with Interrupt() as interrupt, self._rescued(), explain_death(), explain_lost_ranks():
                 leave = self._validation_is_missing() and self._after_step(log, interrupt, [])
                 for batches in () if leave else self._batches():
                     progress.iteration = iteration = progress.iteration + 1
                     seed_everything(self.options.manual_seed, iteration, model.ranks.rank)
                     model.set_learning_rate(iteration)
-                    fits = contextlib.nullcontext() if iteration > first else _explain_misfit(source, batches)
-                    with fits, _explain_torch():
-                        result = model.training_step(batches, iteration)
+                    result = self._step(batches, is_first=iteration == first)
                     signal_number = interrupt.signal_number
                     verdicts = self.watch.push(iteration, result.nonfinite, stop=signal_number, batches=batches)
                     if self._log_due(iteration):
@@ -158,6 +159,14 @@ class Trainer:
             log.close()
             self.loader.close()
 
+    def _step(self, batches: Sequence[Mapping[str, Any]], *, is_first: bool) -> StepResult:
+        fits = _explain_misfit(self.options.source, batches) if is_first else contextlib.nullcontext()
+        self._in_step = True
+        with fits, _explain_torch(), explain_lost_ranks():
+            result = self.model.training_step(batches, self.progress.iteration)
+        self._in_step = False
+        return result
+
     def _after_step(self, log: Reporter, interrupt: Interrupt, verdicts: list[Verdict]) -> bool:
         """Validate and save where it is time; returns whether the run was asked to leave (then it has saved)."""
         iteration = self.progress.iteration
@@ -171,37 +180,51 @@ class Trainer:
                 improved = self.validator.run(self.model, self.progress, log, lambda: bool(interrupt))
             except Interrupted:
                 leave = True
-            except Exception:
-                self._rescue()
-                raise
         if leave or improved or self._scheduled(iteration):
             self._save(best=improved)
         return leave
 
     def _batches(self) -> Any:
         """Micro-batches of the iterations still to do, on the device; notes the time spent waiting for data."""
-        batches = feed(self.loader.batches(self.progress.iteration), self.model.execution)
+        remaining = self.last_iteration - self.progress.iteration
+        loaded = feed(self.loader.batches(self.progress.iteration), self.model.execution)
+        batches = agreed(itertools.islice(loaded, remaining))
         self._began = time.perf_counter()
-        for _ in range(self.progress.iteration, self.last_iteration):
+        for _ in range(remaining):
             asked = time.perf_counter()
-            try:
-                batch = next(batches)
-            except Exception:  # a damaged image, a killed worker
-                self._rescue()
-                raise
+            batch = next(batches)
             self._waited += time.perf_counter() - asked
             yield batch
 
+    @contextlib.contextmanager
+    def _rescued(self) -> Iterator[None]:
+        """Save before an error leaves the block: whatever it was, the training before it is whole."""
+        try:
+            yield
+        except (NonFiniteError, CheckpointError):  # what could be saved is saved
+            raise
+        except Exception:
+            try:
+                self._rescue()
+            except CheckpointError as failed:
+                logger.error("%s", failed)
+            raise
+
     def _rescue(self) -> None:
-        """Save before an error between two steps is raised: whatever it was, the training up to here is whole.
+        """Save the newest iteration that is whole; a step that failed is undone.
 
         Not so where a loss that was NaN or Inf should have stopped it before: the next run meets that one again.
         """
+        if self._in_step:
+            if not self.model.abandon_step():
+                logger.error("iteration %d was done in part, and is not saved", self.progress.iteration)
+                return
+            self.progress.iteration -= 1
         nonfinite = sum(verdict.nonfinite for verdict in self.watch.drain())
         if nonfinite and self.train.on_nonfinite == "stop":
             return
         self.progress.skipped += nonfinite
-        if self.progress.iteration > 0:
+        if self.progress.iteration > 0 and self.model.ranks.is_main:
             self._write(best=False)
             logger.info("iteration %d is saved; --auto_resume goes on from it", self.progress.iteration)
 
@@ -264,9 +287,13 @@ class Trainer:
         return iteration % self.options.logger.save_checkpoint_freq == 0 or iteration == self.last_iteration
 
     def _save(self, *, best: bool) -> None:
-        """Save on rank 0; the others wait."""
-        self._write(best=best)
-        distributed.barrier()
+        """Save on rank 0; the others wait, and stop where it cannot."""
+        failed: Exception | None = None
+        try:
+            self._write(best=best)
+        except Exception as error:
+            failed = error
+        raise_together(failed)
 
     def _write(self, *, best: bool) -> None:
         """Weights for use elsewhere, checkpoint, pruning. Only rank 0 writes.

@@ -71,6 +71,7 @@ class Validator:
             rank=model.ranks.rank,
             world_size=model.ranks.world_size,
             progress=val.pbar,
+            seed=self.options.manual_seed,
         )
         return result, network.first_output
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from safmn.weights.files import StateDict, has_average, load_state_dict, locate, save_weights
+from safmn.weights.files import StateDict, has_average, load_plain, load_state_dict, locate, save_weights
 from safmn.weights.networks import ForeignNetwork, load_into, load_network
 from safmn.weights.recognise import Recognised, check_fits, recognise
 
@@ -19,6 +19,7 @@ __all__ = [
     "has_average",
     "load_into",
     "load_network",
+    "load_plain",
     "load_state_dict",
     "locate",
     "recognise",

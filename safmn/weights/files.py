@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
-import pickle
-import pickletools
-import re
-import zipfile
-from collections.abc import Mapping
+import reprlib
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from safmn.errors import WeightsError, first_line
+from safmn.errors import WeightsError, first_line, located
 from safmn.system.files import atomic_path
 from safmn.weights import zoo
+from safmn.weights.other_files import what_it_is
+from safmn.weights.pickles import StoredTensor, Unusable
+from safmn.weights.torch_files import PICKLE_MAGIC, ZIP_MAGIC, TorchFile
 
 StateDict = dict[str, Tensor]
 
@@ -31,9 +33,10 @@ _WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_di
 _DEEPEST = 2  # such keys within each other
 # What DistributedDataParallel, torch.compile and some trainers put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "netG.")
-_PICKLE_MAGIC = b"\x80"
-_ZIP_MAGIC = b"PK\x03\x04"
-_DOS_DIRECTORY = 0x10  # the attribute in a zip archive's directory
+# What trainers (PyTorch Lightning's users, say) call the network that is wanted, the averaged one first.
+_AVERAGED = ("net_g_ema.", "ema_model.", "model_ema.", "ema.")
+_TRAINERS = (*_AVERAGED, "net_g.", "netG.", "generator.", "network.", "model.", "net.")
+_LONGEST_HEADER = 2**25  # bytes of a safetensors header
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
@@ -66,8 +69,10 @@ def load_state_dict(source: str | os.PathLike[str], *, param_key: str | None = N
             the reason.
     """
     path = locate(source)
-    state_dict = _tensors(_unwrap(_read(path), path, param_key), path)
-    _check_values(state_dict, path)
+    content, tensors = _read(path)
+    with located(str(path)):
+        state_dict: StateDict = tensors(_tensors(_unwrap(content, path, param_key)))
+        _check_values(state_dict)
     return _without_prefixes(state_dict)
 
 
@@ -77,8 +82,8 @@ def has_average(source: str | os.PathLike[str]) -> bool:
     Raises:
         WeightsError: as :func:`load_state_dict`.
     """
-    content = _read(locate(source))
-    for _ in range(_DEEPEST):
+    content, _ = _read(locate(source))
+    for _level in range(_DEEPEST):
         if not isinstance(content, Mapping):
             return False
         if content.get("params_ema"):
@@ -138,84 +143,78 @@ def _detached(state_dict: Mapping[str, Tensor]) -> StateDict:
     }
 
 
-def _read(path: Path) -> Any:
-    """The content of a weight file, whatever it is, on the CPU."""
-    if not path.exists():
-        raise WeightsError(f"{path}: no such weight file.")
-    if path.is_dir():
-        raise WeightsError(f"{path}: a folder, not a weight file.")
-    with path.open("rb") as file:
-        head = file.read(9)
-    if not head:
-        raise WeightsError(f"{path}: the file is empty (0 bytes).")
-    if head[8:] == b"{" or path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
-        return _read_torch(path)
-    raise WeightsError(f"{path}: not a weight file: neither PyTorch nor safetensors (it begins with {head!r}).")
+def load_plain(path: Path) -> Any:
+    """Whatever a file of ``torch.save`` holds (a training state, say), as plain data and tensors; no code is run.
+
+    Raises:
+        WeightsError: missing, empty, damaged or pickled code; names the file and the reason.
+    """
+    content, tensors = _read(path)
+    with located(str(path)):
+        return tensors(content)
+
+
+def _read(path: Path) -> tuple[Any, Callable[[Any], Any]]:
+    """The content of a weight file, whatever it is, and what makes tensors of a part of it, on the CPU.
+
+    Of a file of PyTorch only the description of its content is read: the values are, when that function is called.
+    """
+    with located(str(path)):
+        if not path.exists():
+            raise WeightsError("no such weight file.")
+        if path.is_dir():
+            raise WeightsError("a folder, not a weight file.")
+        if not path.is_file():
+            raise WeightsError("a device or a pipe, not a weight file.")
+        with path.open("rb") as file:
+            head = file.read(9)
+        if not head:
+            raise WeightsError("the file is empty (0 bytes). Get it again.")
+        if head[8:] == b"{":
+            return _read_safetensors(path), lambda content: content
+        if head.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
+            torch_file = TorchFile(path)
+            return torch_file.content, torch_file.tensors
+        other = what_it_is(path)
+        if other:
+            raise WeightsError(f"not a weight file, but {other}")
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path), lambda content: content
+        raise WeightsError(f"not a weight file: neither PyTorch nor safetensors (it begins with {head!r}).")
 
 
 def _read_safetensors(path: Path) -> StateDict:
     try:
+        _check_header(path)
         return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path}: damaged or incomplete safetensors file ({error}).") from error
+    except Exception as error:  # its header may say anything
+        raise WeightsError(f"damaged or incomplete safetensors file ({first_line(error):.200}).") from error
 
 
-def _read_torch(path: Path) -> Any:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if zipfile.is_zipfile(path):
-            _verify_checksums(path)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise WeightsError(f"{path}: {_reason(error, path)}") from error
-    return content
+def _check_header(path: Path) -> None:
+    """What the library of safetensors does not look at: a header of endless length, and names that stand there twice.
 
-
-def _verify_checksums(path: Path) -> None:
-    """PyTorch does not look at the checksums in its own files: a damaged weight would load as another weight."""
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.external_attr & _DOS_DIRECTORY:  # torch would take it for empty, and its tensor stay as it was
-                raise zipfile.BadZipFile(f"{member.filename} is marked as a folder")
-            if member.CRC:  # 0 where the writer was told to leave them out
-                archive.read(member)
-
-
-def _has_whole_pickles(path: Path) -> bool:
-    """Whether the pickles of a file (PyTorch's old form has four: magic, version, system, content) end as they should.
-
-    Cut within the name of an allowed class, one would look as if it held a class that is not allowed.
+    Raises:
+        ValueError: there is something wrong.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        try:
-            for _ in range(4):
-                if file.tell() < size:
-                    list(pickletools.genops(file))
-        except ValueError:
-            return False
-    return True
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > min(_LONGEST_HEADER, path.stat().st_size):
+            raise ValueError(f"a header of {length} bytes")
+        header = file.read(length)
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a name stands in its header twice")
+        return found
 
-def _reason(error: Exception, path: Path) -> str:
-    """One sentence on why ``torch.load`` refused a file."""
-    text = str(error)
-    code = re.search(r"GLOBAL `?([\w.]+)", text)
-    if isinstance(error, pickle.UnpicklingError) and code and (zipfile.is_zipfile(path) or _has_whole_pickles(path)):
-        return (
-            f"holds a pickled Python object ({code[1]}) and not only weights; it is refused, since loading it would "
-            "run code. Ask for a plain state dict or a .safetensors file."
-        )
-    if "TorchScript" in text:
-        return "a TorchScript archive, not a state dict."
-    return f"damaged or incomplete PyTorch file ({first_line(error)})."
+    json.loads(header, object_pairs_hook=once)
 
 
 def _unwrap(content: Any, path: Path, param_key: str | None) -> Mapping[Any, Any]:
     """The innermost dictionary of what a file holds."""
     if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path}: holds {type(content).__name__} {content!r:.60}, not weights.")
+        raise WeightsError(f"holds {_in_words(content)}, not weights.")
     taken: list[str | None] = []
     for _ in range(_DEEPEST):
         keys = dict.fromkeys((param_key, *_WRAPPERS))
@@ -231,32 +230,41 @@ def _unwrap(content: Any, path: Path, param_key: str | None) -> Mapping[Any, Any
     return content
 
 
-def _tensors(content: Mapping[Any, Any], path: Path) -> StateDict:
+def _in_words(content: Any) -> str:
+    if isinstance(content, (Tensor, StoredTensor)):
+        return "a single tensor without a name"
+    if isinstance(content, Unusable):
+        return content.what
+    return f"{type(content).__name__} {reprlib.repr(content):.60}"  # repr itself may be endless
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor | StoredTensor]:
     """The state dict without the numbers (an epoch, say) that some keep beside its tensors."""
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, Unusable):
+            raise WeightsError(f"{name} is {value.what}; only dense ones of floating point can be loaded.")
+    kinds = (Tensor, StoredTensor)
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, kinds)}
     others = {name: value for name, value in content.items() if name not in tensors}
     strangers = [name for name, value in others.items() if not (tensors and isinstance(value, (int, float)))]
     if strangers or not tensors:
-        keys = ", ".join(repr(name) for name in strangers[:4])
-        raise WeightsError(f"{path}: not weights: {keys or 'nothing'} where tensors were expected.")
+        keys = ", ".join(f"{name!r:.80}" for name in strangers[:4])
+        raise WeightsError(f"not weights: {keys or 'nothing'} where tensors were expected.")
     return tensors
 
 
-def _check_values(state_dict: StateDict, path: Path) -> None:
-    """Weights are dense, floating point (but for indices and counters beside them) and numbers."""
-    for name, tensor in state_dict.items():
-        if tensor.is_meta or tensor.layout is not torch.strided:
-            raise WeightsError(
-                f"{path}: {name} is a sparse tensor or one without values; only dense ones can be loaded."
-            )
+def _check_values(state_dict: StateDict) -> None:
+    """Weights are floating point (but for indices and counters beside them), and numbers also in float32."""
     floating = {name: tensor for name, tensor in state_dict.items() if tensor.is_floating_point()}
-    if not floating:
-        name, tensor = next(iter(state_dict.items()))
-        raise WeightsError(f"{path}: {name} is {tensor.dtype}; weights are floating point.")
+    strange = [name for name, tensor in state_dict.items() if tensor.is_complex()]
+    if strange or not floating:
+        name = strange[0] if strange else next(iter(state_dict))
+        raise WeightsError(f"{name} is {state_dict[name].dtype}; weights are floating point.")
     for name, tensor in floating.items():
+        values = tensor.float()  # in which networks compute: what float64 holds may be too large for it
         # The sum takes a seventh of the time; that of large values may overflow.
-        if not tensor.float().sum().isfinite() and not tensor.isfinite().all():
-            raise WeightsError(f"{path}: {name} holds values that are not finite numbers (NaN or Inf).")
+        if not values.sum().isfinite() and not values.isfinite().all():
+            raise WeightsError(f"{name} holds values that are not finite numbers (NaN or Inf) in float32.")
 
 
 def _without_prefixes(state_dict: StateDict) -> StateDict:
@@ -266,3 +274,14 @@ def _without_prefixes(state_dict: StateDict) -> StateDict:
     while any(all(name.startswith(prefix) for name in state_dict) for prefix in _PREFIXES):
         state_dict = {name.partition(".")[2]: tensor for name, tensor in state_dict.items()}
     return state_dict
+
+
+def generators_in(state_dict: StateDict) -> Iterator[tuple[str, StateDict]]:
+    """What a trainer's state dict may hold the generator under: each known prefix that occurs, and the names below it.
+
+    To be tried where the names as they are fit nothing: a network's own names may begin in the same way.
+    """
+    for prefix in _TRAINERS:
+        below = {name[len(prefix) :]: tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+        if below:
+            yield prefix, below

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,7 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
 def _confirmed(name: str, arguments: dict[str, Any], shapes: Shapes) -> Recognised:
     """Every name and shape must be the network's."""
     guess = Recognised(name, arguments, scale=0)
+    _check_count(guess, len(shapes))
     try:
         network = guess.build()
     except UserError as error:
@@ -91,6 +93,20 @@ def _confirmed(name: str, arguments: dict[str, Any], shapes: Shapes) -> Recognis
     if problem:
         raise WeightsError(f"looks like {guess}, but {problem}.")
     return Recognised(name, arguments, scale=int(network.scale))  # type: ignore[arg-type]
+
+
+def _check_count(guess: Recognised, tensors: int) -> None:
+    """Refuse names that ask for far more blocks than there are tensors for, before the network is built.
+
+    Raises:
+        WeightsError: the network would have at least twice as many tensors as the file.
+    """
+    counted = [name for name in ("n_blocks", "num_blocks", "num_layers") if name in guess.kwargs]
+    ones = Recognised(guess.type, {**guess.kwargs, **dict.fromkeys(counted, 1)}, guess.scale)
+    two = Recognised(guess.type, {**ones.kwargs, counted[-1]: 2}, guess.scale)
+    of_each = len(two.build().state_dict()) - len(ones.build().state_dict())
+    if math.prod(guess.kwargs[name] for name in counted) * of_each > 2 * tensors:
+        raise WeightsError(f"looks like {guess}, but has only {tensors} tensors.")
 
 
 def check_fits(network_section: Mapping[str, Any], state_dict: Mapping[str, Tensor], source: str) -> None:

@@ -18,6 +18,7 @@ from safmn.inference.backends.native_backend import Native
 from safmn.inference.backends.onnx_backends import OnnxRuntime, TensorRT
 from safmn.inference.backends.openvino_backend import OpenVINO
 from safmn.inference.backends.torch_backends import Compiled, CudaGraphs, Eager
+from safmn.runtime.threads import BUILDING
 
 __all__ = ["NAMES", "PRECISIONS", "Backend", "available_backends", "make_backend"]
 
@@ -37,6 +38,8 @@ def make_backend(
     name: str, network: nn.Module, *, device: str | torch.device = "cpu", precision: str = "fp32"
 ) -> Backend:
     """Make ``network`` ready to run. The network itself is left as it is.
+
+    Any number of threads may make back ends at the same time; they are made one after the other.
 
     Args:
         name: one of :data:`NAMES`. "auto" decides on its first input, which should be typical (a tile of an image):
@@ -58,4 +61,5 @@ def make_backend(
     problem = backend.missing(device) or backend.unfit(network, precision)
     if problem:
         raise OptionError(f"back end {name!r} cannot be used: {problem}.")
-    return backend(network, device=device, precision=precision)
+    with BUILDING, torch.inference_mode(False):  # the caller may be in it, and what is made here outlives that
+        return backend(network, device=device, precision=precision)

@@ -14,6 +14,7 @@ from safmn.inference.backends.native_backend import Native
 from safmn.inference.backends.onnx_backends import OnnxRuntime
 from safmn.inference.backends.openvino_backend import OpenVINO
 from safmn.inference.backends.torch_backends import CudaGraphs, Eager
+from safmn.runtime.threads import BUILDING
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +48,16 @@ class Auto(Backend):
 
     def __call__(self, x: Tensor) -> Tensor:
         """See :class:`Backend`."""
-        if self._chosen is None:
-            assert self._network is not None
-            self._chosen, y = choose(self._network, x, device=self.device, precision=self.precision)
-            self.name, self._network = self._chosen.name, None
-            return y
-        return self._chosen(x)
+        chosen = self._chosen
+        if chosen is None:
+            with BUILDING:  # threads that come meanwhile wait for the choice; no other one is timed beside it
+                chosen = self._chosen
+                if chosen is None:
+                    assert self._network is not None
+                    chosen, y = choose(self._network, x, device=self.device, precision=self.precision)
+                    self._chosen, self.name, self._network = chosen, chosen.name, None
+                    return y
+        return chosen(x)
 
 
 def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: str) -> tuple[Backend, Tensor]:

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from safmn.errors import OptionError
+from safmn.runtime.threads import keep_in_forks
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 class Backend(ABC):
-    """Runs one network on one device.
+    """Runs one network on one device. Any number of threads may call it at the same time, with different sizes.
+
+    It belongs to the process that made it: processes forked later make their own (:class:`safmn.Upscaler` does so).
 
     Attributes:
         name: how a person asks for it.
@@ -28,6 +31,7 @@ class Backend(ABC):
         self.precision = precision
         self.channels = input_channels(network)
         self.window = int(getattr(network, "window", 1))
+        keep_in_forks(self)
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:

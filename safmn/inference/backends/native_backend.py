@@ -19,6 +19,7 @@ from safmn.inference.optimize import frozen_copy
 from safmn.kernels.cpu.build import compiler
 from safmn.kernels.cpu.inference import this_machine
 from safmn.kernels.cpu.programs import PROGRAMS, translate
+from safmn.runtime.threads import Once
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Native(Backend):
         kernels = this_machine()
         self._program = translate(frozen_copy(network), kernels, half=precision == "bf16" and kernels.has_half)
         self._eager = Eager(network, device=device, precision=precision)
-        self._warned = False
+        self._first_warning = Once()
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -51,9 +52,8 @@ class Native(Backend):
         return images[0][None] if len(images) == 1 else torch.stack(images)
 
     def _warn(self, x: Tensor) -> None:
-        if not self._warned:
+        if self._first_warning():
             logger.warning("Back end native: sides of %dx%d have no kernel; run eagerly.", x.shape[3], x.shape[2])
-        self._warned = True
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:

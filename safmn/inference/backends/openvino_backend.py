@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from collections import OrderedDict
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
 from safmn.inference.backends.base import Backend, example_input, package_missing
 from safmn.inference.onnx_graph import onnx_bytes
 from safmn.inference.optimize import for_graph
+from safmn.runtime.threads import BUILDING, Lock, Pool, keep_in_forks
 
 _SIZES = 2  # input sizes for which a static graph is kept
+_STREAMS = 4  # calls that a graph computes at the same time, at most: each stream has memory of its own
 
 
-@functools.cache
 def openvino_core() -> Any:
     """The one ``openvino.Core`` of this process.
 
@@ -25,7 +28,15 @@ def openvino_core() -> Any:
     the one before only where Cores end in the reverse order of their beginning (release 2026.4). Otherwise the next
     signal, be it SIGCHLD of a loader worker, is handled on memory that belongs to somebody else by then, or to nobody.
     """
-    return importlib.import_module("openvino").Core()
+    with BUILDING:
+        return _core(os.getpid())
+
+
+@functools.cache
+def _core(process: int) -> Any:
+    core = importlib.import_module("openvino").Core()
+    keep_in_forks(core)
+    return core
 
 
 class OpenVINO(Backend):
@@ -33,6 +44,8 @@ class OpenVINO(Backend):
 
     A graph of fixed size is a tenth faster than a dynamic one, and compiled in half a second. So a size that comes a
     second time (tiles, video frames) gets one of its own; a size that comes once is run by the dynamic one.
+
+    An infer request holds the input and the output of one call, so each call takes one for itself.
     """
 
     name = "openvino"
@@ -45,32 +58,49 @@ class OpenVINO(Backend):
         self._model = openvino_core().read_model(onnx_bytes(graph, example_input(graph)))
         self._model.reshape([-1, self.channels, -1, -1])
         self._dynamic = self._compile(self._model)
-        self._static: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._lock = Lock()  # of the three below
+        self._static: OrderedDict[tuple[int, ...], Pool[Any]] = OrderedDict()
         self._last: tuple[int, ...] | None = None
+        self._compiling: set[tuple[int, ...]] = set()
 
     def __call__(self, x: Tensor) -> Tensor:
         """See :class:`Backend`."""
-        request = self._request(tuple(x.shape))
-        request.infer({0: self._openvino.Tensor(x.detach().contiguous().numpy(), shared_memory=True)})
-        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+        with self._requests(tuple(x.shape)).one() as request:
+            request.infer({0: self._openvino.Tensor(x.detach().contiguous().numpy(), shared_memory=True)})
+            return torch.from_numpy(request.get_output_tensor(0).data.copy())
 
-    def _request(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self._static and shape == self._last:
-            model = self._model.clone()
-            model.reshape(list(shape))
-            self._static[shape] = self._compile(model)
-            if len(self._static) > _SIZES:
-                self._static.popitem(last=False)
-        self._last = shape
-        return self._static.get(shape, self._dynamic)
+    def _requests(self, shape: tuple[int, ...]) -> Pool[Any]:
+        """The requests of the graph for this size. While a thread compiles it, the others use the dynamic one."""
+        with self._lock:
+            again, self._last = shape == self._last, shape
+            if shape in self._static or not again or shape in self._compiling:
+                return self._static.get(shape, self._dynamic)
+            self._compiling.add(shape)
+        try:
+            with BUILDING:
+                model = self._model.clone()
+                model.reshape(list(shape))
+                requests = self._compile(model)
+            with self._lock:
+                self._static[shape] = requests
+                if len(self._static) > _SIZES:
+                    self._static.popitem(last=False)
+            return requests
+        finally:
+            with self._lock:
+                self._compiling.discard(shape)
 
-    def _compile(self, model: Any) -> Any:
+    def _compile(self, model: Any) -> Pool[Any]:
+        threads = torch.get_num_threads()
+        streams = max(min(_cores() // threads, _STREAMS), 1)
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": streams * threads,  # of all streams together
         }
-        return openvino_core().compile_model(model, "CPU", settings).create_infer_request()
+        compiled = openvino_core().compile_model(model, "CPU", settings)
+        return Pool(compiled.create_infer_request)
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
@@ -83,3 +113,9 @@ class OpenVINO(Backend):
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
         """Its hint for bfloat16 rounds sums and norms too, which costs 0.03 dB at x2; mixed graphs gain a tenth."""
         return "OpenVINO rounds more than the convolutions to bfloat16" if precision == "bf16" else None
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or allowed, allowed)

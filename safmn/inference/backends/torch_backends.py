@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from safmn.inference.backends.base import Backend
-from safmn.inference.optimize import with_precision
+from safmn.inference.optimize import replica, with_precision
 from safmn.kernels.cpu.build import compiler
+from safmn.runtime.threads import BUILDING, Lock, Pool, SharedLock
 
 _GRAPHS = 4  # input sizes for which a CUDA graph is kept; each holds the memory of all activations
 
 
 class Eager(Backend):
-    """The network as it is."""
+    """The network as it is. Each call takes a replica, since a network may keep what it computes in its attributes."""
 
     name = "eager"
 
@@ -25,18 +29,25 @@ class Eager(Backend):
         self.network = with_precision(network, precision).to(device)
         if device.type == "cuda":
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._replicas = Pool(lambda: replica(self.network))
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """See :class:`Backend`."""
-        y: Tensor = self.network(x)
+        with self._replicas.one() as network:
+            y: Tensor = network(x)
         return y
+
+
+_compiling = SharedLock()
+"""Written while torch compiles: it sets flags that code which is compiled already takes for its own."""
 
 
 class Compiled(Backend):
     """``torch.compile``: sizes that differ are compiled once more, then dynamically.
 
-    On the CPU with the weights frozen into oneDNN's layout (a quarter faster); on a GPU with autotuning.
+    On the CPU with the weights frozen into oneDNN's layout (a quarter faster); on a GPU with autotuning. The first call
+    with a size has to be alone, since it may compile; all others run at the same time.
     """
 
     name = "compile"
@@ -45,10 +56,22 @@ class Compiled(Backend):
         super().__init__(network, device=device, precision=precision)
         options: dict[str, Any] = {"freezing": True} | ({"max_autotune": True} if device.type == "cuda" else {})
         self._compiled = torch.compile(with_precision(network, precision).to(device), options=options)
+        self._known: set[tuple[Any, ...]] = set()  # what has been compiled for
 
-    @torch.no_grad()  # not inference_mode: freezing needs tensors with a version
     def __call__(self, x: Tensor) -> Tensor:
         """See :class:`Backend`."""
+        with torch.inference_mode(False), torch.no_grad():  # freezing needs tensors with a version
+            x = x.clone() if x.is_inference() else x
+            key = (x.shape, x.stride(), torch.get_num_threads(), torch.get_default_dtype())
+            if key in self._known:
+                with _compiling.reading():
+                    return self._run(x)
+            with BUILDING, _compiling.writing():
+                y = self._run(x)
+                self._known.add(key)
+                return y
+
+    def _run(self, x: Tensor) -> Tensor:
         y: Tensor = self._compiled(x)
         return y
 
@@ -64,8 +87,43 @@ class Compiled(Backend):
         return None
 
 
+class Recording:
+    """A network's kernels recorded for one input size, with a fixed input and output: one call at a time.
+
+    Args:
+        replay: computes ``result`` from ``source``.
+        source, result: the fixed input and output.
+        finished: an event of the GPU. A call that comes on another stream waits for it before it overwrites ``source``.
+    """
+
+    def __init__(self, replay: Callable[[], None], source: Tensor, result: Tensor, finished: Any) -> None:
+        self._replay = replay
+        self._source = source
+        self._result = result
+        self._finished = finished
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the network makes of ``x``, in memory of its own."""
+        with self._lock:
+            self._finished.wait()
+            self._source.copy_(x)
+            self._replay()
+            y = self._result.clone()
+            self._finished.record()
+        return y
+
+    def end(self) -> None:
+        """Wait until the GPU no longer uses its memory."""
+        with self._lock:
+            self._finished.synchronize()
+
+
 class CudaGraphs(Backend):
-    """The network's kernels recorded once for each input size and launched as one: for networks bound by launches."""
+    """The network's kernels recorded once for each input size and launched as one: for networks bound by launches.
+
+    Calls with the same size use the same memory, one after the other; a GPU would run them so anyway.
+    """
 
     name = "cuda-graphs"
 
@@ -74,34 +132,51 @@ class CudaGraphs(Backend):
         network = with_precision(network, precision).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fused = Compiled.missing(device) is None
         self.network = torch.compile(network, options={"freezing": True}) if fused else network
-        self._graphs: OrderedDict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = OrderedDict()
+        self._lock = Lock()  # of the recordings
+        self._recordings: OrderedDict[torch.Size, Recording] = OrderedDict()
 
-    @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         """See :class:`Backend`."""
-        if x.shape not in self._graphs:
-            self._graphs[x.shape] = self._record(x)
-            if len(self._graphs) > _GRAPHS:
-                self._graphs.popitem(last=False)
-        self._graphs.move_to_end(x.shape)
-        graph, source, result = self._graphs[x.shape]
-        source.copy_(x)
-        graph.replay()
-        return result.clone()
+        with torch.inference_mode(False), torch.no_grad(), self._on_device():
+            return self._recording(x)(x)
 
-    def _record(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        """The graph for inputs of the shape of ``x``, with its fixed input and output."""
+    def _on_device(self) -> contextlib.AbstractContextManager[Any]:
+        """Every thread has a current device of its own, which begins as the first one."""
+        return torch.cuda.device(self.device)
+
+    def _recording(self, x: Tensor) -> Recording:
+        """That for inputs of the shape of ``x``, made where it is not there."""
+        with self._lock:
+            if x.shape in self._recordings:
+                self._recordings.move_to_end(x.shape)
+                return self._recordings[x.shape]
+        with BUILDING:  # one at a time in this process: a recording fails where another one synchronises the device
+            with self._lock:
+                found = self._recordings.get(x.shape)
+            if found is not None:
+                return found
+            made = self._record(x)
+            with self._lock:
+                self._recordings[x.shape] = made
+                old = self._recordings.popitem(last=False)[1] if len(self._recordings) > _GRAPHS else None
+        if old is not None:
+            old.end()
+        return made
+
+    def _record(self, x: Tensor) -> Recording:
         source = x.clone()
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), _compiling.writing():
             for _ in range(3):  # compiles, chooses algorithms and fills caches outside the recording
                 self.network(source)
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on with other work
             result = self.network(source)
-        return graph, source, result
+        finished = torch.cuda.Event()
+        finished.record(torch.cuda.current_stream(self.device))
+        return Recording(graph.replay, source, result, finished)
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:

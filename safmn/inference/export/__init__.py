@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from safmn.errors import OptionError, UserError, did_you_mean, first_line
-from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Run, Size
+from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Size
 from safmn.inference.export.graph import subject_of
+from safmn.inference.export.profiles import UPSCAYL, check_name, note
+from safmn.inference.export.verification import TOLERANCE, Checked, verify
 from safmn.system.files import TEMPORARY, flush_directory, flush_file
 
-__all__ = ["FORMATS", "TOLERANCE", "ExportError", "Exported", "export_network", "format_of"]
-
-TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 2e-2}
-"""How far the file's result may be from the network's in float32, relative to the larger of that and 1."""
+__all__ = ["FORMATS", "TOLERANCE", "UPSCAYL", "ExportError", "Exported", "export_network", "format_of"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +28,16 @@ class Exported:
 
     Attributes:
         files: the one that was asked for first.
-        sizes: (height, width) of the images that the file was checked with.
-        error: its largest difference to the network on them, relative to the larger of the value and 1.
+        sizes: (height, width) of the images that the file was checked with; empty where its runtime is not installed.
+        error: its largest difference to the network on them, relative to the larger of the value and 1; None where it
+            was not checked.
+        notes: what else a user should know, a line each.
     """
 
     files: tuple[Path, ...]
     sizes: tuple[Size, ...]
-    error: float
+    error: float | None
+    notes: tuple[str, ...] = ()
 
 
 def format_of(name: str | None, output: str | os.PathLike[str]) -> Format:
@@ -67,11 +66,12 @@ def export_network(
     format: str | None = None,
     size: Size | None = None,
     precision: str = "fp32",
+    profile: str | None = None,
 ) -> Exported:
     """Write a network to a file that other programs run, and check that file against the network.
 
     The file takes RGB, (B, 3, h, w) float32 in [0, 1], of every size, and pads and crops as :class:`safmn.Upscaler`
-    does; in ncnn's format h and w must be multiples of the network's window.
+    does.
 
     Args:
         network: of :func:`safmn.load_network`.
@@ -79,27 +79,34 @@ def export_network(
         format: "onnx", "openvino", "ncnn" or "torch"; None: the one that the ending of ``output`` stands for.
         size: (height, width) of the only input that the file shall take; None: every size.
         precision: "fp32", "fp16" (the weights; in ONNX and TorchScript the arithmetic too), "bf16" (TorchScript).
+        profile: "upscayl": an ncnn file for Upscayl, for sides of at least the network's window. None: for every
+            program.
 
     Raises:
         OptionError: an argument is wrong, or a package is missing (the message says which).
         ExportError: the network cannot be written in this format, or the file gave other results than the network.
     """
     form = format_of(format, output)
-    _check(form, size, precision)
-    job = Job(subject_of(network), precision, size)
+    _check(form, size, precision, profile)
     target = Path(output)
+    job = Job(subject_of(network), precision, size, profile)
+    if profile:
+        check_name(target, job.subject.scale)
     _check_beside(form, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY) as folder:
-        sizes = [size] if size else _sizes(job.subject.window, multiples=form.multiples)
         path = Path(folder) / target.with_suffix(form.ending).name  # libraries know formats by lower-case endings
-        error = _write(form, job, path, sizes)
+        checked = _write(form, job, path)
         files = _put(path, target)
-    return Exported(files, tuple(sizes), error)
+    notes = (note(getattr(network, "halo", None)),) if profile else ()
+    return Exported(files, checked.sizes, checked.error, checked.notes + notes)
 
 
-def _check(form: Format, size: Size | None, precision: str) -> None:
+def _check(form: Format, size: Size | None, precision: str, profile: str | None) -> None:
     """Raise OptionError where the format cannot be written so."""
+    if profile is not None and profile not in form.profiles:
+        known = f"known: {', '.join(form.profiles)}" if form.profiles else "there are none"
+        raise OptionError(f"profile {profile!r}: {form.name} files have no such; {known}")
     if precision not in form.precisions:
         raise OptionError(f"precision {precision!r}: {form.name} files can be {', '.join(form.precisions)}")
     if size and (not form.fixed or min(size) < 1):
@@ -122,11 +129,11 @@ def _check_beside(form: Format, target: Path) -> None:
             )
 
 
-def _write(form: Format, job: Job, path: Path, sizes: Sequence[Size]) -> float:
-    """Write the file and run it on images of ``sizes``: the largest error."""
+def _write(form: Format, job: Job, path: Path) -> Checked:
+    """Write the file and check it."""
     try:
         form.write(job, path)
-        return _largest_error(job, form.open(path), sizes)
+        return verify(form, job, path)
     except (UserError, OSError):
         raise
     except Exception as error:  # exporters, formats' libraries and networks of others raise anything
@@ -135,50 +142,6 @@ def _write(form: Format, job: Job, path: Path, sizes: Sequence[Size]) -> float:
         raise ExportError(
             f"{job.subject.facts['network']} cannot be written as {form.name}: {reason:.200}. Try {advice}."
         ) from error
-
-
-def _sizes(window: int, *, multiples: bool) -> list[Size]:
-    """Sizes to check with: small and large, odd, below the window, and a single row of pixels."""
-    if multiples:
-        return [(rows * window, columns * window) for rows, columns in ((1, 1), (3, 2), (4, 7))]
-    side = max(window, 8)
-    return [
-        (side, 2 * side),
-        (side - 1, side - 1),
-        (3 * side + 1, 2 * side - 1),
-        (1, side + 5),
-        (5 * side - 3, 6 * side),
-    ]
-
-
-def _largest_error(job: Job, run: Run, sizes: Sequence[Size]) -> float:
-    """The largest difference of the file's results; raises ExportError where it is too large."""
-    generator = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for height, width in sizes:
-        batch = 1 if job.size or height > 1 else 2
-        x = _image(batch, height, width, generator)
-        error = _difference(run(x), job.subject(x))
-        if not error <= TOLERANCE[job.precision]:  # not a number either
-            raise ExportError(
-                f"the file for {job.subject.facts['network']} is wrong for an image of {width}x{height} pixels, by "
-                f"{error:.2g}; it was removed. Try another format, or a fixed size."
-            )
-        worst = max(worst, error)
-    return worst
-
-
-def _image(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Something like photographs, (B, 3, h, w) in [0, 1]: white noise drives trained networks beyond all bounds."""
-    coarse = torch.rand(batch, 3, height // 8 + 2, width // 8 + 2, generator=generator)
-    smooth = functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
-    return (smooth + 0.02 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1)
-
-
-def _difference(y: Tensor, expected: Tensor) -> float:
-    if y.shape != expected.shape:
-        return float("inf")
-    return float(((y - expected).abs() / expected.abs().clamp(min=1)).max())
 
 
 def _put(path: Path, target: Path) -> tuple[Path, ...]:

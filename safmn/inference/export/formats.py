@@ -22,9 +22,13 @@ from torch import Tensor, nn
 from safmn.errors import UserError
 from safmn.inference.backends.base import package_missing
 from safmn.inference.backends.openvino_backend import openvino_core
-from safmn.inference.export.graph import AnySize, Subject
-from safmn.inference.onnx_graph import INPUT, OPSET, OUTPUT, onnx_bytes
-from safmn.inference.optimize import InHalf, for_graph, with_precision
+from safmn.inference.export.graph import AnySize, FixedSize, Subject, in_simple_operations, with_explicit_padding
+from safmn.inference.export.ncnn_graph import INPUT as NCNN_INPUT
+from safmn.inference.export.ncnn_graph import OUTPUT as NCNN_OUTPUT
+from safmn.inference.export.ncnn_graph import TILED_INPUT, TILED_OUTPUT, any_size, for_tiles
+from safmn.inference.export.profiles import UPSCAYL
+from safmn.inference.onnx_graph import INPUT, OPSET, OUTPUT, folded, onnx_bytes
+from safmn.inference.optimize import InHalf, with_precision
 
 Run = Callable[[Tensor], Tensor]
 Size = tuple[int, int]
@@ -43,11 +47,29 @@ class Job:
         subject: the network.
         precision: "fp32", "fp16" or "bf16".
         size: of the only input that the file shall take; None for every size.
+        profile: the program that the file is for, where it has rules of its own; None: no such.
     """
 
     subject: Subject
     precision: str
-    size: Size | None
+    size: Size | None = None
+    profile: str | None = None
+
+    @property
+    def smallest(self) -> int:
+        """What the sides of an image must not be below."""
+        return self.subject.window if self.profile else 1
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What the file says about itself."""
+        facts = self.subject.facts | {"precision": self.precision}
+        if self.size:
+            (height, width), scale = self.size, self.subject.scale
+            facts["input"] = facts["input"].replace("batch, 3, height, width", f"1, 3, {height}, {width}")
+            shape = f"batch, 3, {scale} * height, {scale} * width"
+            facts["output"] = facts["output"].replace(shape, f"1, 3, {scale * height}, {scale * width}")
+        return facts
 
     @property
     def example(self) -> Tensor:
@@ -63,25 +85,32 @@ class Format(ABC):
         name: how a person asks for it.
         ending: of the file that is named.
         beside: endings of the files that stand beside it.
-        packages: what it needs, with the extra of ours that brings it.
+        packages: what writing needs, with the extra of ours that brings it.
+        runtime: the same for running the file; without it the file is written, but cannot be checked.
         precisions: that it can be written in.
         fixed: whether it can be written for one size.
-        multiples: whether it takes multiples of the window only.
+        profiles: programs with rules of their own that it can be written for.
     """
 
     name: str
     ending: str
     beside: tuple[str, ...] = ()
     packages: tuple[tuple[str, str], ...] = ()
+    runtime: tuple[str, str] | None = None
     precisions: tuple[str, ...] = ("fp32", "fp16")
     fixed = False
-    multiples = False
+    profiles: tuple[str, ...] = ()
 
     @classmethod
     def missing(cls) -> str | None:
-        """The sentence that says what to install; None where nothing is missing."""
+        """The sentence that says what to install to write a file; None where nothing is missing."""
         problems = [package_missing(package, extra) for package, extra in cls.packages]
         return next((problem for problem in problems if problem), None)
+
+    @classmethod
+    def runtime_missing(cls) -> str | None:
+        """The sentence that says what to install to run a file; None where nothing is missing."""
+        return package_missing(*cls.runtime) if cls.runtime else None
 
     @abstractmethod
     def write(self, job: Job, path: Path) -> None:
@@ -97,18 +126,19 @@ class Onnx(Format):
 
     name = "onnx"
     ending = ".onnx"
-    packages = (("onnx", "onnx"), ("onnxruntime", "onnx"))
+    packages = (("onnx", "onnx"),)
+    runtime = ("onnxruntime", "onnx")
     fixed = True
 
     def write(self, job: Job, path: Path) -> None:
         """See :class:`Format`."""
         onnx = importlib.import_module("onnx")
-        graph = for_graph(job.subject.network)
+        graph = in_simple_operations(job.subject.network)
         if job.precision == "fp16":
             graph = InHalf(graph, torch.float16)
         model = onnx.load_from_string(_serialised(job, graph))
-        model.producer_name, _, model.producer_version = job.subject.facts["producer"].partition(" ")
-        onnx.helper.set_model_props(model, job.subject.facts | {"precision": job.precision, "opset": str(OPSET)})
+        model.producer_name, _, model.producer_version = job.facts["producer"].partition(" ")
+        onnx.helper.set_model_props(model, job.facts | {"opset": str(OPSET)})
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(path))
 
@@ -134,8 +164,8 @@ class OpenVinoIR(Format):
     def write(self, job: Job, path: Path) -> None:
         """See :class:`Format`."""
         openvino = importlib.import_module("openvino")
-        model = openvino_core().read_model(_serialised(job, for_graph(job.subject.network)))
-        for key, value in (job.subject.facts | {"precision": job.precision}).items():
+        model = openvino_core().read_model(_serialised(job, in_simple_operations(job.subject.network)))
+        for key, value in job.facts.items():
             model.set_rt_info(value, ["safmn", key])
         openvino.save_model(model, str(path), compress_to_fp16=job.precision == "fp16")
 
@@ -153,26 +183,32 @@ class Ncnn(Format):
     name = "ncnn"
     ending = ".param"
     beside = (".bin", ".json")
-    packages = (("pnnx", "ncnn"), ("ncnn", "ncnn"))
-    multiples = True
+    packages = (("pnnx", "ncnn"),)
+    runtime = ("ncnn", "ncnn")
+    profiles = (UPSCAYL,)
 
     def write(self, job: Job, path: Path) -> None:
         """See :class:`Format`."""
         self._convert(job, path)
-        facts = job.subject.facts | {
-            "input": f"in0: (3, height, width), multiples of {job.subject.window}, RGB, values in [0, 1]",
-            "output": "out0: " + job.subject.facts["output"].replace("batch, ", ""),
-            "precision": job.precision,
+        framed = for_tiles if job.profile else any_size
+        scale, window = job.subject.scale, job.subject.window
+        path.write_text(framed(path.read_text(encoding="utf-8"), scale, window), encoding="utf-8")
+        inward, outward = (TILED_INPUT, TILED_OUTPUT) if job.profile else (NCNN_INPUT, NCNN_OUTPUT)
+        sizes = f", sides of at least {job.smallest}" if job.profile else ""
+        facts = job.facts | {
+            "input": f"{inward}: (3, height, width){sizes}, RGB, values in [0, 1]",
+            "output": f"{outward}: " + job.facts["output"].replace("batch, ", ""),
+            "profile": job.profile or "",
         }
         path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     def _convert(self, job: Job, path: Path) -> None:
-        """The ``.param`` and the ``.bin``."""
+        """The network itself, for multiples of its window: the ``.param`` and the ``.bin``."""
         program = importlib.import_module("pnnx").EXEC_PATH
         window = job.subject.window
         with tempfile.TemporaryDirectory() as folder:  # pnnx leaves seven files
             small, large = [1, 3, 2 * window, 3 * window], [1, 3, 5 * window, 4 * window]
-            _traced(for_graph(job.subject.network), torch.rand(small)).save(f"{folder}/model.pt")
+            _traced(in_simple_operations(job.subject.network), torch.rand(small)).save(f"{folder}/model.pt")
             shapes = [f"inputshape={small}".replace(" ", ""), f"inputshape2={large}".replace(" ", "")]
             command = [program, "model.pt", *shapes, f"fp16={int(job.precision == 'fp16')}"]
             result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -192,13 +228,15 @@ class Ncnn(Format):
         net = ncnn.Net()
         net.opt.use_vulkan_compute = False
         net.opt.num_threads = torch.get_num_threads()
-        # What the file holds is checked, not what ncnn makes of it on processors that compute in 16 bits.
-        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+        for option, value in NCNN_OPTIONS.items():
+            setattr(net.opt, option, value)
         if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
-            raise ExportError(f"ncnn cannot read the {path.name} that pnnx wrote: a layer is unknown to it; use onnx.")
+            raise ExportError(
+                f"ncnn cannot read the {path.name} that pnnx wrote: a layer is unknown to it. Update ncnn or use onnx."
+            )
 
         def run(x: Tensor) -> Tensor:
-            return torch.stack([self._image(net, image) for image in x.numpy()])
+            return torch.stack([self._image(net, image) for image in x.contiguous().numpy()])
 
         return run
 
@@ -206,8 +244,9 @@ class Ncnn(Format):
         """(3, h, w) through the network."""
         ncnn = importlib.import_module("ncnn")
         with net.create_extractor() as extractor:
-            extractor.input("in0", ncnn.Mat(image))  # refers to the array's memory
-            status, result = extractor.extract("out0")
+            # A copy in ncnn's own layout: it does not read the array's where the number of pixels is odd.
+            extractor.input(net.input_names()[0], ncnn.Mat(image).clone())
+            status, result = extractor.extract(net.output_names()[0])
             if status:
                 raise ExportError(f"ncnn failed with status {status}")
             return torch.from_numpy(np.array(result))
@@ -232,8 +271,7 @@ class TorchScript(Format):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             script = torch.jit.script(AnySize(traced, subject.scale, subject.window))
-        facts = subject.facts | {"precision": job.precision}
-        torch.jit.save(script, str(path), _extra_files={METADATA: json.dumps(facts)})
+        torch.jit.save(script, str(path), _extra_files={METADATA: json.dumps(job.facts)})
 
     def open(self, path: Path) -> Run:
         """See :class:`Format`."""
@@ -257,11 +295,17 @@ def _traced(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
 
 
 FORMATS: dict[str, Format] = {form.name: form for form in (Onnx(), OpenVinoIR(), Ncnn(), TorchScript())}
+NCNN_OPTIONS = {"use_fp16_packed": False, "use_fp16_storage": False, "use_fp16_arithmetic": False}
+"""What the file holds is checked, not what ncnn makes of it on processors that compute in 16 bits."""
 METADATA = "metadata.json"
 """Where a TorchScript file keeps the facts."""
 
 
 def _serialised(job: Job, graph: nn.Module) -> bytes:
     """The ONNX graph of the job."""
-    subject = job.subject
-    return onnx_bytes(AnySize(graph, subject.scale, subject.window), job.example, dynamic=job.size is None)
+    subject, size = job.subject, job.size
+    if size is None:
+        return onnx_bytes(AnySize(graph, subject.scale, subject.window), job.example, dynamic=True)
+    if min(size) <= subject.window:
+        graph = with_explicit_padding(graph)
+    return folded(onnx_bytes(FixedSize(graph, subject.scale, subject.window, size), job.example, dynamic=False))

@@ -6,13 +6,16 @@ import contextlib
 import ctypes
 import functools
 import mmap
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from safmn.kernels.cpu.build import load_for_this_machine
+from safmn.runtime.threads import BUILDING, Pool
 
 SOURCE = Path(__file__).with_name("inference.cpp")
 
@@ -59,16 +62,13 @@ class Kernels:
             raise MemoryError(f"the native kernel {function} needs more memory than there is")
 
 
-_building = threading.Lock()
-
-
 def this_machine() -> Kernels:
     """The kernels for this machine, built where they are not in the user's cache.
 
     Raises:
         OSError: they cannot be built.
     """
-    with _building:
+    with BUILDING:
         return _this_machine()
 
 
@@ -77,8 +77,8 @@ def _this_machine() -> Kernels:
     return load_for_this_machine(SOURCE, Kernels)
 
 
-class Workspace(threading.local):
-    """Memory for maps, by name, that all calls of a thread share: it is as large as the largest call needed."""
+class Workspace:
+    """Memory for maps, by name, for one call after the other: it is as large as the largest call needed."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -89,6 +89,29 @@ class Workspace(threading.local):
             self._buffers.pop(name, None)
             self._buffers[name] = _allocate(floats)
         return self._buffers[name][:floats]
+
+
+_workspaces = Pool(Workspace, idle=os.cpu_count() or 1)
+_current = threading.local()
+
+
+def with_workspace(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``run`` with a workspace that no other thread uses meanwhile: :func:`workspace`."""
+
+    def running(x: Tensor) -> Tensor:
+        with _workspaces.one() as _current.workspace:
+            try:
+                return run(x)
+            finally:
+                del _current.workspace
+
+    return running
+
+
+def workspace() -> Workspace:
+    """That of the call that this thread is in."""
+    current: Workspace = _current.workspace
+    return current
 
 
 def _allocate(floats: int) -> Tensor:

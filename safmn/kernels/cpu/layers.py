@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn.archs.blocks import CCM, SAFM, ChannelNorm
-from safmn.kernels.cpu.inference import Kernels, Workspace
+from safmn.kernels.cpu.inference import Kernels, workspace
 
 # Winograd's F(4, 3) for the points 0, -1, 1, 1/2, -2 and infinity: from a filter to the factors of its products.
 _FILTER = torch.tensor(
@@ -22,7 +22,6 @@ _FILTER = torch.tensor(
     ],
     dtype=torch.float64,
 )
-_workspace = Workspace()
 
 
 class Frame:
@@ -36,7 +35,7 @@ class Frame:
 
     def map(self, name: str, channels: int) -> Tensor:
         """A map's memory, uninitialised; the next one of the same name is in the same place."""
-        return _workspace.get(name, channels * self._floats)
+        return workspace().get(name, channels * self._floats)
 
     def read(self, image: Tensor, name: str) -> Tensor:
         """An image (C, h, w) as a map."""

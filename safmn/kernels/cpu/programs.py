@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from safmn.archs.blocks import CCM, FMM, SAFM, enlarge
 from safmn.archs.safmn_ntire23_arch import PlainFMM
 from safmn.archs.stages import NormedSkip, Plain
 from safmn.inference.optimize import IMAGE_CHANNELS
-from safmn.kernels.cpu.inference import Kernels
+from safmn.kernels.cpu.inference import Kernels, with_workspace
 from safmn.kernels.cpu.layers import Block, Convolution, Frame
 
 
@@ -37,7 +37,8 @@ def translate(network: nn.Module, kernels: Kernels, *, half: bool) -> Program | 
         half: the 3x3 convolutions between features, and the 1x1 after them, with factors in bfloat16.
     """
     make = PROGRAMS.get(type(network))  # not of its base: a subclass may have another forward
-    return None if make is None else make(network, kernels, half)
+    program = None if make is None else make(network, kernels, half)
+    return None if program is None else replace(program, run=with_workspace(program.run))
 
 
 def _blocks(modules: Iterable[nn.Module], kernels: Kernels, half: bool) -> list[Block]:

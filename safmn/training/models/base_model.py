@@ -102,6 +102,14 @@ class Model(ABC):
         for network in self.networks.values():
             network.set_learning_rate(iteration)
 
+    def abandon_step(self) -> bool:
+        """Undo a training step that failed; returns whether everything is as it was before it."""
+        if any(network.moved for network in self.networks.values()):
+            return False
+        for network in self.networks.values():
+            network.abandon_step()
+        return True
+
     def state(self) -> dict[str, dict[str, Any]]:
         """State of every network (see ``TrainedNetwork.state``)."""
         return {name: network.state() for name, network in self.networks.items()}

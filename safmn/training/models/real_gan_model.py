@@ -64,11 +64,12 @@ class RealGANModel(Model):
         if self.net_g.average is None and any(criterion.role == "artefact" for criterion in self.criteria):
             raise OptionError(f"{options.source}: train.ldl_opt compares with the average; set train.ema_decay")
         self._outputs: list[Tensor] = []
+        self._seen: list[Tensor] = []  # the discriminator's buffers before the step under way
 
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
         """The generator's step, where it is its turn, then the discriminator's."""
         self._outputs = []
-        seen = self.net_d.buffers()  # the generator's step moves the discriminator's, too
+        self._seen = self.net_d.buffers()  # the generator's step moves them, too
         train = self.train
         losses: dict[str, Tensor] = {}
         flags = []
@@ -84,14 +85,20 @@ class RealGANModel(Model):
         discriminator = self.net_d.accumulate(judged, self._discriminator_losses, parts=len(batches))
         flags.append(self.net_d.update(discriminator))
         bad = total_nonfinite(*flags)
-        self.net_d.put_back(seen, bad)
+        self.net_d.put_back(self._seen, bad)
         return StepResult(losses | discriminator, bad)
+
+    def abandon_step(self) -> bool:
+        """As every model's."""
+        whole = super().abandon_step()
+        if whole and self._seen:
+            self.net_d.put_back(self._seen, torch.ones((), device=self.execution.device))
+        return whole
 
     def _only_predict(self, batches: Sequence[Batch]) -> None:
         with torch.no_grad():
             self._outputs = [self._predict(self.net_g, batch["lq"]) for batch in batches]
-        if self.net_g.average is not None:
-            self.net_g.average.update(self.net_g.iteration)
+        self.net_g.average_alone()
 
     def _generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)

@@ -111,6 +111,7 @@ class TrainedNetwork:
             self.average = MovingAverage(self.bare, ema_decay, warmup=ema_warmup, average=twin)
         self._buffers = list(self.bare.buffers())
         self._buffers_before: list[Tensor] = []  # the step under way: forward passes move them (batch normalisation)
+        self.moved = False  # whether the step under way has changed anything that stays
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(optimizer, self.parameters, graph_on=self._graph_device)
         self.schedule = schedule
@@ -153,7 +154,10 @@ class TrainedNetwork:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def set_learning_rate(self, iteration: int) -> None:
-        """Set the rate of this iteration (counted from 1) in every parameter group."""
+        """Set the rate of this iteration (counted from 1), which begins, in every parameter group."""
+        self.moved = self._graph_device is not None  # a graph moves the weights without being seen
+        if not self.moved:
+            self._buffers_before = []
         if isinstance(self.iteration, Tensor):
             self.iteration.fill_(iteration)
         else:
@@ -227,7 +231,19 @@ class TrainedNetwork:
         for buffer, before in zip(self._buffers, buffers, strict=True):
             buffer.copy_(torch.where(bad > 0, before, buffer))
 
+    def abandon_step(self) -> None:
+        """Undo what a step that failed before :attr:`moved` has changed."""
+        if self._buffers_before:
+            self.put_back(self._buffers_before, torch.ones((), device=self.execution.device))
+
+    def average_alone(self) -> None:
+        """Move the average on, without a step."""
+        self.moved = True
+        if self.average:
+            self.average.update(self.iteration)
+
     def _step(self, bad: Tensor) -> None:
+        self.moved = True
         if self._flag_stays_on_device or bad:
             self.put_back(self._buffers_before, bad)
         if not self._flag_stays_on_device and bad:

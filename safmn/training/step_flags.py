@@ -42,16 +42,17 @@ class Watch:
     def push(self, iteration: int, nonfinite: Tensor, *, stop: int, batches: Sequence[Any]) -> list[Verdict]:
         """Note one iteration; returns the verdicts that are due, oldest first."""
         flags = torch.stack([nonfinite, torch.full_like(nonfinite, float(stop))])  # (2,)
+        samples = [str(path) for batch in batches for path in batch.get("lq_path", batch.get("keys", []))]
+        self._pending.append((iteration, flags, None, samples))  # first: it stays where another rank is lost
         if self.ranks.distributed:
             dist.all_reduce(flags, dist.ReduceOp.MAX)
-        event = None
-        if self.device.type == "cuda":
-            flags = flags.to("cpu", non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-        samples = [str(path) for batch in batches for path in batch.get("lq_path", batch.get("keys", []))]
-        self._pending.append((iteration, flags, event, samples))
-        return self._settle(keep=0 if event is None else _DELAY_ON_GPU)
+        if self.device.type != "cuda":
+            return self._settle(keep=0)
+        flags = flags.to("cpu", non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._pending[-1] = (iteration, flags, event, samples)
+        return self._settle(keep=_DELAY_ON_GPU)
 
     def drain(self) -> list[Verdict]:
         """All verdicts still pending; waits for the device."""

@@ -1,0 +1,118 @@
+"""Checking a file that was written: it is run in its own runtime and compared with the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from safmn.errors import first_line
+from safmn.inference.export.formats import ExportError, Format, Job, Onnx, Run, Size
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 2e-2}
+"""How far the file's result may be from the network's in float32, relative to the larger of that and 1."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came out.
+
+    Attributes:
+        sizes: (height, width) of the images that the file was run on; empty where its runtime is not installed.
+        error: the largest difference to the network, relative to the larger of the value and 1; None: it was not run.
+        notes: what else a user should know, a line each.
+    """
+
+    sizes: tuple[Size, ...]
+    error: float | None
+    notes: tuple[str, ...] = ()
+
+
+def verify(form: Format, job: Job, path: Path) -> Checked:
+    """Run a file on small, odd and large images.
+
+    Raises:
+        ExportError: a result is too far from the network's.
+    """
+    missing = form.runtime_missing()
+    if missing:
+        return Checked((), None, (f"NOT CHECKED: {missing}",))
+    sizes = [job.size] if job.size else _sizes(job.subject.window, job.smallest)
+    error = _largest_error(job, form.open(path), sizes)
+    notes = _opencv(job, path) if isinstance(form, Onnx) and job.size else ()
+    return Checked(tuple(sizes), error, notes)
+
+
+def _sizes(window: int, smallest: int) -> list[Size]:
+    """Sizes to check with: small and large, odd, below the window, and a single row of pixels."""
+    side = max(window, 8)
+    sizes = [
+        (side, 2 * side),
+        (1, 1),
+        (side - 1, side - 1),
+        (3 * side + 1, 2 * side - 1),
+        (1, side + 5),
+        (5 * side - 3, 6 * side),
+    ]
+    return [size for size in sizes if min(size) >= smallest]
+
+
+def _largest_error(job: Job, run: Run, sizes: Sequence[Size]) -> float:
+    """The largest difference of the file's results; raises ExportError where it is too large."""
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for height, width in sizes:
+        batch = 1 if job.size or height > 1 else 2
+        x = _image(batch, height, width, generator)
+        error = difference(run(x), job.subject(x))
+        if not error <= TOLERANCE[job.precision]:  # not a number either
+            raise ExportError(
+                f"the file for {job.subject.facts['network']} is wrong for an image of {width}x{height} pixels, by "
+                f"{error:.2g}; it was removed. Try another format, or a fixed size."
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def _image(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Something like photographs, (B, 3, h, w) in [0, 1]: white noise drives trained networks beyond all bounds."""
+    coarse = torch.rand(batch, 3, height // 8 + 2, width // 8 + 2, generator=generator)
+    smooth = functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+    return (smooth + 0.02 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1)
+
+
+def difference(y: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the larger of the expected value and 1; infinite for another shape."""
+    if y.shape != expected.shape:
+        return float("inf")
+    return float(((y - expected).abs() / expected.abs().clamp(min=1)).max())
+
+
+def _opencv(job: Job, path: Path) -> tuple[str, ...]:
+    """What to say about OpenCV's DNN, which is the other program that files of one size are for; nothing if right."""
+    assert job.size is not None
+    x = _image(1, *job.size, torch.Generator().manual_seed(0))
+    try:
+        error = difference(run_opencv(path)(x), job.subject(x))
+    except cv2.error as problem:
+        return (f"OpenCV's DNN cannot run it: {first_line(problem):.200}",)
+    if error <= TOLERANCE[job.precision]:
+        return ()
+    return (f"OpenCV's DNN {cv2.__version__} gives wrong values, by {error:.2g}: do not use the file there",)
+
+
+def run_opencv(path: Path) -> Run:
+    """A file of one size in OpenCV's DNN."""
+    net = cv2.dnn.readNetFromONNX(np.fromfile(path, np.uint8))
+
+    def run(x: Tensor) -> Tensor:
+        net.setInput(x.numpy())
+        return torch.from_numpy(np.array(net.forward()))
+
+    return run

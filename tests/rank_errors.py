@@ -1,0 +1,136 @@
+"""One rank of a training job that goes wrong on purpose: run by torchrun in tests/test_rank_errors.py.
+
+``rank_errors.py KIND OPTION_FILE [ARGUMENTS]``: what goes wrong is one of the functions below, each of which says
+"planted" when it does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from safmn.data.keys import KeyedDataset
+from safmn.errors import DataError
+from safmn.training import trainer
+from safmn.training.checkpoint import Checkpointer
+from safmn.training.models import SRModel
+
+RANK = int(os.environ["RANK"])
+AT = 8  # the iteration in which it happens
+
+
+def planted() -> None:
+    """Say that the test's own error is reached."""
+    sys.stderr.write(f"planted on rank {RANK}\n")
+
+
+def in_step(what: Any) -> None:
+    """Run ``what`` on rank 1 inside the forward pass of an iteration."""
+    losses = SRModel._losses
+
+    def failing(self: SRModel, batch: Any) -> Any:
+        if RANK == 1 and self.net_g.iteration == AT:
+            planted()
+            what()
+        return losses(self, batch)
+
+    SRModel._losses = failing  # type: ignore[method-assign]
+
+
+def image(at: int = AT) -> None:
+    """The loader of rank 1 meets an image that is damaged."""
+    get, asked = KeyedDataset.batch, 0
+
+    def batch(self: KeyedDataset, keys: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if RANK == 1 and asked == at:
+            planted()
+            raise DataError("cannot read /data/photo7.png: it is cut off")
+        return get(self, keys)
+
+    KeyedDataset.batch = batch  # type: ignore[method-assign]
+
+
+def first_image() -> None:
+    """The same in the first step."""
+    image(1)
+
+
+def memory() -> None:
+    """Memory runs out in a step."""
+
+    def full() -> None:
+        raise MemoryError("can't allocate memory: you tried to allocate 9 bytes")
+
+    in_step(full)
+
+
+def killed() -> None:
+    """SIGKILL in a step."""
+    in_step(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def validation() -> None:
+    """A metric of rank 1 alone has a bug."""
+    from safmn.evaluation import scoring as evaluate
+
+    score = evaluate._score_all
+
+    def failing(*arguments: Any) -> Any:
+        if RANK == 1:
+            planted()
+            raise ZeroDivisionError("a bug in a metric")
+        return score(*arguments)
+
+    evaluate._score_all = failing
+
+
+def disk() -> None:
+    """The disk of rank 0 is full when the second checkpoint is written."""
+    save = Checkpointer.save
+
+    def full(self: Checkpointer, iteration: int, *arguments: Any) -> None:
+        if iteration > 3:
+            planted()
+            raise self.cannot_write("the checkpoint", iteration, OSError(errno.ENOSPC, "No space left on device"))
+        save(self, iteration, *arguments)
+
+    trainer.Checkpointer.save = full  # type: ignore[method-assign]
+
+
+def setup() -> None:
+    """Rank 1 does not find its data."""
+    from safmn.training import build as setup
+
+    build = setup.build_loader
+
+    def failing(*arguments: Any) -> Any:
+        if RANK == 1:
+            planted()
+            time.sleep(0.5)
+            raise DataError("there is no folder /data/of/this/node")
+        return build(*arguments)
+
+    setup.build_loader = failing
+
+
+def nothing() -> None:
+    """All is well."""
+
+
+if __name__ == "__main__":
+    kind, option_file, *rest = sys.argv[1:]
+    globals()[kind]()
+    from safmn.train import main
+
+    status = main(["-opt", option_file, *rest])
+    Path(option_file).with_name(f"status{RANK}").write_text(str(status))
+    sys.exit(status)
