@@ -20,9 +20,9 @@ from safmn.kernels.gpu.training import GPUTrainedSAFMN, kernel_error
 from safmn.prepare.store import build_store
 from safmn.runtime.distributed import Ranks
 from safmn.train import main
-from safmn.training.step_flags import Watch
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.models.sr_model import SRModel
+from safmn.training.step_flags import Watch
 from safmn.weights import save_weights
 
 pytestmark = [

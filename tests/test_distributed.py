@@ -23,9 +23,9 @@ from safmn.evaluation.scoring import Interrupted, evaluate
 from safmn.runtime import distributed
 from safmn.runtime.distributed import Ranks
 from safmn.system.signals import Interrupt
-from safmn.training.step_flags import Watch
 from safmn.training.build import _check_ranks_agree
 from safmn.training.checkpoint import Checkpointer
+from safmn.training.step_flags import Watch
 from safmn.weights import load_network
 
 REPOSITORY = Path(__file__).resolve().parent.parent

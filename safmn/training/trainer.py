@@ -21,7 +21,6 @@ from safmn.runtime.agreement import agreed, explain_lost_ranks, raise_together
 from safmn.runtime.random_state import seed_everything
 from safmn.system.memory import OUT_OF_MEMORY, is_out_of_memory
 from safmn.system.signals import Interrupt
-from safmn.training.step_flags import Verdict, Watch
 from safmn.training.checkpoint import Checkpoint, Checkpointer
 from safmn.training.device_batches import feed
 from safmn.training.experiment import FILE_ONLY, Experiment
@@ -29,6 +28,7 @@ from safmn.training.models import Model, StepResult
 from safmn.training.models.base_model import training_section
 from safmn.training.progress import Progress
 from safmn.training.reporter import Reporter
+from safmn.training.step_flags import Verdict, Watch
 from safmn.training.validation import Interrupted, Validator
 from safmn.weights import save_weights
 
