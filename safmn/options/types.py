@@ -243,6 +243,41 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
     imports: list[str] = []
 
 
+class NetworkKeys(Struct, frozen=True, kw_only=True):
+    """Under which keys an option file speaks of one of a model's networks.
+
+    Attributes:
+        network: at the top level: the network itself.
+        optimiser: in ``train``.
+        weights, param_key, strict: in ``path``: what it starts from.
+    """
+
+    network: str
+    optimiser: str
+    weights: str
+    param_key: str
+    strict: str
+
+
+NETWORK_KEYS = {
+    "net_g": NetworkKeys(
+        network="network_g",
+        optimiser="optim_g",
+        weights="pretrain_network_g",
+        param_key="param_key_g",
+        strict="strict_load_g",
+    ),
+    "net_d": NetworkKeys(
+        network="network_d",
+        optimiser="optim_d",
+        weights="pretrain_network_d",
+        param_key="param_key_d",
+        strict="strict_load_d",
+    ),
+}
+"""Name of a network in a model, in checkpoints and in file names -> its keys."""
+
+
 class Options(Struct, frozen=True, kw_only=True):
     """A checked option file. Components and data sets are plain dicts; treat them as read-only.
 

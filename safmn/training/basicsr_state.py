@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safmn import weights
 from safmn.errors import CheckpointError, WeightsError, first_line
+from safmn.options.types import NETWORK_KEYS
 
 if TYPE_CHECKING:
     from safmn.training.trainer import Trainer
@@ -64,10 +65,10 @@ def resume(trainer: Trainer, path: Path) -> None:
                 f"{path}: the optimiser of {name} does not fit this network ({type(error).__name__}: {error})"
             ) from error
         if not alike:
-            key, kind = f"optim_{name[-1]}", type(network.optimizer).__name__
+            key, kind = NETWORK_KEYS[name].optimiser, type(network.optimizer).__name__
             raise CheckpointError(
                 f"{path}: the optimiser of {name} was of another kind than train.{key}, {kind}. "
-                f"Name that one, or start from its weights (path.pretrain_network_{name[-1]})"
+                f"Name that one, or start from its weights (path.{NETWORK_KEYS[name].weights})"
             )
     trainer.progress.iteration = trainer.progress.validated_at = state["iter"]
     logger.warning(

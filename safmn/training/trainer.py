@@ -16,6 +16,7 @@ import torch
 from safmn.data.workers import explain_death, is_death
 from safmn.errors import CheckpointError, OptionError, UserError
 from safmn.options import Options
+from safmn.options.types import NETWORK_KEYS
 from safmn.runtime import distributed
 from safmn.runtime.agreement import agreed, explain_lost_ranks, raise_together
 from safmn.runtime.random_state import seed_everything
@@ -82,7 +83,7 @@ def _explain_misfit(source: str, batches: Sequence[Mapping[str, Any]]) -> Iterat
 
 def _optimizer(options: Mapping[str, Any], network: str) -> tuple[Any, Any]:
     """What decides which moments the optimiser of ``net_g`` or ``net_d`` keeps."""
-    section = options["train"].get(f"optim_{network[-1]}") or {}
+    section = options["train"].get(NETWORK_KEYS[network].optimiser) or {}
     return section.get("type"), section.get("amsgrad", False)
 
 

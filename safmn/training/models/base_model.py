@@ -20,6 +20,7 @@ from safmn.errors import CheckpointError, OptionError, located
 from safmn.optim.schedules import build_schedule
 from safmn.options.losses import Role, loss_entries
 from safmn.options.problems import show_path
+from safmn.options.types import NETWORK_KEYS
 from safmn.registry import ARCH_REGISTRY, LOSS_REGISTRY, build
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
@@ -124,7 +125,7 @@ class Model(ABC):
             CheckpointError: the state holds other networks.
         """
         for name, network in self.networks.items():
-            key = f"network_{name[-1]}"
+            key = NETWORK_KEYS[name].network
             advice = f"Use the options of the checkpoint, or start a new run with path.pretrain_{key}."
             if name not in state:
                 raise CheckpointError(f"the checkpoint holds no {key}, which this model_type trains. {advice}")
@@ -136,12 +137,12 @@ class Model(ABC):
 
     def _add_network(self, name: str, section: Mapping[str, Any]) -> TrainedNetwork:
         """Build ``network_g`` or ``network_d``, load what it starts from, and add its optimiser and schedule."""
-        letter = name[-1]
+        keys = NETWORK_KEYS[name]
         train = self.train
-        optimizer = getattr(train, f"optim_{letter}")
+        optimizer = getattr(train, keys.optimiser)
         if optimizer is None:
-            raise OptionError(f"{self.options.source}: train.optim_{letter} is missing")
-        with located(f"{self.options.source}: network_{letter}"):
+            raise OptionError(f"{self.options.source}: train.{keys.optimiser} is missing")
+        with located(f"{self.options.source}: {keys.network}"):
             network = build(ARCH_REGISTRY, section)
         is_generator = name == "net_g"
         network = self._start(name, network, section)
@@ -166,17 +167,13 @@ class Model(ABC):
         return trained
 
     def _pretrained(self, name: str) -> tuple[str | None, str, bool]:
-        letter, path = name[-1], self.options.path
-        return (
-            getattr(path, f"pretrain_network_{letter}"),
-            getattr(path, f"param_key_{letter}") or "params",
-            getattr(path, f"strict_load_{letter}"),
-        )
+        keys, path = NETWORK_KEYS[name], self.options.path
+        return getattr(path, keys.weights), getattr(path, keys.param_key) or "params", getattr(path, keys.strict)
 
     def _start(self, name: str, network: nn.Module, section: Mapping[str, Any]) -> nn.Module:
         source, key, strict = self._pretrained(name)
         if source is not None:
-            with located(f"{self.options.source}: path.pretrain_network_{name[-1]}"):
+            with located(f"{self.options.source}: path.{NETWORK_KEYS[name].weights}"):
                 weights.load_into(network, source, param_key=key, strict=strict, section=section if strict else None)
         return network
 
