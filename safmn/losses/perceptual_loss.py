@@ -55,7 +55,7 @@ def _load_features(features: nn.Module, file: Path) -> None:
 
 
 def layer_names(features: nn.Sequential) -> list[str]:
-    """Return the names (``conv1_1, relu1_1, ..., pool1, conv2_1, ...``) of the modules of torchvision's ``features``."""
+    """Return the names ``conv1_1, relu1_1, ..., pool1, conv2_1, ...`` of the modules of torchvision's ``features``."""
     names, stage, number = [], 1, 0
     for module in features:
         if isinstance(module, nn.MaxPool2d):
