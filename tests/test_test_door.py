@@ -387,7 +387,7 @@ def test_names_of_sets(door: Door) -> None:
     pair = "datasets/benchmark/Set5/HR,datasets/benchmark/Set5/LR_bicubic/X2"
     status, _, err = door("--weights", "small.pth", "--set", f"../x={pair}")
     assert status == 2
-    assert "cannot name a folder" in err
+    assert "results folder" in err
     status, _, err = door("--weights", "small.pth", "--set", f"A={pair}", f"A={pair}")
     assert status == 2
     assert "another set is called 'A' as well" in err

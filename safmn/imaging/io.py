@@ -38,10 +38,10 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: this folder does not exist")
+        raise DataError(f"{folder}: there is no such folder")
     found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     if not found:
-        raise DataError(f"{folder}: this folder contains no image ({', '.join(IMAGE_SUFFIXES)})")
+        raise DataError(f"{folder}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
     return check_names(sorted(found), folder)
 
 
