@@ -132,7 +132,7 @@ def test_mistakes_are_named(metric) -> None:  # type: ignore[no-untyped-def]
 def test_ssim_needs_a_window() -> None:
     image = np.zeros((14, 40), np.uint8)
     assert ssim(image, image, crop=1) == 1
-    with pytest.raises(DataError, match="11x11 pixels.*border of 2"):
+    with pytest.raises(DataError, match=r"11x11 pixels.*border of 2"):
         ssim(image, image, crop=2)
 
 

@@ -83,7 +83,8 @@ class PerceptualLoss(nn.Module):
         perceptual_weight: weight of the feature distance; 0 leaves it out.
         style_weight: weight of the Gram distance; 0 leaves it out.
         criterion: ``l1``, ``l2`` or ``fro`` (Frobenius norm).
-        vgg_weights: local file with torchvision's weights; for the default see :func:`vgg_file`.
+        vgg_weights: local file with torchvision's weights; by default the file in torchvision's cache or in BasicSR's
+            ``experiments/pretrained_models``.
 
     Raises:
         OptionError: ``vgg_type``, a layer or ``criterion`` is unknown.

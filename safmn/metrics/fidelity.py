@@ -63,7 +63,7 @@ def ssim(a: Array, b: Array, *, crop: int = 0, y: bool = False) -> float:
 def calculate_psnr(
     img: Array, img2: Array, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
 ) -> float:
-    """Return :func:`psnr`, with the signature and channel order (BGR) of BasicSR's ``calculate_psnr``.
+    """Return the PSNR (:func:`psnr`), with the signature and channel order (BGR) of BasicSR's ``calculate_psnr``.
 
     Args:
         img: (H, W, 3) BGR, or (3, H, W) with ``input_order`` CHW, or (H, W); values in [0, 255].
@@ -84,7 +84,7 @@ def calculate_psnr(
 def calculate_ssim(
     img: Array, img2: Array, crop_border: int, input_order: str = "HWC", test_y_channel: bool = False
 ) -> float:
-    """Return :func:`ssim`, with the signature and channel order (BGR) of BasicSR's ``calculate_ssim``.
+    """Return the SSIM (:func:`ssim`), with the signature and channel order (BGR) of BasicSR's ``calculate_ssim``.
 
     Args:
         img: (H, W, 3) BGR, or (3, H, W) with ``input_order`` CHW, or (H, W); values in [0, 255].
