@@ -238,7 +238,7 @@ def _is_whole_jpeg(data: bytes) -> bool:
 
 
 def _end_of_scan(data: bytes, place: int) -> int:
-    """Return where the next marker is that is not part of a scan (stuffed bytes, restarts), or -1 if there is none."""
+    """Return the position of the next marker that is not scan data (stuffed bytes, restarts); -1 if there is none."""
     while (place := data.find(b"\xff", place)) >= 0:
         following = data[place + 1 : place + 2]
         if following and following[0] not in (0x00, *range(0xD0, 0xD8)):

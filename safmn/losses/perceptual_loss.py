@@ -88,7 +88,7 @@ class PerceptualLoss(nn.Module):
 
     Raises:
         OptionError: ``vgg_type``, a layer or ``criterion`` is unknown.
-        WeightsError: the weights are not on this machine, or the file holds others.
+        WeightsError: the weights are not on this machine, or the file contains other ones.
     """
 
     mean: Tensor

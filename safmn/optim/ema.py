@@ -16,8 +16,9 @@ class MovingAverage:
     Args:
         network: the network whose weights are averaged.
         decay: weight of the old average in each update.
-        warmup: let the decay grow with the iteration as ``(1 + i) / (10 + i)`` until it reaches ``decay``. Without a
-            warm-up the initial weights keep a share of ``decay ** iterations``, too much in a run of a few thousand.
+        warmup: let the decay grow with the iteration as ``(1 + i) / (10 + i)`` until it reaches ``decay``. Without it
+            the initial weights keep a share of ``decay ** iterations``, which spoils the average in a run of a few
+            thousand iterations.
         average: a copy of ``network`` that becomes the average; None to make one.
     """
 

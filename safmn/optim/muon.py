@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from safmn.value_types import Decay, NotNegativeFloat, Positive
 
-# The quintic Newton-Schulz iteration of the first source: steep at zero, so that small singular values grow fast. The
-# singular values end near one, not at one.
+# The quintic Newton-Schulz iteration of the first source: steep at zero, so that small singular values grow fast. In
+# the end they are only near one.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _RMS = 0.2  # approximate RMS of an Adam step at learning rate 1 (the second source)
 _SMALL = 1 << 16  # elements; matrices up to this size are padded to one size and computed together on a GPU

@@ -1,4 +1,4 @@
-"""Build optimisers by name, with torch's fused implementation where the optimiser has one."""
+"""Build optimisers by name, with torch's fused implementation if the optimiser has one."""
 
 from __future__ import annotations
 
