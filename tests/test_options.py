@@ -412,7 +412,7 @@ def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None
         ("name", "../escaped", "results folder"),
         ("name", "/tmp/elsewhere", "results folder"),
         ("name", "a/b", "results folder"),
-        ("name", "a\0b", "results folder"),
+        ("name", "a\0b", r"x00.*folder"),
         ("num_gpu", "all", r"expected a whole number, at least 0 or one of 'auto', got the text 'all'"),
         ("num_gpu", -1, r"got -1"),
         ("imports", ["nowhere.py"], r"imports\.0: nowhere.py cannot be imported: FileNotFoundError"),

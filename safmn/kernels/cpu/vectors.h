@@ -98,8 +98,8 @@ INLINE Vec gelu(Vec x) {
 }
 
 // Call item(state, i) for all i < count on up to `threads` threads. Each thread has its own state = make(). Threads are
-// started for every call and not kept, so that no fork or other library can disturb them. This costs microseconds; a call
-// takes milliseconds.
+// started for every call and not kept, so that a fork or another library cannot disturb them. This costs
+// microseconds, where a call takes milliseconds.
 template <typename Make, typename Item>
 void for_all(int count, int threads, Make&& make, Item&& item) {
     std::atomic<int> next{0};
