@@ -1,7 +1,7 @@
 """SAFMN: a framework for efficient image super-resolution.
 
-Importing this package makes ``basicsr`` importable (:mod:`safmn.compat`) and registers every component of ours in
-BasicSR's registries; after it ``basicsr.archs.build_network({"type": "SAFMN", ...})`` works. It has no other effect.
+Importing this package makes ``basicsr`` importable (:mod:`safmn.compat`) and registers all of SAFMN's components in
+BasicSR's registries. Then ``basicsr.archs.build_network({"type": "SAFMN", ...})`` works. It has no other effect.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Each of these packages registers its components when it is imported.
+# Importing one of these packages registers its components.
 for _package in ("archs", "losses", "metrics", "data", "training.models"):
     importlib.import_module(f"safmn.{_package}")
 

@@ -1,15 +1,15 @@
-"""The one place that makes ``import basicsr`` (and ``import spandrel``) work beside today's torch and torchvision.
+"""Make ``import basicsr`` (and ``import spandrel``) work with current versions of torch and torchvision.
 
-BasicSR 1.4.2 is the newest release on PyPI and predates both. Two things can be wrong:
+BasicSR 1.4.2 is the newest release on PyPI and is older than both. Two things can fail:
 
-1. ``import torchvision`` fails with "operator torchvision::nms does not exist" where torchvision's compiled extension
-   does not match torch (a CPU build of torch beside PyPI's CUDA build of torchvision).
+1. ``import torchvision`` fails with "operator torchvision::nms does not exist" if torchvision's compiled extension does
+   not match torch (for example a CPU build of torch with PyPI's CUDA build of torchvision).
 2. ``basicsr.data.degradations`` imports ``torchvision.transforms.functional_tensor``, removed in torchvision 0.17.
 
-Each repair is tried only after the plain import has failed, so nothing is touched where nothing is wrong.
+Each repair is applied only if the plain import fails or the module is missing.
 
-BasicSR imports all of itself, torchvision and SciPy's statistics, which takes seconds. So its registries, which hold no
-more than names, are loaded alone; the rest is imported, and repaired, when somebody asks for it.
+``import basicsr`` imports all of BasicSR, torchvision and SciPy's statistics, which takes seconds. BasicSR's registries
+contain only names, so they are loaded separately. The rest is imported, and repaired, on first use.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ import torch
 from safmn.errors import UserError
 
 _REGISTRIES = "basicsr.utils.registry"
-# torchvision registers fake ("meta") kernels for these at import; the registration fails when no schema is defined.
+# torchvision registers fake ("meta") kernels for these at import. That fails if no schema is defined.
 _TORCHVISION_SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-# Library objects unregister what they define when they are garbage-collected, so this one lives with the module.
+# A Library unregisters its definitions when it is garbage-collected, so this module keeps it.
 _libraries: list[torch.library.Library] = []
 
 
 def _forget(package: str) -> None:
-    """Drop a half-imported package, so that the next import starts from its first line."""
+    """Drop a half-imported package, so that the next import runs it from the start."""
     for name in [name for name in sys.modules if name == package or name.startswith(package + ".")]:
         del sys.modules[name]
 
 
 def _define_missing_operators() -> None:
-    """Define the schemas (no kernels: calling them still fails) that torchvision's Python files register against."""
+    """Define the missing operator schemas that torchvision's Python files need. They get no kernels, so calls fail."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _TORCHVISION_SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
@@ -65,27 +65,27 @@ def _repair_torchvision() -> None:
 
 
 def _repair_functional_tensor() -> None:
-    """BasicSR needs one function of the removed private module; it is public in ``functional`` now."""
+    """Replace the removed private module. BasicSR needs one function of it, which is now public in ``functional``."""
     name = "torchvision.transforms.functional_tensor"
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
     functional = importlib.import_module("torchvision.transforms.functional")
-    module = types.ModuleType(name, "Stands in for torchvision's removed module (safmn.compat), for BasicSR 1.4.2.")
+    module = types.ModuleType(name, "Replaces torchvision's removed module for BasicSR 1.4.2 (see safmn.compat).")
     module.rgb_to_grayscale = functional.rgb_to_grayscale  # type: ignore[attr-defined]
     sys.modules[name] = module
 
 
 @functools.cache
 def has_basicsr() -> bool:
-    """Whether BasicSR, and torchvision, which it imports, are installed."""
+    """Return whether BasicSR and torchvision, which BasicSR imports, are installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("basicsr", "torchvision"))
 
 
 def require_basicsr() -> None:
-    """Refuse to go on without BasicSR.
+    """Check that BasicSR is installed.
 
     Raises:
-        UserError: it is not installed; says how to install it.
+        UserError: it is not installed. The message says how to install it.
     """
     if not has_basicsr():
         raise UserError(
@@ -95,13 +95,13 @@ def require_basicsr() -> None:
 
 
 def repair_torchvision() -> None:
-    """Import torchvision, and make the names work that BasicSR expects in it. Idempotent."""
+    """Import torchvision and make the names that BasicSR expects in it available. Idempotent."""
     _repair_torchvision()
     _repair_functional_tensor()
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Repairs torchvision just before BasicSR is imported, and hands out the registries that are there already."""
+    """Repairs torchvision just before BasicSR is imported, and provides the registries that are already loaded."""
 
     def __init__(self, registries: types.ModuleType) -> None:
         self.registries = registries
@@ -115,18 +115,18 @@ class _Finder(MetaPathFinder, Loader):
         return self.registries
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing: it was executed when it was loaded."""
+        """Do nothing: :func:`registries` has already run the module."""
 
 
 @functools.cache
 def registries() -> types.ModuleType | None:
-    """BasicSR's module of registries, the one that its components use; None where BasicSR is not installed.
+    """Return BasicSR's registry module, which its components use, or None if BasicSR is not installed.
 
-    From now on ``import basicsr`` works.
+    After this call ``import basicsr`` works.
     """
     if not has_basicsr():
         return None
-    if "basicsr" in sys.modules:  # somebody imported it before us, which went well
+    if "basicsr" in sys.modules:  # already imported, so it needs no repair
         return importlib.import_module(_REGISTRIES)
     folder = next(iter(importlib.util.find_spec("basicsr").submodule_search_locations))  # type: ignore[union-attr, arg-type]
     spec = importlib.util.spec_from_file_location(_REGISTRIES, Path(folder, "utils", "registry.py"))

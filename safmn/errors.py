@@ -1,8 +1,8 @@
-"""Errors that a person can act on, and how the doors turn them into a message and an exit status.
+"""Errors that a user can act on, and how the entry points turn them into a message and an exit status.
 
-Exit statuses: 0 done; 1 the work ran but something in it failed (a number drifted, an image could not be read);
-2 a mistake in what the user gave (an option, a file, a data set); 130 Ctrl-C; 141 nobody reads the output any more;
-others are documented where they are raised.
+Exit statuses: 0 success; 1 the command ran, but part of the work failed (a number drifted, an image could not be read);
+2 a mistake in the user's input (an option, a file, a data set); 130 Ctrl-C; 141 the reader of the output is gone;
+143 SIGTERM. Others are documented where they are raised.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ EXIT_TERMINATED = 143
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave. The message names the file, key or image and says what to do.
+    """A mistake in the user's input. The message names the file, key or image and says what to do.
 
     Attributes:
-        status: the exit status of a command that ends with it.
+        status: the exit status of a command that ends with this error.
     """
 
     status = EXIT_USER_ERROR
 
 
 class OptionError(UserError):
-    """A mistake in an option file: names the file and the key path."""
+    """A mistake in an option file. The message names the file and the key path."""
 
 
 class DataError(UserError):
-    """An image, data set or store that is missing, unreadable or does not fit its counterpart."""
+    """An image, data set or store that is missing, is unreadable or does not match its counterpart."""
 
 
 class WeightsError(UserError):
@@ -51,11 +51,12 @@ class CheckpointError(UserError):
 
 
 class RankError(UserError):
-    """Another rank of the job stopped; the message says which, and why.
+    """Another rank of the job stopped. The message says which rank and why.
 
     Args:
+        message: the message.
         status: the exit status of that rank.
-        fatal: it cannot go on with anything else, as it can after a mistake in one data set.
+        fatal: whether the job must stop. After a mistake in one data set, for example, it can continue with the others.
     """
 
     def __init__(self, message: str, *, status: int = EXIT_USER_ERROR, fatal: bool = True) -> None:
@@ -65,28 +66,28 @@ class RankError(UserError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM (of ``timeout``, a scheduler, a container that stops), which leaves as Ctrl-C does."""
+    """SIGTERM, for example from ``timeout``, a scheduler or a stopping container. It is handled like Ctrl-C."""
 
 
 def status_after(interrupt: KeyboardInterrupt) -> int:
-    """128 + the signal's number, as shells report it."""
+    """Return the exit status for an interrupt: 128 + the signal's number, as shells report it."""
     return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'scale'?"`` for the nearest known name, or the empty string where none is near."""
+    """Return ``" Did you mean 'scale'?"`` for the nearest known name, or an empty string if none is similar."""
     near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says that may be anybody's; its kind where it says nothing."""
+    """Return the first line of an exception's message, or the exception's type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager
 def located(where: str) -> Iterator[None]:
-    """Put ``where`` (file and key, say) before the message of a user's mistake in the block."""
+    """Prefix the message of a ``UserError`` raised in the block with ``where`` (for example file and key)."""
     try:
         yield
     except UserError as error:
@@ -94,21 +95,21 @@ def located(where: str) -> Iterator[None]:
 
 
 def exit_status(run: Callable[..., int]) -> Callable[..., int]:
-    """Decorate a door: a user's mistake (``UserError``, ``OSError``) becomes one message on stderr and status 2.
+    """Decorate an entry point: a user's mistake (``UserError``, ``OSError``) becomes a message on stderr and status 2.
 
-    So does Ctrl-C, with status 130. A reader of the output that is gone (``| head``) ends it with status 141, as
-    SIGPIPE does. Anything else is a bug of ours and keeps its traceback.
+    Ctrl-C also becomes a message, with status 130. If the reader of the output is gone (``| head``), the status is 141,
+    as for SIGPIPE. Any other exception is a bug in SAFMN and keeps its traceback.
     """
 
     @functools.wraps(run)
-    def door(*args: object, **kwargs: object) -> int:
+    def entry_point(*args: object, **kwargs: object) -> int:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be valid text
         escape_last_resort()
         try:
             return run(*args, **kwargs)
         except BrokenPipeError:
-            with contextlib.suppress(AttributeError, OSError, ValueError):  # else Python complains when it flushes it
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # else Python complains at the last flush
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
         except (UserError, OSError) as error:
@@ -118,4 +119,4 @@ def exit_status(run: Callable[..., int]) -> Callable[..., int]:
             complain("safmn: interrupted")
             return status_after(interrupt)
 
-    return door
+    return entry_point

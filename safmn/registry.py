@@ -1,11 +1,11 @@
-"""One way to find and build a component by the name that stands in an option file.
+"""Find and build components by the names used in option files.
 
-BasicSR's registries are the plug-in seam. What is new here (``SAFMN``, ``FFTLoss``, ``RealGANModel``, ...) is
-registered under its plain name, so that BasicSR's own builders find it too. What replaces a component of BasicSR under
-the same name (``SRModel``, ``PairedImageDataset``, ``calculate_psnr``, ...) is registered with the suffix ``safmn``,
-which BasicSR's registries provide for this; here that one is preferred. Everything a user registers works as well.
+Components are registered in BasicSR's registries. New components (``SAFMN``, ``FFTLoss``, ``RealGANModel``, ...) have
+their plain names, so BasicSR's builders find them as well. A component that replaces BasicSR's of the same name
+(``SRModel``, ``PairedImageDataset``, ``calculate_psnr``, ...) is registered with the suffix ``safmn``, a feature of
+BasicSR's registries, and is preferred here. Components that users register work in the same way.
 
-Where BasicSR is not installed (upscaling and export do not need it), registries of the same interface stand in.
+If BasicSR is not installed (upscaling and export do not need it), registries with the same interface replace BasicSR's.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ _basicsr = compat.registries()
 
 
 class _Registry:
-    """Names and components, with the part of BasicSR's interface that is used here."""
+    """A registry with the part of BasicSR's interface that SAFMN uses."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._components: dict[str, Any] = {}
 
     def register(self, component: Any = None, suffix: str | None = None) -> Any:
-        """Register under the component's own name (and suffix); without one, a decorator."""
+        """Register ``component`` under its own name (plus suffix). Without ``component``, return a decorator."""
         if component is None:
             return lambda decorated: self.register(decorated, suffix)
         self._components[component.__name__ + (f"_{suffix}" if suffix else "")] = component
         return component
 
     def get(self, name: str) -> Any:
-        """The component of that exact name."""
+        """Return the component with exactly this name."""
         return self._components[name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._components
 
     def keys(self) -> Iterable[str]:
-        """All names, with suffixes."""
+        """Return all names, with their suffixes."""
         return self._components.keys()
 
 
-Registry: TypeAlias = Any  # BasicSR's class, or ours
+Registry: TypeAlias = Any  # BasicSR's class or _Registry
 ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY = (
     _Registry(kind) if _basicsr is None else getattr(_basicsr, f"{kind.upper()}_REGISTRY")
     for kind in ("arch", "dataset", "loss", "metric", "model")
@@ -80,13 +80,13 @@ _KINDS = {
 
 
 def import_basicsr() -> None:
-    """Let BasicSR register its own components, if it is installed; before anybody's of the same name."""
+    """Import BasicSR, if it is installed, so that it registers its components before others use the same names."""
     if compat.has_basicsr():
         importlib.import_module("basicsr")
 
 
 def names(registry: Registry) -> list[str]:
-    """The names that an option file may use, sorted, without suffixes."""
+    """Return the names that an option file may use, sorted and without suffixes."""
     import_basicsr()
     found = set()
     for name in registry.keys():  # noqa: SIM118 - a Registry iterates over items
@@ -97,10 +97,10 @@ def names(registry: Registry) -> list[str]:
 
 
 def find(registry: Registry, name: str) -> Callable[..., Any]:
-    """The class or function registered under ``name``: ours before BasicSR's.
+    """Return the class or function registered under ``name``. SAFMN's component comes before BasicSR's.
 
     Raises:
-        OptionError: nothing of that name is registered; names the nearest one.
+        OptionError: nothing is registered under this name. The message gives the nearest name.
     """
     for load in (lambda: None, import_basicsr):
         load()
@@ -114,10 +114,10 @@ def find(registry: Registry, name: str) -> Callable[..., Any]:
 
 
 def build(registry: Registry, section: Mapping[str, Any], **runtime: Any) -> Any:
-    """Build ``section["type"]`` with the rest of the section, and runtime objects, as keyword arguments.
+    """Build the component ``section["type"]``. The rest of the section and ``runtime`` are its keyword arguments.
 
     Raises:
-        OptionError: nothing of that type is registered, or its constructor does not take these values.
+        OptionError: no component of this type is registered, or its constructor rejects the values.
     """
     arguments = {key: value for key, value in section.items() if key != "type"}
     component = find(registry, section["type"])
@@ -125,6 +125,6 @@ def build(registry: Registry, section: Mapping[str, Any], **runtime: Any) -> Any
         return component(**arguments, **runtime)
     except UserError:
         raise
-    except Exception as error:  # constructors may be anybody's, and raise anything
+    except Exception as error:  # a user's constructor may raise any exception
         reason = str(error) if isinstance(error, (ValueError, TypeError, RuntimeError)) else repr(error)
         raise OptionError(f"{section['type']} cannot be built from {arguments}: {reason}") from error

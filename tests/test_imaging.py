@@ -117,7 +117,7 @@ def test_tiff_of_other_numbers_is_refused_and_none_is_turned_twice(tmp_path: Pat
     for pixels in (photo[..., 0] / np.float32(255), photo[..., 0].astype(np.int32) * 257):
         tifffile.imwrite(path, pixels)
         for read in (read_rgb, read_image):
-            with pytest.raises(DataError, match=r"a\.tif: a TIFF file of (float32|int32); convert"):
+            with pytest.raises(DataError, match=r"a\.tif.*TIFF.*(float32|int32).*convert"):
                 read(path)
     tifffile.imwrite(path, photo, photometric="rgb", software="EXIF writer", extratags=[(274, "H", 1, 6, True)])
     np.testing.assert_array_equal(read_rgb(path), np.rot90(photo, -1))
@@ -132,7 +132,7 @@ def test_jpeg_with_thumbnail_is_complete(photo: np.ndarray) -> None:
     data = large.getvalue()
     data = data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
     assert decode_rgb(data, "with thumbnail").shape == photo.shape
-    with pytest.raises(DataError, match=r"cut\.jpg.*ends too early"):
+    with pytest.raises(DataError, match=r"cut\.jpg.*truncated"):
         decode_rgb(data[: len(data) * 3 // 4], "cut.jpg")
 
 
@@ -144,9 +144,9 @@ def test_jpeg_with_a_trailer_is_complete(photo: np.ndarray, options: dict[str, A
     data = file.getvalue()
     for trailer in (b"", b"\0\xff\xda\0", b"\xff\xd9"):
         assert decode_rgb(data + trailer, "motion.jpg").shape == photo.shape
-    with pytest.raises(DataError, match=r"cut\.jpg.*ends too early"):
+    with pytest.raises(DataError, match=r"cut\.jpg.*truncated"):
         decode_rgb(data[:-2], "cut.jpg")
-    with pytest.raises(DataError, match=r"cut\.jpg.*ends too early"):
+    with pytest.raises(DataError, match=r"cut\.jpg.*truncated"):
         decode_rgb(data[: len(data) // 3], "cut.jpg")
 
 

@@ -119,11 +119,11 @@ def test_known_value() -> None:
 @pytest.mark.parametrize("metric", [psnr, ssim])
 def test_mistakes_are_named(metric) -> None:  # type: ignore[no-untyped-def]
     image = np.zeros((20, 24, 3), np.uint8)
-    with pytest.raises(DataError, match=r"differ in shape: \(20, 24, 3\) and \(20, 23, 3\)"):
+    with pytest.raises(DataError, match=r"shape.*\(20, 24, 3\) and \(20, 23, 3\)"):
         metric(image, image[:, :23])
     with pytest.raises(DataError, match="an image of 24x20 is too small"):
         metric(image, image, crop=10)
-    with pytest.raises(OptionError, match="cannot be negative"):
+    with pytest.raises(OptionError, match="negative"):
         metric(image, image, crop=-1)
     with pytest.raises(OptionError, match="input_order: 'WHC'; choose HWC or CHW"):
         find(METRIC_REGISTRY, f"calculate_{metric.__name__}")(image, image, crop_border=0, input_order="WHC")
@@ -132,7 +132,7 @@ def test_mistakes_are_named(metric) -> None:  # type: ignore[no-untyped-def]
 def test_ssim_needs_a_window() -> None:
     image = np.zeros((14, 40), np.uint8)
     assert ssim(image, image, crop=1) == 1
-    with pytest.raises(DataError, match="11x11 pixels are needed inside a border of 2"):
+    with pytest.raises(DataError, match=r"11x11 pixels.*border of 2"):
         ssim(image, image, crop=2)
 
 

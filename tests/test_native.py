@@ -241,7 +241,7 @@ def test_a_cache_that_cannot_be_written(
     uncached(monkeypatch)
     network = lively(SAFMN(dim=8, n_blocks=1))
     check(make_backend("native", network), network, random_image(1, 3, 16, 16))
-    assert "compiled for this process alone" in caplog.text
+    assert "for this process only" in caplog.text
 
 
 def test_the_name_of_a_build_says_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

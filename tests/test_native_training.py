@@ -82,7 +82,7 @@ def test_images_in_any_memory_format(images: str) -> None:
 
 
 def test_what_there_are_no_kernels_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match="for SAFMN alone, not for SAFMNPP"):
+    with pytest.raises(OptionError, match="only SAFMN, not SAFMNPP"):
         NativeSAFMN(SAFMNPP())
     with pytest.raises(OptionError, match="multiples of 8, not 12x16"):
         NativeSAFMN(network(dim=8, n_blocks=1))(torch.rand(1, 3, 16, 12))

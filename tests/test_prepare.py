@@ -154,7 +154,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_made(hr: Path, capsys: 
     assert main(["lr", "--hr", str(hr), "--scales", "2", "4"]) == 1
     out = capsys.readouterr().out
     assert "6 made, 0 already there, 3 failed" in out
-    for name, reason in (("broken.png", "ends too early"), ("text.png", "cannot be read"), ("tiny.png", "too small")):
+    for name, reason in (("broken.png", "truncated"), ("text.png", "cannot be read"), ("tiny.png", "too small")):
         assert any(str(hr / name) in line and reason in line for line in out.splitlines())
     assert len(files(hr.parent / "LR_bicubic")) == 6
 

@@ -131,7 +131,7 @@ def test_a_cache_that_cannot_be_read(
     built = build.load_for_this_machine(REPOSITORY / "safmn" / "kernels" / "cpu" / "training.cpp", lambda path: path)
     monkeypatch.undo()
     assert tmp_path not in built.parents
-    assert "compiled for this process alone" in caplog.text
+    assert "for this process only" in caplog.text
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The SAFMN family: importing this package registers each network in BasicSR's ``ARCH_REGISTRY``, by its plain name."""
+"""The SAFMN family. Importing this package registers each network in BasicSR's ``ARCH_REGISTRY`` by class name."""
 
 from __future__ import annotations
 

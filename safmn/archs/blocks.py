@@ -1,7 +1,8 @@
-"""Blocks that several members of the SAFMN family share.
+"""Building blocks that several networks of the SAFMN family share.
 
 Sun, Dong, Tang and Pan: Spatially-Adaptive Feature Modulation for Efficient Image Super-Resolution, ICCV 2023
-(arXiv 2302.13800); https://github.com/sunny2109/SAFMN. The parameter names are those of the published checkpoints.
+(arXiv 2302.13800); https://github.com/sunny2109/SAFMN. The parameters are
+named as in the published checkpoints.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from safmn.errors import OptionError
 
 
 def max_pool(x: Tensor, factor: int) -> Tensor:
-    """Adaptive max pooling to ``(h // factor, w // factor)``, at least one cell.
+    """Max-pool (B, C, h, w) adaptively to ``(h // factor, w // factor)``, at least one cell per side.
 
-    Where both sides are multiples of ``factor`` the windows are all alike, and plain max pooling gives the same values
-    bit for bit, much faster.
+    If both sides are multiples of ``factor``, all windows have the same size. Plain max pooling then gives the same
+    values bit for bit and is much faster.
     """
     h, w = x.shape[-2:]
     if h % factor == 0 and w % factor == 0:
@@ -29,10 +30,10 @@ def max_pool(x: Tensor, factor: int) -> Tensor:
 
 
 def spread(pooled: Tensor, size: Sequence[int], factor: int) -> Tensor:
-    """What :func:`max_pool` made smaller, bilinear at the ``size`` (h, w) that it came from: (B, C, h, w).
+    """Enlarge the result of :func:`max_pool` bilinearly to its original ``size`` (h, w): (B, C, h, w).
 
-    Where both sides are multiples of ``factor`` the factor is handed on instead of the size. The values are the same,
-    and exported graphs need no arithmetic on shapes.
+    If both sides are multiples of ``factor``, the factor is passed instead of the size. The values are the same, and
+    exported graphs need no arithmetic on shapes.
     """
     h, w = size
     if h % factor == 0 and w % factor == 0:
@@ -41,14 +42,14 @@ def spread(pooled: Tensor, size: Sequence[int], factor: int) -> Tensor:
 
 
 def enlarge(image: Tensor, scale: int) -> Tensor:
-    """Bilinear image skip: (B, C, h, w) to (B, C, h * scale, w * scale), half-pixel centres."""
+    """Enlarge (B, C, h, w) bilinearly to (B, C, h * scale, w * scale), with half-pixel centres (the image skip)."""
     return F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 class ChannelNorm(nn.Module):
     """Layer normalisation over the channels of each pixel, (B, C, h, w) to (B, C, h, w), affine.
 
-    Equal to the published one, written out in elementwise operations, up to rounding.
+    Up to rounding it equals the published implementation, which is written in elementwise operations.
     """
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
@@ -58,10 +59,10 @@ class ChannelNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x``; the result lies channels-last in memory."""
+        """Normalise ``x`` (B, C, h, w). The result is channels-last in memory."""
         x = x.permute(0, 2, 3, 1)  # (B, h, w, C)
         if x.requires_grad and x.device.type == "cpu" and x.dtype.itemsize < 4:
-            # torch's gradient of this in half precision takes longer, on a CPU, than going to float32 and back
+            # On a CPU torch's half-precision gradient is slower than a conversion to float32 and back.
             normed = F.layer_norm(x.float(), self.weight.shape, self.weight.float(), self.bias.float(), self.eps)
             x = normed.to(x.dtype)
         else:
@@ -70,7 +71,7 @@ class ChannelNorm(nn.Module):
 
 
 class CCM(nn.Module):
-    """Convolutional channel mixer: 3x3 to ``int(dim * ffn_scale)`` channels, GELU, 1x1 back."""
+    """Convolutional channel mixer: 3x3 convolution to ``int(dim * ffn_scale)`` channels, GELU, 1x1 back to ``dim``."""
 
     def __init__(self, dim: int, ffn_scale: float = 2.0, bias: bool = True) -> None:
         super().__init__()
@@ -80,18 +81,21 @@ class CCM(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         mixed: Tensor = self.ccm(x)
         return mixed
 
 
 class SAFM(nn.Module):
-    """Spatially-adaptive feature modulation: the input times a gate that sees it at four resolutions.
+    """Spatially-adaptive feature modulation: multiply the input by a gate computed from it at several resolutions.
 
     Args:
-        dim: channels, a multiple of four: one quarter for each resolution.
-        factors: by what the second, third and fourth quarter are pooled.
+        dim: channels, a multiple of the number of resolutions (by default four). Each resolution gets an equal part.
+        factors: pooling factors of all parts after the first, which is not pooled.
         bias: whether the convolutions have a bias.
+
+    Raises:
+        OptionError: ``dim`` is not such a multiple.
     """
 
     def __init__(self, dim: int, factors: Sequence[int] = (2, 4, 8), bias: bool = True) -> None:
@@ -105,7 +109,7 @@ class SAFM(nn.Module):
         self.aggr = nn.Conv2d(dim, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         size = x.shape[-2:]
         full, *coarse = x.chunk(len(self.factors) + 1, dim=1)  # (B, dim / 4, h, w) each
         levels = [self.mfr[0](full)]
@@ -119,7 +123,7 @@ class FMM(nn.Module):
     """Feature mixing module, the block of SAFMN: ``x + SAFM(norm1(x))``, then ``x + CCM(norm2(x))``."""
 
     window = 8
-    # The longest way through the block: the coarsest pooling, then the 3x3 of the channel mixer.
+    # The path with the largest receptive field: the coarsest pooling, then the channel mixer's 3x3 convolution.
     steps = (PooledConv(window), Conv())
 
     def __init__(self, dim: int, ffn_scale: float = 2.0) -> None:
@@ -130,14 +134,14 @@ class FMM(nn.Module):
         self.ccm = CCM(dim, ffn_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         x = self.safm(self.norm1(x)) + x
         x = self.ccm(self.norm2(x)) + x
         return x
 
 
 class SimpleSAFM(nn.Module):
-    """Simple feature modulation (SAFMN++): a gate, pooled by 8, for the first ``1 / ratio`` channels; no biases."""
+    """Simple feature modulation (SAFMN++): a gate, pooled by 8, on the first ``dim // ratio`` channels; no biases."""
 
     window = 8
     steps = (Conv(), PooledConv(window, bilinear=True))
@@ -151,11 +155,11 @@ class SimpleSAFM(nn.Module):
         self.out = nn.Conv2d(dim, dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         return self.modulate(self.proj(x))
 
     def modulate(self, x: Tensor) -> Tensor:
-        """All but the first convolution: (B, dim, h, w) to the same shape."""
+        """Apply everything except the first convolution: (B, dim, h, w) to the same shape."""
         modulated, plain = x.split(self.split, dim=1)  # (B, dim / ratio, h, w), the rest
         gate = self.dwconv(max_pool(modulated, self.window))  # (B, dim / ratio, h // 8, w // 8)
         gate = spread(gate, x.shape[-2:], self.window)
@@ -165,7 +169,7 @@ class SimpleSAFM(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Channel mixer without biases: to ``int(dim * ffn_scale)`` channels, GELU, 1x1 back."""
+    """Channel mixer without biases: a convolution to ``int(dim * ffn_scale)`` channels, GELU, a 1x1 back to ``dim``."""
 
     def __init__(self, dim: int, ffn_scale: float, kernel_size: int) -> None:
         super().__init__()
@@ -174,6 +178,6 @@ class FeedForward(nn.Module):
         self.conv2 = nn.Conv2d(hidden, dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         x = self.conv2(F.gelu(self.conv1(x)))
         return x

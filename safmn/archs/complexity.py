@@ -1,10 +1,14 @@
-"""Parameters, multiply-adds and activations of a network, counted as fvcore counts them, without running it.
+"""Count a network's parameters, multiply-adds and activations as fvcore does, without running the network.
 
-fvcore is what the field's papers and challenges use. It counts a multiply-add as one, for convolutions and matrix
-products without their biases; one for each value of nearest and four for each value of bilinear enlargement; nothing
-for activation functions, poolings and elementwise operations. Activations are the outputs of the convolutions and
-matrix products. Layer normalisation is not counted here: fvcore counts none for the published SAFMN, which has it
-written out, and five per value for the fused operation, though the network is the same.
+The field's papers and challenges use fvcore. Its rules:
+
+- a multiply-add of a convolution or matrix product counts as one; biases do not count;
+- nearest-neighbour enlargement counts one per output value, bilinear enlargement four;
+- activation functions, poolings and elementwise operations count nothing;
+- the activations are the output values of convolutions and matrix products.
+
+Layer normalisation is not counted here. fvcore counts none for the published SAFMN, which writes it out in elementwise
+operations, but five per value for the fused operation, although the network is the same.
 """
 
 from __future__ import annotations
@@ -18,12 +22,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-# Multiply-adds for each output value, as fvcore has them.
+# fvcore's multiply-adds per output value.
 _ENLARGEMENTS = {torch.ops.aten.upsample_nearest2d: 1, torch.ops.aten.upsample_bilinear2d: 4}
 
 
 class Complexity(NamedTuple):
-    """What a network costs for one image."""
+    """The cost of a network for one image."""
 
     params: int
     multiply_adds: int
@@ -31,7 +35,7 @@ class Complexity(NamedTuple):
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the operations that run under it."""
+    """Counts the operations that run while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +48,7 @@ class _Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         operation = func.overloadpacket
         if operation not in flop_registry and operation not in _ENLARGEMENTS:
-            with self:  # in inference mode composite operations arrive whole
+            with self:  # in inference mode composite operations arrive undecomposed
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
@@ -59,11 +63,13 @@ class _Counter(TorchDispatchMode):
 
 
 def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280)) -> Complexity:
-    """Count what ``network`` does for one image, on the meta device (no arithmetic, any size, a moment).
+    """Return the cost of ``network`` for one image.
+
+    The count runs on the meta device, so it takes a moment at any image size and does no arithmetic.
 
     Args:
-        network: takes (B, 3, h, w); its ``scale`` (1 where it has none) gives the input's size.
-        output_size: (height, width) of the output; where it is no multiple of the scale, the input is rounded up.
+        network: takes (B, 3, h, w). The input size follows from its attribute ``scale`` (1 if it has none).
+        output_size: (height, width) of the output. The input size is rounded up if this is no multiple of the scale.
     """
     scale = int(getattr(network, "scale", 1))
     height, width = (-(-side // scale) for side in output_size)

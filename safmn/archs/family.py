@@ -1,4 +1,4 @@
-"""The SAFMN family: the networks that weight files are recognised as, and that tests and tables go through."""
+"""The SAFMN family: the networks that weight recognition, the tests and the tables iterate over."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Arguments = dict[str, Any]
 
 
 class Member(Protocol):
-    """What a network of the family says about itself.
+    """The interface of a network of the family.
 
-    ``scale``, ``window`` and ``halo`` are attributes of its instances. Two things are optional: a method ``stages``
-    lets images be streamed through little memory, exactly (:mod:`safmn.archs.stages`); a program of the native kernels
-    makes it several times as fast on CPUs (:data:`safmn.kernels.cpu.programs.PROGRAMS`).
+    Its instances have the attributes ``scale``, ``window`` and ``halo``. Two things are optional. With a method
+    ``stages``, images are streamed exactly and in little memory (:mod:`safmn.archs.stages`). With a program for the
+    native kernels, the network runs several times as fast on CPUs (:data:`safmn.kernels.cpu.programs.PROGRAMS`).
 
     Attributes:
         small: arguments of a small network, for tests.
-        sizes: name in tables -> arguments, of the sizes that were published.
+        sizes: the published sizes: name in tables -> arguments.
     """
 
     small: ClassVar[Arguments]
@@ -30,11 +30,11 @@ class Member(Protocol):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> Arguments | None:
-        """The constructor's arguments, from the shapes of a state dict; None if it is another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
 
 
 FAMILY: list[type[Any]] = []
-"""The networks, in the order of their registration."""
+"""The networks, in the order in which they were registered."""
 
 Network = TypeVar("Network", bound=type[nn.Module])
 

@@ -18,7 +18,7 @@ from safmn.value_types import Positive, PositiveFloat
 
 
 class Mixer(nn.Module):
-    """3x3 to ``int(dim * ffn_scale)`` channels, GELU, 1x1 back; no biases."""
+    """A 3x3 convolution to ``int(dim * ffn_scale)`` channels, GELU, a 1x1 back to ``dim``; no biases."""
 
     def __init__(self, dim: int, ffn_scale: float) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Mixer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         mixed: Tensor = self.conv(x)
         return mixed
 
@@ -44,7 +44,7 @@ class LightSAFMNPPBlock(nn.Module):
         self.conv2 = Mixer(dim, ffn_scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         x = self.conv2(self.conv1(x))
         return x
 
@@ -55,14 +55,14 @@ class LightSAFMNPP(nn.Module):
 
     Args:
         dim: feature channels.
-        n_blocks: blocks.
+        n_blocks: number of blocks.
         ffn_scale: width of the channel mixers, relative to ``dim``.
         upscaling_factor: scale of super-resolution.
 
     Attributes:
         scale: output pixels per input pixel, along each side.
-        window: where both sides of the image are multiples of this, the network is equivariant to shifts by it.
-        halo: how many LR pixels around an output pixel it depends on, with such a size.
+        window: if both sides of the image are multiples of this, the network is equivariant to shifts by it.
+        halo: the largest distance, in LR pixels, from which an output pixel depends on the input, at such a size.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class LightSAFMNPP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale), unclamped."""
+        """Upscale (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale). The output is not clamped."""
         x = self.to_feat(x)  # (B, dim, h, w)
         x = self.feats(x) + x
         image: Tensor = self.to_img(x)  # (B, 3, h * scale, w * scale)
         return image
 
     def stages(self) -> Chain:
-        """The network as a chain of stages; see :mod:`safmn.archs.stages`."""
-        network: Any = self  # to the type checker an attribute of a module is a Tensor or a Module
+        """Return the network as a chain of stages; see :mod:`safmn.archs.stages`."""
+        network: Any = self  # the type checker takes every attribute of a module for a Tensor or a Module
         dim = network.to_feat.out_channels
         blocks = tuple(
             stage
@@ -98,7 +98,7 @@ class LightSAFMNPP(nn.Module):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """The constructor's arguments, from the names and shapes of a state dict; None if it is another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
         if not {
             "to_feat.weight",
             "feats.0.conv1.proj.weight",

@@ -1,8 +1,8 @@
-"""How far a network sees: the halo that a tile must carry so that its core comes out as in the full frame.
+"""The receptive field of a network: the halo that a tile needs so that its core equals the full frame's.
 
-The forward pass is walked backwards, from one output pixel to the lowest input pixel that it depends on. Where the
-pixel stands in the pooling grid matters, so every place is tried. All grids are mirror-symmetric, so that the largest
-distance to the low side, over all places, is that to the high side too.
+:func:`halo` walks the forward pass backwards, from one output pixel to the lowest input pixel that it depends on. The
+result depends on the pixel's position in the pooling grid, so every position is tried. All grids are mirror-symmetric,
+so over all positions the largest distance is the same towards both sides.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from typing import Protocol
 
 
 class Step(Protocol):
-    """A step of the forward pass that moves information about, or changes the grid."""
+    """A step of the forward pass that reads neighbouring pixels or changes the grid."""
 
     def first(self, pixel: int) -> int:
-        """The lowest input coordinate that the output at ``pixel`` depends on."""
+        """Return the lowest input coordinate that the output at ``pixel`` depends on."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of size ``2 * radius + 1``, or bilinear enlargement seen from the grid it starts from."""
+    """A convolution of size ``2 * radius + 1``, or a bilinear enlargement, measured on its input grid."""
 
     radius: int = 1
 
     def first(self, pixel: int) -> int:
-        """See :class:`Step`."""
+        """Implement :meth:`Step.first`."""
         return pixel - self.radius
 
 
 @dataclass(frozen=True)
 class PooledConv:
-    """Max pooling by ``factor``, a convolution of ``radius`` cells, and back to the pixel grid.
+    """Max pooling by ``factor``, a convolution with a radius of ``radius`` cells, and enlargement to the pixel grid.
 
-    The way back is nearest (a pixel reads its own cell) or bilinear without aligned corners (it also reads the cell
-    that it stands nearest to). Pooling windows are alike where the image's sides are multiples of ``factor``.
+    The enlargement is nearest-neighbour (a pixel reads its own cell) or bilinear without aligned corners (it also reads
+    the nearest neighbouring cell). The image's sides are multiples of ``factor``, so all pooling windows have the same
+    size.
     """
 
     factor: int
@@ -43,39 +44,39 @@ class PooledConv:
     bilinear: bool = False
 
     def first(self, pixel: int) -> int:
-        """See :class:`Step`."""
+        """Implement :meth:`Step.first`."""
         shift = self.factor // 2 if self.bilinear else 0
         return ((pixel - shift) // self.factor - self.radius) * self.factor
 
 
 @dataclass(frozen=True)
 class Unshuffle:
-    """Pixel unshuffle: onto a grid that is ``factor`` times coarser."""
+    """Pixel unshuffle to a grid that is ``factor`` times coarser."""
 
     factor: int
 
     def first(self, pixel: int) -> int:
-        """See :class:`Step`."""
+        """Implement :meth:`Step.first`."""
         return pixel * self.factor
 
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Pixel shuffle: onto a grid that is ``factor`` times finer."""
+    """Pixel shuffle to a grid that is ``factor`` times finer."""
 
     factor: int
 
     def first(self, pixel: int) -> int:
-        """See :class:`Step`."""
+        """Implement :meth:`Step.first`."""
         return pixel // self.factor
 
 
 def halo(steps: Iterable[Step], window: int) -> int:
-    """The largest distance, in input pixels, at which the input changes an output pixel.
+    """Return the largest distance, in input pixels, from which an output pixel depends on the input.
 
     Args:
-        steps: the steps of the longest way through the network, in the order of the forward pass. Input and output
-            have the same grid (the pixel shuffle that enlarges the image is left out).
+        steps: the steps of the path with the largest receptive field, in the order of the forward pass. Input and
+            output have the same grid (leave out the pixel shuffle that enlarges the image).
         window: the period of the network's grids, in input pixels.
     """
     backwards = list(steps)[::-1]

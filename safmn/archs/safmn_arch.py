@@ -1,4 +1,4 @@
-"""SAFMN, the network of the ICCV 2023 paper (arXiv 2302.13800), in its efficient and its classic ("SAFMN-L") size.
+"""SAFMN, the network of the ICCV 2023 paper (arXiv 2302.13800), in its efficient and classic ("SAFMN-L") sizes.
 
 Efficient: dim 36, 8 blocks; classic: dim 128, 16 blocks. https://github.com/sunny2109/SAFMN
 """
@@ -29,14 +29,14 @@ class SAFMN(nn.Module):
 
     Args:
         dim: feature channels, a multiple of four.
-        n_blocks: feature mixing modules.
+        n_blocks: number of feature mixing modules.
         ffn_scale: width of the channel mixers, relative to ``dim``.
         upscaling_factor: scale of super-resolution.
 
     Attributes:
         scale: output pixels per input pixel, along each side.
-        window: where both sides of the image are multiples of this, the network is equivariant to shifts by it.
-        halo: how many LR pixels around an output pixel it depends on, with such a size.
+        window: if both sides of the image are multiples of this, the network is equivariant to shifts by it.
+        halo: the largest distance, in LR pixels, from which an output pixel depends on the input, at such a size.
 
     Raises:
         OptionError: ``dim`` is not a multiple of four.
@@ -54,22 +54,22 @@ class SAFMN(nn.Module):
         self.to_img = nn.Sequential(nn.Conv2d(dim, 3 * upscaling_factor**2, 3, 1, 1), nn.PixelShuffle(upscaling_factor))
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale), unclamped."""
+        """Upscale (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale). The output is not clamped."""
         x = self.to_feat(x)  # (B, dim, h, w)
         x = self.feats(x) + x
         image: Tensor = self.to_img(x)  # (B, 3, h * scale, w * scale)
         return image
 
     def stages(self) -> Chain:
-        """The network as a chain of stages; see :mod:`safmn.archs.stages`."""
-        network: Any = self  # to the type checker an attribute of a module is a Tensor or a Module
+        """Return the network as a chain of stages; see :mod:`safmn.archs.stages`."""
+        network: Any = self  # the type checker takes every attribute of a module for a Tensor or a Module
         blocks = tuple(stage for block in network.feats for stage in fmm_stages(block))
         dim = network.to_feat.out_channels
         return (conv_stage(network.to_feat), skip(blocks, dim), image_stage(network.to_img, dim, network.scale))
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """The constructor's arguments, from the names and shapes of a state dict; None if it is another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
         if not {"to_feat.weight", "feats.0.norm1.weight", "feats.0.ccm.ccm.0.weight", "to_img.0.weight"} <= set(shapes):
             return None
         dim = shapes["to_feat.weight"][0]

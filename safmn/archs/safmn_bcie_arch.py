@@ -1,4 +1,4 @@
-"""SAFMN_BCIE: SAFMN blocks at half resolution, for the blind removal of JPEG artefacts.
+"""SAFMN_BCIE: SAFMN blocks at half resolution, for blind removal of JPEG artefacts.
 
 The entry to the NTIRE 2024 challenge on blind compressed image enhancement. https://github.com/sunny2109/SAFMN
 """
@@ -27,32 +27,32 @@ class FMMGroup(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         x = self.conv(self.layers(x)) + x
         return x
 
 
 @family_member(small={"dim": 8, "n_blocks": 2, "num_layers": 2}, sizes={"SAFMN_BCIE": {}})
 class SAFMN_BCIE(nn.Module):
-    """Restores an image at its own size.
+    """Restores an image without changing its size.
 
     Args:
         dim: feature channels, a multiple of four.
-        n_blocks: groups.
-        num_layers: feature mixing modules in each group.
+        n_blocks: number of groups.
+        num_layers: number of feature mixing modules in each group.
         ffn_scale: width of the channel mixers, relative to ``dim``.
-        upscaling_factor: by what the image is unshuffled for the features, and shuffled back (not a scale of SR).
+        upscaling_factor: factor of the pixel unshuffle before and the pixel shuffle after the blocks; not an SR scale.
 
     Attributes:
-        scale: 1, the output is as large as the input.
-        window: where both sides are multiples of this, the network is equivariant to shifts by it.
-        halo: how many pixels around an output pixel it depends on, with such a size.
+        scale: 1: the output is as large as the input.
+        window: if both sides are multiples of this, the network is equivariant to shifts by it.
+        halo: the largest distance, in pixels, from which an output pixel depends on the input, at such a size.
 
     Raises:
         OptionError: ``dim`` is not a multiple of four.
     """
 
-    FIXED_SCALE: ClassVar[int] = 1  # what `scale` of an option file must be
+    FIXED_SCALE: ClassVar[int] = 1  # the `scale` that an option file must give
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class SAFMN_BCIE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image (B, 3, h, w), RGB in [0, 1], to the same shape, unclamped.
+        """Restore (B, 3, h, w), RGB in [0, 1], to the same shape. The output is not clamped.
 
-        Where ``upscaling_factor`` does not divide the sides, the last rows and columns are repeated on the way.
+        If ``upscaling_factor`` does not divide a side, the last row or column is repeated and the result is cropped.
         """
         height, width = x.shape[-2:]
         down, right = -height % self.factor, -width % self.factor
@@ -88,8 +88,8 @@ class SAFMN_BCIE(nn.Module):
         return image[..., :height, :width] if down or right else image
 
     def stages(self) -> Chain:
-        """The network as a chain of stages; see :mod:`safmn.archs.stages`."""
-        network: Any = self  # to the type checker an attribute of a module is a Tensor or a Module
+        """Return the network as a chain of stages; see :mod:`safmn.archs.stages`."""
+        network: Any = self  # the type checker takes every attribute of a module for a Tensor or a Module
         unshuffle, conv = network.to_feat
         dim = conv.out_channels
         groups = tuple(
@@ -107,7 +107,7 @@ class SAFMN_BCIE(nn.Module):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """The constructor's arguments, from the names and shapes of a state dict; None if it is another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
         first = "feats.0.layers.0"
         if not {"to_feat.1.weight", f"{first}.norm1.weight", f"{first}.ccm.ccm.0.weight", "to_img.0.weight"} <= set(
             shapes

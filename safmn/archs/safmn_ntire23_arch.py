@@ -1,7 +1,7 @@
 """SAFMN's entry to the NTIRE 2023 challenge on efficient super-resolution.
 
-Without normalisation and biases in the blocks, pooled twice as far as SAFMN, with one global response normalisation
-(Woo et al., ConvNeXt V2, arXiv 2301.00808) and a bilinear image skip. https://github.com/sunny2109/SAFMN
+Its blocks have no normalisation and no biases, and pool by twice the factors of SAFMN. It has one global response
+normalisation (Woo et al., ConvNeXt V2, arXiv 2301.00808) and a bilinear image skip. https://github.com/sunny2109/SAFMN
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class GlobalResponseNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         response = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)  # (B, dim, 1, 1)
         relative = response / (response.mean(dim=1, keepdim=True) + self.eps)
         return self.gamma * (x * relative) + self.beta + x
 
 
 class PlainFMM(nn.Module):
-    """Feature mixing module without normalisation and biases, pooled by 4, 8 and 16."""
+    """Feature mixing module without normalisation and biases; it pools by 4, 8 and 16."""
 
     def __init__(self, dim: int, ffn_scale: float) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class PlainFMM(nn.Module):
         self.ccm = CCM(dim, ffn_scale, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         x = self.safm(x) + x
         x = self.ccm(x) + x
         return x
@@ -50,18 +50,18 @@ class PlainFMM(nn.Module):
 
 @family_member(small={"dim": 8, "n_blocks": 2}, sizes={"SAFMN_NTIRE23 x4": {}})
 class SAFMN_NTIRE23(nn.Module):
-    """The NTIRE 2023 entry.
+    """SAFMN's entry to NTIRE 2023.
 
     Args:
         dim: feature channels, a multiple of four.
-        n_blocks: feature mixing modules.
+        n_blocks: number of feature mixing modules.
         ffn_scale: width of the channel mixers, relative to ``dim``.
         upscaling_factor: scale of super-resolution.
 
     Attributes:
         scale: output pixels per input pixel, along each side.
-        window: where both sides of the image are multiples of this, all pooling windows are alike.
-        halo: None: the response normalisation sees the whole frame, so that no tile can equal it.
+        window: if both sides of the image are multiples of this, all pooling windows have the same size.
+        halo: None: the response normalisation sees the whole frame, so no tile gives exactly the same result.
 
     Raises:
         OptionError: ``dim`` is not a multiple of four.
@@ -80,14 +80,14 @@ class SAFMN_NTIRE23(nn.Module):
         self.to_img = nn.Sequential(nn.Conv2d(dim, 3 * upscaling_factor**2, 3, 1, 1), nn.PixelShuffle(upscaling_factor))
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale), unclamped."""
+        """Upscale (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale). The output is not clamped."""
         feature = self.norm(self.to_feat(x))  # (B, dim, h, w)
         detail: Tensor = self.to_img(self.feats(feature))  # (B, 3, h * scale, w * scale)
         return detail + enlarge(x, self.scale)
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """The constructor's arguments, from the names and shapes of a state dict; None if it is another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
         if not {"norm.gamma", "to_feat.weight", "feats.0.ccm.ccm.0.weight", "to_img.0.weight"} <= set(shapes):
             return None
         dim = shapes["to_feat.weight"][0]

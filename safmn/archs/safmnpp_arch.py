@@ -25,7 +25,7 @@ class SAFMNPPBlock(nn.Module):
         self.conv2 = FeedForward(dim, ffn_scale, kernel_size=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         x = self.conv2(self.conv1(x)) + x
         return x
 
@@ -36,14 +36,14 @@ class SAFMNPP(nn.Module):
 
     Args:
         dim: feature channels.
-        n_blocks: blocks.
+        n_blocks: number of blocks.
         ffn_scale: width of the channel mixers, relative to ``dim``.
         upscaling_factor: scale of super-resolution.
 
     Attributes:
         scale: output pixels per input pixel, along each side.
-        window: where both sides of the image are multiples of this, the network is equivariant to shifts by it.
-        halo: how many LR pixels around an output pixel it depends on, with such a size.
+        window: if both sides of the image are multiples of this, the network is equivariant to shifts by it.
+        halo: the largest distance, in LR pixels, from which an output pixel depends on the input, at such a size.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class SAFMNPP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale), unclamped."""
+        """Upscale (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale). The output is not clamped."""
         detail: Tensor = self.to_img(self.feats(self.to_feat(x)))  # (B, 3, h * scale, w * scale)
         return detail + enlarge(x, self.scale)
 
     def stages(self) -> Chain:
-        """The network as a chain of stages; see :mod:`safmn.archs.stages`."""
-        network: Any = self  # to the type checker an attribute of a module is a Tensor or a Module
+        """Return the network as a chain of stages; see :mod:`safmn.archs.stages`."""
+        network: Any = self  # the type checker takes every attribute of a module for a Tensor or a Module
         dim, scale = network.to_feat.out_channels, network.scale
         blocks = tuple(
             skip((*simple_safm_stages(block.conv1), feed_forward_stage(block.conv2)), dim) for block in network.feats
@@ -76,7 +76,7 @@ class SAFMNPP(nn.Module):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """The constructor's arguments, from the names and shapes of a state dict; None if it is another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
         if not {
             "to_feat.weight",
             "feats.0.conv1.proj.weight",

@@ -15,16 +15,16 @@ from safmn.value_types import Positive, PositiveFloat
 
 
 def frame_variance(x: Tensor) -> Tensor:
-    """The unbiased variance of each channel over the frame, (B, C, h, w) to (B, C, 1, 1)."""
+    """Return the unbiased variance of each channel over the frame, (B, C, h, w) to (B, C, 1, 1)."""
     return torch.var(x, dim=(2, 3), keepdim=True)
 
 
 class VarianceSAFM(nn.Module):
-    """Simple feature modulation of ``split`` channels, whose gate also knows their variance over the frame."""
+    """Simple feature modulation of ``split`` channels; the gate also uses their variance over the frame."""
 
     def __init__(self, dim: int, split: int = 12) -> None:
         super().__init__()
-        self.variance = frame_variance  # exported graphs have the same in simpler operations
+        self.variance = frame_variance  # the export replaces it by simpler operations with the same result
         self.conv1 = nn.Conv2d(dim, split, 3, 1, 1, bias=False)
         self.conv2 = nn.Conv2d(dim, dim - split, 3, 1, 1, bias=False)
         self.conv3 = nn.Conv2d(split, split, 1, bias=False)
@@ -32,7 +32,7 @@ class VarianceSAFM(nn.Module):
         self.out = nn.Conv2d(dim, dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         modulated, plain = self.conv1(x), self.conv2(x)  # (B, split, h, w), (B, dim - split, h, w)
         variance = self.variance(modulated)  # (B, split, 1, 1)
         gate = self.conv3(self.dwconv(max_pool(modulated, 8)) + variance)  # (B, split, h // 8, w // 8)
@@ -51,7 +51,7 @@ class SAFMNv3Block(nn.Module):
         self.conv2 = FeedForward(dim, ffn_scale, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         x = self.conv2(self.conv1(x)) + x
         return x
 
@@ -62,14 +62,14 @@ class SAFMNv3(nn.Module):
 
     Args:
         dim: feature channels, more than twelve.
-        num_blocks: blocks.
+        num_blocks: number of blocks.
         ffn_scale: width of the channel mixers, relative to ``dim``.
         upscaling_factor: scale of super-resolution.
 
     Attributes:
         scale: output pixels per input pixel, along each side.
-        window: where both sides of the image are multiples of this, all pooling windows are alike.
-        halo: None: the variance is that of the whole frame, so that no tile can equal it.
+        window: if both sides of the image are multiples of this, all pooling windows have the same size.
+        halo: None: the gate uses the variance of the whole frame, so no tile gives exactly the same result.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class SAFMNv3(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """LR image (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale), unclamped."""
+        """Upscale (B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale). The output is not clamped."""
         detail: Tensor = self.to_img(self.feats(self.to_feat(x)))  # (B, 3, h * scale, w * scale)
         return detail + enlarge(x, self.scale)
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """The constructor's arguments, from the names and shapes of a state dict; None if it is another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
         if not {
             "to_feat.weight",
             "feats.0.conv1.conv3.weight",

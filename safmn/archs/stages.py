@@ -1,9 +1,9 @@
 """A network as a chain of stages, each of which sees only a few rows.
 
 :mod:`safmn.inference.streaming` runs the stages one after the other, a band of rows at a time. A tile of the whole
-network needs a halo of 130 pixels (SAFMN) or 258 (SAFMN-L). Taken apart, one half of a block needs 8 rows and the other
-half 1, so that little is computed twice. A network defines its chain in its method ``stages``; without one it is run
-in tiles that carry the whole halo, or, where it sees the whole frame, in tiles that fade into each other.
+network needs a halo of 130 pixels (SAFMN) or 258 (SAFMN-L). As separate stages, one half of a block needs a halo of
+8 rows and the other half 1, so little is computed twice. A network defines its chain in its method ``stages``. Without
+that method it runs in tiles with the whole halo, or, if it sees the whole frame, in overlapping blended tiles.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from safmn.archs.receptive import Conv, PooledConv, Step
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a network that maps rows to rows.
+    """A part of a network that computes rows from rows.
 
     Attributes:
-        run: (B, channels, h, w) to (B, C', h * up / down, w * up / down).
-        channels: of its input.
-        halo: how many rows (and columns) beyond a range of outputs that begins and ends at multiples of ``window`` it
-            depends on, in pixels of its input.
-        window: its input begins at a multiple of this, and is as high as a multiple of it.
-        up: enlargement.
-        down: reduction.
+        run: maps (B, channels, h, w) to (B, C', h * up / down, w * up / down).
+        channels: channels of the input.
+        halo: rows (and columns) needed beyond each end of a range of outputs, in input pixels. The range begins and
+            ends at multiples of ``window``.
+        window: the input begins at a multiple of this, and its height is a multiple of it.
+        up: factor of enlargement.
+        down: factor of reduction.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -42,7 +42,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Skip:
-    """``inner(x) + shortcut(x)``. The shortcut enlarges as much as ``inner`` does, and sees no further."""
+    """``inner(x) + shortcut(x)``. The shortcut enlarges as much as ``inner`` and needs no larger halo."""
 
     inner: Chain
     shortcut: Stage
@@ -52,11 +52,11 @@ Chain: TypeAlias = "tuple[Stage | Skip, ...]"
 
 
 class StageModule(nn.Module):
-    """A stage as a network of its own, for the back ends.
+    """A stage as a separate network, for the back ends.
 
     Attributes:
-        in_channels: channels of its input, (B, in_channels, h, w).
-        window: sides of its input are multiples of this.
+        in_channels: channels of the input, (B, in_channels, h, w).
+        window: the sides of the input are multiples of this.
     """
 
     def __init__(self, in_channels: int, window: int) -> None:
@@ -66,7 +66,7 @@ class StageModule(nn.Module):
 
 
 class Plain(StageModule):
-    """A module as it is, (B, in_channels, h, w) to what it makes of that."""
+    """Wraps an unchanged module whose input is (B, in_channels, h, w)."""
 
     def __init__(self, module: nn.Module, in_channels: int, window: int = 1) -> None:
         super().__init__(in_channels, window)
@@ -79,7 +79,7 @@ class Plain(StageModule):
 
 
 class NormedSkip(StageModule):
-    """``module(norm(x)) + x``: either half of a feature mixing module."""
+    """``module(norm(x)) + x``: one half of a feature mixing module."""
 
     def __init__(self, norm: nn.Module, module: nn.Module, in_channels: int, window: int = 1) -> None:
         super().__init__(in_channels, window)
@@ -87,7 +87,7 @@ class NormedSkip(StageModule):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, h, w) to the same shape."""
+        """Map (B, in_channels, h, w) to the same shape."""
         y: Tensor = self.module(self.norm(x)) + x
         return y
 
@@ -100,22 +100,22 @@ class Modulation(StageModule):
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, h, w) to the same shape."""
+        """Map (B, in_channels, h, w) to the same shape."""
         return self.block.modulate(x)
 
 
 def stage(module: StageModule, steps: Sequence[Step], up: int = 1) -> Stage:
-    """A module as a stage that sees as far as its steps say."""
+    """Return a module as a stage. Its halo follows from ``steps``."""
     return Stage(module, module.in_channels, halo=_reach(steps, module.window), window=module.window, up=up)
 
 
 def skip(inner: Chain, channels: int) -> Skip:
-    """``inner(x) + x`` for a chain of features."""
+    """Return ``inner(x) + x`` for a chain whose input and output have ``channels`` channels."""
     return Skip(inner, Stage(lambda x: x, channels, halo=0))
 
 
 def _reach(steps: Sequence[Step], window: int) -> int:
-    """The halo of ranges on multiples of ``window``: 8 for pooling by 8 and a 3x3, though single pixels see 15."""
+    """Return the halo of ranges at multiples of ``window``: 8 for pooling by 8 and a 3x3 (15 for a single pixel)."""
     lowest = 0
     for pixel in range(window):
         for step in reversed(steps):
@@ -125,7 +125,7 @@ def _reach(steps: Sequence[Step], window: int) -> int:
 
 
 def fmm_stages(block: FMM) -> Chain:
-    """The two halves of a feature mixing module."""
+    """Return the two halves of a feature mixing module as stages."""
     dim = block.safm.aggr.in_channels
     return (
         stage(NormedSkip(block.norm1, block.safm, dim, FMM.window), [PooledConv(FMM.window)]),
@@ -134,36 +134,36 @@ def fmm_stages(block: FMM) -> Chain:
 
 
 def simple_safm_stages(block: SimpleSAFM) -> Chain:
-    """The first convolution of a simple modulation, and the rest of it."""
+    """Return the first convolution of a simple modulation, and the rest of it, as stages."""
     return conv_stage(block.proj), stage(Modulation(block), SimpleSAFM.steps[1:])
 
 
 def feed_forward_stage(block: FeedForward) -> Stage:
-    """A channel mixer."""
+    """Return a channel mixer as a stage."""
     return stage(Plain(block, block.conv1.in_channels), [Conv(block.conv1.kernel_size[0] // 2)])
 
 
 def mixer_stage(layers: nn.Sequential) -> Stage:
-    """A channel mixer that is written as a sequence of layers."""
+    """Return a channel mixer that is a sequence of layers as a stage."""
     first = cast(nn.Conv2d, layers[0])
     return stage(Plain(layers, first.in_channels), [Conv(first.kernel_size[0] // 2)])
 
 
 def conv_stage(conv: nn.Conv2d) -> Stage:
-    """A convolution."""
+    """Return a convolution as a stage."""
     return stage(Plain(conv, conv.in_channels), [Conv(conv.kernel_size[0] // 2)])
 
 
 def image_stage(to_img: nn.Sequential, dim: int, scale: int) -> Stage:
-    """The last convolution and the pixel shuffle."""
+    """Return the last convolution and the pixel shuffle as one stage."""
     return stage(Plain(to_img, dim), [Conv()], up=scale)
 
 
 def stages_of(network: nn.Module) -> Chain | None:
-    """The chain that computes what the network does, but for the order of sums.
+    """Return the chain that computes the network's result, up to rounding (the order of sums differs).
 
-    None for a network whose class defines no ``stages``, such as one that sees the whole frame. A subclass may have
-    another forward, so that what its base defines does not count.
+    It is None if the network's own class defines no ``stages``, as for networks that see the whole frame. An inherited
+    ``stages`` does not count, because a subclass may have a different forward.
     """
     if "stages" not in vars(type(network)):
         return None
@@ -172,7 +172,7 @@ def stages_of(network: nn.Module) -> Chain | None:
 
 
 def map_modules(chain: Chain, build: Callable[[StageModule], Callable[[Tensor], Tensor]]) -> Chain:
-    """The same chain with every :class:`StageModule` run by what ``build`` makes of it."""
+    """Return the chain with every :class:`StageModule` replaced by the function that ``build`` makes from it."""
     return tuple(_mapped(part, build) for part in chain)
 
 

@@ -1,4 +1,4 @@
-"""Images as numpy arrays, (H, W, C) in RGB order: MATLAB-exact resize, colour, reading and writing, cropping."""
+"""Functions on images as numpy arrays, (H, W, C) in RGB order: MATLAB-exact resize, colour, cropping, file I/O."""
 
 from __future__ import annotations
 

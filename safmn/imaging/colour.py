@@ -1,4 +1,4 @@
-"""Colour, and the way between 8-bit images and the networks' tensors."""
+"""Colour conversion, and conversion between 8-bit images and the networks' tensors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from safmn.errors import DataError
 from safmn.value_types import Array
 
-# ITU-R BT.601, studio swing, as MATLAB's rgb2ycbcr: Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255
+# ITU-R BT.601, studio swing, as in MATLAB's rgb2ycbcr: Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 
 
 def rgb_to_y(image: Array) -> Array:
-    """The Y channel (BT.601, as MATLAB's ``rgb2ycbcr``), not rounded.
+    """Return the Y channel (BT.601, as in MATLAB's ``rgb2ycbcr``), not rounded.
 
     Args:
         image: (H, W, 3) RGB with values in [0, 255], of any numeric type.
@@ -22,29 +22,37 @@ def rgb_to_y(image: Array) -> Array:
         (H, W) float64 with values in [16, 235].
 
     Raises:
-        DataError: the array has not three channels last.
+        DataError: the array is not (H, W, 3).
     """
     if image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(f"rgb_to_y takes an (H, W, 3) RGB array, not one of shape {image.shape}")
+        raise DataError(f"rgb_to_y needs an (H, W, 3) RGB array, not one of shape {image.shape}")
     red, green, blue = (image[..., channel] * np.float64(_LUMA[channel]) for channel in range(3))
     return np.asarray(red + green + blue + 16.0)
 
 
 def to_tensor(image: Array) -> torch.Tensor:
-    """uint8 (H, W, C) in [0, 255] -> float32 (C, H, W) in [0, 1], contiguous; an (H, W) image gets one channel."""
+    """Convert uint8 (H, W, C) in [0, 255] to contiguous float32 (C, H, W) in [0, 1]; (H, W) gives one channel.
+
+    Raises:
+        DataError: the type or the number of dimensions is another one.
+    """
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise DataError(f"to_tensor takes a uint8 (H, W, C) array, not {image.dtype} of shape {image.shape}")
+        raise DataError(f"to_tensor needs a uint8 (H, W, C) array, not {image.dtype} of shape {image.shape}")
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)  # (C, H, W)
-    # A copy even of what counts as contiguous: numpy leaves an axis of length 1 its stride, which a flip made negative.
+    # Copy even an array that counts as contiguous: numpy ignores the stride of an axis of length 1, but torch refuses a
+    # negative one, which a flip leaves there.
     return torch.from_numpy(planes.copy(order="C")).to(torch.float32).div_(255.0)
 
 
 def to_uint8(tensor: torch.Tensor) -> Array:
-    """Float (C, H, W) or (B, C, H, W) in [0, 1] -> uint8 (H, W, C) or (B, H, W, C).
+    """Convert float (C, H, W) or (B, C, H, W) in [0, 1] to uint8 (H, W, C) or (B, H, W, C).
 
-    Values are clamped, multiplied by 255 in float32 and rounded half to even, as BasicSR's ``tensor2img`` does.
+    Values are clamped, multiplied by 255 in float32 and rounded half to even, as in BasicSR's ``tensor2img``.
+
+    Raises:
+        DataError: the number of dimensions is another one.
     """
     if tensor.ndim not in (3, 4):
-        raise DataError(f"to_uint8 takes a (C, H, W) or (B, C, H, W) tensor, not one of shape {tuple(tensor.shape)}")
+        raise DataError(f"to_uint8 needs a (C, H, W) or (B, C, H, W) tensor, not one of shape {tuple(tensor.shape)}")
     levels = tensor.detach().to(torch.float32).clamp(0, 1).mul_(255.0).round_().to(torch.uint8)
     return levels.movedim(-3, -1).contiguous().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Names in option files that become names of files and folders: what is wrong with one; and names of images."""
+"""Image names, and checks of the option-file values that become names of files and folders."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".p
 
 
 def folder_mistake(name: str) -> str | None:
-    """Why ``name`` cannot be that of one folder among others (``experiments/<name>``); None where it can."""
+    """Return why ``name`` cannot name a single folder (``experiments/<name>``), or None if it can."""
     if "\0" in name or name == ".." or PurePath(name).name != name:
-        return f"{name!r} cannot name a folder of results: give a plain name, without '/'"
+        return f"{name!r} cannot be the name of a results folder: use a plain name without '/'"
     if one_line(name) != name:
-        return f"{name!r} cannot name a folder of results: it holds control characters"
+        return f"{name!r} cannot be the name of a results folder: it contains control characters"
     return None
 
 
 def template_mistake(template: str) -> str | None:
-    """Why ``template.format("image")`` does not give the name of a file; None where it does."""
+    """Return why ``template.format("image")`` is not a file name, or None if it is one."""
     try:
         fields = [tuple(field) for _, *field in string.Formatter().parse(template) if field[0] is not None]
     except ValueError:  # unbalanced braces
         fields = []
     if fields not in ([("", "", None)], [("0", "", None)]):
-        return f"{template!r} must hold {{}} once, for the name of the GT image without ending, as in {{}}x2"
+        return f"{template!r} must contain {{}} once, for the GT image's name without suffix, as in {{}}x2"
     return None
 
 
 def image_name(path: str) -> str:
-    """An image's name without folder and ending: the same for a file, an lmdb key and an image in a store.
+    """Return an image's name without folder and suffix: the same for a file, an LMDB key and an image in a store.
 
     >>> image_name("HR/photo.v2.png"), image_name("photo.v2")
     ('photo.v2', 'photo.v2')

@@ -1,4 +1,8 @@
-"""Read and write images: RGB order, upright (EXIF's orientation is applied, as BasicSR does), whole or not at all."""
+"""Read and write images in RGB order.
+
+Images are read upright: the EXIF orientation is applied, as in BasicSR. Damaged files are refused. Files are written
+completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +24,17 @@ from safmn.value_types import Array
 
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
-PNG_HEADER = 33  # bytes of the signature and the chunk IHDR, which every PNG file begins with
-MAX_PIXELS = 2**28  # of an image that is read here; the decoders take 6 bytes for each and more
-_WEBP_LOSSLESS = 101  # any quality above 100 means lossless to OpenCV
+PNG_HEADER = 33  # bytes: every PNG file begins with the signature and the IHDR chunk
+MAX_PIXELS = 2**28  # the largest image that is read; the decoders use at least 6 bytes per pixel
+_WEBP_LOSSLESS = 101  # OpenCV takes any quality above 100 as lossless
 _WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The images directly inside a folder (by suffix; hidden files left out), sorted by name.
+    """Return the images directly inside a folder, sorted by name. The suffix decides; hidden files are skipped.
 
     Raises:
-        DataError: there is no such folder, no image in it, or one whose name is not UTF-8.
+        DataError: the folder does not exist, contains no image, or contains an image whose name is not UTF-8.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -42,33 +46,33 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def check_names(paths: list[Path], folder: Path) -> list[Path]:
-    """The paths, if their names in the folder are text: lists, stores and logs are written in UTF-8.
+    """Return the paths if their names below the folder are UTF-8, as lists, stores and logs require.
 
     Raises:
-        DataError: one is not; names it.
+        DataError: a name is not UTF-8. The message names the file.
     """
     for path in paths:
         try:
             str(path.relative_to(folder)).encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"{str(path)!r}: its name is not UTF-8; rename it") from error
+            raise DataError(f"{str(path)!r}: the name of this file is not UTF-8; rename it") from error
     return paths
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Array:
-    """Read any image as uint8 (H, W, 3) RGB: grey is expanded, alpha dropped, 16 bits cut to 8, upright.
+    """Read any image upright as uint8 (H, W, 3) RGB. Grey is expanded, alpha dropped, 16 bits are reduced to 8.
 
     Raises:
-        DataError: the file is missing, not an image, or ends too early; names it.
+        DataError: the file is missing, too large, truncated or not an image. The message names the file.
     """
     return decode_rgb(_read_bytes(path), str(path))
 
 
 def read_image(path: str | os.PathLike[str]) -> Array:
-    """Read an image upright, else as stored: uint8 or uint16, (H, W) grey or (H, W, 3) RGB or (H, W, 4) RGBA.
+    """Read an image upright, otherwise as stored: uint8 or uint16, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
 
     Raises:
-        DataError: as :func:`read_rgb`.
+        DataError: see :func:`read_rgb`.
     """
     name, data = str(path), _read_bytes(path)
     _check_complete(data, name)
@@ -77,7 +81,7 @@ def read_image(path: str | os.PathLike[str]) -> Array:
     image = _opencv_decode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         return _pillow_decode(data, name, colour=False)
-    if image.dtype == np.uint16 and bytes(data[4:8]) == b"ftyp":  # AVIF of 10 or 12 bits, which OpenCV does not scale
+    if image.dtype == np.uint16 and bytes(data[4:8]) == b"ftyp":  # AVIF with 10 or 12 bits: OpenCV does not scale it
         return decode_rgb(data, name)
     if image.ndim == 3 and image.shape[2] >= 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
@@ -85,7 +89,7 @@ def read_image(path: str | os.PathLike[str]) -> Array:
 
 
 def decode_rgb(data: bytes | memoryview, name: str) -> Array:
-    """Decode an image file's bytes as :func:`read_rgb` does; ``name`` stands in the error message."""
+    """Decode an image file's bytes as :func:`read_rgb` does. Error messages use ``name``."""
     _check_complete(data, name)
     _check_size(data, name)
     _check_depth(data, name)
@@ -96,7 +100,7 @@ def decode_rgb(data: bytes | memoryview, name: str) -> Array:
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) of the upright image from the file's header, without decoding the pixels.
+    """Return (height, width) of the upright image, from the file's header without decoding the pixels.
 
     Raises:
         DataError: the file is missing or not an image.
@@ -110,27 +114,27 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def write_image(path: str | os.PathLike[str], image: Array, *, quality: int | None = None) -> None:
-    """Write an image in the format of the path's suffix, so that the file is there whole or not at all.
+    """Write an image in the format of the path's suffix. The file is written completely or not at all.
 
     Args:
-        path: where to; missing folders are made.
+        path: the file to write; missing folders are created.
         image: uint8 (or, for PNG and TIFF, uint16) of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA.
         quality: 1..100 for JPEG (default 95) and WebP (default: lossless).
 
     Raises:
-        DataError: the array or the suffix is not one that can be written.
+        DataError: the array or the suffix cannot be written.
     """
     path = Path(path)
     write_atomically(path, _encode(image, path, quality), flush=False)
 
 
 def encode_png(image: Array, *, compression: int = 3) -> bytes:
-    """The PNG file of an image, uint8 or uint16, shaped as for :func:`write_image`; ``compression`` is 0 to 9."""
+    """Encode an image, uint8 or uint16 and shaped as for :func:`write_image`, as PNG; ``compression`` is 0 to 9."""
     return _encode(image, Path("image.png"), None, compression)
 
 
 def with_png_chunks(file: bytes, chunks: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A PNG file with more chunks, of (type, content) each, behind its header (PNG specification, 11.3)."""
+    """Return a PNG file with the chunks (type, content) inserted after its header (PNG specification, 11.3)."""
     added = b"".join(map(_png_chunk, *zip(*chunks, strict=True))) if chunks else b""
     return file[:PNG_HEADER] + added + file[PNG_HEADER:]
 
@@ -148,7 +152,7 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def _check_complete(data: bytes | memoryview, name: str) -> None:
-    """Refuse PNG, JPEG and WebP files that end too early: decoders may fill the rest with grey and say nothing."""
+    """Refuse truncated PNG, JPEG and WebP files: decoders may silently fill the rest with grey."""
     data = bytes(data)
     if not data:
         raise DataError(f"{name}: the file is empty")
@@ -161,27 +165,27 @@ def _check_complete(data: bytes | memoryview, name: str) -> None:
     else:
         return
     if not complete:
-        raise DataError(f"{name}: the image file is damaged: it ends too early ({len(data)} bytes). Get it again.")
+        raise DataError(f"{name}: the image file is truncated ({len(data)} bytes); get the file again")
 
 
 def _check_size(data: bytes | memoryview, name: str) -> None:
-    """Refuse an image that says that it is huge, before memory is taken for it: it may be made to exhaust that."""
+    """Refuse an image whose header states a huge size before memory is allocated: the file may be malicious."""
     try:
         width, height = _stated_size(data)
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: too large, or a decompression bomb ({error})") from error
+        raise DataError(f"{name}: the image is too large or a decompression bomb ({error})") from error
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"{name}: says that it has {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million: a "
-            "decompression bomb? If not, cut it into smaller images with another program."
+            f"{name}: the header states {width}x{height} pixels, more than {MAX_PIXELS / 1e6:.0f} million. "
+            "It may be a decompression bomb. If it is not, cut it into smaller images with another program."
         )
 
 
 def _stated_size(data: bytes | memoryview) -> tuple[int, int]:
-    """(width, height) that the header of an image file states; (0, 0) where that is not known.
+    """Return (width, height) from the header of an image file, or (0, 0) if it is unknown.
 
     Raises:
-        PIL.Image.DecompressionBombError: Pillow finds it too large.
+        PIL.Image.DecompressionBombError: the image is too large for Pillow.
     """
     if bytes(data[:4]) == b"\x89PNG":
         return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
@@ -191,11 +195,11 @@ def _stated_size(data: bytes | memoryview) -> tuple[int, int]:
         with Image.open(io.BytesIO(data)) as image:
             return image.size
     except (OSError, ValueError, SyntaxError):
-        return 0, 0  # a format of OpenCV's; or none, which the decoder will say
+        return 0, 0  # only OpenCV may know the format; otherwise the decoder reports the error
 
 
 def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
-    """(width, height) in a JPEG file's first frame header; (0, 0) where it has none."""
+    """Return (width, height) from a JPEG file's first frame header, or (0, 0) if it has none."""
     place = 2
     while place + 9 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
@@ -208,11 +212,11 @@ def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
 
 
 def _is_whole_jpeg(data: bytes) -> bool:
-    """Whether the end-of-image marker is there, of the image itself: not its EXIF thumbnail's, nor that of a trailer.
+    """Return whether the main image has its end-of-image marker; those of a thumbnail or a trailer do not count.
 
-    Segments have a length, and are passed over (the thumbnail lies in one). Behind a start of scan, the next marker is
-    that of another segment (progressive files have many scans) or the end; what follows the end (a motion photo's film)
-    is not looked at.
+    Segments state their length and are skipped (the EXIF thumbnail is inside one). The data of a scan ends at the next
+    marker: another segment (progressive files have many scans) or the end of the image. Anything after that end (such
+    as the film of a motion photo) is ignored.
     """
     place = 2
     while 0 <= place < len(data) - 1:
@@ -234,7 +238,7 @@ def _is_whole_jpeg(data: bytes) -> bool:
 
 
 def _end_of_scan(data: bytes, place: int) -> int:
-    """Where the next marker stands that is no part of a scan's data (stuffed bytes, restarts); -1 where none does."""
+    """Return the position of the next marker that is not scan data (stuffed bytes, restarts); -1 if there is none."""
     while (place := data.find(b"\xff", place)) >= 0:
         following = data[place + 1 : place + 2]
         if following and following[0] not in (0x00, *range(0xD0, 0xD8)):
@@ -244,7 +248,7 @@ def _end_of_scan(data: bytes, place: int) -> int:
 
 
 def _opencv_decode(data: bytes | memoryview, flags: int) -> Array | None:
-    """OpenCV's decoders are the fastest for PNG, JPEG and WebP; ``None`` where they cannot read the file."""
+    """Decode with OpenCV, the fastest for PNG, JPEG and WebP; return ``None`` if it cannot read the file."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
@@ -252,12 +256,12 @@ def _opencv_decode(data: bytes | memoryview, flags: int) -> Array | None:
 
 
 def _check_depth(data: bytes | memoryview, name: str) -> None:
-    """Refuse TIFF files of 32-bit numbers: the decoder would cut them to black and white."""
+    """Refuse TIFF files with 32-bit values: the decoder would reduce them to black and white."""
     if bytes(data[:4]) not in (b"II*\0", b"MM\0*"):
         return
     pixels = _opencv_decode(data, cv2.IMREAD_UNCHANGED)
     if pixels is not None and pixels.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{name}: a TIFF file of {pixels.dtype}; convert it to 8 or 16 bits")
+        raise DataError(f"{name}: this TIFF file has {pixels.dtype} values; convert it to 8 or 16 bits")
 
 
 def _pillow_decode(data: bytes | memoryview, name: str, *, colour: bool) -> Array:

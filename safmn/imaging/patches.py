@@ -1,4 +1,4 @@
-"""Cut and turn images: all of these work on (H, W) and (H, W, C) arrays and return views where they can."""
+"""Crop and flip images: the functions take (H, W) and (H, W, C) arrays and return views."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def mod_crop(image: Array, scale: int) -> Array:
     """Cut rows from the bottom and columns from the right until height and width are multiples of ``scale``.
 
     Raises:
-        DataError: the scale is below 1 or the image is smaller than it.
+        DataError: the scale is below 1, or the image is smaller than the scale.
     """
     height, width = image.shape[:2]
     if scale < 1 or height < scale or width < scale:
-        raise DataError(f"mod_crop: cannot cut {width}x{height} (width x height) to a multiple of {scale}")
+        raise DataError(f"mod_crop: cannot crop {width}x{height} (width x height) to a multiple of {scale}")
     return image[: height - height % scale, : width - width % scale]
 
 
@@ -26,15 +26,15 @@ def crop_border(image: Array, border: int) -> Array:
     """
     height, width = image.shape[:2]
     if border < 0 or 2 * border >= min(height, width):
-        raise DataError(f"crop_border: cannot cut {border} pixels from each side of {width}x{height} (width x height)")
+        raise DataError(f"crop_border: cannot crop {border} pixels from each side of {width}x{height} (width x height)")
     return image[border : height - border, border : width - border]
 
 
 def augment(image: Array, hflip: bool, vflip: bool, rot90: bool) -> Array:
-    """One of the 8 symmetries of the square: mirror left-right, then top-bottom, then swap the axes (BasicSR's order).
+    """Apply a symmetry of the square: flip left-right, then top-bottom, then swap the axes (BasicSR's order).
 
     Returns:
-        A view, (W, H, ...) where ``rot90`` is set.
+        A view, of shape (W, H, ...) if ``rot90`` is set.
     """
     if hflip:
         image = image[:, ::-1]

@@ -1,20 +1,19 @@
 """MATLAB's bicubic ``imresize``, bit for bit on 8-bit images.
 
-The community's low-resolution sets (DIV2K, Set5, Set14, ...) were made by MATLAB from uint8 arrays. What ports to
-Python miss: each of the two passes returns the image's own type, so an 8-bit image is rounded twice. The rule, for one
+The community's low-resolution sets (DIV2K, Set5, Set14, ...) were made in MATLAB from uint8 arrays. Python ports miss
+one point: each of the two passes returns the image's own type, so an 8-bit image is rounded twice. The rules, for one
 axis and a scale ``s`` (1-based indices, double precision):
 
-- output sample ``x`` looks at ``u = x/s + (1 - 1/s)/2``; the kernel is the cubic with a = -0.5, and where the axis
-  shrinks it is widened by ``1/s`` (antialiasing); its weights are divided by their sum;
+- output sample ``x`` is centred at ``u = x/s + (1 - 1/s)/2``; the kernel is the cubic with a = -0.5, widened by ``1/s``
+  if the axis shrinks (antialiasing); its weights are divided by their sum;
 - indices beyond the border are mirrored with the edge sample repeated ("symmetric", MATLAB since about 2015) or clamped
-  ("replicate", before);
-- the axis that shrinks most is done first (rows, the vertical pass, where both are alike);
-- integers become ``floor(value + 0.5)``, clamped to the type's range, after each pass; floats are kept.
+  ("replicate", older MATLAB);
+- the axis that shrinks most comes first (rows, the vertical pass, if both shrink equally);
+- after each pass integers become ``floor(value + 0.5)``, clamped to the type's range; floats are kept.
 
-How it is fast: on 8-bit images, at the usual integer factors, a pass is PyTorch's fixed-point bicubic, which cannot
-round differently there (:func:`_resize_rows_in_fixed_point` says why). Anywhere else a pass is a sparse matrix with the
-taps of each output sample in a row, applied in double precision to blocks of columns that stay in the processor's
-cache.
+Speed: on 8-bit images and at the usual integer factors, a pass uses PyTorch's fixed-point bicubic, which rounds
+identically there (see :func:`_resize_rows_in_fixed_point`). Otherwise a pass is a sparse matrix whose rows hold the
+output samples' taps. It is applied in double precision to blocks of columns that stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ logger = logging.getLogger(__name__)
 
 _KERNEL_WIDTH = 4.0
 _TIE = 1e-9
-_BLOCK = 256  # columns at a time: the rows that a tap sum touches (16 of 2 KB at x4) stay in the L1 cache
+_BLOCK = 256  # columns per step: the rows of one sum of taps (16 of 2 KB at x4) stay in the L1 cache
 _FIXED_POINT_SCALES = (1 / 8, 1 / 4, 1 / 3, 1 / 2, 2.0, 3.0, 4.0)
-_FIXED_POINT_MARGIN = 3  # samples beyond each border, of the coarser side: more than half a kernel
-_FIXED_POINT_CHANNELS = 4  # of the image that the fixed-point kernel sees
+_FIXED_POINT_MARGIN = 3  # samples added beyond each border, on the coarser grid: more than half a kernel
+_FIXED_POINT_CHANNELS = 4  # of the image that the fixed-point kernel gets
 _DTYPES = (np.uint8, np.uint16, np.float32, np.float64)
 
 
@@ -53,27 +52,27 @@ def imresize(
     output_shape: tuple[int, int] | None = None,
     antialiasing: bool = True,
 ) -> Array:
-    """Resize as MATLAB's ``imresize(image, scale, "bicubic")`` does.
+    """Resize like MATLAB's ``imresize(image, scale, "bicubic")``.
 
     Args:
         image: (H, W) or (H, W, C), uint8, uint16, float32 or float64. Integers are rounded and clamped after each
             pass; floats are neither.
-        scale: output size over input size; ``1 / 4`` makes the LR image of "x4". The output is
+        scale: output size divided by input size; ``1 / 4`` makes the LR image of "x4". The output is
             ``ceil(scale * H)`` by ``ceil(scale * W)``; crop first (:func:`safmn.imaging.mod_crop`) for exact multiples.
         border: "symmetric" (MATLAB since about 2015) or "replicate" (older MATLAB).
-        output_shape: (height, width) of the output. Without ``scale``, each axis is scaled to fit; with it, the
-            sampling follows ``scale`` and only the number of samples is given.
-        antialiasing: widen the kernel where an axis shrinks.
+        output_shape: (height, width) of the output. Without ``scale``, each axis is scaled to fit. With ``scale``, the
+            samples follow ``scale`` and this gives only their number.
+        antialiasing: widen the kernel along an axis that shrinks.
 
     Returns:
-        The resized image, of the input's type and number of dimensions, C-contiguous.
+        The resized image, C-contiguous, with the input's type and number of dimensions.
 
     Raises:
-        DataError: the image or an argument is not of the kind described.
+        DataError: the image or an argument is invalid.
     """
     scales, (height, width) = _geometry(image, scale, output_shape)
     if border not in ("symmetric", "replicate"):
-        raise DataError(f"border={border!r}: imresize knows 'symmetric' and 'replicate'")
+        raise DataError(f"border={border!r}: imresize needs 'symmetric' or 'replicate'")
     channels = 1 if image.ndim == 2 else image.shape[2]
     result = np.ascontiguousarray(image).reshape(*image.shape[:2], channels)
     vertical_first = scales[0] <= scales[1]
@@ -88,10 +87,10 @@ def imresize(
 def _geometry(
     image: Array, scale: float | None, output_shape: tuple[int, int] | None
 ) -> tuple[tuple[float, float], tuple[int, int]]:
-    """The scale of each axis and the output's height and width, or a DataError that says what is wrong."""
+    """Check the arguments; return the scale of each axis, and the output's height and width."""
     if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or image.dtype not in _DTYPES:
         what = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"imresize takes an (H, W) or (H, W, C) array of uint8, uint16, float32 or float64, not {what}")
+        raise DataError(f"imresize needs an (H, W) or (H, W, C) array of uint8, uint16, float32 or float64, not {what}")
     if 0 in image.shape:
         raise DataError(f"imresize cannot resize an empty image (shape {image.shape})")
     if scale is None and output_shape is None:
@@ -110,7 +109,7 @@ def _geometry(
 
 
 def _transpose(image: Array) -> Array:
-    """(H, W, C) -> (W, H, C), contiguous. OpenCV's is several times faster than numpy's, for up to 4 channels."""
+    """Transpose (H, W, C) to contiguous (W, H, C). Up to 4 channels, OpenCV is several times faster than numpy."""
     height, width, channels = image.shape
     if channels > 4:
         return np.ascontiguousarray(image.swapaxes(0, 1))
@@ -118,7 +117,7 @@ def _transpose(image: Array) -> Array:
 
 
 def _resize_rows(image: Array, rows: int, scale: float, border: Border, antialiasing: bool) -> Array:
-    """One pass, along axis 0: (H, W, C) -> (rows, W, C) of the same type."""
+    """Resize along axis 0 (one pass): (H, W, C) to (rows, W, C) of the same type."""
     height, width, channels = image.shape
     columns = image.reshape(height, width * channels)
     usual = image.dtype == np.uint8 and scale in _FIXED_POINT_SCALES and rows == math.ceil(scale * height)
@@ -130,19 +129,19 @@ def _resize_rows(image: Array, rows: int, scale: float, border: Border, antialia
 
 
 def _resize_rows_in_fixed_point(columns: Array, rows: int, scale: float, border: Border) -> Array:
-    """(H, N) -> (rows, N), uint8, by PyTorch's antialiased bicubic (a = -0.5), at the scales where it is exact.
+    """Resize uint8 (H, N) to (rows, N) with PyTorch's antialiased bicubic (a = -0.5), at scales where it is exact.
 
-    That kernel scales the weights by the power of two that makes the largest just fit int16, sums in int32, adds a
-    half, shifts and clamps. At x2, x4 and x8 the weights are multiples of 2^-7 to 2^-16, so that weights, sums and
-    rounding are exact. At x3 they are multiples of 1/81 (up: 1/27), so that an exact sum is at least 1/162 (1/54) away
-    from the next half, while weights of 16 (14) bits move it by less than 0.0052 (0.0156).
+    That kernel scales the weights by the largest power of two at which all of them fit int16, sums in int32, adds a
+    half, shifts and clamps. At x2, x4 and x8 the weights are multiples of 2^-7 to 2^-16, so weights, sums and rounding
+    are exact. At x3 they are multiples of 1/81 (up: 1/27), so an exact sum is at least 1/162 (1/54) away from the next
+    half, while weights of 16 (14) bits change it by less than 0.0052 (0.0156).
     """
     height, width = columns.shape
     factor = round(max(scale, 1 / scale))
     shrinks = scale < 1
     margin = _FIXED_POINT_MARGIN * factor if shrinks else _FIXED_POINT_MARGIN
     rest = -height % factor if shrinks else 0
-    # The kernel drops the taps beyond its borders, so the image is extended; its width, to whole pixels of 4 channels.
+    # The kernel drops taps beyond the borders, so the image is extended. Its width is padded to whole 4-channel pixels.
     fill = -width % _FIXED_POINT_CHANNELS
     extended = np.pad(columns, ((margin, margin + rest), (0, fill)), "symmetric" if border == "symmetric" else "edge")
     pixels = torch.from_numpy(extended.reshape(1, len(extended), -1, _FIXED_POINT_CHANNELS)).permute(0, 3, 1, 2)
@@ -155,21 +154,21 @@ def _resize_rows_in_fixed_point(columns: Array, rows: int, scale: float, border:
 
 @lru_cache(maxsize=len(_FIXED_POINT_SCALES))
 def _fixed_point_is_exact(scale: float) -> bool:
-    """Whether this build of PyTorch does as described above: tried on noise, once for each scale and process."""
+    """Return whether this build of PyTorch rounds as described above: tested on noise, once per scale and process."""
     noise = np.random.default_rng(0).integers(0, 256, (48, 256), dtype=np.uint8)
     rows = math.ceil(scale * len(noise))
     fast = _resize_rows_in_fixed_point(noise, rows, scale, "symmetric")
     exact = bool(np.array_equal(fast, _resize_rows_by_matrix(noise, rows, scale, "symmetric", True)))
     if not exact:
-        logger.warning("PyTorch's uint8 bicubic is not exact at scale %g on this machine: imresize is slower", scale)
+        logger.warning("PyTorch's uint8 bicubic is not exact at scale %g on this machine, so imresize is slower", scale)
     return exact
 
 
 def _resize_rows_by_matrix(columns: Array, rows: int, scale: float, border: Border, antialiasing: bool) -> Array:
-    """(H, N) -> (rows, N) of the same type, any scale and type, summed in double precision.
+    """Resize (H, N) to (rows, N) of the same type, at any scale and type, summed in double precision.
 
-    A sum within 1e-9 of a half is taken as that half: where weights have no exact double (scale 1.5, say), the last bit
-    of a tie depends on the order of the sum and on the compiler.
+    A sum within 1e-9 of a half counts as that half. If weights have no exact double (for example at scale 1.5), the
+    last bit of a tie depends on the order of the sum and on the compiler.
     """
     height, width = columns.shape
     taps = _matrix(height, rows, scale, border, antialiasing)
@@ -177,14 +176,14 @@ def _resize_rows_by_matrix(columns: Array, rows: int, scale: float, border: Bord
     for start in range(0, width, _BLOCK):
         block = taps @ columns[:, start : start + _BLOCK].astype(np.float64)
         if columns.dtype.kind == "u":
-            block += 0.5 + _TIE  # the cast below truncates, which is floor once nothing is negative
+            block += 0.5 + _TIE  # the cast below truncates, which equals floor because nothing is negative
             np.clip(block, 0, np.iinfo(columns.dtype).max, out=block)
         result[:, start : start + _BLOCK] = block
     return result
 
 
 def _cubic(x: Array) -> Array:
-    """The cubic convolution kernel with a = -0.5 (Keys 1981), zero beyond 2."""
+    """Return the cubic convolution kernel with a = -0.5 (Keys 1981) at ``x``; it is zero beyond 2."""
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
@@ -194,7 +193,7 @@ def _cubic(x: Array) -> Array:
 def _contributions(
     length: int, out_length: int, scale: float, border: Border, antialiasing: bool
 ) -> tuple[Array, Array]:
-    """Weights (out_length, taps) in double precision and the 0-based input indices that they belong to."""
+    """Return the weights (out_length, taps) in double precision and the 0-based input index of each weight."""
     shrink = min(scale, 1.0) if antialiasing else 1.0
     width = _KERNEL_WIDTH / shrink
     u = np.arange(1, out_length + 1, dtype=np.float64) / scale + 0.5 * (1 - 1 / scale)
@@ -211,7 +210,7 @@ def _contributions(
 
 @lru_cache(maxsize=64)
 def _matrix(length: int, out_length: int, scale: float, border: Border, antialiasing: bool) -> csr_matrix:
-    """The (out_length, length) matrix of one pass: a row holds the taps of an output sample."""
+    """Return the (out_length, length) matrix of one pass. A row holds the taps of one output sample."""
     weights, indices = _contributions(length, out_length, scale, border, antialiasing)
     starts = np.arange(out_length + 1) * weights.shape[1]
     return csr_matrix((weights.ravel(), indices.ravel(), starts), shape=(out_length, length))

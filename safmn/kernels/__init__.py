@@ -1,1 +1,1 @@
-"""C++ kernels for CPUs: how they are built (:mod:`safmn.kernels.cpu.build`), and those for training."""
+"""Native kernels: C++ for CPUs (:mod:`safmn.kernels.cpu`) and Triton for GPUs (:mod:`safmn.kernels.gpu`)."""

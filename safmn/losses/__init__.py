@@ -1,4 +1,4 @@
-"""Training losses. Importing this package registers ours; BasicSR's (L1, GAN, ...) stand beside them."""
+"""Training losses. Importing this package registers SAFMN's losses; BasicSR's (L1, GAN, ...) stay available."""
 
 from __future__ import annotations
 

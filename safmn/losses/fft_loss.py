@@ -1,4 +1,4 @@
-"""Frequency reconstruction loss of SAFMN's recipes: L1 between the Fourier coefficients of prediction and target.
+"""The frequency loss of SAFMN's recipes: L1 between the Fourier coefficients of prediction and target.
 
 Sun, Dong, Tang and Pan, "Spatially-Adaptive Feature Modulation for Efficient Image Super-Resolution", ICCV 2023,
 eq. 9; earlier in Cho et al., "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", ICCV 2021.
@@ -20,14 +20,14 @@ _REDUCTIONS = ("none", "mean", "sum")
 
 @LOSS_REGISTRY.register()
 class FFTLoss(nn.Module):
-    """L1 between the real and imaginary parts of ``rfft2`` (not normalised) of prediction and target.
+    """L1 between the real and imaginary parts of the unnormalised ``rfft2`` of prediction and target.
 
     Args:
-        loss_weight: factor of the result.
-        reduction: ``mean`` or ``sum`` over all real and imaginary parts, or ``none``.
+        loss_weight: factor on the result.
+        reduction: ``mean`` or ``sum`` over all real and imaginary parts; ``none`` to keep them separate.
 
     Raises:
-        OptionError: another reduction.
+        OptionError: ``reduction`` has another value.
     """
 
     def __init__(self, loss_weight: float = 1.0, reduction: str = "mean") -> None:
@@ -38,14 +38,15 @@ class FFTLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The loss of two (B, C, H, W) images in [0, 1].
+        """Return the loss of two (B, C, H, W) images in [0, 1].
 
-        Computed in float32 at least, also under autocast: unscaled Fourier coefficients do not fit a float16.
+        The computation uses at least float32, also under autocast, because unscaled Fourier coefficients overflow
+        float16.
 
         Returns:
             A scalar, or (B, C, H, W // 2 + 1, 2) with reduction ``none``.
         """
-        difference = _at_least_float32(pred) - _at_least_float32(target)  # the transform is linear: one does for both
+        difference = _at_least_float32(pred) - _at_least_float32(target)  # one transform is enough: it is linear
         if self.reduction == "none":
             return self.loss_weight * torch.view_as_real(torch.fft.rfft2(difference)).abs()
         total: Tensor = _SpectrumL1.apply(difference)  # type: ignore[no-untyped-call]
@@ -59,14 +60,14 @@ def _at_least_float32(image: Tensor) -> Tensor:
 
 
 def _coefficients(image: Tensor) -> int:
-    """How many real and imaginary parts ``rfft2`` gives for an image (..., H, W)."""
+    """Return the number of real and imaginary parts in the ``rfft2`` of an image (..., H, W)."""
     return image.numel() // image.shape[-1] * (image.shape[-1] // 2 + 1) * 2
 
 
 class _SpectrumL1(torch.autograd.Function):
-    """Sum of |real| + |imaginary| over ``rfft2(x)``, its gradient by one inverse real transform.
+    """The sum of |real| + |imaginary| over ``rfft2(x)``. The gradient takes one inverse real transform.
 
-    Autograd's own gradient of ``rfft2`` is a complex transform of twice the size, after a copy into it.
+    Autograd's gradient of ``rfft2`` copies into a complex tensor of twice the size and transforms that.
     """
 
     @staticmethod
@@ -75,7 +76,7 @@ class _SpectrumL1(torch.autograd.Function):
         parts = torch.view_as_real(spectrum)
         total = parts.abs().sum()
         if ctx.needs_input_grad[0]:
-            parts.sign_()  # in place: this is now the gradient with respect to the spectrum
+            parts.sign_()  # in-place: `spectrum` now holds the gradient with respect to itself
             ctx.save_for_backward(_adjoint_rfft2(spectrum, x.shape[-1]))
         return total
 
@@ -87,11 +88,11 @@ class _SpectrumL1(torch.autograd.Function):
 
 
 def _adjoint_rfft2(spectrum: Tensor, width: int) -> Tensor:
-    """The transpose of ``rfft2`` applied to a (B, C, H, W // 2 + 1) complex tensor, which is overwritten: (B, C, H, W).
+    """Apply the transpose of ``rfft2`` to a (B, C, H, W // 2 + 1) complex tensor and overwrite it; return (B, C, H, W).
 
-    ``irfft`` counts every column but the first and, for even widths, the last twice (once as its mirror image), so
-    those are halved. Of the columns counted once only the real part belongs to the result; libraries leave open what
-    they do with the imaginary one, so it is cleared here.
+    ``irfft`` counts every column twice (the second time as its mirror image), except the first one and, for even
+    widths, the last one. So the columns counted twice are halved here. Of the other columns only the real part belongs
+    to the result. Libraries do not specify how they treat the imaginary part, so it is set to zero here.
     """
     spectrum[..., 1 : (width + 1) // 2] *= 0.5
     spectrum = torch.fft.ifft(spectrum, dim=-2, norm="forward")

@@ -1,4 +1,4 @@
-"""Perceptual loss on VGG features, with the weights taken from this machine and never fetched behind one's back."""
+"""Perceptual loss on VGG features. The VGG weights are read from local files and never downloaded."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from safmn.errors import OptionError, WeightsError, did_you_mean
 from safmn.registry import LOSS_REGISTRY, OURS
 from safmn.weights import load_state_dict
 
-# Names that torchvision gives the files it downloads; the hash is part of them.
+# The names, with hash, of the files that torchvision downloads.
 _FILES = {"vgg16": "vgg16-397923af.pth", "vgg19": "vgg19-dcbb9e9d.pth"}
 _URL = "https://download.pytorch.org/models/"
-_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
+_MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB in [0, 1]
 _STD = (0.229, 0.224, 0.225)
 
 
 def vgg_file(vgg_type: str, given: str | None) -> Path:
-    """Where the weights of torchvision's VGG are on this machine.
+    """Return the local file with the weights of torchvision's VGG.
 
     Args:
-        given: a file, or ``None`` to look in torchvision's cache and where BasicSR keeps them.
+        vgg_type: ``vgg16`` or ``vgg19``.
+        given: a file, or ``None`` to look in torchvision's cache and in BasicSR's ``experiments/pretrained_models``.
 
     Raises:
-        WeightsError: they are nowhere; says how to get them.
+        WeightsError: there is no such file. The message says how to get it.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / _FILES[vgg_type]
     places = [Path(given)] if given else [cached, Path("experiments/pretrained_models") / _FILES[vgg_type]]
@@ -37,8 +38,8 @@ def vgg_file(vgg_type: str, given: str | None) -> Path:
         if place.is_file():
             return place
     raise WeightsError(
-        f"PerceptualLoss needs the weights of torchvision's {vgg_type}; not found: {', '.join(map(str, places))}. "
-        f"Get them with: curl --create-dirs -o {cached} {_URL}{_FILES[vgg_type]} (or name a file with vgg_weights)"
+        f"PerceptualLoss needs the weights of torchvision's {vgg_type}, not found in: {', '.join(map(str, places))}. "
+        f"Get them with: curl --create-dirs -o {cached} {_URL}{_FILES[vgg_type]} (or set vgg_weights to a file)"
     )
 
 
@@ -49,12 +50,12 @@ def _load_features(features: nn.Module, file: Path) -> None:
         features.load_state_dict(
             {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         )
-    except Exception as error:  # whatever a wrong file can lead to
-        raise WeightsError(f"{file} does not hold the weights of torchvision's VGG: {error}") from error
+    except Exception as error:  # a wrong file can raise any exception
+        raise WeightsError(f"{file} does not contain the weights of torchvision's VGG: {error}") from error
 
 
 def layer_names(features: nn.Sequential) -> list[str]:
-    """``conv1_1, relu1_1, conv1_2, ..., pool1, conv2_1, ...`` for the modules of torchvision's ``vgg.features``."""
+    """Return the names ``conv1_1, relu1_1, ..., pool1, conv2_1, ...`` of the modules of torchvision's ``features``."""
     names, stage, number = [], 1, 0
     for module in features:
         if isinstance(module, nn.MaxPool2d):
@@ -70,23 +71,24 @@ def layer_names(features: nn.Sequential) -> list[str]:
 
 @LOSS_REGISTRY.register(suffix=OURS)
 class PerceptualLoss(nn.Module):
-    """Weighted distance of VGG features (Johnson et al., arXiv 1603.08155), and of their Gram matrices.
+    """Weighted distance between VGG features (Johnson et al., arXiv 1603.08155), and between their Gram matrices.
 
-    As BasicSR's loss of this name, except where the weights come from.
+    It equals BasicSR's loss of the same name, except that the VGG weights come from a local file.
 
     Args:
-        layer_weights: layer (``conv5_4``: before its ReLU) -> weight.
+        layer_weights: weight of each layer, by name (``conv5_4`` is the layer before its ReLU).
         vgg_type: ``vgg16`` or ``vgg19``.
         use_input_norm: normalise with ImageNet's mean and standard deviation.
-        range_norm: the images are in [-1, 1].
+        range_norm: whether the images are in [-1, 1] instead of [0, 1].
         perceptual_weight: weight of the feature distance; 0 leaves it out.
         style_weight: weight of the Gram distance; 0 leaves it out.
         criterion: ``l1``, ``l2`` or ``fro`` (Frobenius norm).
-        vgg_weights: file of torchvision's weights; default: see :func:`vgg_file`.
+        vgg_weights: local file with torchvision's weights; by default the file in torchvision's cache or in BasicSR's
+            ``experiments/pretrained_models``.
 
     Raises:
-        OptionError: a layer or criterion is not known.
-        WeightsError: the weights are not on this machine.
+        OptionError: ``vgg_type``, a layer or ``criterion`` is unknown.
+        WeightsError: the weights are not on this machine, or the file contains other ones.
     """
 
     mean: Tensor
@@ -105,9 +107,9 @@ class PerceptualLoss(nn.Module):
     ) -> None:
         super().__init__()
         if vgg_type not in _FILES:
-            raise OptionError(f"PerceptualLoss: vgg_type {vgg_type!r} is not known; choose {' or '.join(_FILES)}")
+            raise OptionError(f"PerceptualLoss: vgg_type {vgg_type!r} is unknown; choose {' or '.join(_FILES)}")
         if criterion not in ("l1", "l2", "fro"):
-            raise OptionError(f"PerceptualLoss: criterion {criterion!r} is not known; choose l1, l2 or fro")
+            raise OptionError(f"PerceptualLoss: criterion {criterion!r} is unknown; choose l1, l2 or fro")
         compat.repair_torchvision()
         from torchvision.models import vgg
 
@@ -122,14 +124,14 @@ class PerceptualLoss(nn.Module):
         self.features = nn.ModuleList(list(features)[: len(self.names)]).eval().requires_grad_(False)
         for module in self.features:
             if isinstance(module, nn.ReLU):
-                module.inplace = False  # the features before it are wanted too
+                module.inplace = False  # in-place it would overwrite the features before it, which may be used
         self.range_norm, self.use_input_norm = range_norm, use_input_norm
         self.perceptual_weight, self.style_weight, self.criterion = perceptual_weight, style_weight, criterion
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
 
     def extract(self, image: Tensor) -> dict[str, Tensor]:
-        """Features of the chosen layers; ``image`` is (B, 3, h, w)."""
+        """Return the features of the chosen layers, by name. ``image`` is (B, 3, h, w)."""
         x = (image + 1) / 2 if self.range_norm else image
         x = (x - self.mean) / self.std if self.use_input_norm else x
         found = {}
@@ -140,7 +142,7 @@ class PerceptualLoss(nn.Module):
         return found
 
     def forward(self, x: Tensor, gt: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Perceptual and style loss (scalars; ``None`` where the weight is 0) of (B, 3, h, w) images."""
+        """Return the perceptual and style loss of (B, 3, h, w) images: scalars, or ``None`` if the weight is 0."""
         predicted = self.extract(x)
         with torch.no_grad():
             wanted = self.extract(gt)
@@ -159,6 +161,6 @@ class PerceptualLoss(nn.Module):
 
 
 def _gram(feature: Tensor) -> Tensor:
-    """(B, C, h, w) to the Gram matrix (B, C, C), divided by C * h * w."""
+    """Return the Gram matrices (B, C, C) of (B, C, h, w) features, divided by C * h * w."""
     flat = feature.flatten(2)  # (B, C, h*w)
     return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])

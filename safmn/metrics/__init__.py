@@ -1,4 +1,4 @@
-"""Image quality measures. Importing this package registers ours, and BasicSR's (NIQE, ...) beside them."""
+"""Image quality metrics. Importing this package registers SAFMN's metrics; BasicSR's (NIQE, ...) stay available."""
 
 from __future__ import annotations
 

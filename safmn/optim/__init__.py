@@ -1,1 +1,1 @@
-"""How weights move: optimisers, learning-rate schedules, moving averages."""
+"""Optimisers, learning-rate schedules and the moving average of the weights."""

@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """A network whose weights follow those of another: ``average = decay * average + (1 - decay) * weights``.
+    """A moving average of a network's weights: ``average = decay * average + (1 - decay) * weights``.
 
-    As in BasicSR the average covers the parameters; buffers (of a batch normalisation, say) are copied.
+    As in BasicSR, parameters are averaged and buffers (for example of batch normalisation) are copied.
 
     Args:
-        network: what is followed.
-        decay: share of the average that stays at each update.
+        network: the network whose weights are averaged.
+        decay: weight of the old average in each update.
         warmup: let the decay grow with the iteration as ``(1 + i) / (10 + i)`` until it reaches ``decay``. Without it
-            the start weighs ``decay ** iterations``, which spoils the average of a run of a few thousand iterations.
-        average: a copy of ``network`` that becomes the average; None: it is made here.
+            the initial weights keep a share of ``decay ** iterations``, which spoils the average in a run of a few
+            thousand iterations.
+        average: a copy of ``network`` that becomes the average; None to make one.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, iteration: int | Tensor, *, skip: Tensor | None = None) -> None:
-        """Take in the network's weights of this iteration.
+        """Update the average with the network's current weights.
 
         Args:
-            iteration: counted from 1; as a scalar on the device only together with ``skip``.
-            skip: scalar on the device; where it is 1 the average stays as it is. The host does not wait for it.
+            iteration: counted from 1. It may be a scalar on the device only together with ``skip``.
+            skip: a scalar on the device; if it is 1, the averaged parameters do not change. The host does not wait
+                for it.
         """
         decay = self._decay(iteration)
         if skip is None:

@@ -1,8 +1,8 @@
-"""Muon: momentum made orthogonal for the matrices of a network, Adam for the rest.
+"""Muon: orthogonalised momentum for the matrices of a network, Adam for the other parameters.
 
-Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); the scale of the step as in
-J. Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982). ``torch.optim.Muon`` has no convolutions and no
-Adam for what is left.
+Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). The step's scale follows
+J. Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982). ``torch.optim.Muon`` supports neither
+convolutions nor Adam for the other parameters.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from torch.nn import functional as F
 
 from safmn.value_types import Decay, NotNegativeFloat, Positive
 
-# Quintic Newton-Schulz iteration of the first source: steep at zero, which counts, and only near one in the end.
+# The quintic Newton-Schulz iteration of the first source: steep at zero, so that small singular values grow fast. In
+# the end they are only near one.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-_RMS = 0.2  # of an Adam step of rate 1, about (the second source)
-_SMALL = 1 << 16  # elements: matrices that are padded to one size, to be computed at once on a GPU
-_SMALLEST_SIDE = 8  # thinner matrices (an image's three channels, depthwise kernels) have little to make orthogonal
+_RMS = 0.2  # approximate RMS of an Adam step at learning rate 1 (the second source)
+_SMALL = 1 << 16  # elements; matrices up to this size are padded to one size and computed together on a GPU
+_SMALLEST_SIDE = 8  # thinner ones (3 image channels, depthwise kernels) have little to orthogonalise: Adam updates them
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for every convolution and linear layer that mixes channels, Adam for all other parameters.
 
-    A convolution of (out, in, kh, kw) counts as a matrix of (out, in * kh * kw).
+    A convolution (out, in, kh, kw) is treated as a matrix (out, in * kh * kw).
 
-    Where ``lr`` is a tensor (a scalar on the parameters' device) a step neither waits for that device nor depends on
-    numbers of the host: a CUDA graph can record it. It then leaves everything as it is where the attribute
-    ``found_inf`` (a scalar on the device, as torch's fused optimisers have it) is 1.
+    If ``lr`` is a tensor (a scalar on the parameters' device), a CUDA graph can record the step: it neither waits for
+    the device nor depends on numbers on the host. Such a step changes nothing if the attribute ``found_inf`` is 1 (a
+    scalar on the device, as in torch's fused optimisers).
 
     Args:
-        params: parameters or groups of them.
-        lr: rate of Adam.
-        matrix_lr_ratio: rate of the matrices, as a multiple of ``lr``; at 1 their steps are as long as Adam's.
-        momentum: of the matrices, Nesterov's.
-        betas: Adam's decays of the mean of the gradient and of its square.
-        eps: Adam's.
-        weight_decay: decoupled, as AdamW's; of the matrices alone, whose steps do not shrink with their gradients and
-            which grow without it. Norms and biases would vanish.
-        newton_schulz_steps: of each orthogonalisation.
+        params: parameters or parameter groups.
+        lr: learning rate of Adam.
+        matrix_lr_ratio: learning rate of the matrices, as a multiple of ``lr``; at 1 their steps are as long as Adam's.
+        momentum: Nesterov momentum of the matrices.
+        betas: Adam's decay rates for the mean of the gradient and of its square.
+        eps: added to the denominator of Adam's step.
+        weight_decay: decoupled weight decay, as in AdamW, for the matrices only. Their steps do not shrink with the
+            gradients, so these weights would grow without decay. Norms and biases get none: they would vanish.
+        newton_schulz_steps: iterations of each orthogonalisation.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number is out of its range.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -117,7 +118,7 @@ class Muon(torch.optim.Optimizer):
         same_shape = defaultdict(list)
         for parameter, direction in zip(parameters, directions, strict=True):
             same_shape[parameter.shape].append((parameter, direction.flatten(1)))
-        for pairs in same_shape.values():  # matrices of one shape at once
+        for pairs in same_shape.values():  # matrices of the same shape together
             steps = orthogonal(torch.stack([direction for _, direction in pairs]), group["newton_schulz_steps"])
             length = _RMS * max(steps.shape[1:]) ** 0.5
             for (parameter, _), step in zip(pairs, steps, strict=True):
@@ -143,7 +144,7 @@ class Muon(torch.optim.Optimizer):
         if matrices:
             torch._foreach_mul_(matrices, 1 - moves * rate * group["weight_decay"])
             self._muon_on_device(matrices, group, moves)
-        group["steps"] += 1  # the kernel of Adam's step wants it counted; taken back where nothing moves
+        group["steps"] += 1  # Adam's kernel expects the count after the step; undone below if the step is skipped
         if others:
             torch._fused_adam_(
                 others,
@@ -164,11 +165,11 @@ class Muon(torch.optim.Optimizer):
         group["steps"] -= 1 - moves
 
     def _muon_on_device(self, parameters: list[Tensor], group: dict[str, Any], moves: Tensor) -> None:
-        """As :meth:`_muon`, where ``moves`` is 1; leaves all as it is where it is 0, whatever the gradients are.
+        """Do the same as :meth:`_muon` if ``moves`` is 1; change nothing if it is 0, whatever the gradients are.
 
-        A GPU takes as long for one small matrix as for many, so all small ones are made orthogonal at once.
+        A GPU takes as long for one small matrix as for many, so all small ones are orthogonalised together.
         """
-        ordered = sorted(parameters, key=lambda parameter: tuple(parameter.shape))  # alike ones side by side
+        ordered = sorted(parameters, key=lambda parameter: tuple(parameter.shape))  # equal shapes next to each other
         small = [parameter for parameter in ordered if parameter.numel() <= _SMALL]
         large = _alike([parameter for parameter in ordered if parameter.numel() > _SMALL])
         for batch in [small, *large] if small else large:
@@ -188,7 +189,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(parameters, moved)
 
     def _buffers(self, parameters: list[Tensor], name: str) -> list[Tensor]:
-        """One buffer for each parameter, zeros at first."""
+        """Return one buffer per parameter, initially zero."""
         for parameter in parameters:
             if name not in self.state[parameter]:
                 self.state[parameter][name] = torch.zeros_like(parameter)
@@ -204,17 +205,17 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 
 def _matrix(parameter: Tensor) -> Tensor:
-    """(out, in, kh, kw) as (out, kh * kw * in), a view of what lies channels_last; the order of columns is free."""
+    """Return (out, in, kh, kw) as (out, kh * kw * in), a view of a channels_last tensor; the column order is free."""
     return parameter.permute(0, *range(2, parameter.ndim), 1).flatten(1)
 
 
 def _alike(parameters: list[Tensor]) -> list[list[Tensor]]:
-    """Those of one shape, which stand side by side."""
+    """Group neighbouring parameters of the same shape."""
     return [list(group) for _, group in itertools.groupby(parameters, key=lambda parameter: parameter.shape)]
 
 
 def _packed(parameters: list[Tensor]) -> Tensor:
-    """All as matrices that are not tall, with zeros up to one size: (n, rows, columns)."""
+    """Return all as matrices with rows <= columns, padded with zeros to one size: (n, rows, columns)."""
     stacks = [torch.stack([_matrix(parameter) for parameter in alike]) for alike in _alike(parameters)]
     stacks = [stack.mT if stack.shape[1] > stack.shape[2] else stack for stack in stacks]
     rows, columns = (max(stack.shape[side] for stack in stacks) for side in (1, 2))
@@ -222,7 +223,7 @@ def _packed(parameters: list[Tensor]) -> Tensor:
 
 
 def _unpacked(matrices: Tensor, parameters: list[Tensor]) -> list[Tensor]:
-    """What ``_packed`` made of the parameters, copied, each lying in memory as its parameter does."""
+    """Undo :func:`_packed`: return copies with the shape and memory layout of each parameter."""
     result: list[Tensor] = []
     for alike in _alike(parameters):
         shape = alike[0].permute(0, *range(2, alike[0].ndim), 1).shape  # (out, kh, kw, in)
@@ -235,11 +236,11 @@ def _unpacked(matrices: Tensor, parameters: list[Tensor]) -> list[Tensor]:
 
 
 def orthogonal(matrices: Tensor, steps: int) -> Tensor:
-    """The nearest (half-)orthogonal matrices, about: singular values between 0.7 and 1.2.
+    """Return approximately the nearest (semi-)orthogonal matrices: singular values between 0.7 and 1.2.
 
     Args:
         matrices: (n, rows, columns) in float32.
-        steps: of the Newton-Schulz iteration.
+        steps: number of Newton-Schulz iterations.
 
     Returns:
         (n, rows, columns).
@@ -250,7 +251,7 @@ def orthogonal(matrices: Tensor, steps: int) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        if x.is_cuda:  # fewer launches; elsewhere other last digits than those of the runs in docs/runs
+        if x.is_cuda:  # fewer launches; on a CPU the last digits would differ from the runs in docs/runs
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         else:
             x = a * x + (b * gram + c * gram @ gram) @ x

@@ -1,4 +1,4 @@
-"""Optimisers by name, with the fused implementation where torch has one for the device."""
+"""Build optimisers by name, with torch's fused implementation if the optimiser has one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Muon": Muon,
     "SGD": torch.optim.SGD,
 }
-# What torch's optimisers accept, more exactly than their signatures say it.
+# The values that torch's optimisers accept. Their signatures are less precise.
 TORCH_ARGUMENTS: dict[str, Any] = {
     "lr": PositiveFloat,
     "weight_decay": NotNegativeFloat,
@@ -27,25 +27,28 @@ TORCH_ARGUMENTS: dict[str, Any] = {
     "momentum": NotNegativeFloat,
     "eps": NotNegativeFloat,
 }
-_GRAPHED = ("Adam", "AdamW", "Muon")  # that can be recorded in a CUDA graph
-_NUMBERS: dict[str, Callable[[Any], Any]] = {"lr": float, "steps": int}  # of a group, that change from step to step
+_GRAPHED = ("Adam", "AdamW", "Muon")  # a CUDA graph can record these
+_NUMBERS: dict[str, Callable[[Any], Any]] = {"lr": float, "steps": int}  # change from step to step
 
 
 def build_optimizer(
     section: Mapping[str, Any], parameters: Iterable[nn.Parameter], *, graph_on: torch.device | None = None
 ) -> torch.optim.Optimizer:
-    """The optimiser that ``train.optim_g`` names over ``parameters``; ``fused`` unless the section says otherwise.
+    """Return the optimiser that ``section`` (``train.optim_g``) describes; ``fused`` by default.
 
     Args:
-        graph_on: the device where a CUDA graph will record the step; the learning rate then is a tensor there.
+        section: the optimiser's name (``type``) and its arguments.
+        parameters: the parameters to optimise.
+        graph_on: the device on which a CUDA graph will record the step, or None. The learning rate then becomes a
+            tensor on that device.
 
     Raises:
-        OptionError: no optimiser of that name, or none that a CUDA graph can record; or torch refuses the arguments.
+        OptionError: the name is unknown, a CUDA graph cannot record this optimiser, or torch rejects the arguments.
     """
     kind = section["type"]
     if kind not in OPTIMIZERS:
         raise OptionError(
-            f"optimiser {kind!r} is not known.{did_you_mean(kind, OPTIMIZERS)} Known: {', '.join(OPTIMIZERS)}."
+            f"optimiser {kind!r} is unknown.{did_you_mean(kind, OPTIMIZERS)} Known: {', '.join(OPTIMIZERS)}."
         )
     arguments = {key: value for key, value in section.items() if key != "type"}
     if (
@@ -57,21 +60,21 @@ def build_optimizer(
     if graph_on is not None:
         if kind not in _GRAPHED or not (kind == "Muon" or arguments.get("fused")):
             raise OptionError(
-                f"train.cuda_graph: true needs one of the optimisers {', '.join(_GRAPHED)} (those of torch fused), not "
-                f"{kind} as it stands there; change it, or leave cuda_graph out"
+                f"train.cuda_graph: true needs one of the optimisers {', '.join(_GRAPHED)} (torch's ones fused), not "
+                f"{kind} as configured; change the optimiser or remove cuda_graph"
             )
         arguments["lr"] = _scalar(arguments.get("lr", 1e-3), graph_on)
         if kind != "Muon":
             arguments["capturable"] = True
     try:
         return OPTIMIZERS[kind](parameters, **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:  # what torch finds wrong with the values, or together
+    except (TypeError, ValueError, RuntimeError) as error:  # torch rejects a value or a combination of values
         written = {key: value for key, value in section.items() if key != "type"}
         raise OptionError(f"the optimiser {kind} cannot be built from {written}: {error}") from error
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its state dict, with numbers where a CUDA graph has scalars on the device."""
+    """Return the state dict, with plain numbers in place of the scalars that a CUDA graph keeps on the device."""
     state = optimizer.state_dict()
     for group in state["param_groups"]:
         group.update({key: _NUMBERS[key](group[key]) for key in _NUMBERS if isinstance(group.get(key), Tensor)})
@@ -79,7 +82,7 @@ def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def groups_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
-    """The other way round: what changes from step to step, in the optimiser itself, as scalars on the device."""
+    """Turn the numbers that change from step to step into scalars on ``device``: the reverse of :func:`state_of`."""
     for group in optimizer.param_groups:
         group.update({key: _scalar(group[key], device) for key in _NUMBERS if key in group})
 

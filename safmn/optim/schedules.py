@@ -1,6 +1,6 @@
-"""Learning rates as functions of the iteration: nothing to save, nothing to replay on resume.
+"""Learning rates as functions of the iteration. A schedule has no state to save or to restore on resume.
 
-The formulas are those of ``basicsr.models.lr_scheduler`` in closed form; a test compares every iteration with it.
+The formulas are ``basicsr.models.lr_scheduler`` in closed form. A test compares every iteration with BasicSR.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ def multi_step_restart(
     restarts: Sequence[NotNegative] = (0,),
     restart_weights: Sequence[PositiveFloat] = (1,),
 ) -> Schedule:
-    """Constant between milestones, times ``gamma`` at each; back to base * weight at each restart.
+    """A constant rate that is multiplied by ``gamma`` at each milestone and returns to base * weight at each restart.
 
     Args:
-        milestones: Iterations at which the rate is multiplied.
-        gamma: What it is multiplied by.
+        milestones: Iterations at which the rate is multiplied by ``gamma``.
+        gamma: The factor at each milestone.
         restarts: Iterations at which the rate returns to the base rate.
         restart_weights: A factor on the base rate for each restart.
     """
     if len(restarts) != len(restart_weights):
-        raise OptionError("train.scheduler: restarts and restart_weights differ in length")
+        raise OptionError("train.scheduler: restarts and restart_weights must have the same length")
     steps = sorted(milestones)
     begins = sorted(zip(restarts, restart_weights, strict=True))
 
     def schedule(iteration: int, base: float) -> float:
-        t = iteration - 1  # the rate of the first iteration is the scheduler's at step 0
+        t = iteration - 1  # BasicSR's scheduler counts from 0
         begin, weight = max((pair for pair in begins if pair[0] <= t), default=(-1, 1.0))
         passed = bisect.bisect_right(steps, t) - bisect.bisect_right(steps, begin)
         return float(base * weight * gamma**passed)
@@ -52,7 +52,7 @@ def cosine_annealing_restart(
     restart_weights: Sequence[PositiveFloat] = (1,),
     eta_min: NotNegativeFloat = 0.0,
 ) -> Schedule:
-    """Cosine from base * weight to ``eta_min`` over each period; after the last one the rate stays at ``eta_min``.
+    """A cosine from base * weight to ``eta_min`` over each period; the rate stays at ``eta_min`` after the last one.
 
     Args:
         periods: Length of each period in iterations.
@@ -60,7 +60,7 @@ def cosine_annealing_restart(
         eta_min: The rate at the end of a period.
     """
     if len(periods) != len(restart_weights):
-        raise OptionError("train.scheduler: periods and restart_weights differ in length")
+        raise OptionError("train.scheduler: periods and restart_weights must have the same length")
     ends = list(accumulate(periods))
 
     def schedule(iteration: int, base: float) -> float:
@@ -81,17 +81,20 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 
 def build_schedule(section: Mapping[str, Any], *, warmup_iter: int = -1) -> Schedule:
-    """The schedule that ``train.scheduler`` names, with a linear warm-up over ``warmup_iter`` iterations before it.
+    """Return the schedule that ``section`` (``train.scheduler``) describes, after a linear warm-up.
+
+    Args:
+        section: the schedule's name (``type``) and its arguments.
+        warmup_iter: the warm-up replaces the schedule in the iterations before this one; -1 for no warm-up.
 
     Raises:
-        OptionError: no schedule of that name.
+        OptionError: the name is unknown, or the arguments do not fit together.
     """
     arguments = {key: value for key, value in section.items() if key != "type"}
     kind = section["type"]
     if kind not in SCHEDULES:
         raise OptionError(
-            f"train.scheduler.type: {kind!r} is not known.{did_you_mean(kind, SCHEDULES)} "
-            f"Known: {', '.join(SCHEDULES)}."
+            f"train.scheduler.type: {kind!r} is unknown.{did_you_mean(kind, SCHEDULES)} Known: {', '.join(SCHEDULES)}."
         )
     schedule = SCHEDULES[kind](**arguments)
 

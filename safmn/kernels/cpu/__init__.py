@@ -1,1 +1,1 @@
-"""Native kernels for CPUs, and how they are built."""
+"""C++ kernels for CPUs. They are compiled on first use (:mod:`safmn.kernels.cpu.build`)."""

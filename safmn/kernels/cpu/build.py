@@ -1,4 +1,4 @@
-"""Builds a C++ source of the package for this machine, once, into the user's cache."""
+"""Compile the package's C++ sources for this machine, once, into the user's cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Loaded = TypeVar("Loaded")
 
 
 def compiler() -> str | None:
-    """The C++ compiler to build with: ``$CXX`` or the first that is installed; None where there is none."""
+    """Return the C++ compiler: ``$CXX``, or else the first that is installed; None if there is none."""
     for name in (os.environ.get("CXX", ""), *_COMPILERS):
         found = shutil.which(name) if name else None
         if found:
@@ -34,17 +34,17 @@ def compiler() -> str | None:
 
 
 def machine_flags() -> tuple[str, ...]:
-    """Flags for exactly this processor."""
+    """Return the compiler flags for exactly this processor."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         return ("-march=native", "-mprefer-vector-width=512")
     return ("-mcpu=native",)
 
 
 def library_path(source: Path, flags: Sequence[str], folder: Path) -> Path:
-    """Where the library of ``source`` for ``flags`` belongs.
+    """Return the path in ``folder`` of the library of ``source``, compiled with ``flags``.
 
-    Its name is a hash of the source with the shared headers, the command, the compiler's version and the processor: a
-    home folder may be shared by different machines.
+    The name contains a hash of the source, the shared headers, the command, the compiler's version and the processor,
+    because different machines may share a home folder.
     """
     command = _command(flags)
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
@@ -55,16 +55,16 @@ def library_path(source: Path, flags: Sequence[str], folder: Path) -> Path:
 
 
 def build(source: Path, flags: Sequence[str], folder: Path) -> Path:
-    """The library of ``source`` for ``flags``, compiled (some seconds) unless ``folder`` holds it already.
+    """Return the library of ``source``; compile it with ``flags`` (some seconds) unless it is already in ``folder``.
 
-    Processes that build at the same time each put the same whole file in its place.
+    Processes that build at the same time are safe: each one writes the same complete file.
 
     Raises:
-        OSError: the compiler failed (the message holds what it said), or ``folder`` cannot be written.
+        OSError: the compiler failed (the message contains its output), or ``folder`` cannot be written.
     """
     library = library_path(source, flags, folder)
     if not library.exists():
-        logger.info("Compiling %s for this processor, once: %s", source.name, library)
+        logger.info("Compiling %s for this processor (only once): %s", source.name, library)
         with atomic_path(library) as temporary:
             command = [*_command(flags), f"-I{_HEADERS}", str(source), "-o", str(temporary)]
             done = subprocess.run(command, capture_output=True, text=True)
@@ -78,7 +78,7 @@ def _command(flags: Sequence[str]) -> list[str]:
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """Return a description of the processor, on which -march=native depends."""
     keys = ("model name", "flags", "CPU part", "Features")
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -88,21 +88,22 @@ def _processor() -> str:
 
 
 def load_for_this_machine(source: Path, load: Callable[[Path], Loaded], flags: Sequence[str] = ()) -> Loaded:
-    """``load`` of the library of ``source``, from the user's cache or, where that cannot be written, built for this
-    process alone.
+    """Load the library of ``source`` from the user's cache, and build it first if needed.
+
+    If the cache cannot be written, the library is built for this process only.
 
     Args:
-        source: of C++.
+        source: a C++ file.
         load: opens the library at a path.
-        flags: more of the compiler's, after those of the processor.
+        flags: further compiler flags, added after those for the processor.
 
     Raises:
-        OSError: it cannot be built.
+        OSError: the library cannot be built.
     """
     folder, flags = cache_folder() / "native", (*machine_flags(), *flags)
     if os.path.exists(library_path(source, flags, folder)) or _writable(folder):
         return load(build(source, flags, folder))
-    logger.warning("%s cannot be written: the native kernels are compiled for this process alone.", folder)
+    logger.warning("%s cannot be written, so the native kernels are compiled for this process only.", folder)
     with tempfile.TemporaryDirectory(prefix="safmn-", ignore_cleanup_errors=True) as temporary:
         return load(build(source, flags, Path(temporary)))
 

@@ -1,13 +1,13 @@
-// CPU kernels for the feature mixing modules of SAFMN (built and called by kernels.py).
+// CPU kernels for the feature mixing modules of SAFMN (built and called by inference.py).
 //
-// Layout. A map of C channels, H rows and W columns is kept as [H][C][4][stride]: column 4 t + p of a row lies in its
-// phase p, at place t. In this order all steps work on whole vectors of neighbouring t: Winograd's transforms, whose
-// tiles are four columns wide, as well as pooling and everything pointwise. Before the first and after the last place of
-// every phase stand zeros, which are the zero padding of the convolutions; who writes a row writes them too (`close`).
+// Layout. A map of C channels, H rows and W columns is stored as [H][C][4][stride]: column 4 t + p of a row is at place
+// t of phase p. In this order all steps work on whole vectors of neighbouring t: Winograd transforms, whose tiles are
+// four columns wide, pooling and all pointwise operations. Zeros before the first and after the last place of every
+// phase are the zero padding of the convolutions. The function that writes a row also writes these zeros (`close`).
 //
-// 3x3 convolutions are Winograd's F(4x4, 3x3) (Lavin and Gray, CVPR 2016, arXiv 1509.09308): 36 instead of 144
+// 3x3 convolutions use Winograd's F(4x4, 3x3) (Lavin and Gray, CVPR 2016, arXiv 1509.09308): 36 instead of 144
 // multiplications for 16 pixels. With the points 0, -1, 1, 1/2, -2 (Barabasz et al., arXiv 1803.10986) it is accurate
-// enough for factors in bfloat16; these are kept in pairs of channels, as the processors' instruction takes them.
+// enough for factors in bfloat16. These are stored in pairs of channels, as the processor's instruction requires.
 
 #include "vectors.h"
 
@@ -18,19 +18,19 @@
 namespace {
 
 constexpr int VECTORS = 2;
-constexpr int CHUNK = VECTORS * LANES;  // tiles that are done together
-constexpr int GUARD = 16;               // places before the first and after the last tile, of which one is read
+constexpr int CHUNK = VECTORS * LANES;  // tiles that are processed together
+constexpr int GUARD = 16;               // places before the first and after the last tile; one on each side is read
 constexpr int LEVELS = 3;               // of pooling
 
 constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
-// The layout above, over somebody's memory: of a whole frame, or of the latest rows only (`kept`, a power of two).
+// The layout above in memory that the caller owns, for a whole frame or only the latest `kept` rows (a power of two).
 struct Map {
     float* data;
     int channels, height, width;
-    int tiles;   // of four columns; the last one may be cut
+    int tiles;   // of four columns; the last one may be partial
     int stride;  // of a phase
-    int line;    // of one channel; odd in cache lines: the same place of all channels must not fall into one cache set
+    int line;    // of one channel; an odd number of cache lines, so that channels do not share one cache set
     int mask;
 
     Map(const float* data, int channels, int height, int width, int kept = 0)
@@ -39,7 +39,7 @@ struct Map {
     float* at(int channel, int row, int phase) const {
         return data + (std::ptrdiff_t(row & mask) * channels + channel) * line + phase * stride + GUARD;
     }
-    // The zeros around a phase of a row, when the places [tile, end) of it have just been written.
+    // Write the zeros around a phase of a row, after the places [tile, end) of it have been written.
     INLINE void close(float* row, int phase, int tile, int end) const {
         if (tile == 0) row[-1] = 0.0f;
         if (end >= tiles)
@@ -47,7 +47,7 @@ struct Map {
     }
 };
 
-// Memory of one thread, in pieces on cache lines.
+// Memory of one thread, in pieces aligned to cache lines.
 class Scratch {
   public:
     Scratch() = default;
@@ -67,7 +67,7 @@ class Scratch {
     std::vector<float*> pieces;
 };
 
-// run(number of vectors, first tile) for every chunk of a row; the last may be shorter.
+// Call run(number of vectors, first tile) for every chunk of a row. The last chunk may be shorter.
 template <typename Function>
 INLINE void for_chunks(int tiles, Function&& run) {
     int tile = 0;
@@ -105,7 +105,7 @@ struct Half {
     }
 };
 #else
-using Half = Single;  // without the instruction float32 is faster
+using Half = Single;  // without that instruction float32 is faster
 #endif
 constexpr bool HAS_HALF = Half::DEPTH == 2;
 
@@ -114,7 +114,7 @@ constexpr int cells_of(int channels) {
     return (channels + Factor::DEPTH - 1) / Factor::DEPTH;
 }
 
-// sums[o][v] += weights[k][o] * inputs[k][v] for k < count: the one loop in which most of the time is spent.
+// sums[o][v] += weights[k][o] * inputs[k][v] for k < count. Most of the time is spent in this loop.
 template <int N, typename Factor>
 INLINE void multiply(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights, const float* inputs,
                      std::ptrdiff_t step, int count) {
@@ -133,7 +133,7 @@ INLINE void multiply(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights
 
 // ------------------------------------------------------------------------------------------------------ 3x3 convolution
 
-// Columns 4 t - 1 ... 4 t + 4 of a row, for a vector of t.
+// Columns 4 t - 1 ... 4 t + 4 of a row, for all t of a vector.
 struct Columns {
     Vec at[6];
     INLINE Columns(const Map& map, int channel, int row, int tile) {
@@ -145,7 +145,7 @@ struct Columns {
     }
 };
 
-// The tiles of one channel: rows 4 band - 1 ... 4 band + 4, transformed.
+// Transform the tiles of one channel: rows 4 band - 1 ... 4 band + 4.
 INLINE void transform(const Map& map, int channel, int band, int tile, Vec (&out)[TAPS]) {
     Vec lines[6][6];
     for (int i = 0; i < 6; ++i) {
@@ -164,7 +164,7 @@ INLINE void transform(const Map& map, int channel, int band, int tile, Vec (&out
     }
 }
 
-// All channels of a chunk: [TAPS][cells][CHUNK].
+// Transform all channels of a chunk: [TAPS][cells][CHUNK].
 template <int N, typename Factor>
 void transform_input(const Map& map, int band, int tile, float* to) {
     const int cells = cells_of<Factor>(map.channels);
@@ -181,7 +181,7 @@ void transform_input(const Map& map, int band, int tile, float* to) {
         }
 }
 
-// From the products of one output channel to its 4 x 4 pixels.
+// Transform the products of one output channel to its 4 x 4 pixels.
 INLINE void transform_back(const float* products, float bias, bool activated, Vec (&out)[16]) {
     Vec lines[4][6];
     for (int j = 0; j < 6; ++j) {
@@ -200,7 +200,7 @@ INLINE void transform_back(const float* products, float bias, bool activated, Ve
     }
 }
 
-// Weights: transformed, [blocks][TAPS][cells of the input][BLOCK].
+// A 3x3 convolution. The weights are transformed: [blocks][TAPS][cells of the input][BLOCK].
 struct Conv {
     const void* weights;
     const float* bias;  // [out]
@@ -208,7 +208,7 @@ struct Conv {
     bool activated;
 };
 
-// The convolution of a chunk of four rows: [4 rows][4 phases][cells of the output][CHUNK].
+// Convolve a chunk of four rows: [4 rows][4 phases][cells of the output][CHUNK].
 template <int N, typename Factor, typename Output>
 void convolve(const Conv& conv, const float* inputs, float* products, float* to) {
     const int cells = cells_of<Factor>(conv.in), out_cells = cells_of<Output>(conv.out);
@@ -236,7 +236,7 @@ void convolve(const Conv& conv, const float* inputs, float* products, float* to)
     }
 }
 
-// What a thread needs for `convolve`.
+// The memory that a thread needs for `convolve`.
 struct Tiles {
     Scratch scratch;
     float *inputs, *products, *result;
@@ -247,13 +247,13 @@ struct Tiles {
 
 // --------------------------------------------------------------------------------------------------- normalisation
 
-// Layer norm over channels.
+// Layer normalisation over channels.
 struct Norm {
-    const float *weight, *bias;  // [channels]; no norm where null
+    const float *weight, *bias;  // [channels]; null for no normalisation
     float eps;
 };
 
-// A row of a chunk. All its vectors go together: their sums wait for nothing but themselves.
+// Normalise one row of a chunk. All its vectors are processed together, because their sums do not depend on each other.
 template <int N>
 void normalise(const Norm& norm, const Map& from, const Map& to, int y, int tile) {
     const int channels = from.channels;
@@ -284,20 +284,20 @@ void normalise(const Norm& norm, const Map& from, const Map& to, int y, int tile
 
 // ------------------------------------------------------------------------------------------------------- modulation
 
-// `full` and `coarse` are the parts of the aggregation (a 1x1 convolution) for the unpooled and the pooled levels.
+// `full` and `coarse` are the parts of the aggregation (a 1x1 convolution) for the unpooled and pooled levels.
 struct Modulation {
-    int channels, chunk;    // all, of a level
-    const int* factors;     // of pooling, [LEVELS], each twice the one before; the first is 2 or 4
+    int channels, chunk;    // channels in total, and per level
+    const int* factors;     // of pooling, [LEVELS]; the first is 2 or 4, each next one is twice as large
     const float* taps;      // depthwise, [channels][9]
     const float* tap_bias;  // [channels]
     const float* full;      // [blocks][chunk][BLOCK]
     const float* coarse;    // [LEVELS][channels][chunk]
     const float* bias;      // of the aggregation, [channels]
-    int cell() const { return factors[LEVELS - 1]; }                // side of a pixel of the coarsest level
-    int rows(int level) const { return cell() / factors[level]; }  // of a level, in a cell
+    int cell() const { return factors[LEVELS - 1]; }                // side of a pixel of the coarsest level, in pixels
+    int rows(int level) const { return cell() / factors[level]; }  // of a level in a cell
 };
 
-// A pooled map in plain order, of which the latest rows are kept; each is zero, values, zero.
+// A pooled map in plain order. Only the latest rows are kept. A row is a zero, the values and another zero.
 struct Pooled {
     float* data;
     int channels, height, width, mask;
@@ -329,7 +329,7 @@ void pool_again(const Pooled& from, int channel, int y, float* to) {
         to[x] = std::max(std::max(a[2 * x], a[2 * x + 1]), std::max(b[2 * x], b[2 * x + 1]));
 }
 
-// One row of cells on all levels. A level holds the channels of its own and of all coarser ones.
+// Pool one row of cells on all levels. A level holds its own channels and those of all coarser levels.
 void pool_cells(const Modulation& m, const Map& normed, const Pooled* pooled, int cell) {
     for (int level = 0; level < LEVELS; ++level) {
         const Pooled& to = pooled[level];
@@ -354,8 +354,8 @@ void depthwise_row(const Pooled& from, int channel, int y, const float* taps, fl
     }
 }
 
-// What the pooled levels of one row of cells add to the gate, each level on top of the next coarser one, enlarged:
-// gates[level] is [channels][rows][width]; `lines` is [chunk][width].
+// Compute the part of the gate that comes from the pooled levels, for one row of cells. Each level is added to the next
+// coarser one, enlarged. gates[level] is [channels][rows][width]; `lines` is [chunk][width].
 void gate_cells(const Modulation& m, const Pooled* pooled, int cell, float* const* gates, float* lines) {
     for (int level = LEVELS - 1; level >= 0; --level) {
         const int rows = m.rows(level), width = pooled[level].width;
@@ -380,7 +380,7 @@ void gate_cells(const Modulation& m, const Pooled* pooled, int cell, float* cons
     }
 }
 
-// Depthwise convolution of the unpooled level, one row of a chunk: [chunk][4 phases][CHUNK].
+// Convolve one row of a chunk of the unpooled level depthwise: [chunk][4 phases][CHUNK].
 template <int N>
 void depthwise_full(const Modulation& m, const Map& normed, int y, int tile, float* to) {
     for (int k = 0; k < m.chunk; ++k)
@@ -398,17 +398,17 @@ void depthwise_full(const Modulation& m, const Map& normed, int y, int tile, flo
         }
 }
 
-// The gate's pooled part for one row of pixels of level 0, by phases: [channels][phases][places].
+// The part of the gate that comes from the pooled levels, for one row of level 0: [channels][phases][places].
 struct Gate {
     const float* data;
-    int phases;  // of the layout that level 0 has: as many as its columns in a tile
+    int phases;  // of level 0: the number of its columns in a tile
     int places;
     const float* at(int channel, int phase) const {
         return data + (std::ptrdiff_t(channel) * phases + phase * phases / 4) * places;
     }
 };
 
-// out = x + gelu(gate + aggregation of the unpooled level) * normed, one row of a chunk.
+// out = x + gelu(gate + aggregation of the unpooled level) * normed, for one row of a chunk.
 template <int N>
 void modulate(const Modulation& m, const Map& normed, const Map& x, const Map& out, int y, int tile, const float* lines,
               const Gate& gate) {
@@ -433,7 +433,7 @@ void modulate(const Modulation& m, const Map& normed, const Map& x, const Map& o
 
 // ------------------------------------------------------------------------------------------------- loops over a frame
 
-// What is left of a chunk of four rows: `result`, and `add` where there is one, into `out`.
+// Write a chunk of four rows to `out`: `result`, plus `add` if it has data.
 template <int N>
 void write_tiles(const float* result, const Map& out, const Map& add, int band, int tile) {
     for (int place = 0; place < 16; ++place) {
@@ -463,19 +463,19 @@ void run_conv(const Conv& conv, const Map& in, const Map& out, const Map& add, i
     });
 }
 
-// A feature mixing module, or either half of it: y = in + modulation(norm1(in)), out = y + mixing(norm2(y)). Norms are
-// left out where they have no weights, halves where they are null.
+// A feature mixing module or one half of it: y = in + modulation(norm1(in)), out = y + mixing(norm2(y)). A norm without
+// weights is skipped, and so is a half that is null.
 struct Block {
     const Modulation* modulation;
     const Conv* conv;  // the first convolution of the mixing
-    const void* back;  // the second one's weights
+    const void* back;  // weights of the second convolution of the mixing
     const float* back_bias;
     Norm norm1, norm2;
     int cell() const { return modulation ? modulation->cell() : 4; }
 };
 
-// Some rows of a frame through a block, from top to bottom. Between `in` and `out` only a few rows are kept, so that they
-// stay in the cache: at most three cells that are normalised and pooled, two that are modulated.
+// Runs some rows of a frame through a block, from top to bottom. Only a few intermediate rows are kept, so that they
+// stay in the cache: at most three normalised and pooled cells, and two modulated ones.
 template <typename Factor>
 class Strip {
   public:
@@ -613,7 +613,7 @@ INLINE void part(const float* __restrict from, float* const (&rows)[4], int widt
     for (int x = width / 4 * 4; x < width; ++x) rows[x % 4][x / 4] = from[x];
 }
 
-// to[step t + p] = rows[p][t], of which there is what lies below `width`.
+// to[step t + p] = rows[p][t], for all step t + p < `width`.
 INLINE void join(const float* const (&rows)[4], float* __restrict to, int step, int width) {
     const float *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
     int t = 0;
@@ -629,21 +629,21 @@ INLINE void join(const float* const (&rows)[4], float* __restrict to, int step, 
 }  // namespace
 
 // ------------------------------------------------------------------------------------------------------- the interface
-// Maps are given as their memory, and have `height` rows and `width` columns. The functions return 0, or 1 when memory
-// runs out. `half`: weights in bfloat16 pairs, which only a processor with safmn_has_half() takes.
+// A map is passed as a pointer to its memory and has `height` rows and `width` columns. The functions return 0, or 1 if
+// memory runs out. With `half`, weights are pairs of bfloat16, which needs a processor with safmn_has_half().
 
 extern "C" {
 
-// Output channels in a block of packed weights.
+// Output channels per block of packed weights.
 int safmn_block_size() { return BLOCK; }
 
 int safmn_has_half() { return HAS_HALF; }
 
-// Floats that a row of one channel takes.
+// The number of floats in a row of one channel.
 int safmn_line(int width) { return Map(nullptr, 0, 0, width).line; }
 
-// A plain image (channels, height, width) to a map; from one channel to the next it is `plane` floats, from row to row
-// `pitch`.
+// Convert a plain image (channels, height, width) to a map. Channels are `plane` floats apart, rows are `pitch` floats
+// apart.
 int safmn_to_map(const float* image, float* map, int channels, int height, int width, std::ptrdiff_t plane,
                  std::ptrdiff_t pitch, int threads) {
     const Map to(map, channels, height, width);
@@ -658,7 +658,7 @@ int safmn_to_map(const float* image, float* map, int channels, int height, int w
     });
 }
 
-// A map of channels * scale^2 channels to (channels, height * scale, width * scale): pixel shuffle (scale 1: none).
+// Convert a map of channels * scale^2 channels to (channels, height * scale, width * scale) by pixel shuffle.
 int safmn_from_map(const float* map, float* image, int channels, int height, int width, int scale, int threads) {
     const Map from(map, channels * scale * scale, height, width);
     return status_of([&] {
@@ -668,11 +668,11 @@ int safmn_from_map(const float* map, float* image, int channels, int height, int
                 for (int first = 0; first < 4 * scale; first += 4) {
                     const float* rows[4];
                     for (int i = 0; i < 4; ++i) {
-                        const int column = first + i;  // of those that a tile becomes
+                        const int column = first + i;  // of the enlarged tile
                         const int channel = (c * scale + y % scale) * scale + column % scale;
                         rows[i] = from.at(channel, y / scale, column / scale);
                     }
-                    if (scale == 1) join(rows, to, 4, width);  // a constant, for the compiler
+                    if (scale == 1) join(rows, to, 4, width);  // a constant step lets the compiler optimise
                     else join(rows, to + first, 4 * scale, width * scale - first);
                 }
             }
@@ -680,7 +680,7 @@ int safmn_from_map(const float* map, float* image, int channels, int height, int
     });
 }
 
-// out = conv3x3(in) + add; nothing is added where `add` is null. `out` may be `add`.
+// out = conv3x3(in) + add. If `add` is null, nothing is added. `out` may be `add`.
 int safmn_conv(const float* in, float* out, const float* add, int channels, int out_channels, int height, int width,
                const void* weights, const float* bias, int half, int threads) {
     const Conv conv{weights, bias, channels, out_channels, false};
@@ -689,9 +689,9 @@ int safmn_conv(const float* in, float* out, const float* add, int channels, int 
     return status_of([&] { (half ? run_conv<Half> : run_conv<Single>)(conv, from, to, residual, threads); });
 }
 
-// A feature mixing module; see Block. `out` is not `in`. Where `factors` is null there is no modulation, where `weights`
-// is null no mixing, where a norm's weight is null no such norm. With modulation, height and width are multiples of the
-// last factor.
+// Run a feature mixing module; see Block. `out` must not be `in`. There is no modulation if `factors` is null, no
+// mixing if `weights` is null, and no norm if its weight is null. With modulation, height and width are multiples of
+// the last factor.
 int safmn_block(const float* in, float* out, int channels, int height, int width,  //
                 const float* norm1_weight, const float* norm1_bias,                //
                 const int* factors, const float* taps, const float* tap_bias,      //

@@ -1,4 +1,4 @@
-"""Builds ``inference.cpp`` for this machine, once, and calls it on tensors."""
+"""Build ``inference.cpp`` for this machine, once, and call it on tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from safmn.runtime.threads import BUILDING, Pool
 
 SOURCE = Path(__file__).with_name("inference.cpp")
 
-# The signatures in inference.cpp: Tensors (addresses), Integers, Distances, Reals. The number of threads comes last.
+# The signatures in inference.cpp: tensors (addresses), integers, distances, reals. The last argument is the number of
+# threads.
 _T, _I, _D, _R = ctypes.c_void_p, ctypes.c_int, ctypes.c_ssize_t, ctypes.c_float
 _SIGNATURES = {
     "to_map": (_T, _T, _I, _I, _I, _D, _D, _I),
@@ -35,8 +36,8 @@ class Kernels:
     """The functions of ``inference.cpp``. Maps are flat float32 tensors of ``height * channels * line(width)`` values.
 
     Attributes:
-        block_size: output channels that the packed weights come in.
-        has_half: whether this processor multiplies bfloat16.
+        block_size: output channels per block of packed weights.
+        has_half: whether this processor has bfloat16 products.
     """
 
     def __init__(self, library: Path) -> None:
@@ -47,23 +48,23 @@ class Kernels:
         self.has_half = bool(self._library.safmn_has_half())
 
     def line(self, width: int) -> int:
-        """Floats that a row of one channel takes in a map."""
+        """Return the number of floats that a row of one channel takes in a map."""
         size: int = self._library.safmn_line(width)
         return size
 
     def call(self, function: str, *arguments: Argument) -> None:
-        """Call ``safmn_<function>`` with as many threads as torch has. Other Python threads run meanwhile.
+        """Call ``safmn_<function>`` with as many threads as torch uses. Other Python threads keep running.
 
         Raises:
-            MemoryError: there is too little.
+            MemoryError: there is not enough memory.
         """
         native = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
         if getattr(self._library, f"safmn_{function}")(*native, torch.get_num_threads()):
-            raise MemoryError(f"the native kernel {function} needs more memory than there is")
+            raise MemoryError(f"the native kernel {function} needs more memory than is available")
 
 
 def this_machine() -> Kernels:
-    """The kernels for this machine, built where they are not in the user's cache.
+    """Return the kernels for this machine. They are built if they are not in the user's cache.
 
     Raises:
         OSError: they cannot be built.
@@ -78,13 +79,13 @@ def _this_machine() -> Kernels:
 
 
 class Workspace:
-    """Memory for maps, by name, for one call after the other: it is as large as the largest call needed."""
+    """Memory for maps, by name, that successive calls reuse. Each buffer grows to the largest size requested."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def get(self, name: str, floats: int) -> Tensor:
-        """At least ``floats`` values, with whatever stands there."""
+        """Return ``floats`` uninitialised values."""
         if name not in self._buffers or self._buffers[name].numel() < floats:
             self._buffers.pop(name, None)
             self._buffers[name] = _allocate(floats)
@@ -96,7 +97,7 @@ _current = threading.local()
 
 
 def with_workspace(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``run`` with a workspace that no other thread uses meanwhile: :func:`workspace`."""
+    """Return ``run`` with a workspace that no other thread uses during the call; see :func:`workspace`."""
 
     def running(x: Tensor) -> Tensor:
         with _workspaces.one() as _current.workspace:
@@ -109,23 +110,23 @@ def with_workspace(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 
 def workspace() -> Workspace:
-    """That of the call that this thread is in."""
+    """Return the workspace of the call that this thread is running."""
     current: Workspace = _current.workspace
     return current
 
 
 def _allocate(floats: int) -> Tensor:
-    """Memory on large pages, where the system has them: rows of many channels lie on more pages than the TLB holds.
+    """Allocate memory, on huge pages if the system has them: rows of many channels span more pages than the TLB holds.
 
-    It is private: by default Python's would be shared with forked processes, which could be computing there too.
+    The memory is private. Python's default is to share it with forked processes, which could compute in it as well.
     """
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     try:
         memory = mmap.mmap(-1, 4 * floats, **private)
     except OSError as error:
-        raise MemoryError(f"no {4 * floats} bytes for the native kernels") from error
+        raise MemoryError(f"cannot allocate {4 * floats} bytes for the native kernels") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
+        with contextlib.suppress(OSError):  # this kernel has no huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
-    with torch.inference_mode(False):  # the caller may be in it, and this outlives the call
+    with torch.inference_mode(False):  # the caller may be in inference mode, and this memory outlives the call
         return torch.frombuffer(memory, dtype=torch.float32)

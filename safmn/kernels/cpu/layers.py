@@ -1,4 +1,4 @@
-"""The parts of a network, packed for the kernels."""
+"""The layers of a network, packed for the kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from safmn.archs.blocks import CCM, SAFM, ChannelNorm
 from safmn.kernels.cpu.inference import Kernels, workspace
 
-# Winograd's F(4, 3) for the points 0, -1, 1, 1/2, -2 and infinity: from a filter to the factors of its products.
+# Winograd's F(4, 3) for the points 0, -1, 1, 1/2, -2 and infinity: the transform of a filter.
 _FILTER = torch.tensor(
     [
         [1, 0, 0],
@@ -25,20 +25,20 @@ _FILTER = torch.tensor(
 
 
 class Frame:
-    """The size of the maps of one call, and memory for them."""
+    """The size of the maps in one call, and the memory for them."""
 
     def __init__(self, kernels: Kernels, height: int, width: int) -> None:
         self.kernels = kernels
         self.height = height
         self.width = width
-        self._floats = height * kernels.line(width)  # that a channel takes
+        self._floats = height * kernels.line(width)  # of one channel
 
     def map(self, name: str, channels: int) -> Tensor:
-        """A map's memory, uninitialised; the next one of the same name is in the same place."""
+        """Return uninitialised memory for a map. The next map of the same name uses the same memory."""
         return workspace().get(name, channels * self._floats)
 
     def read(self, image: Tensor, name: str) -> Tensor:
-        """An image (C, h, w) as a map."""
+        """Convert an image (C, h, w) to a map."""
         channels = image.shape[0]
         to = self.map(name, channels)
         image = image if image.stride(2) == 1 else image.contiguous()
@@ -46,7 +46,7 @@ class Frame:
         return to
 
     def write(self, source: Tensor, channels: int, scale: int = 1) -> Tensor:
-        """A map of ``channels * scale**2`` channels as an image (channels, h * scale, w * scale): pixel shuffle."""
+        """Convert a map of ``channels * scale**2`` channels to (channels, h * scale, w * scale) by pixel shuffle."""
         image = torch.empty(channels, self.height * scale, self.width * scale, dtype=torch.float32)
         self.kernels.call("from_map", source, image, channels, self.height, self.width, scale)
         return image
@@ -56,7 +56,9 @@ class Convolution:
     """A 3x3 convolution with zero padding.
 
     Args:
-        half: with factors in bfloat16.
+        conv: the convolution.
+        kernels: the kernels that run it.
+        half: whether the factors of the products are bfloat16.
     """
 
     def __init__(self, conv: nn.Conv2d, kernels: Kernels, *, half: bool) -> None:
@@ -67,23 +69,25 @@ class Convolution:
         self.bias = _bias(conv)
 
     def __call__(self, frame: Frame, source: Tensor, to: Tensor, add: Tensor | None = None) -> Tensor:
-        """``to = conv(source) + add``; ``to`` may be ``add``, not ``source``."""
+        """Compute ``to = conv(source) + add``. ``to`` may be ``add``, but not ``source``."""
         size = (self.in_channels, self.out_channels, frame.height, frame.width)
         frame.kernels.call("conv", source, to, add, *size, self.weights, self.bias, self.half)
         return to
 
 
 class Block:
-    """A feature mixing module or a half of it: ``x + safm(norm1(x))``, then ``x + ccm(norm2(x))``.
+    """A feature mixing module or one half of it: ``x + safm(norm1(x))``, then ``x + ccm(norm2(x))``.
 
     Args:
-        safm: None for the second half alone.
-        ccm: None for the first half alone.
-        norms: of each half that there is; none where None.
-        half: channel mixing with factors in bfloat16.
+        safm: the modulation; None for the second half only.
+        ccm: the channel mixer; None for the first half only.
+        kernels: the kernels that run it.
+        norm1: the first half's normalisation; None if it has none.
+        norm2: the second half's normalisation; None if it has none.
+        half: whether the channel mixer's factors are bfloat16.
 
     Attributes:
-        channels: of its input and output.
+        channels: channels of the input and the output.
     """
 
     def __init__(
@@ -104,7 +108,7 @@ class Block:
         self._mixing = _mixing_arguments(ccm, kernels, half)
 
     def __call__(self, frame: Frame, source: Tensor, to: Tensor) -> Tensor:
-        """``to = block(source)``; ``to`` is not ``source``. Modulation: sides are multiples of the last factor."""
+        """Compute ``to = block(source)``; ``to`` is not ``source``. Modulation's last factor must divide the sides."""
         size = (self.channels, frame.height, frame.width)
         weights = (*self._norm1, *self._modulation, *self._norm2, *self._mixing)
         frame.kernels.call("block", source, to, *size, *weights, self._eps, self._half)
@@ -116,7 +120,7 @@ def _norm_arguments(norm: ChannelNorm | None) -> tuple[Tensor | None, ...]:
 
 
 def _modulation_arguments(safm: SAFM | None, kernels: Kernels) -> tuple[Tensor | None, ...]:
-    """Factors, depthwise filters (channels, 9) with bias, the aggregation of full and pooled levels, its bias."""
+    """Return factors, depthwise filters (channels, 9), their bias, aggregation of full and pooled levels, its bias."""
     if safm is None:
         return (None,) * 6
     levels: list[Any] = list(safm.mfr)
@@ -132,7 +136,7 @@ def _modulation_arguments(safm: SAFM | None, kernels: Kernels) -> tuple[Tensor |
 
 
 def _mixing_arguments(ccm: CCM | None, kernels: Kernels, half: bool) -> tuple[Tensor | int | None, ...]:
-    """Hidden channels, the 3x3 convolution, the 1x1 convolution."""
+    """Return the number of hidden channels, then weights and bias of the 3x3 and of the 1x1 convolution."""
     if ccm is None:
         return (0, None, None, None, None)
     first, back = _mixer(ccm)
@@ -155,7 +159,7 @@ def _mixer(ccm: CCM | None) -> tuple[nn.Conv2d, nn.Conv2d]:
 
 
 def _packed(weights: Tensor, block: int, half: bool) -> Tensor:
-    """(out, taps, in) as the kernels take it: (blocks, taps, in, block), or pairs of bfloat16 in int32 for ``in``."""
+    """Pack (out, taps, in) as (blocks, taps, in, block); with ``half``, each int32 holds two bfloat16 along ``in``."""
     out, _, channels = weights.shape
     weights = nn.functional.pad(weights, (0, channels % 2 if half else 0, 0, 0, 0, -out % block))
     weights = weights.unflatten(0, (-1, block)).permute(0, 2, 3, 1)  # (blocks, taps, in, block)
@@ -166,7 +170,7 @@ def _packed(weights: Tensor, block: int, half: bool) -> Tensor:
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
-    """The bias, or zeros."""
+    """Return the bias, or zeros if the convolution has none."""
     return torch.zeros(conv.out_channels, dtype=torch.float32) if conv.bias is None else _copy(conv.bias)
 
 

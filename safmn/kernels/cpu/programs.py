@@ -1,4 +1,4 @@
-"""Networks, and stages of networks, as sequences of calls of the kernels."""
+"""Networks and stages of networks as sequences of kernel calls."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from safmn.kernels.cpu.layers import Block, Convolution, Frame
 
 @dataclass(frozen=True)
 class Program:
-    """What the kernels do for a network.
+    """The kernels' implementation of a network.
 
     Attributes:
-        run: (C, h, w) float32 to what the network makes of it.
+        run: computes the network's output from its input, (C, h, w) float32.
         multiple: h and w must be multiples of this.
     """
 
@@ -31,12 +31,14 @@ class Program:
 
 
 def translate(network: nn.Module, kernels: Kernels, *, half: bool) -> Program | None:
-    """The network as a program; None where the kernels cannot do it.
+    """Return the network as a program, or None if the kernels do not support it.
 
     Args:
-        half: the 3x3 convolutions between features, and the 1x1 after them, with factors in bfloat16.
+        network: a network of the family or a stage.
+        kernels: the kernels that run it.
+        half: whether the factors are bfloat16 in the 3x3 convolutions between features and the 1x1 ones after them.
     """
-    make = PROGRAMS.get(type(network))  # not of its base: a subclass may have another forward
+    make = PROGRAMS.get(type(network))  # no lookup of base classes: a subclass may have a different forward
     program = None if make is None else make(network, kernels, half)
     return None if program is None else replace(program, run=with_workspace(program.run))
 
@@ -51,7 +53,7 @@ def _blocks(modules: Iterable[nn.Module], kernels: Kernels, half: bool) -> list[
 
 
 def _through(blocks: Sequence[Block], frame: Frame, x: Tensor) -> Tensor:
-    """All blocks, one after the other; ``x`` stays as it is, the result is in one of two maps taken in turn."""
+    """Run the blocks one after the other. They write alternately to two maps, and ``x`` does not change."""
     for i, block in enumerate(blocks):
         x = block(frame, x, frame.map(("even", "odd")[i % 2], block.channels))
     return x
@@ -78,7 +80,7 @@ def _ntire23(network: Any, kernels: Kernels, half: bool) -> Program:
         frame = Frame(kernels, *x.shape[1:])
         channels = to_feat.out_channels
         first = to_feat(frame, frame.read(x, "in"), frame.map("first", channels))
-        normed = network.norm(frame.write(first, channels)[None])[0]  # sees the whole frame
+        normed = network.norm(frame.write(first, channels)[None])[0]  # needs the whole frame
         features = _through(blocks, frame, frame.read(normed, "first"))
         detail = frame.write(to_img(frame, features, frame.map("out", to_img.out_channels)), 3, network.scale)
         return detail.add_(enlarge(x[None], network.scale)[0])
@@ -108,7 +110,7 @@ def _bcie(network: Any, kernels: Kernels, half: bool) -> Program:
 
 
 def _normed_skip(stage: Any, kernels: Kernels, half: bool) -> Program | None:
-    """Either half of a feature mixing module."""
+    """Return one half of a feature mixing module as a program."""
     module = stage.module
     if isinstance(module, SAFM):
         block = Block(module, None, kernels, norm1=stage.norm, half=half)
@@ -125,7 +127,7 @@ def _normed_skip(stage: Any, kernels: Kernels, half: bool) -> Program | None:
 
 
 def _plain(stage: Any, kernels: Kernels, half: bool) -> Program | None:
-    """A 3x3 convolution, with a pixel shuffle or without."""
+    """Return a 3x3 convolution, with or without a pixel shuffle, as a program."""
     layers: list[Any] = list(stage.module) if isinstance(stage.module, nn.Sequential) else [stage.module]
     shuffle = layers.pop() if isinstance(layers[-1], nn.PixelShuffle) else None
     if len(layers) != 1 or not isinstance(layers[0], nn.Conv2d):
@@ -139,7 +141,7 @@ def _plain(stage: Any, kernels: Kernels, half: bool) -> Program | None:
 
 
 def _convolved(x: Tensor, conv: Convolution, kernels: Kernels, scale: int = 1) -> Tensor:
-    """Image to image, with a pixel shuffle by ``scale``."""
+    """Apply the convolution and a pixel shuffle by ``scale`` to an image (C, h, w)."""
     frame = Frame(kernels, *x.shape[1:])
     features = conv(frame, frame.read(x, "in"), frame.map("out", conv.out_channels))
     return frame.write(features, conv.out_channels // scale**2, scale)

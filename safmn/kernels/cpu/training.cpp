@@ -1,14 +1,14 @@
 // SAFMN forward and backward on a CPU, for training (built and called by training.py).
 //
-// Layout. LANES samples of the batch are computed together, one in each lane: a map of C channels, H rows and W columns
-// is [H][W][C] vectors. So every step works on whole vectors, whatever the size of the patches. A batch is padded with
-// zeros to a multiple of LANES; their gradients are zero and add nothing. Groups of LANES samples are independent but
-// for the gradients of the parameters, which are summed in the order of the groups: the result does not depend on the
+// Layout. LANES samples of the batch are computed together, one per lane: a map of C channels, H rows and W columns is
+// [H][W][C] vectors. So every step works on whole vectors, whatever the size of the patches. A batch is padded to a
+// multiple of LANES with zeros, whose gradients are zero. Groups of LANES samples are independent, except that the
+// gradients of the parameters are summed. The sum is in the order of the groups, so the result does not depend on the
 // number of threads.
 //
-// 3x3 convolutions are Winograd's F(4x4, 3x3) (arXiv 1509.09308), forward and, as the exact adjoint, backward: the
-// transform of the output's gradient serves the gradients of both input and filter. What is cheap to compute again (norms,
-// pooled and depthwise levels, GELU) is not kept for the backward pass.
+// 3x3 convolutions use Winograd's F(4x4, 3x3) (arXiv 1509.09308) forward and its exact adjoint backward. The transform
+// of the output's gradient is used for the gradients of both input and filter. Values that are cheap to recompute
+// (norms, pooled and depthwise levels, GELU) are not kept for the backward pass.
 
 #include "vectors.h"
 
@@ -20,9 +20,9 @@
 
 namespace {
 
-constexpr int LEVELS = 4;           // of the modulation: each pools by twice as much as the one before, the first by 1
-constexpr int FORWARD_TILES = 4;    // Winograd tiles that are transformed together: what is left of them in the caches
-constexpr int BACKWARD_TILES = 16;  // more: sums over lanes and tiles are taken once for each
+constexpr int LEVELS = 4;           // of the modulation: the first pools by 1, each next one by twice as much
+constexpr int FORWARD_TILES = 4;    // Winograd tiles that are transformed together: few enough for the caches
+constexpr int BACKWARD_TILES = 16;  // more, because sums over lanes and tiles are taken once per group of tiles
 constexpr int STRETCH = 64;         // pixels that go through pointwise steps together
 
 struct Size {
@@ -55,7 +55,7 @@ INLINE float total(Vec value) {
     return lanes[0];
 }
 
-// visit(k, gelu(x[k]), its slope) for all k < count; slopes only where asked for.
+// Call visit(k, gelu(x[k]), its slope) for all k < count. The slopes are computed only with SLOPES.
 template <bool SLOPES, typename Visit>
 INLINE void for_gelu(const Vec* x, std::ptrdiff_t count, Visit&& visit) {
     constexpr int N = 4;
@@ -78,7 +78,7 @@ INLINE void for_gelu(const Vec* x, std::ptrdiff_t count, Visit&& visit) {
 
 // ---------------------------------------------------------------------------------------------------- matrix products
 
-// A matrix (outputs, inputs) in blocks of BLOCK outputs: [blocks][inputs][BLOCK], zeros at the end.
+// The size of a matrix (outputs, inputs) in blocks of BLOCK outputs, padded with zeros: [blocks][inputs][BLOCK].
 constexpr std::size_t packed_size(int outputs, int inputs) {
     return std::size_t((outputs + BLOCK - 1) / BLOCK) * inputs * BLOCK;
 }
@@ -126,7 +126,7 @@ INLINE void multiply_block(const float* weights, int inputs, int live, const Vec
             if (WHOLE || o < live) out[v * out_step + o] = sums[o][v];
 }
 
-// out[n][o] = sum over k of matrix[o][k] * in[n][k], plus what is there where `add`. Steps are in vectors.
+// out[n][o] = sum over k of matrix[o][k] * in[n][k], added to out[n][o] if `add` is set. Steps are in vectors.
 void multiply(const float* packed, int outputs, int inputs, const Vec* in, std::ptrdiff_t in_step, Vec* out,
               std::ptrdiff_t out_step, int count, bool add) {
     for (int first = 0; first < outputs; first += BLOCK, packed += std::ptrdiff_t(inputs) * BLOCK) {
@@ -248,7 +248,7 @@ INLINE void input_line_adjoint(const Vec (&d)[6], Vec (&out)[6]) {
     out[5] = d[5];
 }
 
-// Filters (out, in, 3, 3) as factors of Winograd's products, for each tap a packed matrix.
+// Transformed filters (out, in, 3, 3): one packed matrix per tap.
 struct Conv {
     int in, out;
     const float* bias;
@@ -276,7 +276,7 @@ struct Conv {
     }
 };
 
-// The adjoint of the filters' transform: factors (taps, out, in) to (out, in, 3, 3), added.
+// The adjoint of the filters' transform: factors (taps, out, in) are added to (out, in, 3, 3).
 void add_filter_gradient(const Conv& conv, const float* factors, float* to) {
     const std::size_t count = std::size_t(conv.out) * conv.in;
     for (std::size_t k = 0; k < count; ++k) {
@@ -290,13 +290,13 @@ void add_filter_gradient(const Conv& conv, const float* factors, float* to) {
     }
 }
 
-// From one tap to the next of `count` tiles: an odd number of cache lines, so that not all taps fall into one cache set.
+// The step between taps of `count` tiles: an odd number of cache lines, so that the taps do not share one cache set.
 INLINE std::ptrdiff_t tap_step(int count, int channels) {
     constexpr int LINE = 64 / sizeof(Vec) ? 64 / sizeof(Vec) : 1;  // vectors
     return (std::ptrdiff_t(count) * channels + LINE - 1) / LINE / 2 * 2 * LINE + LINE;
 }
 
-// Where the pixels of a tile are; `outside` for those that there are not.
+// Get the addresses of a tile's pixels; `outside` for pixels beyond the border.
 template <int SIDE, typename Pointer>
 INLINE void locate(Pointer map, int channels, Size size, int tile, Pointer outside, Pointer (&at)[SIDE * SIDE]) {
     constexpr int MARGIN = (SIDE - 4) / 2;
@@ -309,11 +309,11 @@ INLINE void locate(Pointer map, int channels, Size size, int tile, Pointer outsi
         }
 }
 
-// What all steps of one thread share.
+// Memory that all steps of one thread share.
 struct Work {
-    Buffer inputs, products;   // of Winograd's tiles: [TAPS][tiles][channels]
-    Buffer zeros, waste;       // read and written instead of pixels outside of the map
-    std::vector<float> factors;  // gradient of a convolution's factors
+    Buffer inputs, products;   // of Winograd tiles: [TAPS][tiles][channels]
+    Buffer zeros, waste;       // read and written in place of pixels outside the map
+    std::vector<float> factors;  // gradient of the transformed filters
     Work(int narrow, int wide)
         : inputs(TAPS * tap_step(BACKWARD_TILES, wide)), products(TAPS * tap_step(BACKWARD_TILES, wide)),
           zeros(wide), waste(wide), factors(std::size_t(TAPS) * narrow * wide) {
@@ -321,7 +321,7 @@ struct Work {
     }
 };
 
-// `count` tiles of a map, transformed: to[tap][tile][channel].
+// Transform `count` tiles of a map: to[tap][tile][channel].
 void transform_input(const Vec* map, int channels, Size size, int first, int count, const Vec* zeros, Vec* to) {
     const std::ptrdiff_t step = tap_step(count, channels);
     for (int t = 0; t < count; ++t) {
@@ -378,7 +378,7 @@ void convolve(const Conv& conv, Size size, const Vec* in, Vec* out, const Work& 
     }
 }
 
-// Gradients of tiles of the output, transformed: to[tap][tile][channel].
+// Transform the gradients of output tiles: to[tap][tile][channel].
 void transform_gradient(const Vec* map, int channels, Size size, int first, int count, Vec* to) {
     const std::ptrdiff_t step = tap_step(count, channels);
     for (int t = 0; t < count; ++t) {
@@ -401,7 +401,7 @@ void transform_gradient(const Vec* map, int channels, Size size, int first, int 
     }
 }
 
-// The adjoint of transform_input, added to the map.
+// The adjoint of transform_input; it adds to the map.
 void add_input_gradient(const Vec* from, int channels, Size size, int first, int count, Vec* waste, Vec* map) {
     const std::ptrdiff_t step = tap_step(count, channels);
     for (int t = 0; t < count; ++t) {
@@ -425,7 +425,7 @@ void add_input_gradient(const Vec* from, int channels, Size size, int first, int
     }
 }
 
-// Adds to the gradients of filters and bias; sets that of the input, unless it is null.
+// Add to the gradients of filters and bias; set the gradient of the input, unless `in_gradient` is null.
 void convolve_backward(const Conv& conv, Size size, const Vec* in, const Vec* gradient, Vec* in_gradient,
                        float* weight_gradient, float* bias_gradient, Work& work) {
     const int tiles = size.pixels() / 16;
@@ -440,7 +440,7 @@ void convolve_backward(const Conv& conv, Size size, const Vec* in, const Vec* gr
             const Vec* products = work.products + tap * tap_step(count, conv.out);
             outer(products, conv.out, conv.out, inputs, conv.in, conv.in, count,
                   work.factors.data() + std::ptrdiff_t(tap) * conv.out * conv.in, conv.in);
-            if (in_gradient)  // in the place of the inputs, which are not needed any more
+            if (in_gradient)  // overwrites the inputs, which are no longer needed
                 multiply(conv.backward.data() + tap * packed_size(conv.in, conv.out), conv.in, conv.out, products,
                          conv.out, inputs, conv.in, count, false);
         }
@@ -454,7 +454,7 @@ void convolve_backward(const Conv& conv, Size size, const Vec* in, const Vec* gr
 
 constexpr float EPSILON = 1e-6f;
 
-// Mean and reciprocal deviation over the channels of every pixel: stats[pixel][2].
+// Compute mean and reciprocal deviation over the channels of every pixel: stats[pixel][2].
 void measure(const Vec* x, int channels, int pixels, Vec* stats) {
     for (int p = 0; p < pixels; ++p, x += channels, stats += 2) {
         Vec mean = {}, variance = {};
@@ -471,7 +471,7 @@ void normalise(const Vec* x, const Vec* stats, const float* weight, const float*
         for (int c = 0; c < channels; ++c) to[c] = (x[c] - stats[0]) * stats[1] * weight[c] + bias[c];
 }
 
-// Adds to the gradients of weight, bias and input.
+// Add to the gradients of weight, bias and input.
 void normalise_backward(const Vec* x, const Vec* stats, const float* weight, const Vec* gradient, int channels, int pixels,
                         float* weight_gradient, float* bias_gradient, Vec* in_gradient) {
     std::vector<Vec> weights(channels), biases(channels);
@@ -497,7 +497,7 @@ void normalise_backward(const Vec* x, const Vec* stats, const float* weight, con
 
 // ------------------------------------------------------------------------------------------------------- modulation
 
-// Maximum over cells of factor x factor pixels, of `chunk` channels out of `step`.
+// The maximum over cells of factor x factor pixels, for `chunk` of the `step` channels.
 void pool(const Vec* in, std::ptrdiff_t step, Size size, int factor, int chunk, Vec* out) {
     for (int y = 0; y < size.height; y += factor)
         for (int x = 0; x < size.width; x += factor, out += chunk)
@@ -510,7 +510,7 @@ void pool(const Vec* in, std::ptrdiff_t step, Size size, int factor, int chunk, 
             }
 }
 
-// Adds the gradient of a cell to the first of its pixels that is the maximum.
+// Add the gradient of a cell to the first of its pixels that equals the maximum.
 void pool_backward(const Vec* in, std::ptrdiff_t step, Size size, int factor, int chunk, const Vec* pooled,
                    const Vec* gradient, Vec* in_gradient) {
     for (int y = 0; y < size.height; y += factor)
@@ -527,7 +527,7 @@ void pool_backward(const Vec* in, std::ptrdiff_t step, Size size, int factor, in
             }
 }
 
-// Depthwise 3x3 convolution of `chunk` channels out of `step`; taps are [chunk][9].
+// Depthwise 3x3 convolution of `chunk` of the `step` channels. Taps are [chunk][9].
 void depthwise(const Vec* in, std::ptrdiff_t step, Size size, int chunk, const float* taps, const float* bias, Vec* out) {
     for (int y = 0; y < size.height; ++y)
         for (int x = 0; x < size.width; ++x, out += chunk) {
@@ -540,7 +540,7 @@ void depthwise(const Vec* in, std::ptrdiff_t step, Size size, int chunk, const f
         }
 }
 
-// Adds to the gradients of taps, bias and input.
+// Add to the gradients of taps, bias and input.
 void depthwise_backward(const Vec* in, std::ptrdiff_t step, Size size, int chunk, const float* taps, const Vec* gradient,
                         float* tap_gradient, float* bias_gradient, Vec* in_gradient, std::ptrdiff_t in_gradient_step) {
     std::vector<Vec> sums(std::size_t(9) * chunk);
@@ -563,14 +563,14 @@ void depthwise_backward(const Vec* in, std::ptrdiff_t step, Size size, int chunk
     sum_into(gradient, chunk, size.pixels(), bias_gradient);
 }
 
-// Every pixel of `coarse` to the four of `fine` (size of `coarse`): set.
+// Copy every pixel of `coarse` to four pixels of `fine`. `size` is the size of `coarse`.
 void enlarge(const Vec* coarse, Size size, int channels, Vec* fine) {
     for (int y = 0; y < 2 * size.height; ++y)
         for (int x = 0; x < 2 * size.width; ++x, fine += channels)
             std::copy_n(coarse + (std::ptrdiff_t(y / 2) * size.width + x / 2) * channels, channels, fine);
 }
 
-// The adjoint: four pixels of `fine` summed into one of `coarse` (size of `coarse`).
+// The adjoint: sum four pixels of `fine` into one pixel of `coarse`. `size` is the size of `coarse`.
 void shrink(const Vec* fine, Size size, int channels, Vec* coarse) {
     const std::ptrdiff_t row = std::ptrdiff_t(2) * size.width * channels;
     for (int y = 0; y < size.height; ++y)
@@ -642,7 +642,7 @@ struct Block {
     BlockParameters<const float> p;
     Conv conv;
     Matrix back, back_adjoint;
-    std::vector<Matrix> aggregation, aggregation_adjoint;  // of each level's channels
+    std::vector<Matrix> aggregation, aggregation_adjoint;  // one per level
 
     Block(const BlockParameters<const float>& p, const Shape& s)
         : p(p), conv(s.dim, s.hidden, p.conv, p.conv_bias),
@@ -668,7 +668,7 @@ struct Network {
     }
 };
 
-// What a group of samples leaves for the backward pass, in memory of the caller's.
+// What a group of samples keeps for the backward pass, in memory that the caller owns.
 struct Kept {
     struct OfBlock {
         Vec *stats1, *gate, *middle, *stats2, *hidden, *out;
@@ -747,7 +747,7 @@ class Group {
     int widest_pair() const { return shape.dim; }
     std::size_t map(int channels) const { return std::size_t(channels) * pixels; }
 
-    // gates = aggregation of the pooled levels, at the resolution of the first one that is pooled.
+    // fine = aggregation of the pooled levels, at the resolution of level 1.
     void pooled_levels(const Block& b) {
         for (int level = LEVELS - 1; level >= 1; --level) {
             const Size small = size.over(1 << level);
@@ -797,11 +797,11 @@ class Group {
         }
     }
 
-    // From the gradient of the block's output to that of its input; adds to the parameters'.
+    // Compute the gradient of the block's input from that of its output; add to the parameters' gradients.
     void block_backward(const Block& b, const Vec* x, const Kept::OfBlock& kept, Vec* gradient, Vec* in_gradient,
                         const BlockParameters<float>& to) {
         const int dim = shape.dim;
-        mixing_backward(b, kept, gradient, to);  // adds to the gradient: now that of `middle`
+        mixing_backward(b, kept, gradient, to);  // adds to `gradient`, which is then the gradient of `middle`
         normalise(x, kept.stats1, b.p.norm1_weight, b.p.norm1_bias, dim, pixels, normed);
         for_gelu<true>(kept.gate, std::ptrdiff_t(pixels) * dim, [&](std::ptrdiff_t k, Vec value, Vec slope) {
             normed_gradient[k] = gradient[k] * value;
@@ -864,8 +864,9 @@ class Group {
     }
 };
 
-// Samples [first, first + LANES) of images (batch, channels, height * scale, width * scale) and the lanes of a map of
-// channels * scale^2, pixel-unshuffled: visit(place in the images, place in the map) for those that there are.
+// Match samples [first, first + LANES) of images (batch, channels, height * scale, width * scale) with the lanes of a
+// map of channels * scale^2 channels (pixel unshuffle): call visit(place in the images, place in the map) for every
+// sample that exists.
 template <typename Visit>
 void for_lanes(int batch, int channels, Size size, int scale, int first, Visit&& visit) {
     const int maps = channels * scale * scale;
@@ -899,19 +900,19 @@ int groups_of(int batch) { return (batch + LANES - 1) / LANES; }
 
 // ------------------------------------------------------------------------------------------------------- the interface
 // Parameters and gradients are flat, in the order of the state dict. height and width are multiples of 8. The functions
-// return 0, or 1 when memory runs out.
+// return 0, or 1 if memory runs out.
 
 extern "C" {
 
 // Samples that are computed together.
 int safmn_lanes() { return LANES; }
 
-// Floats that the forward pass keeps for the backward pass.
+// The number of floats that the forward pass keeps for the backward pass.
 std::ptrdiff_t safmn_kept(int batch, int height, int width, int dim, int hidden, int blocks, int scale) {
     return groups_of(batch) * std::ptrdiff_t(Kept(nullptr, Shape{dim, hidden, blocks, scale}, height * width).count) * LANES;
 }
 
-// images (batch, 3, height, width) to out (batch, 3, height * scale, width * scale).
+// The forward pass: images (batch, 3, height, width) to out (batch, 3, height * scale, width * scale).
 int safmn_train_forward(const float* images, float* out, float* kept, const float* parameters, int batch, int height,
                         int width, int dim, int hidden, int blocks, int scale, int threads) {
     const Shape shape{dim, hidden, blocks, scale};
@@ -930,7 +931,7 @@ int safmn_train_forward(const float* images, float* out, float* kept, const floa
     });
 }
 
-// The gradient of out to those of the parameters, which are set.
+// The backward pass: set `gradients`, those of the parameters, from the gradient of out.
 int safmn_train_backward(const float* gradient, float* kept, const float* parameters, float* gradients, int batch,
                          int height, int width, int dim, int hidden, int blocks, int scale, int threads) {
     const Shape shape{dim, hidden, blocks, scale};

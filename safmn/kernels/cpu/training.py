@@ -1,8 +1,8 @@
-"""SAFMN's forward and backward pass with kernels of our own (``training.cpp``), for training on a CPU in float32.
+"""SAFMN's forward and backward pass in native kernels (``training.cpp``), for training on a CPU in float32.
 
-What they gain on torch's operations: Winograd convolutions in both directions; samples in the lanes of the processor's
-vectors, so that every step is whole vectors and nothing is rearranged; pooled levels of the modulation at their own
-resolution; fewer activations kept.
+They are faster than torch's operations for these reasons: Winograd convolutions in both directions; one sample per lane
+of the processor's vectors, so every step works on whole vectors and nothing is rearranged; modulation levels that stay
+at their own resolution; fewer stored activations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TrainingKernels:
     """The functions of ``training.cpp``.
 
     Attributes:
-        lanes: samples that are computed together; a batch is padded to a multiple.
+        lanes: samples that are computed together. A batch is padded to a multiple of this.
     """
 
     def __init__(self, library: Path) -> None:
@@ -40,27 +40,27 @@ class TrainingKernels:
         self.lanes: int = self._library.safmn_lanes()
 
     def kept(self, sizes: tuple[int, ...]) -> int:
-        """Floats that ``forward`` leaves for ``backward``."""
+        """Return the number of floats that ``forward`` stores for ``backward``."""
         count: int = self._library.safmn_kept(*sizes)
         return count
 
     def call(self, function: str, *tensors: Tensor, sizes: tuple[int, ...]) -> None:
-        """Call ``safmn_train_<function>`` on contiguous float32 tensors, with as many threads as torch has.
+        """Call ``safmn_train_<function>`` on contiguous float32 tensors, with as many threads as torch uses.
 
         Raises:
-            MemoryError: there is too little.
+            MemoryError: there is not enough memory.
         """
         addresses = [tensor.data_ptr() for tensor in tensors]
         if getattr(self._library, f"safmn_train_{function}")(*addresses, *sizes, torch.get_num_threads()):
-            raise MemoryError(f"the native training kernels need more memory than there is ({function} pass)")
+            raise MemoryError(f"the native training kernels need more memory than is available ({function} pass)")
 
 
 @functools.cache
 def this_machine(narrow: bool = False) -> TrainingKernels:
-    """The kernels for this machine, built where they are not in the user's cache.
+    """Return the kernels for this machine. They are built if they are not in the user's cache.
 
     Args:
-        narrow: without AVX-512, eight lanes for a processor that has sixteen.
+        narrow: do not use AVX-512: eight lanes on a processor that has sixteen.
 
     Raises:
         OSError: they cannot be built.
@@ -69,11 +69,11 @@ def this_machine(narrow: bool = False) -> TrainingKernels:
 
 
 def kernels_for(batch: int) -> TrainingKernels:
-    """Sixteen lanes where there are enough samples for them, otherwise eight.
+    """Return kernels with sixteen lanes if the batch has enough samples for them, otherwise with eight.
 
-    Sixteen lanes take as long for eight samples as for sixteen; and sixteen samples in eight lanes are work for two
-    threads, which take 0.7 of the time (one thread: 1.13; AMD EPYC, Zen 5). How many threads there are does not
-    decide: it must not change the result.
+    Sixteen lanes take as long for eight samples as for sixteen. Sixteen samples in eight lanes keep two threads busy,
+    which takes 0.7 of the time (1.13 with one thread; AMD EPYC, Zen 5). The choice ignores the number of threads,
+    because that must not change the result.
 
     Raises:
         OSError: they cannot be built.
@@ -84,7 +84,7 @@ def kernels_for(batch: int) -> TrainingKernels:
 
 
 class _Run(torch.autograd.Function):
-    """The network as a function of the images (which get no gradient) and its parameters in the state dict's order."""
+    """The network as a function of the images, which get no gradient, and the parameters in state-dict order."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -109,10 +109,10 @@ class _Run(torch.autograd.Function):
 
 
 class NativeSAFMN(nn.Module):
-    """SAFMN, computed by the kernels; it shares the parameters of ``network``.
+    """SAFMN computed by the kernels. It shares the parameters of ``network``.
 
     Raises:
-        OptionError: the network is another one, or there is no compiler to build the kernels with.
+        OptionError: ``network`` is not SAFMN, or there is no compiler to build the kernels.
         OSError: the kernels cannot be built.
     """
 
@@ -121,19 +121,19 @@ class NativeSAFMN(nn.Module):
         check_network(network)
         if compiler() is None:
             raise OptionError(
-                "train.kernels: native needs a C++ compiler (g++ or clang++); install one or leave it out"
+                "train.kernels: native needs a C++ compiler (g++ or clang++); install one or remove this key"
             )
         self.network = network
-        this_machine()  # where it cannot be built, that is said now
+        this_machine()  # report a failed build now, not at the first step
         own: Any = network
         mixer = own.feats[0].ccm.ccm[0]
         self._arguments = (own.to_feat.out_channels, mixer.out_channels, len(own.feats), own.scale)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, h, w), float32, h and w multiples of 8, to (B, 3, h * scale, w * scale)."""
+        """Map (B, 3, h, w), float32, h and w multiples of 8, to (B, 3, h * scale, w * scale)."""
         check_sides(images)
         if images.requires_grad:
-            raise NotImplementedError("the native training kernels give no gradient of the images")
+            raise NotImplementedError("the native training kernels compute no gradient for the images")
         batch, _, height, width = images.shape
         sizes = (batch, height, width, *self._arguments)
         result: Tensor = _Run.apply(kernels_for(batch), sizes, images, *self.network.parameters())

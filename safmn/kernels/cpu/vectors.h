@@ -1,4 +1,4 @@
-// What the kernels for inference and for training share: vectors, GELU, threads, Winograd's transforms.
+// Shared by the kernels for inference and for training: vectors, GELU, threads, Winograd transforms.
 #pragma once
 
 #include <algorithm>
@@ -46,9 +46,9 @@ INLINE Vec reciprocal_root(Vec value) {
     return 1.0f / root;
 }
 
-// Coefficients of q with f(x) - 1/2 = c q(2 (c / LIMIT)^2 - 1), c = x within [-LIMIT, LIMIT]: f - 1/2 is odd, and
-// constant outside. Fitted to an error of 1e-6.
-struct NormalDistribution {  // Phi
+// Coefficients of a polynomial q with f(x) - 1/2 = c q(2 (c / LIMIT)^2 - 1), where c is x clamped to [-LIMIT, LIMIT].
+// f - 1/2 is odd, and constant outside that interval. The error of the fit is 1e-6.
+struct NormalDistribution {  // Phi, the cumulative distribution function
     static constexpr float LIMIT = 5.2f;
     static constexpr float COEFFICIENTS[] = {
         0.1359499841928482f,    -0.06774362176656723f, 0.050025615841150284f, -0.03993198648095131f, 0.03197391703724861f,
@@ -56,7 +56,7 @@ struct NormalDistribution {  // Phi
         -0.004542309790849686f, 0.0020051931496709585f, -0.001468777540139854f, 0.001188680762425065f,
         -0.0003882334567606449f};
 };
-struct GeluSlope {  // of x Phi(x)
+struct GeluSlope {  // the derivative of x Phi(x)
     static constexpr float LIMIT = 5.6f;
     static constexpr float COEFFICIENTS[] = {
         0.12641659362188232f,  -0.06428307795593004f,  0.05181492250184712f,  -0.05093996386559335f, 0.05652244510834066f,
@@ -65,7 +65,7 @@ struct GeluSlope {  // of x Phi(x)
         -0.0081350281424032f,  0.016061775606871605f,  -0.006417872830248203f};
 };
 
-// f of N vectors at once: each one's steps wait for one another, those of different vectors do not.
+// Compute f of N vectors at once: the steps for one vector depend on each other, those for different vectors do not.
 template <typename F, int N>
 INLINE void evaluate(const Vec (&x)[N], Vec (&out)[N]) {
     constexpr int COUNT = sizeof(F::COEFFICIENTS) / sizeof(float);
@@ -97,8 +97,9 @@ INLINE Vec gelu(Vec x) {
     return out[0];
 }
 
-// item(state, i) for all i < count on up to `threads` threads, each with a state = make() of its own. Threads are started
-// for every call (microseconds, of milliseconds) and not kept: nothing is left that a fork or another library disturbs.
+// Call item(state, i) for all i < count on up to `threads` threads. Each thread has its own state = make(). Threads are
+// started for every call and not kept, so that a fork or another library cannot disturb them. This costs
+// microseconds, where a call takes milliseconds.
 template <typename Make, typename Item>
 void for_all(int count, int threads, Make&& make, Item&& item) {
     std::atomic<int> next{0};
@@ -117,8 +118,8 @@ void for_all(int count, int threads, Make&& make, Item&& item) {
     others.reserve(std::max(threads, 1));
     try {
         while (int(others.size()) + 1 < std::min(threads, count)) others.emplace_back(loop);
-    } catch (const std::system_error&) {  // no more threads to be had: fewer do all
-    } catch (const std::bad_alloc&) {     // a thread's own state lies on the heap
+    } catch (const std::system_error&) {  // no more threads are available: fewer do all the work
+    } catch (const std::bad_alloc&) {     // a thread's state is on the heap
     }
     loop();
     for (std::thread& other : others) other.join();
@@ -130,7 +131,7 @@ void for_all(int count, int threads, Item&& item) {
     for_all(count, threads, [] { return 0; }, [&](int, int i) { item(i); });
 }
 
-// Winograd's F(4x4, 3x3) along one side: six inputs to six factors, six products to four outputs.
+// Winograd's F(4x4, 3x3) along one side: six inputs to six factors, and six products to four outputs.
 INLINE void input_line(const Vec (&d)[6], Vec (&out)[6]) {
     const Vec a = d[4] - d[2], b = d[3] - d[1];
     out[0] = (d[0] - d[2]) + a + 1.5f * b;
@@ -149,7 +150,7 @@ INLINE void output_line(const Vec (&m)[6], Vec (&out)[4]) {
     out[3] = difference + 0.125f * m[3] - 8.0f * m[4] + m[5];
 }
 
-// Nothing may be thrown into Python: 0, or 1 where memory ran out.
+// Exceptions must not reach Python. Return 0, or 1 if memory ran out.
 template <typename Function>
 int status_of(Function&& run) {
     try {

@@ -1,9 +1,9 @@
 """The blocks of SAFMN as one differentiable operation on a GPU.
 
-A block is three kernels forward and six backward, beside its 3x3 convolution, which is cuDNN's. The stream of features
-that blocks add to stays float32; what convolutions read and write, and what is kept for the backward pass, has the type
-of the arithmetic. All blocks are one operation for autograd, so that their parameters are stacked once and the partial
-sums of their gradients added up once.
+A block takes three kernels forward and six backward, plus its 3x3 convolution, which cuDNN computes. The residual
+stream of features stays float32. The input and output of convolutions, and everything kept for the backward pass, have
+the type of the arithmetic. All blocks are one operation for autograd, so their parameters are stacked once and the
+partial sums of their gradients are added once.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from safmn.kernels.gpu import triton_kernels as kernels
 from safmn.kernels.gpu.parameters import Parameters, aligned
 
 _EPS = 1e-6  # of the norms
-_CHUNK = 32  # hidden channels of a program of feed_forward_backward
-# How each kernel is launched: the fastest of four to eight ways on an H100, for 64 patches of 48x48 and dim 36.
-# ``rows``: pixels of a program that has no window.
+_CHUNK = 32  # hidden channels per program of feed_forward_backward
+# How each kernel is launched: the fastest of four to eight settings on an H100, for 64 patches of 48x48 and dim 36.
+# ``rows``: pixels per program, for kernels that do not work on windows.
 _LAUNCH: dict[str, dict[str, Any]] = {
     "norm_and_pool": {"num_warps": 1},
     "modulate": {"num_warps": 4, "maxnreg": 128},
@@ -37,14 +37,14 @@ _PROGRAMS = {"feed_forward_backward": 264, "aggregate_backward": 528, "depthwise
 
 
 class _Sizes:
-    """Sizes of an image (B, h, w, dim), and those of the kernels' tiles: powers of two."""
+    """The sizes of a batch (B, h, w, dim), and the sizes of the kernels' tiles, which are powers of two."""
 
     def __init__(self, x: Tensor, hidden: int, dtype: torch.dtype) -> None:
         self.batch, self.height, self.width, self.dim = x.shape
         self.hidden = hidden
         self.pixels = self.batch * self.height * self.width
         self.windows = self.pixels // kernels.WINDOW_PIXELS
-        self.coarse_pixels = self.pixels // 4 + self.pixels // 16 + self.pixels // 64  # of the three pooled levels
+        self.coarse_pixels = self.pixels // 4 + self.pixels // 16 + self.pixels // 64  # of all pooled levels
         self.place = (self.pixels, self.height, self.width)
         self.quarter = self.dim // 4
         self.aligned = aligned(self.dim)
@@ -53,32 +53,32 @@ class _Sizes:
         self.precision = "tf32" if dtype == torch.float32 else "ieee"
 
     def named(self, *names: str) -> dict[str, Any]:
-        """Sizes as a kernel's arguments."""
+        """Return the named sizes as a kernel's keyword arguments."""
         return {name: getattr(self, name) for name in names}
 
     def grid(self, kernel: str) -> tuple[int]:
-        """A program for each so many pixels."""
+        """Return the grid of a kernel that has one program per ``rows`` pixels."""
         return (self.pixels // int(_LAUNCH[kernel]["rows"]),)
 
     def planes(self, tensor: Tensor, channels: int) -> Tensor:
-        """(pixels, channels) as (B, channels, h, w) that lies channels_last."""
+        """View (pixels, channels) as (B, channels, h, w), channels_last in memory."""
         return tensor.view(self.batch, self.height, self.width, channels).permute(0, 3, 1, 2)
 
 
 def _tile(size: int) -> int:
-    """The power of two that holds ``size``, and that a matrix unit takes."""
+    """Round ``size`` up to a power of two that a matrix unit supports (at least 16)."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 def _matrices(parameters: Parameters, dtype: torch.dtype, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What is multiplied, in the type of the arithmetic: aggr, mix (channels padded, channels_last), back."""
+    """Return aggr, mix (channels padded, channels_last) and back in the type of the arithmetic."""
     mix = parameters.mix  # (blocks, hidden, dim, 3, 3)
     mix = F.pad(mix.permute(0, 1, 3, 4, 2), (0, channels - mix.shape[2])).to(dtype).permute(0, 1, 4, 2, 3)
     return parameters.aggr.to(dtype), mix, parameters.back.to(dtype)
 
 
 class _Blocks(torch.autograd.Function):
-    """All blocks: x (B, h, w, dim) in float32 and their parameters to the same."""
+    """All blocks: x (B, h, w, dim) in float32, and the blocks' parameters, to the same shape and type as x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dtype: torch.dtype, *stacked: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class _Blocks(torch.autograd.Function):
 def _forward(
     x: Tensor, number: int, parameters: Parameters, matrices: Sequence[Tensor], sizes: _Sizes, dtype: torch.dtype
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Block ``number``: the stream after it, and what its backward needs."""
+    """Run block ``number``. Return the stream after it and the tensors that its backward pass needs."""
     own = Parameters(*(stacked[number] for stacked in parameters))
     aggr, mix, back = (matrix[number] for matrix in matrices)
     features = x.new_empty(sizes.pixels * sizes.dim + sizes.coarse_pixels * sizes.quarter, dtype=dtype)
@@ -145,7 +145,7 @@ def _backward(
     sums: _Sums,
     sizes: _Sizes,
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of block ``number``'s input, and that of its padded mix; the other parameters' go to ``sums``."""
+    """Return the gradients of block ``number``'s input and padded mix; write the other parameters' to ``sums``."""
     own = Parameters(*(stacked[number] for stacked in parameters))
     aggr, mix, back = (matrix[number] for matrix in matrices)
     x, features, levels, gates, normed, mixed = kept
@@ -184,7 +184,7 @@ def _backward(
 
 
 class _Sums(NamedTuple):
-    """Partial sums of the parameters' gradients, as the kernels give them: (blocks, programs, ...)."""
+    """Partial sums of the parameters' gradients, as the kernels write them: (blocks, programs, ...)."""
 
     back: Tensor
     back_vectors: Tensor
@@ -211,7 +211,7 @@ class _Sums(NamedTuple):
         )
 
     def gradients(self, mixes: Sequence[Tensor], sizes: _Sizes) -> tuple[Tensor, ...]:
-        """The whole sums, as the gradients of :class:`Parameters`."""
+        """Add up the partial sums. Return the gradients in the order of :class:`Parameters`."""
         blocks, dim, hidden, quarter, wide = len(mixes), sizes.dim, sizes.hidden, sizes.quarter, sizes.wide
         vectors, back_vectors = self.modulate_vectors.sum(1), self.back_vectors.sum(1)  # (blocks, chunks, ...)
         back = self.back.sum(1).transpose(1, 2).flatten(2)  # (blocks, wide, chunks * _CHUNK)
@@ -234,14 +234,15 @@ class _Sums(NamedTuple):
 
 
 def run_blocks(x: Tensor, parameters: Parameters, dtype: torch.dtype) -> Tensor:
-    """All blocks, one after the other.
+    """Run all blocks one after the other.
 
     Args:
-        x: (B, h, w, dim), float32; h and w multiples of 8, dim of 4.
-        dtype: arithmetic within the blocks.
+        x: (B, h, w, dim), float32. h and w are multiples of 8, dim is a multiple of 4.
+        parameters: the stacked parameters of the blocks.
+        dtype: type of the arithmetic within the blocks.
 
     Returns:
-        The shape and type of ``x``.
+        A tensor with the shape and type of ``x``.
     """
     result: Tensor = _Blocks.apply(x, dtype, *parameters)  # type: ignore[no-untyped-call]
     return result

@@ -1,4 +1,4 @@
-"""The parameters of SAFMN's blocks, stacked: few small kernels convert and pad those of all blocks at once."""
+"""The parameters of SAFMN's blocks, stacked, so that a few small kernels convert and pad all blocks at once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-ALIGNMENT = 8  # channels; a GPU's matrix units take bfloat16 in multiples of it
+ALIGNMENT = 8  # channels: a GPU's matrix units process bfloat16 in multiples of it
 
 
 def aligned(channels: int) -> int:
-    """The next multiple of :data:`ALIGNMENT`."""
+    """Round ``channels`` up to a multiple of :data:`ALIGNMENT`."""
     return -(-channels // ALIGNMENT) * ALIGNMENT
 
 
 class Parameters(NamedTuple):
-    """Those of all blocks, float32: (blocks, ...)."""
+    """The parameters of all blocks, float32. Each tensor is (blocks, ...); the comments give the other dimensions."""
 
     norm1: Tensor  # (dim,) gain
     norm1_bias: Tensor
@@ -33,7 +33,7 @@ class Parameters(NamedTuple):
 
 
 def stacked(network: Any) -> Parameters:
-    """Those of a SAFMN's blocks."""
+    """Return the stacked parameters of a SAFMN's blocks."""
     blocks = network.feats
     dim = blocks[0].norm1.weight.shape[0]
     levels = [level for block in blocks for level in block.safm.mfr]

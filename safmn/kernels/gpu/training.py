@@ -1,10 +1,13 @@
-"""SAFMN's forward pass in the form that a GPU computes fastest, for training.
+"""SAFMN's forward pass in the form that is fastest on a GPU, for training.
 
-What is different from the network's own operations: images lie in memory as (B, h, w, C) throughout; what convolutions
-read and write is padded to a multiple of eight channels, which is how a GPU's matrix units take bfloat16 (36 are no
-such multiple); everything between two dense convolutions is fused, depthwise convolutions and pooling included: by
-kernels of ours (:mod:`safmn.kernels.gpu.blocks`), or, for networks that are wider than those take and where there is no
-Triton, by ``torch.compile``, once for all blocks.
+It differs from the network's own operations in three ways:
+
+- images are (B, h, w, C) in memory throughout;
+- the input and output of convolutions are padded to a multiple of eight channels, because a GPU's matrix units process
+  bfloat16 in such multiples (SAFMN's 36 is none);
+- everything between two dense convolutions is fused, including depthwise convolutions and pooling. SAFMN's own kernels
+  do this (:mod:`safmn.kernels.gpu.blocks`). If the network is too wide for them or Triton is missing, ``torch.compile``
+  does it, once for all blocks.
 """
 
 from __future__ import annotations
@@ -26,15 +29,15 @@ from safmn.kernels.gpu.parameters import aligned, stacked
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_ERROR = 0.2  # of kernels that are right, in bfloat16 and for random weights, with a margin
-_WIDEST = 64  # channels that the kernels take: wider tiles do not fit into registers
+_LARGEST_ERROR = 0.2  # of correct kernels, in bfloat16 and for random weights, with a margin
+_WIDEST = 64  # channels that the kernels support: wider tiles do not fit into registers
 
 
 Fusion = Literal["kernels", "compile", "none"]
 
 
 class _Block(NamedTuple):
-    """The parameters of a block; convolutions in the arithmetic's type, padded."""
+    """The parameters of a block. Those of convolutions are padded and have the type of the arithmetic."""
 
     norm1: tuple[Tensor, Tensor]  # (dim,) each
     norm2: tuple[Tensor, Tensor]
@@ -45,7 +48,7 @@ class _Block(NamedTuple):
 
 
 def _pad(tensor: Tensor, *sizes: int) -> Tensor:
-    """``tensor`` with zeros at the end of its first dimensions, up to ``sizes``."""
+    """Pad the first dimensions of ``tensor`` with zeros at the end, up to ``sizes``."""
     missing = [size - have for size, have in zip(sizes, tensor.shape, strict=False)]
     rest = tensor.dim() - len(missing)
     return F.pad(tensor, [0, 0] * rest + [side for amount in reversed(missing) for side in (0, amount)])
@@ -56,7 +59,7 @@ def _normalise(x: Tensor, norm: tuple[Tensor, Tensor], dtype: torch.dtype) -> Te
 
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A depthwise 3x3 convolution as a sum of shifted images, (B, h, w, C) to the same shape in float32."""
+    """Compute a depthwise 3x3 convolution as a sum of shifted images, (B, h, w, C) to the same shape in float32."""
     _, height, width, _ = x.shape
     padded = F.pad(x, (0, 0, 1, 1, 1, 1)).float()
     result = bias.expand(x.shape)
@@ -68,23 +71,24 @@ def _depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _pool(x: Tensor, factor: int) -> Tensor:
-    """Max pooling by ``factor``, (B, h, w, C) with sides that are multiples of it."""
+    """Max-pool (B, h, w, C) by ``factor``, which divides both sides."""
     batch, height, width, channels = x.shape
     return x.view(batch, height // factor, factor, width // factor, factor, channels).amax((2, 4))
 
 
 def _enlarge(x: Tensor, factor: int) -> Tensor:
-    """Nearest neighbours, (B, h, w, C) to (B, h * factor, w * factor, C)."""
+    """Enlarge (B, h, w, C) to (B, h * factor, w * factor, C) by nearest neighbour."""
     batch, height, width, channels = x.shape
     spread = x[:, :, None, :, None].expand(batch, height, factor, width, factor, channels)
     return spread.reshape(batch, height * factor, width * factor, channels)
 
 
 def _block(x: Tensor, features: Tensor, parameters: _Block, factors: tuple[int, ...]) -> Tensor:
-    """The block ``FMM``: (B, h, w, dim) in float32 to the same, given its first norm as well.
+    """Compute the block ``FMM``: (B, h, w, dim) in float32 to the same.
 
-    That norm is compiled apart, so that pooling and its gradient, which asks who the maximum was, both read what is in
-    memory. Fused, they would compute it twice and differ in the last digit: then nobody would be.
+    ``features``, the output of the first norm, is an input, because that norm is compiled separately. The gradient of
+    pooling compares each value with the maximum, so both must read the same values from memory. A fused norm would be
+    computed twice with different rounding, and then possibly no value would equal the maximum.
     """
     dim, (weight, bias) = x.shape[-1], parameters.aggr
     dtype = weight.dtype
@@ -102,13 +106,13 @@ def _block(x: Tensor, features: Tensor, parameters: _Block, factors: tuple[int, 
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    # Left on, inductor's choice of layouts takes (B, h, w, C) for (B, C, h, w) and puts the rows innermost.
+    # Inductor's layout optimisation would take (B, h, w, C) for (B, C, h, w) and put the rows innermost.
     options: dict[str, Any] = {"layout_optimization": False}
     return torch.compile(function, dynamic=False, fullgraph=True, options=options)
 
 
 def _possible_fusion(network: Any, dtype: torch.dtype) -> Fusion:
-    """Kernels of ours, where there are some that give what they should; says why not."""
+    """Return ``kernels`` if SAFMN's own kernels run and are accurate, otherwise ``compile``; log the reason."""
     reason = ""
     if network.to_feat.out_channels > _WIDEST:
         reason = f"the network is wider than {_WIDEST} channels"
@@ -117,18 +121,18 @@ def _possible_fusion(network: Any, dtype: torch.dtype) -> Fusion:
     else:
         try:
             if (error := kernel_error(network, dtype)) > _LARGEST_ERROR:
-                reason = f"our kernels are {error:.1%} off on this machine; please report it"
-        except Exception as error:  # whatever a compiler or a driver raises
-            reason = f"our kernels cannot run on this machine: {type(error).__name__}: {first_line(error)}"
+                reason = f"SAFMN's kernels are {error:.1%} off on this machine; please report it"
+        except Exception as error:  # a compiler or a driver may raise any exception
+            reason = f"SAFMN's kernels cannot run on this machine: {type(error).__name__}: {first_line(error)}"
     if reason:
-        logger.warning("train.kernels: native is left to torch.compile, which is slower: %s", reason)
+        logger.warning("train.kernels: native uses torch.compile, which is slower: %s", reason)
     return "compile" if reason else "kernels"
 
 
 @torch.enable_grad()
 def kernel_error(network: nn.Module, dtype: torch.dtype) -> float:
-    """By how much the kernels miss the unfused form on random images: of its norm, of output or gradients."""
-    network = copy.deepcopy(network).requires_grad_(True)  # a teacher's has no gradients
+    """Return the kernels' relative error (of norms) on random images, the larger one of output and gradients."""
+    network = copy.deepcopy(network).requires_grad_(True)  # a teacher's parameters have no gradients
     parameters = list(network.parameters())
     images = torch.rand(2, 3, 24, 16, generator=torch.Generator().manual_seed(0)).to(parameters[0].device)
     results = []
@@ -141,20 +145,20 @@ def kernel_error(network: nn.Module, dtype: torch.dtype) -> float:
 
 
 class GPUTrainedSAFMN(nn.Module):
-    """SAFMN in the form above; it shares the parameters of ``network``.
+    """SAFMN in the form that this module describes. It shares the parameters of ``network``.
 
-    The stream of features that blocks add to stays float32, as do the first and the last convolution (TF32 where that
-    is allowed): an image in bfloat16 has no more than 8 bits. Where a window's maximum is reached by several pixels
-    each gets its share of the gradient (elsewhere in torch the first one gets all).
+    The residual stream of features stays float32. So do the first and the last convolution (TF32 if that is allowed),
+    because an image in bfloat16 has only 8 bits. If several pixels of a window equal its maximum, they share the
+    gradient (elsewhere in torch the first one gets all of it).
 
     Args:
         network: a SAFMN.
-        dtype: arithmetic within the blocks.
-        fusion: ``kernels`` of ours, ``compile`` by torch, ``none`` (the arithmetic of ``compile``, for tests); None:
-            the first of them that is possible.
+        dtype: type of the arithmetic within the blocks.
+        fusion: ``kernels`` (SAFMN's own), ``compile`` (by torch) or ``none`` (the arithmetic of ``compile``, for
+            tests). None: ``kernels`` if possible, otherwise ``compile``.
 
     Raises:
-        OptionError: the network is another one.
+        OptionError: ``network`` is not SAFMN.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32, *, fusion: Fusion | None = None) -> None:
@@ -167,7 +171,7 @@ class GPUTrainedSAFMN(nn.Module):
         self._run_block = _compiled(_block) if self.fusion == "compile" else _block
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, h, w), float32, h and w multiples of 8, to (B, 3, h * scale, w * scale), float32."""
+        """Map (B, 3, h, w), float32, h and w multiples of 8, to (B, 3, h * scale, w * scale), float32."""
         network: Any = self.network
         check_sides(images)
         with torch.autocast(images.device.type, enabled=False):
@@ -195,7 +199,7 @@ class GPUTrainedSAFMN(nn.Module):
         return F.conv2d(images, weight, conv.bias, padding=1).contiguous(memory_format=torch.channels_last)
 
     def _prepared(self) -> list[_Block]:
-        """The parameters of each block, padded and converted."""
+        """Return the parameters of each block, padded and converted."""
         network: Any = self.network
         own, blocks = stacked(network), len(network.feats)
         width = aligned(own.norm1.shape[1])

@@ -1,14 +1,17 @@
-"""Triton kernels for the blocks of SAFMN, forward and backward: what lies between two dense 3x3 convolutions, fused.
+"""Triton kernels for SAFMN's blocks, forward and backward. They fuse everything between two dense 3x3 convolutions.
 
-An image is (pixels, channels) in memory, pixels row by row (channels_last). A *window* is 8x8 pixels, what the coarsest
-pooling takes the maximum of; kernels that pool take one at a time, its pixels in Morton order (y and x interleaved bit
-by bit): 4, 16 or 64 consecutive ones are then what level 1, 2 or 3 pools, and pooling and enlarging are reshapes.
+An image is (pixels, channels) in memory, with the pixels row by row (channels_last). A *window* is 8x8 pixels, the cell
+of the coarsest pooling. Kernels that pool process one window at a time, with its pixels in Morton order (y and x
+interleaved bit by bit). Then 4, 16 or 64 consecutive pixels form a cell of level 1, 2 or 3, and pooling and enlarging
+are reshapes.
 
-``features``, ``levels`` and ``slopes`` hold all four levels one after the other. ``features``: level 0 is the whole
-normalised image, (pixels, dim); level l its last quarter but 3 - l, pooled: (pixels / 4**l, dim / 4). ``levels``, what
-the depthwise convolutions give, and ``slopes``, its gradient: (pixels / 4**l, dim / 4) at every level.
+``features``, ``levels`` and ``slopes`` contain all four levels one after the other. In ``features``, level 0 is the
+whole normalised image, (pixels, dim), and level l is quarter l (from 0) of its channels, pooled: (pixels / 4**l,
+dim / 4). ``levels``, the output of the depthwise convolutions, and its gradient ``slopes`` are (pixels / 4**l, dim / 4)
+at every level.
 
-Tiles are padded to powers of two. Sums over all pixels are partial: each program has a row, to be added by the caller.
+Tiles are padded to powers of two. Sums over all pixels are partial: each program writes a row, and the caller adds the
+rows.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ def _gelu_slope(x):
 
 @triton.jit
 def _morton(index):
-    """Row and column of pixel ``index`` in its window."""
+    """Return row and column of pixel ``index`` in its window."""
     row = ((index >> 1) & 1) | ((index >> 2) & 2) | ((index >> 3) & 4)
     column = (index & 1) | ((index >> 1) & 2) | ((index >> 2) & 4)
     return row, column
@@ -39,7 +42,7 @@ def _morton(index):
 
 @triton.jit
 def _level_start(level: tl.constexpr, pixels, first: tl.constexpr, quarter: tl.constexpr):
-    """Where a level begins in ``features`` (``first``: dim channels in level 0) or ``slopes`` (dim / 4)."""
+    """Return a level's offset in ``features`` or ``slopes``; ``first``, level 0's channels, is dim or dim / 4."""
     if level == 0:
         return 0
     start = pixels * first
@@ -52,7 +55,7 @@ def _level_start(level: tl.constexpr, pixels, first: tl.constexpr, quarter: tl.c
 
 @triton.jit
 def _place(window, level: tl.constexpr, height, width):
-    """The level's pixels in a window: image, rows and columns, (64 / 4**level,) each, and the level's size."""
+    """Return image, rows and columns, (64 / 4**level,) each, of a level's pixels in a window; and the level's size."""
     rows, columns = height // 8, width // 8
     image = window // (rows * columns)
     row, column = _morton(tl.arange(0, 64 >> (2 * level)))
@@ -63,20 +66,20 @@ def _place(window, level: tl.constexpr, height, width):
 
 @triton.jit
 def _pixels(window, height, width):
-    """Indices of a window's pixels, (64,)."""
+    """Return the indices of a window's pixels, (64,)."""
     image, row, column, height, width = _place(window, 0, height, width)
     return (image * height + row) * width + column
 
 
 @triton.jit
 def _pooled(tile, channels: tl.constexpr, count: tl.constexpr):
-    """The maximum of each four consecutive pixels: (4 * count, channels) to (count, channels)."""
+    """Return the maximum of every four consecutive pixels: (4 * count, channels) to (count, channels)."""
     return tl.max(tl.reshape(tile, (count, 4, channels)), axis=1)
 
 
 @triton.jit
 def _spread(tile, level: tl.constexpr, channels: tl.constexpr):
-    """Nearest neighbours: a level's (64 / 4**level, channels) to (64, channels)."""
+    """Enlarge a level's (64 / 4**level, channels) to (64, channels) by nearest neighbour."""
     if level == 0:
         return tile
     count: tl.constexpr = 64 >> (2 * level)
@@ -86,7 +89,7 @@ def _spread(tile, level: tl.constexpr, channels: tl.constexpr):
 
 @triton.jit
 def _gathered(tile, level: tl.constexpr, channels: tl.constexpr):
-    """The transpose of _spread: sums of a level's pixels."""
+    """Apply the transpose of _spread: sum (64, channels) to a level's (64 / 4**level, channels)."""
     if level == 0:
         return tile
     count: tl.constexpr = 64 >> (2 * level)
@@ -95,7 +98,7 @@ def _gathered(tile, level: tl.constexpr, channels: tl.constexpr):
 
 @triton.jit
 def _normalised(tile, dim: tl.constexpr, channels, eps):
-    """Layer norm without its gain: (64, padded) to the same, and 1 / deviation (64,)."""
+    """Return the layer norm without gain and shift, in the shape of ``tile``, and 1 / deviation per pixel."""
     mean = tl.sum(tile, axis=1) / dim
     centred = tl.where((channels < dim)[None, :], tile - mean[:, None], 0.0)
     inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / dim + eps)
@@ -105,9 +108,10 @@ def _normalised(tile, dim: tl.constexpr, channels, eps):
 @triton.jit
 def _convolved(source, weight, window, start, stride, level: tl.constexpr, height, width,
                quarter: tl.constexpr, padded: tl.constexpr, flipped: tl.constexpr):  # fmt: skip
-    """A level's depthwise 3x3 convolution, without bias, or its transpose: (64 / 4**level, padded), float32.
+    """Return a level's depthwise 3x3 convolution, without bias, or its transpose (``flipped``), in float32.
 
-    ``start`` and ``stride``: where the level begins in ``source`` and how far apart its pixels are.
+    The shape is (64 / 4**level, padded). ``start`` is the level's offset in ``source``, and ``stride`` the distance
+    between its pixels.
     """
     image, row, column, height, width = _place(window, level, height, width)
     channel = tl.arange(0, padded)
@@ -128,7 +132,7 @@ def _convolved(source, weight, window, start, stride, level: tl.constexpr, heigh
 @triton.jit
 def _level_place(source, window, level: tl.constexpr, pixels, height, width, first: tl.constexpr,
                  quarter: tl.constexpr, padded: tl.constexpr):  # fmt: skip
-    """Addresses of a level's pixels in a window, (64 / 4**level, padded), where they are dim / 4 channels apart."""
+    """Return the addresses of a level's pixels in a window, (64 / 4**level, padded), for a stride of dim / 4."""
     image, row, column, height, width = _place(window, level, height, width)
     pixel = (image * height + row) * width + column
     start = _level_start(level, pixels, first, quarter)
@@ -138,7 +142,7 @@ def _level_place(source, window, level: tl.constexpr, pixels, height, width, fir
 @triton.jit
 def _level(features, weight, bias, levels, window, level: tl.constexpr, pixels, height, width,
            dim: tl.constexpr, quarter: tl.constexpr, padded: tl.constexpr):  # fmt: skip
-    """A level after its depthwise convolution, stored in ``levels`` and enlarged: (64, padded), its type."""
+    """Convolve a level depthwise, store it in ``levels`` and return it enlarged: (64, padded) in that type."""
     stride: tl.constexpr = dim if level == 0 else quarter
     start = _level_start(level, pixels, dim, quarter)
     channel = tl.arange(0, padded)
@@ -154,7 +158,7 @@ def _level(features, weight, bias, levels, window, level: tl.constexpr, pixels, 
 @triton.jit
 def _part(matrix, level: tl.constexpr, dim: tl.constexpr, quarter: tl.constexpr, padded: tl.constexpr,
           wide: tl.constexpr):  # fmt: skip
-    """The columns of the (dim, dim) matrix ``aggr`` that a level meets: (wide, padded)."""
+    """Return the columns of the (dim, dim) matrix ``aggr`` that multiply a level: (wide, padded)."""
     row, column = tl.arange(0, wide), tl.arange(0, padded)
     address = matrix + row[:, None] * dim + level * quarter + column[None, :]
     return tl.load(address, mask=(row < dim)[:, None] & (column < quarter)[None, :], other=0.0)
@@ -163,7 +167,7 @@ def _part(matrix, level: tl.constexpr, dim: tl.constexpr, quarter: tl.constexpr,
 @triton.jit
 def norm_and_pool(x, gain, shift, features, pixels, height, width, eps,
                   dim: tl.constexpr, quarter: tl.constexpr, wide: tl.constexpr):  # fmt: skip
-    """``features`` of x (pixels, dim); a program for each window."""
+    """Compute ``features`` from x (pixels, dim). Grid: one program per window."""
     window = tl.program_id(0)
     channel = tl.arange(0, wide)
     inside = (channel < dim)[None, :]
@@ -184,9 +188,9 @@ def norm_and_pool(x, gain, shift, features, pixels, height, width, eps,
 def modulate(x, features, depthwise, depthwise_bias, aggr, aggr_bias, gain, shift, levels, gates, modulated, normed,
              pixels, height, width, eps, dim: tl.constexpr, quarter: tl.constexpr, wide: tl.constexpr,
              padded: tl.constexpr, aligned: tl.constexpr, precision: tl.constexpr):  # fmt: skip
-    """``modulated`` = x + gelu(gates) * features, float32, and ``normed``, its norm, (pixels, aligned).
+    """Compute ``modulated`` = x + gelu(gates) * features, float32, and its norm ``normed``, (pixels, aligned).
 
-    ``gates`` = aggr(levels), (pixels, dim).
+    Also store ``levels`` and ``gates`` = aggr(levels), (pixels, dim). Grid: one program per window.
     """
     window = tl.program_id(0)
     channel = tl.arange(0, wide)
@@ -214,7 +218,10 @@ def modulate(x, features, depthwise, depthwise_bias, aggr, aggr_bias, gain, shif
 @triton.jit
 def feed_forward(modulated, mixed, mixed_bias, back, back_bias, result, dim: tl.constexpr, hidden: tl.constexpr,
                  wide: tl.constexpr, broad: tl.constexpr, rows: tl.constexpr, precision: tl.constexpr):  # fmt: skip
-    """``result`` = modulated + back(gelu(mixed + bias)), (pixels, dim) float32; a program for each ``rows`` pixels."""
+    """Compute ``result`` = modulated + back(gelu(mixed + bias)), (pixels, dim) float32.
+
+    Grid: one program per ``rows`` pixels.
+    """
     pixel = tl.program_id(0) * rows + tl.arange(0, rows)
     channel, unit = tl.arange(0, wide), tl.arange(0, broad)
     known, active = channel < dim, unit < hidden
@@ -233,10 +240,10 @@ def feed_forward(modulated, mixed, mixed_bias, back, back_bias, result, dim: tl.
 def feed_forward_backward(slope, mixed, mixed_bias, back, mixed_slope, back_sums, bias_sums, pixels,
                           dim: tl.constexpr, hidden: tl.constexpr, wide: tl.constexpr, chunk: tl.constexpr,
                           rows: tl.constexpr, precision: tl.constexpr):  # fmt: skip
-    """``mixed_slope``, the gradient of ``mixed``, of ``slope``, that of the result.
+    """Compute ``mixed_slope``, the gradient of ``mixed``, from ``slope``, the gradient of the result.
 
-    Grid: (chunks of mixed's channels, programs). Partial sums: ``back_sums`` (programs, chunks, wide, chunk),
-    ``bias_sums`` (programs, chunks, wide + chunk): of back's bias, in each chunk alike, then of mixed's.
+    Grid: (chunks of mixed's channels, programs). The partial sums are ``back_sums`` (programs, chunks, wide, chunk) and
+    ``bias_sums`` (programs, chunks, wide + chunk). The latter holds back's bias, equal in every chunk, then mixed's.
     """
     channel, unit = tl.arange(0, wide), tl.program_id(0) * chunk + tl.arange(0, chunk)
     known, active = channel < dim, unit < hidden
@@ -267,7 +274,7 @@ def feed_forward_backward(slope, mixed, mixed_bias, back, mixed_slope, back_sums
 def _send_down(gate_slope, aggr, levels, slopes, total, window, level: tl.constexpr, pixels, height, width,
                dim: tl.constexpr, quarter: tl.constexpr, wide: tl.constexpr, padded: tl.constexpr,
                precision: tl.constexpr):  # fmt: skip
-    """A level's gradient, stored in ``slopes``; returns ``total`` and what the window adds to aggr's gradient."""
+    """Store a level's gradient in ``slopes``; return ``total`` plus the window's part of aggr's gradient."""
     inside = (tl.arange(0, padded) < quarter)[None, :]
     part = _part(aggr, level, dim, quarter, padded, wide)
     down = _gathered(tl.dot(gate_slope, part, input_precision=precision), level, padded)
@@ -288,11 +295,12 @@ def _put_part(sums, total, level: tl.constexpr, wide: tl.constexpr, padded: tl.c
 @triton.jit
 def modulate_backward(x, features, gates, gain, slope, normed_slope, x_slope, feature_slope, gate_slope, sums, eps,
                       dim: tl.constexpr, wide: tl.constexpr, aligned: tl.constexpr, rows: tl.constexpr):  # fmt: skip
-    """Gradients through the second norm and the product of ``modulate``; a program for each ``rows`` pixels.
+    """Compute the gradients through the second norm and the product of ``modulate``.
 
-    ``slope`` is that of modulated as the residual carries it, ``normed_slope`` that of normed. Gives that of x without
-    what comes through features (``x_slope``), what the product gives features, and that of gates. ``sums``:
-    (programs, 3, dim), partial, of aggr's bias, the norm's gain and its shift.
+    ``slope`` is the gradient of modulated through the residual, ``normed_slope`` that of normed. The results are
+    ``x_slope`` (without the gradient through features), ``feature_slope`` (only through the product), ``gate_slope``.
+    ``sums`` receives partial sums of the gradients of aggr's bias and the norm's gain and shift: (programs, 3, dim).
+    Grid: one program per ``rows`` pixels.
     """
     channel = tl.arange(0, wide)
     known = (channel < dim)[None, :]
@@ -322,7 +330,7 @@ def modulate_backward(x, features, gates, gain, slope, normed_slope, x_slope, fe
 def aggregate_backward(gate_slope, levels, aggr, slopes, aggr_sums, windows, pixels, height, width, dim: tl.constexpr,
                        quarter: tl.constexpr, wide: tl.constexpr, padded: tl.constexpr,
                        precision: tl.constexpr):  # fmt: skip
-    """``slopes`` of ``gate_slope``, and partial sums of aggr's gradient: (programs, 4 levels, wide, padded)."""
+    """Compute ``slopes`` from ``gate_slope``; partial sums of aggr's gradient: (programs, 4 levels, wide, padded)."""
     channel = tl.arange(0, wide)
     total0, total1 = tl.zeros((wide, padded), tl.float32), tl.zeros((wide, padded), tl.float32)
     total2, total3 = tl.zeros((wide, padded), tl.float32), tl.zeros((wide, padded), tl.float32)
@@ -346,9 +354,9 @@ def aggregate_backward(gate_slope, levels, aggr, slopes, aggr_sums, windows, pix
 @triton.jit
 def depthwise_sums(features, slopes, sums, pixels, height, width, dim: tl.constexpr, quarter: tl.constexpr,
                    padded: tl.constexpr, tile: tl.constexpr):  # fmt: skip
-    """Gradients of the depthwise kernels: ``sums`` (parts, 4 levels, 9 taps and the bias, padded), partial.
+    """Compute partial sums of the depthwise kernels' gradients: (parts, 4 levels, 9 taps and the bias, padded).
 
-    Grid: (40: level and tap, parts).
+    Grid: (40, parts). The 40 are the levels' taps and biases.
     """
     level, tap = tl.program_id(0) // 10, tl.program_id(0) % 10
     part, parts = tl.program_id(1), tl.num_programs(1)
@@ -396,9 +404,9 @@ def _add_slope(features, slopes, weight, feature_slope, window, level: tl.conste
 @triton.jit
 def features_backward(features, slopes, weight, feature_slope, pixels, height, width, dim: tl.constexpr,
                       quarter: tl.constexpr, padded: tl.constexpr):  # fmt: skip
-    """Add to ``feature_slope`` what comes through pooling and depthwise convolutions.
+    """Add the gradient through pooling and depthwise convolutions to ``feature_slope``.
 
-    Of a pooled level every pixel that reaches the maximum gets its share. Grid: (windows, 4 levels).
+    In a pooled level, the pixels that equal the maximum share the gradient equally. Grid: (windows, 4 levels).
     """
     window, level = tl.program_id(0), tl.program_id(1)
     if level == 0:
@@ -414,9 +422,9 @@ def features_backward(features, slopes, weight, feature_slope, pixels, height, w
 @triton.jit
 def norm_backward(x, gain, feature_slope, x_slope, sums, eps, dim: tl.constexpr, wide: tl.constexpr,
                   rows: tl.constexpr):  # fmt: skip
-    """Add to ``x_slope`` what comes through the norm; a program for each ``rows`` pixels.
+    """Add the gradient through the norm to ``x_slope``. Grid: one program per ``rows`` pixels.
 
-    ``sums``: (programs, 2, dim), partial, of the norm's gain and shift.
+    ``sums`` receives partial sums of the gradients of the norm's gain and shift: (programs, 2, dim).
     """
     channel = tl.arange(0, wide)
     known = channel < dim
