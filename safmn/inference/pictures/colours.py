@@ -30,6 +30,7 @@ _PRIMARIES: dict[int, tuple[tuple[float, float], tuple[float, ...]]] = {
     22: (_D65, (0.630, 0.340, 0.295, 0.605, 0.155, 0.077)),
 }
 _UNSPECIFIED, _SRGB_CURVE, _PQ, _HLG = 2, 13, 16, 18
+_CAMERAS = (1, 6, 14, 15)  # TransferCharacteristics of BT.709, BT.601 and BT.2020, one curve
 _STEPS = 1024  # of a tabulated curve
 _SQUARE_ROOT_GAMMA = 0.45455  # what files of sRGB state as their gamma
 
@@ -43,6 +44,7 @@ class Colours:
         points: ColourPrimaries and TransferCharacteristics of H.273, where these state it.
         gamma: PNG's gamma, the exponent of encoding.
         white, primaries: chromaticities.
+        shown: TransferCharacteristics that other formats must state for the same look, where not that of ``points``.
     """
 
     chunks: tuple[tuple[bytes, bytes], ...]
@@ -50,6 +52,7 @@ class Colours:
     gamma: float | None = None
     white: tuple[float, float] = _D65
     primaries: tuple[float, ...] = _SRGB
+    shown: int | None = None
 
     @property
     def is_hdr(self) -> bool:
@@ -59,7 +62,7 @@ class Colours:
     def profile(self, *, grey: bool = False) -> bytes | None:
         """A profile that says the same; None for sRGB, and where nothing is known of the code points."""
         if self.points is not None:
-            curve = _curve(self.points[1])
+            curve = _curve(self.shown or self.points[1])
         elif self.gamma is not None and abs(self.gamma - _SQUARE_ROOT_GAMMA) > 1e-3:
             curve = 1 / self.gamma
         else:
@@ -94,21 +97,25 @@ def from_png(chunks: Sequence[tuple[bytes, bytes]]) -> Colours | None:
 
 
 def from_points(primaries: int, transfer: int) -> Colours | None:
-    """What code points state; None where it is sRGB, or nothing."""
+    """What the code points of AVIF and HEIC state; None where it is sRGB, or nothing.
+
+    The curve of cameras (BT.709) is shown as that of sRGB there, by browsers too, but not in PNG.
+    """
     if transfer in (0, _UNSPECIFIED, 3) and primaries in (0, 1, _UNSPECIFIED, 3):
         return None
     transfer = _SRGB_CURVE if transfer in (0, _UNSPECIFIED, 3) else transfer
     primaries = 1 if primaries not in _PRIMARIES else primaries
     if (primaries, transfer) == (1, _SRGB_CURVE):
         return None
-    chunk = (b"cICP", bytes([primaries, transfer, 0, 1]))
-    return Colours((chunk,), (primaries, transfer), None, *_PRIMARIES[primaries])
+    shown = _SRGB_CURVE if transfer in _CAMERAS else transfer
+    chunk = (b"cICP", bytes([primaries, shown, 0, 1]))
+    return Colours((chunk,), (primaries, transfer), None, *_PRIMARIES[primaries], shown)
 
 
 def _curve(transfer: int) -> Array | float | None:
     """The linear light of signals from 0 to 1, or a gamma (H.273, table 3); None where it is not one of a display."""
     signal = np.linspace(0, 1, _STEPS)
-    if transfer in (1, 6, 14, 15):
+    if transfer in _CAMERAS:
         return np.where(signal < 0.081, signal / 4.5, ((signal + 0.099) / 1.099) ** (1 / 0.45))
     if transfer == _SRGB_CURVE:
         return np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
