@@ -20,6 +20,8 @@ import tifffile
 from PIL import Image, ImageCms
 from skimage import data
 
+from safmn.imaging.boxes import with_code_points
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 HEIGHT, WIDTH = 24, 36
@@ -378,10 +380,8 @@ def _other_stills() -> None:
             def write(
                 path: Path, depth: Array = depth, bits: int = bits, primaries: int = primaries, transfer: int = transfer
             ) -> None:
-                content = imagecodecs.avif_encode(
-                    depth, level=90, bitspersample=bits, primaries=primaries, transfer=transfer, pixelformat="444"
-                )
-                path.write_bytes(content)
+                content = imagecodecs.avif_encode(depth, level=90, bitspersample=bits, pixelformat="444")
+                path.write_bytes(with_code_points(bytes(content), (primaries, transfer)))
 
             BROWSER[f"{name}_{bits}.avif"] = write
     register("rgb.bmp", PHOTO)
@@ -407,6 +407,7 @@ def _moving() -> None:
             BROWSER[name] = lambda path, frames=frames: path.write_bytes(gif(frames, palette, size))
     first = [Frame(holes, 4, 4, disposal=2, transparent=0), Frame(full, disposal=2), Frame(small, 2, 2)]
     BROWSER["first_is_small.gif"] = lambda path: path.write_bytes(gif(first, palette, size, background=2))
+    BROWSER["small_still.gif"] = lambda path: path.write_bytes(gif([Frame(small, 2, 2)], palette, size, background=2))
     opaque = [Frame(full, disposal=2), Frame(small, 4, 4)]
     BROWSER["background.gif"] = lambda path: path.write_bytes(gif(opaque, palette, size, background=2))
     opaque_then_clear = [Frame(full, disposal=2), Frame(np.where(full == 1, 0, full), transparent=0)]

@@ -477,6 +477,8 @@ def test_outputs_look_like_inputs_in_chromium(weights: Path, tmp_path: Path) -> 
         missing = [name for name in names if Path(name).stem not in outputs]
         assert folder == "png" or not missing
         found = [name for name in names if Path(name).stem in outputs]
+        if folder == "png":  # Chromium shows WebP without the orientation of its EXIF data, which other programs apply
+            found = [name for name in found if not (name.startswith("exif") and name.endswith(".webp"))]
         results = browser.shown([outputs[Path(name).stem] for name in found], tmp_path)
         wrong = {
             name: worst

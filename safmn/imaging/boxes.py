@@ -45,6 +45,20 @@ def code_points_at(data: bytes | memoryview) -> list[int]:
     return [place + 4 for kind, place, content in boxes(data) if kind == b"colr" and content[:4] == b"nclx"]
 
 
+def with_code_points(file: bytes, points: tuple[int, int]) -> bytes:
+    """An AVIF file that states other code points.
+
+    Raises:
+        ValueError: it has no place for them.
+    """
+    places = code_points_at(file)
+    if not places:
+        raise ValueError("the encoder leaves no place for what colours mean")
+    for place in places:
+        file = file[:place] + b"".join(number.to_bytes(2, "big") for number in points) + file[place + 4 :]
+    return file
+
+
 def av1_depth(data: bytes | memoryview) -> int:
     """Bits a channel of an AVIF file: 8, 10 or 12."""
     for kind, _, content in boxes(data):

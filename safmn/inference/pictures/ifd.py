@@ -5,6 +5,7 @@ TIFF 6.0, section 2. Values are kept as the bytes of the file, in its byte order
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +70,7 @@ def first_directory(block: bytes) -> Directory:
     return read_directory(block, struct.unpack_from(order + "I", block, 4)[0], order)
 
 
-def read_directory(block: bytes, place: int, order: str, depth: int = 0) -> Directory:
+def read_directory(block: bytes | mmap.mmap, place: int, order: str, depth: int = 0) -> Directory:
     """The directory at a place; lines that point beyond the end are left out."""
     (count,) = struct.unpack_from(order + "H", block, place)
     entries, below = [], {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ def tiff_metadata(path: Path, image: TiffImage) -> Described:
             return None, image.icc, Extras()
         order = tiff.byteorder
     try:
-        content = path.read_bytes()
-        root = ifd.read_directory(content, image.offset, order)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            root = ifd.read_directory(content, image.offset, order)
         data = exif.from_tiff(root, order)
     except (ValueError, struct.error) as error:
         logger.warning("%s: its EXIF data cannot be read (%s) and is dropped.", path, first_line(error))

@@ -20,6 +20,7 @@ from safmn.errors import DataError, UserError, first_line
 from safmn.imaging.io import decode_deep, widened
 from safmn.imaging.profiles import cmyk_to_rgb, to_srgb
 from safmn.imaging.tiff import RAW_ADVICE, is_tiff, read_tiff
+from safmn.inference.frames import composed
 from safmn.inference.pictures import floats
 from safmn.inference.pictures.heif import is_heif, read_heif
 from safmn.inference.pictures.metadata import metadata, tiff_metadata
@@ -117,8 +118,12 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
         if image.format == "MPO" and (others := getattr(image, "n_frames", 1) - 1):
             logger.warning("%s: the first of its %d pictures is read.", path, others + 1)
         raw_mode = _raw_mode(image)  # known only until the pixels are decoded
+        tiles: Any = getattr(image, "tile", ())
+        is_part = image.format == "GIF" and any(tile[1] != (0, 0, *image.size) for tile in tiles)
         image.load()  # before the metadata, in whose reading Pillow would do it; OpenCV lets damage pass
         exif, icc, extras = metadata(image)
+        if is_part:  # Pillow fills the rest of the screen with a colour
+            return Picture(next(composed(path, "GIF", image.size)), exif, icc, extras)
         pixels = _deep_pixels(path, image, raw_mode)
         if pixels is None:
             pixels, icc = _plain(image, icc)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from safmn.errors import DataError, UserError, first_line
 from safmn.files import atomic_path
-from safmn.imaging.boxes import code_points_at
+from safmn.imaging.boxes import with_code_points
 from safmn.imaging.io import with_png_chunks
 from safmn.inference.pictures import exif as exif_data
 from safmn.inference.pictures import png
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535}
 _GIF_TRANSPARENT = 255  # the last of the palette
 _APP13, _PHOTOSHOP, _IPTC = b"\xff\xed", b"Photoshop 3.0\0", b"8BIM\x04\x04\0\0"
-_BY_DEFAULT = (1, 13)  # code points of sRGB; others are put in afterwards
+_SRGB_POINTS = (1, 13)
 
 
 def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: int = 95) -> None:
@@ -81,13 +81,12 @@ def _encoded(picture: Picture, kind: str, quality: int) -> bytes:
 
 
 def _deep_avif(pixels: Array, quality: int) -> bytes:
-    """AVIF of 10 bits, which Pillow does not write."""
+    """AVIF of 10 bits, which Pillow does not write; it states sRGB."""
     white = 2**AVIF_BITS - 1
     levels = ((pixels.astype(np.uint32) * white + 32767) // 65535).astype(np.uint16)
     layout = "400" if pixels.ndim == 2 else "444"
-    primaries, transfer = _BY_DEFAULT
-    options: dict[str, Any] = {"primaries": primaries, "transfer": transfer, "pixelformat": layout}
-    return bytes(imagecodecs.avif_encode(levels, level=quality, bitspersample=AVIF_BITS, **options))
+    file = bytes(imagecodecs.avif_encode(levels, level=quality, bitspersample=AVIF_BITS, pixelformat=layout))
+    return with_code_points(file, _SRGB_POINTS)
 
 
 def finished(file: bytes, kind: str, picture: Picture) -> bytes:
@@ -96,12 +95,7 @@ def finished(file: bytes, kind: str, picture: Picture) -> bytes:
         return with_png_chunks(file, _png_chunks(picture))
     colours = picture.extras.colours
     if kind == "AVIF" and colours is not None and colours.points is not None:
-        places = code_points_at(file)
-        if not places:
-            raise DataError("AVIF: this encoder leaves no place for code points; choose another format (--format png)")
-        points = b"".join(number.to_bytes(2, "big") for number in colours.points)
-        for place in places:
-            file = file[:place] + points + file[place + 4 :]
+        return with_code_points(file, colours.points)
     return file
 
 
