@@ -1,4 +1,4 @@
-"""Colour, and the way between 8-bit images and the networks' tensors."""
+"""Colour, and the way between images and the networks' tensors."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def rgb_to_y(image: Array) -> Array:
 
 
 def to_tensor(image: Array) -> torch.Tensor:
-    """uint8 (H, W, C) in [0, 255] -> float32 (C, H, W) in [0, 1], contiguous; an (H, W) image gets one channel."""
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise DataError(f"to_tensor takes a uint8 (H, W, C) array, not {image.dtype} of shape {image.shape}")
+    """uint8 or uint16 (H, W, C) -> float32 (C, H, W) in [0, 1], contiguous; an (H, W) image gets one channel."""
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3):
+        raise DataError(f"to_tensor takes a uint8 or uint16 (H, W, C) array, not {image.dtype} of shape {image.shape}")
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)  # (C, H, W)
     # A copy even of what counts as contiguous: numpy leaves an axis of length 1 its stride, which a flip made negative.
-    return torch.from_numpy(planes.copy(order="C")).to(torch.float32).div_(255.0)
+    return torch.from_numpy(planes.copy(order="C")).to(torch.float32).div_(float(np.iinfo(image.dtype).max))
 
 
 def to_uint8(tensor: torch.Tensor) -> Array:

@@ -22,17 +22,24 @@ TURNS: dict[int, Callable[[Array], Array]] = {
 }
 """Value of the tag -> (H, W, ...) as stored to (H, W, ...) upright, a view; 1 and what is unknown stay as they are."""
 _LYING = (5, 6, 7, 8)
-_WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP")
+_WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP", "AVIF")
+_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"irot", b"imir")  # of JPEG, PNG, WebP; of AVIF the last two
 
 
 def orientation_in(data: bytes | memoryview) -> int:
-    """The orientation that an image file's bytes state; 1 where they state none. Damaged EXIF data states none."""
+    """The orientation that an image file's bytes state; 1 where they state none. Damaged EXIF data states none.
+
+    Raises:
+        Image.DecompressionBombError: more pixels than Pillow opens.
+    """
     data = bytes(data)
-    if b"Exif\0\0" not in data and b"eXIf" not in data and b"EXIF" not in data:  # JPEG, PNG, WebP
+    if not any(mark in data for mark in _MARKS):
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
             return orientation_of(image)
+    except Image.DecompressionBombError:
+        raise
     except Exception:  # the parser trusts offsets and types that a damaged block states
         return 1
 
@@ -40,12 +47,15 @@ def orientation_in(data: bytes | memoryview) -> int:
 def orientation_of(image: Image.Image) -> int:
     """The same of a file that Pillow has opened; its pixels are not decoded.
 
-    1 for formats other than JPEG, PNG and WebP: decoders turn TIFF and AVIF themselves.
+    1 for formats other than JPEG, PNG, WebP and AVIF (whose rotation Pillow gives as EXIF data): TIFF is turned when it
+    is decoded. The orientation in XMP does not count, as in browsers.
     """
     if image.format not in _WITH_EXIF or "exif" not in image.info:  # asked for EXIF data, a PNG file is decoded
         return 1
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        exif = Image.Exif()
+        exif.load(image.info["exif"])  # Image.getexif would take the orientation of XMP
+        return int(exif.get(ExifTags.Base.Orientation, 1))
     except Exception:  # as above
         return 1
 

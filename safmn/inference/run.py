@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -115,7 +115,7 @@ class Run:
 
     def _write(self, job: Job, original: Picture, pixels: Array, started: float) -> str:
         """Write an image (in the writer's thread); says how it went."""
-        picture = replace(original, pixels=pixels)
+        picture = original.enlarged(pixels)
         try:
             self._write_files(job, original, picture)
         except MemoryError as error:

@@ -40,6 +40,7 @@ _PREPARED = ("_chain", "_window", "_lock", "_engine", "_first_warning", "_sample
 _PROBE = 64  # pixels along each side
 _SAMPLE = 128  # pixels along each side, at most
 _ENSEMBLE_BYTES = 12  # for each colour value of the result: the sum, one of the eight results, and that one flipped
+_OVERSHOOT = 0.5  # by which floating-point values may leave the range of 0 to 1
 
 
 class Upscaler:
@@ -418,7 +419,24 @@ def _as_batch(image: object) -> Tensor:
         )
     if tensor.dtype not in _DTYPES:
         raise DataError(f"cannot upscale {tensor.dtype}: convert it to uint8, uint16 or floating point in [0, 1]")
+    if tensor.is_floating_point():
+        _check_values(tensor)
     return tensor.reshape((1,) * (4 - tensor.ndim) + shape)
+
+
+def _check_values(image: Tensor) -> None:
+    """Refuse what would come out white or black: values of 0 to 255, and what is no number.
+
+    Filters and resizing leave the range of 0 to 1 by a little, which is clamped in the result.
+    """
+    lowest, highest = (value.item() for value in image.aminmax())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise DataError("cannot upscale an image with values that are not numbers (NaN or infinite)")
+    if lowest < -_OVERSHOOT or highest > 1 + _OVERSHOOT:
+        raise DataError(
+            f"cannot upscale floating-point values of {lowest:.4g} to {highest:.4g}: they must be 0 to 1 (divide by "
+            "255, or convert to uint8)"
+        )
 
 
 def _like(image: Array | Tensor, target: Tensor) -> Array | Tensor:
