@@ -55,9 +55,14 @@ class Track:
         moved = round(self.shift / packet.time_base)
         if packet.pts is not None:
             packet.pts += moved
-        packet.dts = packet.pts if packet.dts is None else packet.dts + moved
-        if packet.dts is None:
-            return []
+        if packet.dts is not None:
+            packet.dts += moved
+        elif packet.pts is not None:
+            packet.dts = packet.pts
+        elif self._last is None:  # a cover picture has no time
+            packet.pts = packet.dts = 0
+        else:
+            packet.dts = self._last + 1
         if self._last is not None and packet.dts <= self._last:  # containers refuse times that stand still
             packet.dts = self._last + 1
             packet.pts = max(packet.dts, packet.dts if packet.pts is None else packet.pts)
