@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from safmn.errors import DataError, OptionError, UserError, did_you_mean, first_line
 from safmn.inference.film_kinds import TARGETS
 
@@ -234,11 +236,13 @@ def check(options: FilmOptions, suffix: str) -> None:
     try:
         with in_memory(TARGETS[suffix.lower()]) as writer:
             stream = encoder.add_to(writer, 25, 256, 256)
-            frame = _av().VideoFrame(256, 256, "yuv420p").reformat(format=encoder.pix_fmt)
+            frame = _av().VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8)).reformat(format=encoder.pix_fmt)
             frame.pts, frame.time_base = 0, Fraction(1, 25)
             stream.codec_context.time_base = Fraction(1, 25)
-            writer.mux(stream.encode(frame))
-            writer.mux(stream.encode(None))
+            stream.codec_context.open()
+            writer.start_encoding()
+            stream.encode(frame)
+            stream.encode(None)
     except UserError:
         raise
     except Exception as error:  # whatever a driver or an encoder says
