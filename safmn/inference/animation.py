@@ -128,7 +128,10 @@ def write_animation(
     start = next(pictures)
     first = as_saved(start.pixels, kind)
     images = (as_saved(picture.pixels, kind) for picture in pictures)
-    others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
+    if kind in ("WEBP", "AVIF"):
+        others: Iterable[Image.Image] = [_Rest(images, first, len(durations) - 1)]
+    else:
+        others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
     if animation.loop is not None:
         own_options["loop"] = animation.loop
     elif animation.once and kind != "GIF":
@@ -138,3 +141,24 @@ def write_animation(
     options = {**save_options(kind, start, quality), **own_options}
     with atomic_path(path) as temporary, writing(path, kind):
         first.save(temporary, kind, save_all=True, append_images=others, duration=durations, **options)
+
+
+class _Rest(Image.Image):
+    """All frames but the first as one image that Pillow steps through, so that one of them is held at a time."""
+
+    def __init__(self, frames: Iterator[Image.Image], first: Image.Image, count: int) -> None:
+        super().__init__()
+        self._frames, self.n_frames, self._at = frames, count, -1
+        self._mode, self._size = first.mode, first.size
+
+    def seek(self, frame: int) -> None:
+        """Make the next frame the current one."""
+        if frame >= self.n_frames:
+            raise EOFError
+        while self._at < frame:
+            self.im = next(self._frames).im
+            self._at += 1
+
+    def tell(self) -> int:
+        """The number of the current frame."""
+        return max(self._at, 0)
