@@ -153,7 +153,8 @@ def cases() -> Path:
 def times(path: Path, kind: str = "video") -> list[float]:
     """When each frame of the first track of a kind is shown or heard, in seconds."""
     with av.open(str(path)) as container:
-        return [float(frame.time) for frame in container.decode(**{kind: 0})]
+        base = getattr(container.streams, kind)[0].time_base
+        return [float(frame.pts * base) for frame in container.decode(**{kind: 0}) if frame.pts is not None]
 
 
 def streams(path: Path, kind: str) -> list[tuple[str | None, str | None, int]]:

@@ -227,7 +227,7 @@ class Source:
             if combed and self.deinterlace == "off":
                 self._say("interlaced", "its pictures are interlaced, and stay so: moving edges show combs.")
             elif combed and self._filter is None:
-                self._filter = _Deinterlacer(frame, self.deinterlace, self._stated_order(frame))
+                self._filter = _Deinterlacer(frame, self.stream.time_base, self.deinterlace, self._stated_order(frame))
                 self._say(
                     "interlaced", "its pictures are interlaced; they are deinterlaced (bwdif; --deinterlace off: not)."
                 )
@@ -336,11 +336,11 @@ class Source:
 class _Deinterlacer:
     """FFmpeg's bwdif: one picture for each; those that are not interlaced pass unless all are meant."""
 
-    def __init__(self, frame: Any, which: str, order: str | None) -> None:
+    def __init__(self, frame: Any, time_base: Fraction, which: str, order: str | None) -> None:
         graph = av_module().filter.Graph()
         source = graph.add(
             "buffer",
-            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={frame.time_base}"
+            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={time_base}"
             f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
         )
         chain = [source]

@@ -112,7 +112,7 @@ class Sound(Track):
         if self._graph is None:
             self._graph = self._resampler(frame)
         if frame.pts is not None:
-            frame.pts += round(self.shift / frame.time_base)
+            frame.pts += round(self.shift / self.source.time_base)
         self._graph.push(frame)
         return self._encoded()
 
@@ -125,7 +125,7 @@ class Sound(Track):
         layout, rate = context.layout.name, context.sample_rate
         chain = [
             graph.add_abuffer(
-                sample_rate=frame.sample_rate, format=frame.format, layout=frame.layout, time_base=frame.time_base
+                sample_rate=frame.sample_rate, format=frame.format, layout=frame.layout, time_base=self.source.time_base
             ),
             graph.add("aresample", f"{rate}:async=1"),
             graph.add("aformat", f"sample_fmts={context.format.name}:sample_rates={rate}:channel_layouts={layout}"),
