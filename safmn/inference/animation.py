@@ -156,7 +156,10 @@ def write_animation(
     start = fitted(next(pictures), kind, path)  # says for all what the format cannot hold
     first = as_saved(start.pixels, kind)
     images = (as_saved(fitted(picture, kind, path, say=_nothing).pixels, kind) for picture in pictures)
-    others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
+    if kind in ("WEBP", "AVIF"):
+        others: Iterable[Image.Image] = [_Rest(images, first, len(durations) - 1)]
+    else:
+        others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
     if animation.loop is not None:
         own_options["loop"] = animation.loop
     elif animation.once and kind != "GIF":
@@ -189,3 +192,24 @@ def _check_depth(image: Image.Image, path: str | os.PathLike[str]) -> None:
     deep = ";16" in raw_mode if image.format == "PNG" else av1_depth(Path(path).read_bytes()) > 8
     if deep:
         logger.warning("%s: its frames have more than 8 bits; frames of animations are read with 8.", path)
+
+
+class _Rest(Image.Image):
+    """All frames but the first as one image that Pillow steps through, so that one of them is held at a time."""
+
+    def __init__(self, frames: Iterator[Image.Image], first: Image.Image, count: int) -> None:
+        super().__init__()
+        self._frames, self.n_frames, self._at = frames, count, -1
+        self._mode, self._size = first.mode, first.size
+
+    def seek(self, frame: int) -> None:
+        """Make the next frame the current one."""
+        if frame >= self.n_frames:
+            raise EOFError
+        while self._at < frame:
+            self.im = next(self._frames).im
+            self._at += 1
+
+    def tell(self) -> int:
+        """The number of the current frame."""
+        return max(self._at, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,15 +23,12 @@ from safmn.inference.compare import comparison
 from safmn.inference.jobs import Job
 from safmn.inference.pictures import Picture, read_picture, write_picture
 from safmn.inference.upscaler import Upscaler
-from safmn.inference.video import Film, probe, upscale_video
+from safmn.inference.video import Film, FilmOptions, probe, upscale_video
 from safmn.runtime.prefetch import prefetch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Content: TypeAlias = "Picture | Animation | Film"
 
-logger = logging.getLogger(__name__)
-
-_LIKELY = 0.8  # of the frames that follow from a film's length: its sound may last longer
 _WHOLE = 0.95  # of the frames that a film states: some state a few that are not shown
 
 
@@ -45,6 +41,7 @@ class Run:
     max_pixels: int
     compare: bool
     overwrite: bool
+    film: FilmOptions = field(default_factory=FilmOptions)
     done: int = 0
     kept: int = 0
     uncompared: int = 0  # films and animations where side-by-side pictures were asked for
@@ -152,14 +149,12 @@ class Run:
             bar.advance(1 / film.frames if film.frames else 0)
             bar.note(f"frame {done}/{film.frames or '?'}")
 
-        upscale_video(job.source, job.target, self.upscaler, on_frame=on_frame)
-        if film.counted and done < _WHOLE * film.frames:
-            raise DataError(
-                f"{job.source}: only {done} of {film.frames} frames could be read: the file is cut or damaged; what "
-                f"there is stands in {job.target}"
-            )
-        if done < _LIKELY * film.frames:
-            logger.warning("%s: %d frames, by its length about %d: is it cut?", job.source, done, film.frames)
+        written = upscale_video(job.source, job.target, self.upscaler, options=self.film, on_frame=on_frame)
+        damage = written.damage
+        if damage is None and film.counted and done < _WHOLE * film.frames:
+            damage = f"only {done} of {film.frames} frames could be read: the file is cut or damaged"
+        if damage is not None:
+            raise DataError(f"{job.source}: {damage}; what there is stands in {job.target}")
         return done
 
     def _finish(self, pending: _Pending | None, bar: _Bar) -> None:
