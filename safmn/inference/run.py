@@ -21,6 +21,7 @@ from safmn.imaging import imresize
 from safmn.inference import pictures
 from safmn.inference.animation import Animation, read_animation, write_animation
 from safmn.inference.compare import comparison
+from safmn.inference.guard import Finding
 from safmn.inference.jobs import Job
 from safmn.inference.pictures import Picture, read_picture, write_picture
 from safmn.inference.upscaler import Upscaler
@@ -104,7 +105,9 @@ class Run:
             if not isinstance(content, Film):
                 pictures.check_size(job.target, *(side * self.upscaler.scale for side in content.size))
             if isinstance(content, Picture):
-                pixels = self.upscaler(content.pixels, progress=bar.advance)
+                found = _Found(job.source)
+                pixels = self.upscaler(content.pixels, progress=bar.advance, report=found.note)
+                found.warn()
                 result = writer.submit(self._write, job, content, pixels, started)
             else:
                 frames = self._film(job, content, bar) if isinstance(content, Film) else self._frames(job, content, bar)
@@ -139,8 +142,13 @@ class Run:
 
     def _frames(self, job: Job, animation: Animation, bar: _Bar) -> int:
         total = len(animation.durations)
-        frames = (self.upscaler(frame, progress=lambda part: bar.advance(part / total)) for frame in animation.frames())
+        found = _Found(job.source)
+        frames = (
+            self.upscaler(frame, progress=lambda part: bar.advance(part / total), report=found.note)
+            for frame in animation.frames()
+        )
         write_animation(job.target, frames, animation, quality=self.quality)
+        found.warn(total)
         return total
 
     def _film(self, job: Job, film: Film, bar: _Bar) -> int:
@@ -152,7 +160,9 @@ class Run:
             bar.advance(1 / film.frames if film.frames else 0)
             bar.note(f"frame {done}/{film.frames or '?'}")
 
-        upscale_video(job.source, job.target, self.upscaler, on_frame=on_frame)
+        found = _Found(job.source)
+        upscale_video(job.source, job.target, lambda image: self.upscaler(image, report=found.note), on_frame=on_frame)
+        found.warn(done)
         if film.counted and done < _WHOLE * film.frames:
             raise DataError(
                 f"{job.source}: only {done} of {film.frames} frames could be read: the file is cut or damaged; what "
@@ -183,6 +193,31 @@ class _Pending:
 
     job: Job
     result: Future[str]
+
+
+class _Found:
+    """What the guard found in the frames of one file: one warning for the file, not one for each frame."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._findings: list[Finding] = []
+
+    def note(self, finding: Finding) -> None:
+        """Remember what was found in a frame."""
+        self._findings.append(finding)
+
+    def warn(self, frames: int = 1) -> None:
+        """Say it, where there is anything to say.
+
+        Args:
+            frames: how many the file has.
+        """
+        if not self._findings:
+            return
+        worst = max(self._findings, key=lambda finding: sum(finding.pixels))
+        where = "" if frames == 1 else f"{len(self._findings)} of {frames} frames, the worst: "
+        advice = "; --no-guard keeps the network's output" if worst.replaced else ""
+        logger.warning("%s: %s%s%s.", self._source, where, worst, advice)
 
 
 class _Bar:

@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 import os
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from safmn.archs import FAMILY
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling, transparency
 from safmn.inference.backends import Backend, make_backend
+from safmn.inference.guard import Finding, Guard, Watch
 from safmn.inference.stages import Chain, Plain, Stage, map_modules, stages_of
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame, Progress
@@ -57,10 +59,12 @@ class Upscaler:
         self_ensemble: average over the eight flips and rotations: eight times the work, about 0.1 dB better.
         full_frame_semantics: run the network as published on sizes that are not multiples of its window, where its
             pooling adapts to the size of the frame; never cuts. Otherwise such an image is padded by mirroring.
+        guard: put bicubic where the output is garbage (:mod:`safmn.inference.guard`), and say so.
 
     Attributes:
         network: the network.
         scale: output pixels per input pixel, along each side.
+        name: of the weights, for messages.
 
     Raises:
         WeightsError: the weights cannot be loaded.
@@ -77,6 +81,7 @@ class Upscaler:
         backend: str = "auto",
         self_ensemble: bool = False,
         full_frame_semantics: bool = False,
+        guard: bool = True,
     ) -> None:
         if full_frame_semantics and backend in ("auto", "eager"):
             backend = "eager"
@@ -93,6 +98,8 @@ class Upscaler:
         self.backend = backend
         self.self_ensemble = self_ensemble
         self.full_frame_semantics = full_frame_semantics
+        self.guard = guard
+        self.name = type(network).__name__ if isinstance(weights, nn.Module) else str(weights or DEFAULT_WEIGHTS)
         self._chain = stages_of(network) or _as_one_stage(network)
         self._window: int = getattr(network, "window", 1)
         self._warned = False
@@ -100,13 +107,20 @@ class Upscaler:
         self._versions = _versions(network)
         _ = self._whole  # raises here what is wrong with the arguments
 
-    def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
+    def __call__(
+        self,
+        image: Image,
+        *,
+        progress: Progress | None = None,
+        report: Callable[[Finding], None] | None = None,
+    ) -> Image:
         """Upscale one image or a batch.
 
         Args:
             image: a numpy array (H, W), (H, W, C) or (B, H, W, C), or a tensor (H, W), (C, H, W) or (B, C, H, W).
                 C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha); uint8, uint16, or floating point in [0, 1].
             progress: called with the part of the work (0 to 1) that was finished since the last call.
+            report: called where the guard found something, once at most; without it a warning is logged.
 
         Returns:
             The same kind, type, device and layout, ``scale`` times as high and wide; floating point in [0, 1]. Colours
@@ -114,6 +128,7 @@ class Upscaler:
 
         Raises:
             DataError: not such an image.
+            WeightsError: what the network makes of it is not finite anywhere (NaN).
         """
         source = _as_batch(image)  # (B, C, h, w)
         self._follow_weights()
@@ -125,23 +140,25 @@ class Upscaler:
             target = source.new_empty(batch, channels, *shape[1:3])
         else:
             target = torch.empty(shape, dtype=source.dtype).permute(0, 3, 1, 2)
-        report = progress or (lambda part: None)
+        advance = progress or (lambda part: None)
         planes = _planes(channels)
+        watch = Watch(self._guard, source, replaces=self.guard)
         with torch.no_grad():
             for index, plane in enumerate(planes):
                 shown = source[:, plane]
                 if index == 0 and len(planes) > 1:
                     shown = transparency.filled(shown, source[:, planes[1]])
-                self._plane(shown, target[:, plane], index > 0, lambda part: report(part / len(planes)))
+                self._plane(shown, target[:, plane], index > 0, lambda part: advance(part / len(planes)), watch)
             if len(planes) > 1 and not _is_flat(source[:, planes[1]]):
                 transparency.settle(source, target, planes[0], planes[1], tiling.LARGEST.get(source.dtype, 1.0))
+        watch.tell(report)
         return cast(Image, _like(image, target))
 
     def _follow_weights(self) -> None:
         """Back ends keep the weights in forms of their own: make them anew where those of the network have changed."""
         versions = _versions(self.network)
         if versions != self._versions:
-            for name in ("_whole", "_stages"):
+            for name in ("_whole", "_stages", "_guard"):
                 self.__dict__.pop(name, None)
             self._versions = versions
 
@@ -154,19 +171,21 @@ class Upscaler:
                 f"{free / 2**30:.1f} GiB are free"
             )
 
-    def _plane(self, source: Tensor, target: Tensor, alpha: bool, progress: Progress) -> None:
+    def _plane(self, source: Tensor, target: Tensor, alpha: bool, progress: Progress, watch: Watch) -> None:
         """The colours or the alpha of a batch: (B, 1 or 3, h, w) into (B, 1 or 3, h * scale, w * scale)."""
         if alpha and _is_flat(source):  # an opaque image
             target.fill_(source[0, 0, 0, 0].item())
             progress(1.0)
-        elif self.self_ensemble:
-            self._ensemble(source, target, progress)
+            return
+        if self.self_ensemble:
+            self._ensemble(source, target, progress, watch)
         else:
-            self._frames(source, target, progress)
+            self._frames(source, target, progress, watch.broken)
         if target.is_floating_point():
             target.clamp_(0, 1)
+        watch.check(source, target)
 
-    def _ensemble(self, source: Tensor, target: Tensor, progress: Progress) -> None:
+    def _ensemble(self, source: Tensor, target: Tensor, progress: Progress, watch: Watch) -> None:
         """The mean over the eight flips and rotations (Timofte et al., CVPR 2016)."""
         image = source.to(torch.float32) / tiling.LARGEST.get(source.dtype, 1.0)
         total = torch.zeros(target.shape, device=source.device)
@@ -177,11 +196,11 @@ class Upscaler:
                 out = turned.new_empty(*turned.shape[:2], *(side * self.scale for side in turned.shape[2:]))
                 self._frames(turned, out, lambda part: progress(part / 8))
                 total += torch.rot90(out.flip(3) if flip else out, -turns, (2, 3))
-        Frame(source, target, self.scale, 1, self.device).write(0, 0, total.div_(8))
+        Frame(source, target, self.scale, 1, self.device, watch.broken).write(0, 0, total.div_(8))
 
-    def _frames(self, source: Tensor, target: Tensor, progress: Progress) -> None:
+    def _frames(self, source: Tensor, target: Tensor, progress: Progress, broken: Tensor | None = None) -> None:
         """A batch at once if it fits into memory uncut, otherwise image by image."""
-        frame = self._frame(source, target)
+        frame = self._frame(source, target, broken)
         if self._sample is None:
             self._sample = frame.read(*_middle(frame.height, self._window), *_middle(frame.width, self._window))[:1]
         cut = self.cut(frame)
@@ -189,12 +208,13 @@ class Upscaler:
             self._run(frame, cut, progress)
             return
         for index in range(frame.batch):
-            single = self._frame(source[index : index + 1], target[index : index + 1])
+            one = slice(index, index + 1)
+            single = self._frame(source[one], target[one], None if broken is None else broken[one])
             self._run(single, self.cut(single), lambda part: progress(part / frame.batch))
 
-    def _frame(self, source: Tensor, target: Tensor) -> Frame:
+    def _frame(self, source: Tensor, target: Tensor, broken: Tensor | None) -> Frame:
         window = self._published_window if self.full_frame_semantics else self._window
-        return Frame(source, target, self.scale, window, self.device)
+        return Frame(source, target, self.scale, window, self.device, broken)
 
     def _run(self, frame: Frame, cut: Cut, progress: Progress) -> None:
         """Piece by piece; where memory runs out, on with pieces of half the width."""
@@ -311,6 +331,13 @@ class Upscaler:
             name = "eager"
         assert self._chain is not None
         return map_modules(self._chain, lambda stage: self._backend(name, stage))
+
+    @functools.cached_property
+    def _guard(self) -> Guard:
+        precision = "" if self.precision == "fp32" else f" in {self.precision}"
+        return Guard(
+            self.network, scale=self.scale, window=self._window, device=self.device, name=self.name + precision
+        )
 
     @functools.cached_property
     def _published_window(self) -> int:
