@@ -94,6 +94,10 @@ class Guard:
         self.device = device
         self.name = name
         self._warned = False
+        self._why_off = (
+            "changes also plain photographs far more than an enlargement does; if that is not what these weights are "
+            "for, they are damaged or their training has failed"
+        )
 
     @functools.cached_property
     def tolerance(self) -> float:
@@ -108,7 +112,7 @@ class Guard:
             with torch.no_grad():
                 output = self.network(photographs).float().clamp(0, 1)
         except RuntimeError as error:  # a network that takes other sizes, or no memory
-            logger.info("The guard cannot be set up for %s: %s", self.name, first_line(error))
+            self._why_off = f"cannot be run on photographs made up for it ({first_line(error)})"
             return math.inf
         tolerance = max(1.0, _MARGIN * float(excess(photographs, output, self.scale).max()))
         return tolerance if tolerance <= _LARGEST_TOLERANCE else math.inf
@@ -116,11 +120,7 @@ class Guard:
     def warn_if_off(self) -> None:
         """Say, once, that outputs that look like garbage are left as they are."""
         if "tolerance" in self.__dict__ and self.tolerance == math.inf and not self._warned:
-            logger.warning(
-                "The guard against garbage is off: %s changes also plain photographs far more than an enlargement "
-                "does. If that is not what these weights are for, they are damaged or their training has failed.",
-                self.name,
-            )
+            logger.warning("The guard against garbage is off: %s %s.", self.name, self._why_off)
             self._warned = True
 
     def find(self, source: Tensor, target: Tensor, broken: Tensor | None = None) -> Tensor:
@@ -285,11 +285,15 @@ def _contrast(source: Tensor) -> Tensor:
     Returns:
         (B, rows, columns) float32.
     """
-    height, width = source.shape[2:]
-    image = source.to(torch.float32) / LARGEST.get(source.dtype, 1.0)
-    padded = functional.pad(image, (0, -width % BLOCK, 0, -height % BLOCK), mode="replicate")
-    cells = padded.unflatten(2, (-1, _CELL)).unflatten(4, (-1, _CELL))  # (B, C, rows, 4, columns, 4)
-    highest, lowest = (values.amax(dim=(3, 5)) for values in (cells, -cells))
+    step = max(_BAND_VALUES // (len(source) * source.shape[1] * source.shape[3] * BLOCK), 1) * BLOCK
+    bands = []
+    for first in range(0, source.shape[2], step):
+        band = source[:, :, first : first + step].to(torch.float32) / LARGEST.get(source.dtype, 1.0)
+        band = functional.pad(band, (0, -band.shape[3] % BLOCK, 0, -band.shape[2] % BLOCK), mode="replicate")
+        rows = band.unflatten(2, (-1, _CELL))  # (B, C, rows of cells, 4, w)
+        extremes = (rows.amax(dim=3), (-rows).amax(dim=3))
+        bands.append([values.unflatten(3, (-1, _CELL)).amax(dim=4) for values in extremes])
+    highest, lowest = (torch.cat(values, dim=2) for values in zip(*bands, strict=True))  # (B, C, rows, columns)
     span = BLOCK // _CELL
     around = sum(functional.max_pool2d(values, span + 2, span, padding=1) for values in (highest, lowest))
     assert isinstance(around, Tensor)

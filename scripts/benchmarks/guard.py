@@ -192,7 +192,7 @@ def flat(arguments: argparse.Namespace) -> None:
 
 
 def cost(arguments: argparse.Namespace) -> None:
-    """Print the guard's share of the time: interleaved runs on one image, medians."""
+    """Print the guard's share of the processor's time, on a sound image: interleaved runs, medians."""
     torch.set_num_threads(arguments.threads)
     rng = np.random.default_rng(0)
     small = rng.integers(60, 190, (32, 48, 3), dtype=np.uint8)
@@ -204,15 +204,15 @@ def cost(arguments: argparse.Namespace) -> None:
             times: list[list[float]] = [[], []]
             for _ in range(arguments.rounds + 1):
                 for upscaler, own in zip(upscalers, times, strict=True):
-                    start = time.perf_counter()
+                    start = time.process_time()
                     output = upscaler(image)
-                    own.append(time.perf_counter() - start)
+                    own.append(time.process_time() - start)
             alone = []
             guard = Guard(upscalers[0].network, scale=upscalers[0].scale, device=torch.device("cpu"), name=weights)
             for _ in range(arguments.rounds):
-                start = time.perf_counter()
+                start = time.process_time()
                 assert not guard.find(_batch(image), _batch(output)).any()
-                alone.append(time.perf_counter() - start)
+                alone.append(time.process_time() - start)
             on, off = (statistics.median(own[1:]) for own in times)
             share = statistics.median(alone) / off
             rows.append([weights, f"{width}x{height}", f"{off:.2f}", f"{on / off - 1:+.1%}", f"{share:.1%}"])
