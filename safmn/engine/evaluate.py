@@ -208,13 +208,12 @@ class _Forward:
             return 0  # nothing that shrinks to its input: a network that makes something else
         if self._guard is None or self._guard.scale != scale:
             channels = lq.shape[1]
-            self._guard = Guard(
-                lambda x: in_whole_windows(self.network, x[:, :channels]),
-                scale=scale,
-                window=8,
-                device=lq.device,
-                name=_kind(self.network),
-            )
+
+            def run(x: Tensor) -> Tensor:
+                with self.execution.autocast():
+                    return in_whole_windows(self.network, x[:, :channels])
+
+            self._guard = Guard(run, scale=scale, window=8, device=lq.device, name=_kind(self.network))
         return self._guard.count(lq, images.float().clamp(0, 1))
 
 
@@ -325,7 +324,7 @@ class _Scorer:
         self._warned = False
         self._saved: set[str] = set()
 
-    def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray, garbage: int) -> _Score:
+    def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray, garbage: int = 0) -> _Score:
         """Score one item, given the network's output, uint8 (H, W, C) RGB, and how many pixels of it are garbage."""
         path = str(item["lq_path"])
         image = image_name(path)
