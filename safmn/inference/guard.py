@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -44,7 +44,7 @@ _GROWTH = 0.3  # of the bound: blocks beside garbage count as garbage from here 
 _MARGIN = 8.0  # how much more than on the made-up photographs a network may deviate elsewhere
 _LARGEST_TOLERANCE = 16.0  # beyond: the network changes colours on purpose, and the guard cannot tell garbage from that
 _SIDE = 64  # pixels, of the made-up photographs
-_BAND_VALUES = 2**20  # of the output that are looked at at a time: they stay in the processor's cache
+_BAND_VALUES = 2**18  # of the output that are looked at at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -228,43 +228,51 @@ def excess(source: Tensor, target: Tensor, scale: int) -> Tensor:
     Returns:
         (B, ceil(h / 8), ceil(w / 8)) float32, on the CPU; infinity where the output is not finite.
     """
-    batch, rows, _ = block_shape(source)
-    step = max(_BAND_VALUES // (batch * target.shape[1] * target.shape[3] * BLOCK * scale), 1)
-    contrast = _contrast(source)
-    parts = []
-    for row in range(0, rows, step):
-        mean, variance = _moments(source, row, row + step, BLOCK)
-        made_mean, made_variance = _moments(target, row, row + step, BLOCK * scale)
-        around = contrast[:, None, row : row + step]
-        colour = (made_mean - mean).abs() / (_COLOUR + _COLOUR_SLOPE * around)
-        added = (made_variance - variance).clamp(min=0).sqrt()
-        texture = (added - _TEXTURE_SLOPE * around) / _TEXTURE
-        parts.append(torch.maximum(colour, texture).amax(dim=1))  # the worst channel
-    return torch.cat(parts, dim=1).nan_to_num(nan=math.inf, posinf=math.inf, neginf=0).cpu()
+    mean, variance = _moments(source, BLOCK)
+    made_mean, made_variance = _moments(target, BLOCK * scale)
+    contrast = _contrast(source)[:, None]
+    colour = (made_mean - mean).abs() / (_COLOUR + _COLOUR_SLOPE * contrast)
+    added = (made_variance - variance).clamp(min=0).sqrt()
+    texture = (added - _TEXTURE_SLOPE * contrast) / _TEXTURE
+    worst = torch.maximum(colour, texture).amax(dim=1)  # over the channels
+    return worst.nan_to_num(nan=math.inf, posinf=math.inf, neginf=0).cpu()
 
 
-def _moments(image: Tensor, first: int, last: int, side: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel in the blocks of ``side`` pixels of the block rows ``[first, last)``.
+def _bands(image: Tensor, side: int) -> Iterator[Tensor]:
+    """The rows of an image (B, C, H, W) in bands of whole blocks, float32 copies with the image's own range."""
+    batch, channels, height, width = image.shape
+    step = max(_BAND_VALUES // (batch * channels * width * side), 1) * side
+    for first in range(0, height, step):
+        yield image[:, :, first : first + step].to(torch.float32, copy=True)
+
+
+def _moments(image: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel in blocks of ``side`` pixels, for values in [0, 1].
 
     What is left over at the right and at the bottom are smaller blocks.
 
     Returns:
         (B, C, rows, columns) float32 each.
     """
-    band = image[:, :, first * side : last * side].to(torch.float32) / LARGEST.get(image.dtype, 1.0)
-    height, width = band.shape[2:]
-    square = band * band
+    height, width = image.shape[2:]
+    of_rows = [(_row_sums(band, side), _row_sums(band.square_(), side)) for band in _bands(image, side)]
     sums = []
-    for values in (band, square):
-        whole = height // side * side
-        rows = values[:, :, :whole].unflatten(2, (whole // side, side)).sum(dim=3)  # (B, C, rows, W)
-        if whole < height:
-            rows = torch.cat([rows, values[:, :, whole:].sum(dim=2, keepdim=True)], dim=2)
-        rows = functional.pad(rows, (0, -width % side))
+    for values in zip(*of_rows, strict=True):
+        rows = functional.pad(torch.cat(values, dim=2), (0, -width % side))
         sums.append(rows.unflatten(3, (-1, side)).sum(dim=4))  # (B, C, rows, columns)
-    counts = _counts(height, side)[:, None] * _counts(width, side)
-    mean, of_squares = (total / counts.to(total.device) for total in sums)
+    counts = (_counts(height, side)[:, None] * _counts(width, side)).to(image.device)
+    full = LARGEST.get(image.dtype, 1.0)  # not earlier: that would take another pass over all pixels
+    mean, of_squares = sums[0] / (counts * full), sums[1] / (counts * full**2)
     return mean, of_squares - mean * mean
+
+
+def _row_sums(band: Tensor, side: int) -> Tensor:
+    """Each ``side`` rows of (B, C, H, W) added up, those that are left over, too: (B, C, rows, W)."""
+    whole = band.shape[2] // side * side
+    sums = band[:, :, :whole].unflatten(2, (whole // side, side)).sum(dim=3)
+    if whole < band.shape[2]:
+        sums = torch.cat([sums, band[:, :, whole:].sum(dim=2, keepdim=True)], dim=2)
+    return sums
 
 
 def _counts(length: int, side: int) -> Tensor:
@@ -285,19 +293,17 @@ def _contrast(source: Tensor) -> Tensor:
     Returns:
         (B, rows, columns) float32.
     """
-    step = max(_BAND_VALUES // (len(source) * source.shape[1] * source.shape[3] * BLOCK), 1) * BLOCK
-    bands = []
-    for first in range(0, source.shape[2], step):
-        band = source[:, :, first : first + step].to(torch.float32) / LARGEST.get(source.dtype, 1.0)
+    extremes = []
+    for band in _bands(source, BLOCK):
         band = functional.pad(band, (0, -band.shape[3] % BLOCK, 0, -band.shape[2] % BLOCK), mode="replicate")
         rows = band.unflatten(2, (-1, _CELL))  # (B, C, rows of cells, 4, w)
-        extremes = (rows.amax(dim=3), (-rows).amax(dim=3))
-        bands.append([values.unflatten(3, (-1, _CELL)).amax(dim=4) for values in extremes])
-    highest, lowest = (torch.cat(values, dim=2) for values in zip(*bands, strict=True))  # (B, C, rows, columns)
+        both = rows.amax(dim=3), -rows.amin(dim=3)
+        extremes.append([values.unflatten(3, (-1, _CELL)).amax(dim=4) for values in both])
+    highest, lowest = (torch.cat(values, dim=2) for values in zip(*extremes, strict=True))  # (B, C, rows, columns)
     span = BLOCK // _CELL
     around = sum(functional.max_pool2d(values, span + 2, span, padding=1) for values in (highest, lowest))
     assert isinstance(around, Tensor)
-    return around.amax(dim=1)
+    return around.amax(dim=1) / LARGEST.get(source.dtype, 1.0)
 
 
 def _grown(seeds: Tensor, weak: Tensor) -> Tensor:

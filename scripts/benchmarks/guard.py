@@ -198,7 +198,7 @@ def cost(arguments: argparse.Namespace) -> None:
     small = rng.integers(60, 190, (32, 48, 3), dtype=np.uint8)
     rows = []
     for weights in arguments.weights:
-        for height, width in ((256, 384), (720, 1280)):
+        for height, width in arguments.sizes:
             image = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC))
             upscalers = [Upscaler(weights, device="cpu", guard=guard) for guard in (True, False)]
             times: list[list[float]] = [[], []]
@@ -217,6 +217,12 @@ def cost(arguments: argparse.Namespace) -> None:
             share = statistics.median(alone) / off
             rows.append([weights, f"{width}x{height}", f"{off:.2f}", f"{on / off - 1:+.1%}", f"{share:.1%}"])
     say(table(["weights", "input", "seconds without", "on against off", "guard alone"], rows))
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width of "384x256"."""
+    width, height = text.split("x")
+    return int(height), int(width)
 
 
 @exit_status
@@ -239,6 +245,7 @@ def main() -> int:
             command.add_argument("--sides", nargs="+", type=int, default=[64], help="of the images, multiples of 8")
         if work is cost:
             command.add_argument("--rounds", type=int, default=9)
+            command.add_argument("--sizes", nargs="+", type=_size, default=[(256, 384), (720, 1280)], metavar="WxH")
     arguments = parser.parse_args()
     arguments.work(arguments)
     return 0
