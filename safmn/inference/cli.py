@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--ensemble", action="store_true", help="average over 8 flips and rotations (8 times the work)")
     p.add_argument("--full-frame-semantics", action="store_true", help="pool as published on odd sizes; never cut")
+    p.add_argument(
+        "--no-guard", action="store_true", help="keep the network's output also where it is garbage (default: bicubic)"
+    )
     p.add_argument("--format", metavar="EXT", help="png, jpg, webp, tif, avif, ... (default: that of the input)")
     p.add_argument(
         "--quality", type=int, default=95, metavar="Q", help="of JPEG, WebP (100: lossless) and AVIF (default: 95)"
@@ -102,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         backend=options.backend,
         self_ensemble=options.ensemble,
         full_frame_semantics=options.full_frame_semantics,
+        guard=not options.no_guard,
     )
     run = Run(upscaler, options.quality, options.max_pixels, options.compare, options.overwrite, film)
     run.failures.extend(planned.refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from safmn.imaging import imresize
 from safmn.inference import pictures
 from safmn.inference.animation import Animation, read_animation, write_animation
 from safmn.inference.compare import comparison
+from safmn.inference.guard import Finding
 from safmn.inference.jobs import Job
 from safmn.inference.pictures import Picture, read_picture, write_picture
 from safmn.inference.upscaler import Upscaler
@@ -28,6 +30,8 @@ from safmn.runtime.prefetch import prefetch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Content: TypeAlias = "Picture | Animation | Film"
+
+logger = logging.getLogger(__name__)
 
 _WHOLE = 0.95  # of the frames that a film states: some state a few that are not shown
 
@@ -101,7 +105,9 @@ class Run:
             if not isinstance(content, Film):
                 pictures.check_size(job.target, *(side * self.upscaler.scale for side in content.size))
             if isinstance(content, Picture):
-                pixels = self.upscaler(content.pixels, progress=bar.advance)
+                found = _Found(job.source)
+                pixels = self.upscaler(content.pixels, progress=bar.advance, report=found.note)
+                found.warn()
                 result = writer.submit(self._write, job, content, pixels, started)
             else:
                 frames = self._film(job, content, bar) if isinstance(content, Film) else self._frames(job, content, bar)
@@ -136,8 +142,13 @@ class Run:
 
     def _frames(self, job: Job, animation: Animation, bar: _Bar) -> int:
         total = len(animation.durations)
-        frames = (self.upscaler(frame, progress=lambda part: bar.advance(part / total)) for frame in animation.frames())
+        found = _Found(job.source)
+        frames = (
+            self.upscaler(frame, progress=lambda part: bar.advance(part / total), report=found.note)
+            for frame in animation.frames()
+        )
         write_animation(job.target, frames, animation, quality=self.quality)
+        found.warn(total)
         return total
 
     def _film(self, job: Job, film: Film, bar: _Bar) -> int:
@@ -149,7 +160,13 @@ class Run:
             bar.advance(1 / film.frames if film.frames else 0)
             bar.note(f"frame {done}/{film.frames or '?'}")
 
-        written = upscale_video(job.source, job.target, self.upscaler, options=self.film, on_frame=on_frame)
+        found = _Found(job.source)
+
+        def upscale(image: Array) -> Array:
+            return self.upscaler(image, report=found.note)
+
+        written = upscale_video(job.source, job.target, upscale, options=self.film, on_frame=on_frame)
+        found.warn(done)
         damage = written.damage
         if damage is None and film.counted and done < _WHOLE * film.frames:
             damage = f"only {done} of {film.frames} frames could be read: the file is cut or damaged"
@@ -178,6 +195,31 @@ class _Pending:
 
     job: Job
     result: Future[str]
+
+
+class _Found:
+    """What the guard found in the frames of one file: one warning for the file, not one for each frame."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._findings: list[Finding] = []
+
+    def note(self, finding: Finding) -> None:
+        """Remember what was found in a frame."""
+        self._findings.append(finding)
+
+    def warn(self, frames: int = 1) -> None:
+        """Say it, where there is anything to say.
+
+        Args:
+            frames: how many the file has.
+        """
+        if not self._findings:
+            return
+        worst = max(self._findings, key=lambda finding: sum(finding.pixels))
+        where = "" if frames == 1 else f"{len(self._findings)} of {frames} frames, the worst: "
+        advice = "; --no-guard keeps the network's output" if worst.replaced else ""
+        logger.warning("%s: %s%s%s.", self._source, where, worst, advice)
 
 
 class _Bar:
