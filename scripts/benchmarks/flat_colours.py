@@ -2,9 +2,9 @@
 
 Prints two Markdown tables. The first counts flat colours, of 729 (nine values a channel), in which some pixel of the
 result is off by more than 2, 4 and 40 levels, and whose mean is off by more than 2. The areas are squares of 24 and 48
-LR pixels on white and on another colour, an area that begins 16 pixels from the corner of an image of 96x96 and goes on
-to its end, a whole image of 96x96, and ("endless") what the network gives far from any border. The 8 pixels along an
-edge are left out: there any method has to ring. "Outermost pixels" are those of the whole image, where padding ends.
+LR pixels on white and on another colour, an area that begins 12 pixels from the corner of an image of 96x96 and goes on
+to its end, a whole image of 64x64, and ("endless") what the network gives far from any border. The 8 pixels along an
+edge are left out: there any method has to ring.
 
 The second table has drawings whose elements are 24, 48 and 96 LR pixels large: PSNR of RGB against the drawing at the
 larger size, beside MATLAB's bicubic, and how far pixels are off that lie in areas of one colour.
@@ -15,7 +15,6 @@ The weights are names of ``safmn zoo`` or files. It takes about a minute for eac
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ from safmn.data.drawing import blank, box, disc, grid, half_plane, paint, write
 from safmn.errors import exit_status
 from safmn.imaging import imresize, write_image
 from safmn.inference.upscaler import Upscaler
+from safmn.models.flat_areas import endless, tiles
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -59,9 +59,7 @@ def of_hex(code: str) -> tuple[int, int, int]:
 # ---- flat colours
 
 
-def deviations(
-    upscaler: Upscaler, colours: Array, around: Array, before: int, side: int, after: int, *, border: bool = False
-) -> Array:
+def deviations(upscaler: Upscaler, colours: Array, around: Array, before: int, side: int, after: int) -> Array:
     """Of areas of one colour: largest and mean deviation of each, in levels, (n, 2).
 
     Args:
@@ -69,7 +67,6 @@ def deviations(
         colours: uint8 (n, 3).
         around: colour beyond the edge, uint8 (n, 3).
         before, side, after: LR pixels of what is around, the area, and what is around again, along both axes.
-        border: look at the image's outermost LR pixels alone.
     """
     whole, scale, result = before + side + after, upscaler.scale, []
     first, last = (before + EDGE) * scale, (before + side - EDGE) * scale
@@ -77,29 +74,18 @@ def deviations(
         some = colours[start : start + BATCH]
         images = np.repeat(around[start : start + BATCH, None, None], whole, 1).repeat(whole, 2)
         images[:, before : before + side, before : before + side] = some[:, None, None]
-        off = upscaler(images).astype(np.int64) - some[:, None, None]  # (b, H, W, 3)
-        if border:
-            off[:, scale:-scale, scale:-scale] = 0
-        else:
-            off = off[:, first:last, first:last]
+        off = upscaler(images)[:, first:last, first:last].astype(np.int64) - some[:, None, None]  # (b, H, W, 3)
         result += zip(np.abs(off).max((1, 2, 3)), np.abs(off.mean((1, 2))).max(1), strict=True)
     return np.array(result, np.float64)
 
 
-def endless(network: nn.Module, colours: Array) -> Array:
-    """As :func:`deviations`, of what the network gives far from any border: a tile that goes on in itself."""
-    tiled = copy.deepcopy(network)
-    for module in tiled.modules():
-        if isinstance(module, nn.Conv2d) and any(module.padding):
-            module.padding_mode = "circular"
-            module._reversed_padding_repeated_twice = [side for side in module.padding for _ in "ab"]  # type: ignore[arg-type, misc]
-    side = 2 * int(getattr(network, "window", 8))
-    levels = torch.from_numpy(colours.astype(np.float32))[:, :, None, None]  # (n, 3, 1, 1)
-    result = []
+def without_end(network: nn.Module, colours: Array) -> Array:
+    """As :func:`deviations`, of what the network gives far from any border."""
+    tiled, side, result = endless(network), max(8, int(getattr(network, "window", 8))), []
     with torch.inference_mode():
-        for some in levels.split(128):
-            seen = tiled((some / 255).expand(-1, -1, side, side).contiguous()).clamp(0, 1).mul(255).round()
-            off = seen - some
+        for some in torch.from_numpy(colours.astype(np.float32)).split(128):
+            seen = tiled(tiles(some / 255, side)).clamp(0, 1).mul(255).round()
+            off = seen - some[:, :, None, None]
             result.append(torch.stack([off.abs().amax((1, 2, 3)), off.mean((2, 3)).abs().amax(1)], 1))
     return torch.cat(result).numpy()
 
@@ -109,13 +95,12 @@ def areas(upscaler: Upscaler, colours: Array) -> Iterator[tuple[str, Array]]:
     white = np.full_like(colours, 255)
     other = np.random.Generator(np.random.Philox(7)).permutation(colours)
     for side in SIZES[:2]:
-        yield f"{side} on white", deviations(upscaler, colours, white, 16, side, 16)
-        yield f"{side} on another", deviations(upscaler, colours, other, 16, side, 16)
-    yield "large, from a corner", deviations(upscaler, colours, white, 16, 80, 0)
-    yield "whole image", deviations(upscaler, colours, white, 0, 96, 0)
-    yield "outermost pixels", deviations(upscaler, colours, white, 0, 48, 0, border=True)
+        yield f"{side} on white", deviations(upscaler, colours, white, 12, side, 12)
+        yield f"{side} on another", deviations(upscaler, colours, other, 12, side, 12)
+    yield "large, from a corner", deviations(upscaler, colours, white, 12, 84, 0)
+    yield "whole image", deviations(upscaler, colours, white, 0, 64, 0)
     if hasattr(upscaler.network, "window"):
-        yield "endless", endless(upscaler.network, colours)
+        yield "endless", without_end(upscaler.network, colours)
 
 
 def flat_rows(name: str, upscaler: Upscaler, colours: Array) -> Iterator[str]:
@@ -215,9 +200,12 @@ DRAWINGS: tuple[Callable[[int, tuple[int, int, int]], Array], ...] = (
 
 
 def in_flat_areas(hr: Array, scale: int) -> Array:
-    """Which pixels have one colour as far as 6 LR pixels around them: bool (H, W)."""
-    kernel = np.ones((2 * 6 * scale + 1,) * 2, np.uint8)
-    flat: Array = (cv2.dilate(hr, kernel) == cv2.erode(hr, kernel)).all(2)
+    """Which pixels have one colour, and no border of the image, as far as 6 LR pixels around them: bool (H, W)."""
+    reach = 6 * scale
+    kernel = np.ones((2 * reach + 1,) * 2, np.uint8)
+    flat = np.zeros(hr.shape[:2], bool)
+    inside = slice(reach, -reach)
+    flat[inside, inside] = (cv2.dilate(hr, kernel) == cv2.erode(hr, kernel)).all(2)[inside, inside]
     return flat
 
 
