@@ -165,6 +165,13 @@ def test_a_run_on_a_mixture_with_a_teacher_and_flat_areas(images: Path, tmp_path
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_pattern_that_neither_photographs_nor_drawings_fit_is_refused(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(images, tmp_path / "run", teacher={"weights": "safmn-x2", "except_images": "drawing_*"})[0] == 2
+    assert "drawing_*" in capfd.readouterr().err
+
+
 def test_a_part_that_degrades_gets_the_degradation_of_the_file(images: Path, tmp_path: Path) -> None:
     content = tiny_run.real_options(images, tmp_path, "RealSRModel", 0)
     photos = {"type": "RealESRGANDataset", "dataroot_gt": str(images / "train/hr")}

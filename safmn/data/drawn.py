@@ -60,6 +60,10 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
     def __len__(self) -> int:
         return self.options.length
 
+    def image_names(self) -> list[str]:
+        """The names that samples may have, one for each kind."""
+        return [f"drawn_{name}" for name, share in zip(self._names, self._probabilities, strict=True) if share]
+
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """A pair drawn from ``rng``; ``index`` is not used.
 

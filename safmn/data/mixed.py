@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +14,13 @@ from safmn.data.keys import Sample
 from safmn.data.options import CommonOptions, read_options
 from safmn.errors import OptionError, did_you_mean
 from safmn.registry import DATASET_REGISTRY, find
+
+_PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")
+
+
+def _expanded(value: Any) -> Any:
+    """With the home folder for a leading ``~``, as the paths of a section outside of a mixture have it."""
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 class MixedOptions(CommonOptions, frozen=True, kw_only=True):
@@ -62,12 +70,15 @@ class MixedDataset(torch.utils.data.Dataset[Sample]):
         if "type" not in section:
             raise OptionError(f"{where}: the key 'type' is missing")
         kind = find(DATASET_REGISTRY, section["type"])
-        if not (hasattr(kind, "sample") and hasattr(kind, "OPTIONS")):
-            raise OptionError(f"{where}: a {section['type']} cannot be mixed; use a data set with sample() and OPTIONS")
+        if not all(hasattr(kind, name) for name in ("sample", "image_names", "OPTIONS")):
+            raise OptionError(
+                f"{where}: a {section['type']} cannot be mixed; use a data set with sample(), image_names() and OPTIONS"
+            )
         known = [field.encode_name for field in msgspec.structs.fields(kind.OPTIONS)]
         for key in section:
             if key not in known:
                 raise OptionError(f"{where}: {section['type']} reads no key {key!r}.{did_you_mean(key, known)}")
+        section = {key: _expanded(value) if key in _PATHS else value for key, value in section.items()}
         shared = {key: opt[key] for key in ("gt_size", "use_hflip", "use_rot", "phase", "scale") if key in opt}
         outside = {"degradation": opt["degradation"]} if getattr(kind, "degrades", False) else {}
         return kind({"name": f"{self.options.name}.{name}", **shared, **section, **outside})
@@ -86,6 +97,10 @@ class MixedDataset(torch.utils.data.Dataset[Sample]):
 
     def __len__(self) -> int:
         return max(map(len, self.parts.values()))
+
+    def image_names(self) -> list[str]:
+        """The names of the images of all parts, one part after the other."""
+        return [name for part in self.parts.values() for name in part.image_names()]
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """A training sample of one of the parts; every draw comes from ``rng``.
