@@ -69,7 +69,7 @@ class MixedDataset(torch.utils.data.Dataset[Sample]):
         where = f"data set {self.options.name!r}: parts.{name}"
         if "type" not in section:
             raise OptionError(f"{where}: the key 'type' is missing")
-        kind = find(DATASET_REGISTRY, section["type"])
+        kind: Any = find(DATASET_REGISTRY, section["type"])
         if not all(hasattr(kind, name) for name in ("sample", "image_names", "OPTIONS")):
             raise OptionError(
                 f"{where}: a {section['type']} cannot be mixed; use a data set with sample(), image_names() and OPTIONS"
