@@ -6,25 +6,40 @@ pairs (any other data set) the GT is sharpened here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from safmn.models.base_model import Batch, reconstruction_losses, target_of
+from safmn.models.base_model import Batch, StepResult, reconstruction_losses, target_of
 from safmn.models.sr_model import SRModel
 from safmn.registry import MODEL_REGISTRY, OURS
 
 
 @MODEL_REGISTRY.register()
 class RealSRModel(SRModel):
-    """L1 and FFT loss towards the GT, sharpened where ``gt_usm`` or ``l1_gt_usm`` is true (Real-ESRGAN, 2107.10833)."""
+    """L1 and FFT loss towards the GT, sharpened where ``gt_usm`` or ``l1_gt_usm`` is true (Real-ESRGAN, 2107.10833).
+
+    A teacher's output takes the place of both; it is never sharpened.
+    """
 
     degrades = True
-    takes_teacher = False
+
+    @property
+    def _sharpened(self) -> bool:
+        keys = self.options.degradation
+        return bool(keys.get("gt_usm") or keys.get("l1_gt_usm"))
+
+    def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
+        """As :class:`SRModel`'s; GTs are sharpened before a teacher's output replaces some of them."""
+        if self._teacher and self._sharpened:
+            batches = [{**batch, "gt_usm": target_of(batch, sharpened=True)} for batch in batches]
+        return super().training_step(batches, iteration)
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
-        keys = self.options.degradation
-        sharpened = bool(keys.get("gt_usm") or keys.get("l1_gt_usm"))
-        return reconstruction_losses(self.criteria, output, target_of(batch, sharpened=sharpened))
+        return reconstruction_losses(self.criteria, output, target_of(batch, sharpened=self._sharpened)) | (
+            self._flat_loss(batch)
+        )
 
 
 @MODEL_REGISTRY.register(suffix=OURS)

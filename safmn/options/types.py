@@ -58,6 +58,18 @@ class TeacherSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     except_images: Annotated[str, Meta(min_length=1)] | None = None
 
 
+class FlatAreasSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A loss on areas of one colour, so large that no border is in sight.
+
+    Attributes:
+        colours: how many are drawn for each micro-batch; 64 cost about as much as one LR patch of 64x64.
+        loss_weight: of the loss, an L1 distance.
+    """
+
+    colours: Positive = 64
+    loss_weight: PositiveFloat = 1.0
+
+
 class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the network is trained.
 
@@ -78,6 +90,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         optim_g, optim_d: Adam, AdamW or SGD, with the arguments of torch's class, or Muon (safmn/optim/muon.py).
         scheduler: MultiStepLR, MultiStepRestartLR or CosineAnnealingRestartLR, with BasicSR's arguments.
         teacher: a network whose output takes the GT's place.
+        flat_areas: a loss on areas of one colour; null: none.
         pixel_opt, fft_opt, perceptual_opt, gan_opt: the losses, each with its constructor's arguments.
         ldl_opt, artifacts_opt: the artefact (LDL) loss under BasicSR's name and under the published SAFMN files' name.
         net_d_iters, net_d_init_iters: the generator is trained on every net_d_iters-th step after net_d_init_iters.
@@ -100,6 +113,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skips: Positive = 100
     teacher: TeacherSection | None = None
+    flat_areas: FlatAreasSection | None = None
     pixel_opt: Component | None = None
     fft_opt: Component | None = None
     perceptual_opt: Component | None = None
