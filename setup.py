@@ -23,9 +23,8 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=["safmn", "safmn.*"]),
     package_data={
-        "safmn.zoo": ["*.safetensors", "*.json", "NOTICE.md"],
-        "safmn.native": ["*.cpp", "*.h"],
-        "safmn.inference.backends.native": ["*.cpp"],
+        "safmn.weights.zoo": ["*.safetensors", "*.json", "NOTICE.md"],
+        "safmn.kernels.cpu": ["*.cpp", "*.h"],
     },
     python_requires=">=3.10,<3.13",
     install_requires=[

@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Each of these packages registers its components when it is imported.
-for _package in ("archs", "losses", "metrics", "data", "models"):
+for _package in ("archs", "losses", "metrics", "data", "training.models"):
     importlib.import_module(f"safmn.{_package}")
 
 _LAZY = {"load_network": "safmn.weights", "Upscaler": "safmn.inference", "imresize": "safmn.imaging"}

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from safmn.console import complain, escape_last_resort
+from safmn.system.console import complain, escape_last_resort
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from safmn.console import ArgumentParser
 from safmn.errors import exit_status
+from safmn.system.console import ArgumentParser
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _from_options(arguments: argparse.Namespace) -> int:
-    from safmn.engine import testing
+    from safmn.evaluation import benchmark as testing
     from safmn.options import load_options
     from safmn.runtime import distributed
     from safmn.runtime.agreement import together
@@ -99,7 +99,7 @@ def _from_options(arguments: argparse.Namespace) -> int:
 
 
 def _from_weights(arguments: argparse.Namespace) -> int:
-    from safmn.engine import testing
+    from safmn.evaluation import benchmark as testing
     from safmn.runtime import distributed
     from safmn.runtime.agreement import together
 

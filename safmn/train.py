@@ -15,8 +15,8 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from safmn.console import ArgumentParser
 from safmn.errors import exit_status
+from safmn.system.console import ArgumentParser
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safmn import compat
 
     compat.require_basicsr()
-    from safmn.engine.setup import build_trainer
     from safmn.options import load_options
     from safmn.runtime import distributed
     from safmn.runtime.agreement import together
+    from safmn.training.build import build_trainer
 
     options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml, debug=arguments.debug)
     use_cuda = torch.cuda.is_available() and options.num_gpu != 0

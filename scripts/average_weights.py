@@ -18,8 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
 from safmn import weights
-from safmn.console import say
 from safmn.errors import WeightsError, exit_status
+from safmn.system.console import say
 from safmn.weights.recognise import difference, shapes_of
 
 

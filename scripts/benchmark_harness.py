@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from safmn.console import say, table
+from safmn.system.console import say, table
 
 
 @dataclass(frozen=True)

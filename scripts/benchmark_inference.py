@@ -35,15 +35,15 @@ from skimage import data
 from torch import Tensor, nn
 
 from benchmark_harness import Timing, argument_parser, compare, report, use_threads
-from safmn import Upscaler, compat, zoo
+from safmn import Upscaler, compat
 from safmn.archs import SAFMN, SAFMN_BCIE
-from safmn.console import say
 from safmn.errors import OptionError, UserError, did_you_mean, exit_status
 from safmn.imaging import read_rgb
 from safmn.inference.backends import NAMES, PRECISIONS, available_backends, make_backend
 from safmn.metrics import psnr
 from safmn.registry import ARCH_REGISTRY, build
-from safmn.weights import load_network
+from safmn.system.console import say
+from safmn.weights import load_network, zoo
 
 Run = Callable[[Tensor], Tensor]
 AIMS = {"fp32": 2.2, "bf16": 3.5}

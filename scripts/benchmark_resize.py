@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmark_harness import argument_parser, compare, report, use_threads
-from safmn.console import say
 from safmn.imaging import imresize, read_rgb
+from safmn.system.console import say
 
 WIDTH, HEIGHT = 2040, 1356
 

@@ -44,12 +44,12 @@ import safmn  # noqa: F401 - makes `import basicsr` work
 from benchmark_harness import argument_parser, compare, report, use_threads
 from safmn.data.bundled_photos import photo_folder
 from safmn.data.store_format import Source
-from safmn.engine.setup import build_trainer
 from safmn.errors import exit_status
 from safmn.imaging import imresize, list_images, read_rgb, write_image
 from safmn.options import load_options
 from safmn.prepare.store import build_store
 from safmn.runtime.distributed import Ranks
+from safmn.training.build import build_trainer
 
 RECIPE = Path(__file__).resolve().parent.parent / "options/train_x4.yml"
 SCALE = 4

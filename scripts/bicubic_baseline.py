@@ -15,12 +15,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
-from safmn.console import say, table
 from safmn.data import build_dataset
-from safmn.engine.evaluate import evaluate
 from safmn.errors import OptionError, exit_status
+from safmn.evaluation.scoring import evaluate
 from safmn.imaging import imresize, to_tensor, to_uint8
 from safmn.options import load_options
+from safmn.system.console import say, table
 
 
 def bicubic(scale: int) -> Callable[[Tensor], Tensor]:

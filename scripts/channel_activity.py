@@ -21,9 +21,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
 from safmn import weights
-from safmn.console import say, table
 from safmn.errors import exit_status
 from safmn.imaging import imresize, read_rgb, to_tensor
+from safmn.system.console import say, table
 
 DEAD = -4.0
 DRAWINGS = range(1000, 1040)  # none of those that are trained on

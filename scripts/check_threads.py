@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from safmn import Upscaler
-from safmn.console import say, table
 from safmn.inference.backends import available_backends
+from safmn.system.console import say, table
 
 SIZES = ((40, 56), (48, 48), (33, 70), (64, 40))
 

@@ -25,13 +25,13 @@ import torch
 from scipy.stats import ks_2samp
 
 import basicsr_degradation
-from safmn.console import say, table
 from safmn.data import SampleKey, sample_rng
 from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, kernels, parse_options
 from safmn.degradations.apply import stages
 from safmn.degradations.recipe import Blur, Compress, GaussianNoise, Kernel, PoissonNoise
 from safmn.errors import exit_status
 from safmn.imaging import list_images, read_rgb
+from safmn.system.console import say, table
 
 SCALE = 4
 CENTRE = 10  # of BasicSR's kernels, all padded to 21x21

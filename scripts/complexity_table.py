@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from safmn.archs.complexity import complexity
-from safmn.console import say, table
 from safmn.errors import OptionError, exit_status
-from safmn.metrics.published import ROWS
+from safmn.evaluation.published import ROWS
 from safmn.registry import ARCH_REGISTRY, build
+from safmn.system.console import say, table
 from safmn.weights import load_network
 
 # Name, registered type, the published arguments.

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without 
 
 from wallpaper_photos import squares, stated, unpack
 
-from safmn.console import say
 from safmn.errors import DataError, exit_status
 from safmn.imaging import read_rgb, write_image
+from safmn.system.console import say
 
 PACKAGES = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 LICENCES = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-SA-3.0")

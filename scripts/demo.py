@@ -19,15 +19,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
 from safmn import train, weights
-from safmn.console import say, table
 from safmn.data import build_dataset
-from safmn.engine.evaluate import evaluate
-from safmn.engine.experiment import Experiment
 from safmn.errors import exit_status
+from safmn.evaluation.scoring import evaluate
 from safmn.imaging import to_uint8, write_image
-from safmn.inference.compare import comparison
-from safmn.native.build import compiler
+from safmn.inference.side_by_side import comparison
+from safmn.kernels.cpu.build import compiler
 from safmn.options import Options, load_options
+from safmn.system.console import say, table
+from safmn.training.experiment import Experiment
 
 
 def scores(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor], Tensor]]) -> str:

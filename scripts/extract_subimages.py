@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without the package installed, too
 
-from safmn.prepare.cli import main
+from safmn.cli.prepare import main
 
 if __name__ == "__main__":
     sys.exit(main(["subimages", *sys.argv[1:]]))

@@ -23,7 +23,7 @@ from safmn.data import build_dataset
 from safmn.data.bundled_photos import photo_folder
 from safmn.errors import exit_status
 from safmn.imaging import imresize, mod_crop, read_rgb, to_tensor, to_uint8, write_image
-from safmn.inference.compare import comparison
+from safmn.inference.side_by_side import comparison
 from safmn.metrics import psnr
 from safmn.options import load_options
 

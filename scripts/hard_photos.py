@@ -22,10 +22,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
-from safmn.console import say
 from safmn.errors import DataError, exit_status
 from safmn.imaging import imresize, list_images, read_rgb, to_tensor
 from safmn.prepare.parallel import default_jobs, in_order, progress
+from safmn.system.console import say
 from safmn.weights import load_network
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
-from safmn.console import say
 from safmn.errors import exit_status
 from safmn.imaging import imresize, list_images, read_rgb, to_tensor
+from safmn.system.console import say
 from safmn.weights import load_network
 
 SIDE, MULTIPLE = 512, 32

@@ -27,13 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark_harness import compare, use_threads
 from safmn import Upscaler
-from safmn.console import say, table
 from safmn.errors import DataError, exit_status
 from safmn.imaging import write_image
 from safmn.inference import tiling
 from safmn.inference.stages import stages_of
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame
+from safmn.system.console import say, table
 
 _CHILD = """
 import sys

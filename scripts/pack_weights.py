@@ -1,6 +1,6 @@
 """Measure trained weights and pack them into the package: ``scripts/pack_weights.py NET.pth --name safmn-x2 ...``.
 
-The safetensors file gets a header that says what it is; ``safmn/zoo/index.json`` gets its checksum.
+The safetensors file gets a header that says what it is; ``safmn/weights/zoo/index.json`` gets its checksum.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
 from safmn import weights
-from safmn.console import say
 from safmn.data import build_dataset
-from safmn.engine.evaluate import evaluate
 from safmn.errors import exit_status
-from safmn.files import write_atomically
+from safmn.evaluation.scoring import evaluate
 from safmn.options import load_options
-from safmn.zoo import FOLDER, INDEX
+from safmn.system.console import say
+from safmn.system.files import write_atomically
+from safmn.weights.zoo import FOLDER, INDEX
 
 
 def measure(path: Path, param_key: str, test: str, sets: Sequence[str]) -> dict[str, dict[str, float]]:

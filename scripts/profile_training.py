@@ -22,12 +22,12 @@ from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
-from safmn.console import say
-from safmn.engine.setup import build_trainer
-from safmn.engine.trainer import Trainer
 from safmn.errors import exit_status
 from safmn.options import load_options
 from safmn.runtime.distributed import Ranks
+from safmn.system.console import say
+from safmn.training.build import build_trainer
+from safmn.training.trainer import Trainer
 
 WARM_UP = 10  # iterations: compilation, recording, page-locked memory
 PROFILED = 5

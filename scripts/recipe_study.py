@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
-from safmn.console import say
+from safmn.system.console import say
 
 OPTIONS = Path("options/scratch_x4.yml")
 TEST = Path("options/test_x4.yml")

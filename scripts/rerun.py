@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
-from safmn.console import say
+from safmn.system.console import say
 
 
 def losses(record: Path, last: int) -> dict[int, dict[str, float]]:

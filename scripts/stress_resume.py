@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import tiny_run  # noqa: E402
 from test_resume import kill_until_done  # noqa: E402
 
-from safmn.console import say  # noqa: E402
+from safmn.system.console import say  # noqa: E402
 
 
 def main() -> None:

@@ -33,9 +33,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
 
-from safmn.console import say
 from safmn.errors import DataError, exit_status
 from safmn.imaging import imresize, read_rgb, write_image
+from safmn.system.console import say
 
 LIST = Path(__file__).resolve().parent.parent / "docs" / "photographs.tsv"
 ARCHIVES = {"debian": "http://deb.debian.org/debian/", "ubuntu": "http://archive.ubuntu.com/ubuntu/"}

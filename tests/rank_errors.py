@@ -17,10 +17,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from safmn.data.keys import KeyedDataset
-from safmn.engine import trainer
-from safmn.engine.checkpoint import Checkpointer
 from safmn.errors import DataError
-from safmn.models import SRModel
+from safmn.training import trainer
+from safmn.training.checkpoint import Checkpointer
+from safmn.training.models import SRModel
 
 RANK = int(os.environ["RANK"])
 AT = 8  # the iteration in which it happens
@@ -80,7 +80,7 @@ def killed() -> None:
 
 def validation() -> None:
     """A metric of rank 1 alone has a bug."""
-    from safmn.engine import evaluate
+    from safmn.evaluation import scoring as evaluate
 
     score = evaluate._score_all
 
@@ -108,7 +108,7 @@ def disk() -> None:
 
 def setup() -> None:
     """Rank 1 does not find its data."""
-    from safmn.engine import setup
+    from safmn.training import build as setup
 
     build = setup.build_loader
 

@@ -18,10 +18,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safmn.engine import checkpoint as module
-from safmn.engine import state_format
-from safmn.engine.checkpoint import Checkpointer, load
 from safmn.errors import CheckpointError
+from safmn.training import checkpoint as module
+from safmn.training import state_format
+from safmn.training.checkpoint import Checkpointer, load
 
 
 def state(seed: int) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safmn import cli, console
-from safmn.engine.experiment import start_logging
+from safmn import cli
 from safmn.errors import DataError, exit_status
 from safmn.imaging import write_image
+from safmn.system import console
+from safmn.training.experiment import start_logging
 
 EVIL = "a\x1b[2J\r\u202eb\x9b\u2066c\x7f"
 ESCAPED = "a\\x1b[2J\\r\\u202eb\\x9b\\u2066c\\x7f"

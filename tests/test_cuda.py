@@ -16,13 +16,13 @@ from basicsr.archs import build_network
 from safmn.archs import SAFMN
 from safmn.data import KeyedDataset, SampleKey, build_dataset
 from safmn.data.store_format import Source
-from safmn.engine.checkpoint import Checkpointer
-from safmn.engine.watch import Watch
-from safmn.models.sr_model import SRModel
-from safmn.native.gpu_training import GPUTrainedSAFMN, kernel_error
+from safmn.kernels.gpu.training import GPUTrainedSAFMN, kernel_error
 from safmn.prepare.store import build_store
 from safmn.runtime.distributed import Ranks
 from safmn.train import main
+from safmn.training.agreement import Watch
+from safmn.training.checkpoint import Checkpointer
+from safmn.training.models.sr_model import SRModel
 from safmn.weights import save_weights
 
 pytestmark = [

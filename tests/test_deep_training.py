@@ -10,12 +10,12 @@ import tifffile
 import torch
 from data_helpers import make_store, paired_section
 
+from safmn.cli.prepare import main as prepare
 from safmn.data import build_dataset
 from safmn.data.store_format import StoreFile
 from safmn.degradations.ops_array import from_uint8
 from safmn.errors import DataError
 from safmn.imaging import imresize, read_rgb, write_image
-from safmn.prepare.cli import main as prepare
 
 SIDE = 48  # of GT images
 

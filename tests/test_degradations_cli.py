@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from safmn.cli.degrade import main
 from safmn.data import RealESRGANDataset, SampleKey, sample_rng
-from safmn.degradations.cli import main
 from safmn.imaging import list_images, read_rgb, write_image
 from safmn.options import load_options
 

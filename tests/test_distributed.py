@@ -18,14 +18,14 @@ import tiny_run
 import torch
 
 from safmn.data import build_dataset
-from safmn.engine.checkpoint import Checkpointer
-from safmn.engine.evaluate import Interrupted, evaluate
-from safmn.engine.setup import _check_ranks_agree
-from safmn.engine.watch import Watch
 from safmn.errors import CheckpointError
+from safmn.evaluation.scoring import Interrupted, evaluate
 from safmn.runtime import distributed
 from safmn.runtime.distributed import Ranks
-from safmn.runtime.interrupt import Interrupt
+from safmn.system.signals import Interrupt
+from safmn.training.agreement import Watch
+from safmn.training.build import _check_ranks_agree
+from safmn.training.checkpoint import Checkpointer
 from safmn.weights import load_network
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -198,7 +198,7 @@ def test_a_signal_ends_a_validation_on_every_rank(monkeypatch: pytest.MonkeyPatc
     options = tiny_run.options(images)
     dataset = build_dataset(options["datasets"]["val"], phase="val", scale=2)
 
-    monkeypatch.setattr("safmn.engine.evaluate.on_all_ranks", lambda outcome: [outcome, Interrupted()])
+    monkeypatch.setattr("safmn.evaluation.scoring.on_all_ranks", lambda outcome: [outcome, Interrupted()])
     network = torch.nn.Upsample(scale_factor=2)
     arguments = {"name": "val", "metrics": options["val"]["metrics"], "device": "cpu"}
     with pytest.raises(Interrupted):
@@ -222,7 +222,7 @@ def test_all_ranks_leave_with_the_status_of_the_signal_that_one_received(monkeyp
 
 
 def test_ranks_that_see_different_checkpoints_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from safmn.engine.experiment import Experiment
+    from safmn.training.experiment import Experiment
 
     experiment = Experiment(tmp_path)
     _check_ranks_agree(None, experiment)

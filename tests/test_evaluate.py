@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from safmn.data import build_dataset
-from safmn.engine.evaluate import SetResult, _Draws, _Scorer, evaluate
 from safmn.errors import DataError, OptionError
+from safmn.evaluation.scoring import SetResult, _Draws, _Scorer, evaluate
 from safmn.imaging import read_rgb
 from safmn.registry import DATASET_REGISTRY, METRIC_REGISTRY
 
@@ -437,7 +437,7 @@ def test_what_others_draw_depends_on_seed_set_and_image_alone(monkeypatch: pytes
 
 def test_ranks_draw_what_one_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     first = drawn(Drawing(), monkeypatch)
-    monkeypatch.setattr("safmn.engine.evaluate.on_all_ranks", lambda scores: [scores])
+    monkeypatch.setattr("safmn.evaluation.scoring.on_all_ranks", lambda scores: [scores])
     shares = [drawn(Drawing(), monkeypatch, rank=rank, world_size=2) for rank in range(2)]
     assert [len(share) for share in shares] == [3, 2]
     assert {**shares[0], **shares[1]} == first

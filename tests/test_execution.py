@@ -16,11 +16,11 @@ import torch
 from torch.nn import functional as F
 
 from safmn.archs.blocks import ChannelNorm
-from safmn.models.sr_model import SRModel
 from safmn.optim.ema import MovingAverage
 from safmn.options import load_options
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution, choose_execution
+from safmn.training.models.sr_model import SRModel
 
 CPU = torch.device("cpu")
 

@@ -23,10 +23,10 @@ from torch.nn import functional
 
 import safmn
 from safmn.archs import FAMILY
+from safmn.cli.export import main
 from safmn.errors import OptionError
 from safmn.inference import export
 from safmn.inference.export import FORMATS, ExportError, export_network
-from safmn.inference.export.cli import main
 from safmn.inference.export.ncnn_graph import UPSCAYL_LAYERS, for_tiles
 from safmn.inference.export.verification import run_opencv
 from safmn.inference.onnx_graph import folded, onnx_bytes

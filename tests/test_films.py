@@ -17,11 +17,11 @@ from repeater import repeated
 from skimage import data
 
 from safmn.errors import DataError, OptionError
-from safmn.inference import film_codecs
-from safmn.inference.film_codecs import FilmOptions
-from safmn.inference.film_kinds import is_film
-from safmn.inference.jobs import plan
-from safmn.inference.video import probe, upscale_video
+from safmn.inference.file_jobs import plan
+from safmn.inference.films import codecs as film_codecs
+from safmn.inference.films.codecs import FilmOptions
+from safmn.inference.films.kinds import is_film
+from safmn.inference.films.video import probe, upscale_video
 
 av: Any = pytest.importorskip("av")
 Array = np.ndarray[Any, np.dtype[Any]]

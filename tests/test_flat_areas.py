@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from safmn import weights, zoo
+from safmn import weights
 from safmn.archs import SAFMN
 from safmn.imaging import read_rgb
 from safmn.inference.upscaler import Upscaler
-from safmn.models.flat_areas import FlatAreas, draw_colours, endless, tiles
-from safmn.native.build import compiler
+from safmn.kernels.cpu.build import compiler
+from safmn.training.models.flat_areas import FlatAreas, draw_colours, endless, tiles
+from safmn.weights import zoo
 
 BACKEND = "native" if compiler() else "eager"
 LEVELS = 2

@@ -16,7 +16,7 @@ from PIL import Image
 from skimage import data
 
 from safmn.errors import DataError
-from safmn.inference.animation import read_animation, write_animation
+from safmn.inference.films.animation import read_animation, write_animation
 from safmn.inference.pictures import Picture, read_picture, write_picture
 
 Array = np.ndarray[Any, np.dtype[Any]]

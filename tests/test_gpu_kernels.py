@@ -18,9 +18,10 @@ from safmn_gradients import assert_close, case, network
 from triton.runtime import interpreter
 
 from safmn.archs import SAFMN
-from safmn.data import gpu_gather, patch_store
-from safmn.native import gpu_blocks
-from safmn.native.gpu_training import GPUTrainedSAFMN, kernel_error
+from safmn.data import patch_store
+from safmn.kernels.gpu import blocks as gpu_blocks
+from safmn.kernels.gpu import gather as gpu_gather
+from safmn.kernels.gpu.training import GPUTrainedSAFMN, kernel_error
 
 
 @pytest.fixture(autouse=True)

@@ -16,13 +16,13 @@ from safmn_gradients import CASES, assert_close, case, network, squares
 from safmn.archs import SAFMN, SAFMNPP
 from safmn.errors import OptionError
 from safmn.imaging import read_rgb, to_tensor
-from safmn.models.sr_model import SRModel
-from safmn.native import gpu_training
-from safmn.native.gpu_training import GPUTrainedSAFMN
+from safmn.kernels.gpu import training as gpu_training
+from safmn.kernels.gpu.training import GPUTrainedSAFMN
 from safmn.options import load_options
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution, choose_execution
 from safmn.train import main
+from safmn.training.models.sr_model import SRModel
 from safmn.weights import load_network
 
 CPU = torch.device("cpu")

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from safmn import Upscaler
-from safmn.engine.evaluate import evaluate
+from safmn.cli.upscale import main
 from safmn.errors import DataError, WeightsError
+from safmn.evaluation.scoring import evaluate
 from safmn.imaging import imresize
-from safmn.inference.cli import main
 from safmn.inference.guard import Finding, Guard, excess, replace
 from safmn.inference.samples import made_up_photographs
 

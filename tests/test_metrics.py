@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safmn.errors import DataError, OptionError
+from safmn.evaluation import published
+from safmn.evaluation.published import ROWS, SETS
 from safmn.imaging import read_rgb
-from safmn.metrics import calculate_psnr, calculate_ssim, network_name, psnr, published, ssim
-from safmn.metrics.published import ROWS, SETS
+from safmn.metrics import calculate_psnr, calculate_ssim, network_name, psnr, ssim
 from safmn.registry import build, find
 
 OURS = {"calculate_psnr": calculate_psnr, "calculate_ssim": calculate_ssim}

@@ -25,11 +25,11 @@ from safmn.errors import OptionError
 from safmn.imaging import read_rgb, to_tensor, to_uint8
 from safmn.inference import Upscaler
 from safmn.inference.backends import make_backend
-from safmn.inference.backends.native import kernels
-from safmn.inference.backends.native.programs import translate
 from safmn.inference.stages import Chain, Skip, Stage, StageModule, stages_of
+from safmn.kernels.cpu import build
+from safmn.kernels.cpu import inference as kernels
+from safmn.kernels.cpu.programs import translate
 from safmn.metrics import psnr
-from safmn.native import build
 from safmn.weights import load_network
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
@@ -225,7 +225,7 @@ def test_the_default_dtype_changes_nothing() -> None:
 
 @pytest.mark.slow
 def test_processes_that_build_at_the_same_time(tmp_path: Path) -> None:
-    code = "from safmn.inference.backends.native.kernels import this_machine; this_machine()"
+    code = "from safmn.kernels.cpu.inference import this_machine; this_machine()"
     environment = os.environ | {"SAFMN_CACHE": str(tmp_path)}
     running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]

@@ -15,8 +15,8 @@ from safmn_gradients import CASES, assert_close, case, network, squares, values
 from safmn.archs import SAFMN, SAFMNPP
 from safmn.errors import OptionError
 from safmn.imaging import read_rgb, to_tensor
-from safmn.native import build
-from safmn.native.training import NativeSAFMN, kernels_for, this_machine
+from safmn.kernels.cpu import build
+from safmn.kernels.cpu.training import NativeSAFMN, kernels_for, this_machine
 from safmn.runtime.execution import choose_execution
 from safmn.train import main
 from safmn.weights import load_network
@@ -89,7 +89,7 @@ def test_what_there_are_no_kernels_for_is_refused(monkeypatch: pytest.MonkeyPatc
     for other in ({"precision": "bf16"}, {"compile": True}):
         with pytest.raises(OptionError, match=r"train\.kernels: native is for the CPU in fp32"):
             choose_execution(torch.device("cpu"), kernels="native", **other)
-    monkeypatch.setattr("safmn.native.training.compiler", lambda: None)
+    monkeypatch.setattr("safmn.kernels.cpu.training.compiler", lambda: None)
     with pytest.raises(OptionError, match=r"needs a C\+\+ compiler"):
         NativeSAFMN(network(dim=8, n_blocks=1))
 

@@ -20,9 +20,9 @@ from odd_files import GREY, NOTES, OTHERS, PHOTO, XMP, chunk, exif, png, profile
 from PIL import Image
 from repeater import repeated, repeater
 
+from safmn.cli.upscale import main
 from safmn.errors import DataError
-from safmn.inference.animation import read_animation
-from safmn.inference.cli import main
+from safmn.inference.films.animation import read_animation
 from safmn.inference.pictures import read_picture
 from safmn.inference.pictures.picture import eight_bits
 from safmn.weights import save_weights

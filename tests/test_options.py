@@ -12,12 +12,12 @@ import msgspec
 import pytest
 
 import safmn  # noqa: F401 - registers the components that option files name
-from safmn.engine.setup import changed_keys
 from safmn.errors import OptionError
 from safmn.options import Options, differences, dump, load_options
-from safmn.options.compare import MISSING, to_yaml
+from safmn.options.differences import MISSING, to_yaml
 from safmn.options.schema import json_schema
 from safmn.registry import DATASET_REGISTRY, MODEL_REGISTRY
+from safmn.training.build import changed_keys
 
 OPTION_FILES = sorted((Path(__file__).resolve().parent.parent / "options").rglob("*.yml"))
 Mode = Literal["train", "test"]

@@ -15,7 +15,7 @@ from test_options import OPTION_FILES, for_testing, for_training
 
 from safmn.errors import OptionError
 from safmn.options import load_options
-from safmn.options.compare import to_yaml
+from safmn.options.differences import to_yaml
 from safmn.options.problems import KeyPath, Problems, show_path
 from safmn.options.reader import read_document
 

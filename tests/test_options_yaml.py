@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safmn.errors import OptionError
-from safmn.options.compare import to_yaml
+from safmn.options.differences import to_yaml
 from safmn.options.problems import Problems
 from safmn.options.reader import parse_value, read_document
 

@@ -14,12 +14,10 @@ from torch import nn
 from torch.nn.utils import weight_norm
 
 import safmn
-from safmn.engine.evaluate import evaluate
-from safmn.engine.progress import Progress
 from safmn.errors import DataError, OptionError, WeightsError
+from safmn.evaluation.scoring import evaluate
 from safmn.imaging import read_rgb, write_image
 from safmn.imports import log_imports
-from safmn.models.trained_network import TrainedNetwork
 from safmn.optim.schedules import build_schedule
 from safmn.options import load_options, plugins
 from safmn.options.problems import Problems
@@ -27,6 +25,8 @@ from safmn.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 from safmn.train import main
+from safmn.training.models.trained_network import TrainedNetwork
+from safmn.training.progress import Progress
 from safmn.weights import load_into, save_weights
 
 CPU = Execution(torch.device("cpu"))
@@ -284,7 +284,7 @@ def test_components_that_imports_register_are_checked_after_them(
 ) -> None:
     (tmp_path / "late_of_the_test.py").write_text(
         "from safmn.registry import ARCH_REGISTRY, MODEL_REGISTRY\n"
-        "from safmn.models import RealGANModel\n"
+        "from safmn.training.models import RealGANModel\n"
         "@ARCH_REGISTRY.register()\n"
         "class LateOfTheTest:\n    def __init__(self, width: int): pass\n"
         "@MODEL_REGISTRY.register()\n"

@@ -438,7 +438,7 @@ def test_a_kernel_that_fails_on_this_machine_is_not_used(
         return torch.zeros(len(addresses), 3, side, side)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "safmn.data.gpu_gather", types.SimpleNamespace(gather=gather))
+    monkeypatch.setitem(sys.modules, "safmn.kernels.gpu.gather", types.SimpleNamespace(gather=gather))
     monkeypatch.setattr(data_package, "gpu_gather", types.SimpleNamespace(gather=gather), raising=False)
     patch_store._gather_kernel.cache_clear()
     assert patch_store._gather_kernel(torch.device("cpu")) is None

@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 
 import safmn.prepare.image_lmdb
 import safmn.prepare.lr
+from safmn.cli.prepare import VERBS, main
 from safmn.errors import DataError
-from safmn.files import take_lock
 from safmn.imaging import encode_png, imresize, mod_crop, read_image, read_rgb, write_image
 from safmn.prepare import hint
-from safmn.prepare.cli import VERBS, main
 from safmn.prepare.outputs import write_made
 from safmn.prepare.parallel import for_each, in_order
 from safmn.prepare.subimages import Cut
+from safmn.system.files import take_lock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

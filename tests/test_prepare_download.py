@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from safmn.cli.prepare import main
 from safmn.errors import DataError
 from safmn.imaging import encode_png, read_rgb
 from safmn.prepare import download as module
-from safmn.prepare.cli import main
 from safmn.prepare.download import SETS, Archive, DataSet, Part, download, extract, fetch
 
 

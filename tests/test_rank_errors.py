@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 
-from safmn.engine.checkpoint import Checkpointer
+from safmn.training.checkpoint import Checkpointer
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("rank_errors.py")

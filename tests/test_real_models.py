@@ -22,12 +22,12 @@ from safmn.errors import OptionError, WeightsError
 from safmn.imaging import list_images, read_rgb, write_image
 from safmn.losses import perceptual_loss
 from safmn.losses.perceptual_loss import PerceptualLoss, vgg_file
-from safmn.models import ESRGANModel, RealGANModel, RealSRModel
 from safmn.options import load_options
 from safmn.registry import ARCH_REGISTRY
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 from safmn.test import main as run_test
+from safmn.training.models import ESRGANModel, RealGANModel, RealSRModel
 from safmn.weights import save_weights
 
 CPU = Execution(torch.device("cpu"))

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import tiny_run
 
-from safmn.engine.checkpoint import Checkpointer
-from safmn.models.trained_network import TrainedNetwork
+from safmn.training.checkpoint import Checkpointer
+from safmn.training.models.trained_network import TrainedNetwork
 
 # Each process is killed before so many optimiser steps. In the GAN stage, which trains the discriminator alone for four
 # iterations: in iteration 2, before the generator's step of 6, between the two steps of 6, before the generator's of 9.

@@ -12,9 +12,9 @@ import pytest
 import tiny_run
 import torch
 
-from safmn.engine.checkpoint import Checkpointer
-from safmn.models.sr_model import SRModel
 from safmn.train import main
+from safmn.training.checkpoint import Checkpointer
+from safmn.training.models.sr_model import SRModel
 
 
 @pytest.fixture(scope="module")

@@ -23,21 +23,21 @@ import yaml
 from test_data_loader import Numbers, take
 
 from safmn import imports
-from safmn.console import say
 from safmn.data import TrainingLoader, build_dataset
 from safmn.errors import DataError, OptionError, exit_status
-from safmn.files import atomic_path, cache_folder
 from safmn.imaging import list_images, write_image
-from safmn.inference import video
-from safmn.native import build
+from safmn.inference.films import video
+from safmn.kernels.cpu import build
 from safmn.options import load_options
 from safmn.prepare.meta import write_meta
+from safmn.system.console import say
+from safmn.system.files import atomic_path, cache_folder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUN = """
 import sys, time
-from safmn.engine.experiment import start_logging
-from safmn.runtime.interrupt import Interrupt
+from safmn.training.experiment import start_logging
+from safmn.system.signals import Interrupt
 start_logging(None, is_main=True)
 with open(sys.argv[1], "w", buffering=1) as said, Interrupt() as interrupt:
     said.write("ready\\n")
@@ -128,7 +128,7 @@ def test_a_cache_that_cannot_be_read(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "exists", refuse)
-    built = build.load_for_this_machine(REPOSITORY / "safmn" / "native" / "training.cpp", lambda path: path)
+    built = build.load_for_this_machine(REPOSITORY / "safmn" / "kernels" / "cpu" / "training.cpp", lambda path: path)
     monkeypatch.undo()
     assert tmp_path not in built.parents
     assert "compiled for this process alone" in caplog.text

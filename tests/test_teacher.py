@@ -12,12 +12,12 @@ import torch
 from basicsr.archs import build_network
 from torch import Tensor, nn
 
-from safmn.models.sr_model import SRModel
-from safmn.models.teacher import Teacher, is_excepted
-from safmn.native.build import compiler
+from safmn.kernels.cpu.build import compiler
 from safmn.options.types import TeacherSection
 from safmn.runtime.execution import Execution
 from safmn.train import main
+from safmn.training.models.sr_model import SRModel
+from safmn.training.models.teacher import Teacher, is_excepted
 from safmn.weights import load_state_dict, save_weights
 
 SECTION = tiny_run.options(Path())["network_g"]

@@ -20,9 +20,9 @@ import yaml
 
 from safmn import cli
 from safmn.archs import SAFMN
-from safmn.engine import testing
-from safmn.engine.evaluate import SetResult
-from safmn.engine.scoreboard import Scoreboard
+from safmn.evaluation import benchmark as testing
+from safmn.evaluation.report import Scoreboard
+from safmn.evaluation.scoring import SetResult
 from safmn.imaging import imresize, write_image
 from safmn.options import Expectation
 from safmn.test import main
@@ -424,7 +424,7 @@ def test_ctrl_c(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: Any, **keywords: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safmn.engine.testing.evaluate", interrupt)
+    monkeypatch.setattr("safmn.evaluation.benchmark.evaluate", interrupt)
     status, _, err = door("-opt", "test.yml")
     assert status == 130
     assert "interrupted" in err

@@ -20,7 +20,7 @@ from safmn.inference import Upscaler, streaming, tiling
 from safmn.inference.stages import stages_of
 from safmn.inference.streaming import bytes_per_column, stream
 from safmn.inference.tiling import Cut, Frame
-from safmn.runtime.memory import PeakMemory
+from safmn.system.memory import PeakMemory
 
 TOLERANCE = 1e-5
 

@@ -24,23 +24,23 @@ import torch
 from basicsr.archs import build_network
 from torch import nn
 
-from safmn.engine import setup
-from safmn.engine.checkpoint import Checkpointer
-from safmn.engine.evaluate import Interrupted, evaluate
-from safmn.engine.experiment import Experiment
-from safmn.engine.feed import feed
-from safmn.engine.trainer import Trainer
-from safmn.engine.validation import Validator
 from safmn.errors import CheckpointError, DataError, UserError
-from safmn.models import RealGANModel
-from safmn.models.sr_model import SRModel
-from safmn.models.trained_network import TrainedNetwork
+from safmn.evaluation.scoring import Interrupted, evaluate
 from safmn.optim.ema import MovingAverage
 from safmn.optim.schedules import build_schedule
 from safmn.registry import ARCH_REGISTRY
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 from safmn.train import main
+from safmn.training import build as setup
+from safmn.training.checkpoint import Checkpointer
+from safmn.training.device_batches import feed
+from safmn.training.experiment import Experiment
+from safmn.training.models import RealGANModel
+from safmn.training.models.sr_model import SRModel
+from safmn.training.models.trained_network import TrainedNetwork
+from safmn.training.trainer import Trainer
+from safmn.training.validation import Validator
 from safmn.weights import save_weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -228,7 +228,7 @@ def test_data_that_cannot_be_read_lose_no_iteration(
     whole = tmp_path / "whole"
     whole.mkdir()
     assert main(["-opt", str(write(images, whole))]) == 0
-    monkeypatch.setattr("safmn.engine.trainer.feed", ends_after_five)
+    monkeypatch.setattr("safmn.training.trainer.feed", ends_after_five)
     assert main(["-opt", str(write(images, tmp_path))]) == 2
     captured = capfd.readouterr()
     assert "photo.png" in captured.err
@@ -468,7 +468,7 @@ def test_a_validation_that_ends_early_loses_nothing_and_is_done_again(
                         raise end
                     return evaluate(*arguments, name=name, **keywords)
 
-                patch.setattr("safmn.engine.validation.evaluate", fails_in_the_second_set)
+                patch.setattr("safmn.training.validation.evaluate", fails_in_the_second_set)
                 assert main(["-opt", option_file]) == status
             states = folder / "experiments/tiny/training_states"
             assert [path.name for path in sorted(states.iterdir())] == ["000000004", "000000006"]
@@ -558,7 +558,7 @@ def test_a_full_disk_names_the_weights_and_the_checkpoint_that_is_left(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save_weights(path, **keywords)
 
-    monkeypatch.setattr("safmn.engine.trainer.save_weights", full_at_the_second)
+    monkeypatch.setattr("safmn.training.trainer.save_weights", full_at_the_second)
     assert main(["-opt", str(write(images, tmp_path))]) == 2
     message = capfd.readouterr().err.splitlines()[-1]
     assert re.search(r"net_g_6\.pth.*No space left.*MiB free.*iteration 3 is whole.*--auto_resume", message)
@@ -570,7 +570,7 @@ def test_ctrl_c_before_the_first_step_is_no_traceback(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safmn.engine.setup.build_trainer", interrupted)
+    monkeypatch.setattr("safmn.training.build.build_trainer", interrupted)
     assert main(["-opt", str(write(images, tmp_path))]) == 130
     assert capfd.readouterr().err.splitlines()[-1] == "safmn: interrupted"
 
@@ -844,7 +844,7 @@ def test_experiment_lock_is_released_with_the_run(tmp_path: Path) -> None:
     """Asked in another process: the lock belongs to a process, which never refuses itself."""
     experiment = Experiment(tmp_path / "x")
     code = (
-        "import sys, pathlib; from safmn.engine.experiment import Experiment; from safmn.errors import exit_status\n"
+        "import sys, pathlib; from safmn.training.experiment import Experiment; from safmn.errors import exit_status\n"
         "sys.exit(exit_status(lambda: Experiment(pathlib.Path(sys.argv[1])).lock() or 0)())"
     )
 

@@ -28,9 +28,10 @@ from PIL import Image, ImageCms, ImageDraw, ImageSequence
 from repeater import repeated, repeater
 from skimage import data
 
-from safmn.files import TEMPORARY
-from safmn.inference import run, video
-from safmn.inference.cli import main
+from safmn.cli.upscale import main
+from safmn.inference import file_run as run
+from safmn.inference.films import video
+from safmn.system.files import TEMPORARY
 from safmn.weights import save_weights
 
 Array = np.ndarray[Any, np.dtype[Any]]

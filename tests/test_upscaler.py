@@ -15,11 +15,11 @@ from skimage import data
 from torch import nn
 
 from safmn import Upscaler
+from safmn.cli.upscale import main
 from safmn.errors import DataError, OptionError
 from safmn.inference.backends import auto
-from safmn.inference.cli import main
 from safmn.registry import ARCH_REGISTRY, build
-from safmn.runtime import memory
+from safmn.system import memory
 
 
 def network(**arguments: int) -> torch.nn.Module:

@@ -28,9 +28,9 @@ from safmn import weights
 from safmn.archs import FAMILY, SAFMN, SAFMN_BCIE
 from safmn.archs.complexity import complexity
 from safmn.archs.shapes import ffn_scale
-from safmn.engine import legacy_state
 from safmn.errors import CheckpointError, WeightsError
 from safmn.registry import ARCH_REGISTRY, build
+from safmn.training import basicsr_state as legacy_state
 
 SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 2, "ffn_scale": 1.5, "upscaling_factor": 2}
 
@@ -246,7 +246,7 @@ def test_a_failed_save_leaves_the_old_file(
     def full_disk(path: Path) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("safmn.files.flush_file", full_disk)
+    monkeypatch.setattr("safmn.system.files.flush_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         weights.save_weights(path, params={})
     assert path.read_bytes() == before
@@ -776,7 +776,7 @@ def test_networks_that_nobody_knows(tmp_path: Path) -> None:
 def test_names_of_the_zoo(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "w.safetensors"
     weights.save_weights(file, params=state)
-    monkeypatch.setattr("safmn.zoo.path", {"tiny-x2": file}.__getitem__)
+    monkeypatch.setattr("safmn.weights.zoo.path", {"tiny-x2": file}.__getitem__)
     assert weights.load_network("tiny-x2").scale == 2
     assert weights.locate(tmp_path / "w.pth") == tmp_path / "w.pth"
     monkeypatch.undo()

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from safmn import weights, zoo
+from safmn import weights
+from safmn.cli.zoo import main
 from safmn.errors import WeightsError
 from safmn.options import load_options
 from safmn.registry import ARCH_REGISTRY, build
-from safmn.zoo.cli import main
+from safmn.weights import zoo
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

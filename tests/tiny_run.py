@@ -128,7 +128,7 @@ def _train(arguments: Sequence[str], prepare: Callable[[], None] | None) -> None
 
 
 _context = multiprocessing.get_context("forkserver")  # children start from a process that has imported everything
-_context.set_forkserver_preload(["safmn.train", "safmn.engine.setup", "torch.utils.data"])
+_context.set_forkserver_preload(["safmn.train", "safmn.training.build", "torch.utils.data"])
 
 
 def start(option_file: Path, *arguments: str, prepare: Callable[[], None] | None = None) -> Any:

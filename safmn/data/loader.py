@@ -18,7 +18,7 @@ from safmn.data.keys import Batch, KeyedDataset, SampleKey
 from safmn.data.workers import died, exit_code_of, is_death, one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError, first_line
 from safmn.imports import imported
-from safmn.runtime.prefetch import prefetch
+from safmn.system.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from safmn.data.sources import (
 )
 from safmn.errors import DataError
 from safmn.imaging import augment, rgb_to_y, to_tensor
-from safmn.names import image_name
+from safmn.imaging.file_names import image_name
 from safmn.registry import DATASET_REGISTRY, OURS
 
 logger = logging.getLogger(__name__)

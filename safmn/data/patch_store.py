@@ -19,7 +19,7 @@ from safmn.data.keys import Batch, Patches, Sample, SampleKey, patches_of
 from safmn.data.options import CropOptions, read_options
 from safmn.data.store_format import CheckSource, StoredImage, StoreFile
 from safmn.errors import DataError, OptionError, first_line
-from safmn.names import image_name
+from safmn.imaging.file_names import image_name
 from safmn.registry import DATASET_REGISTRY
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _gather_kernel(device: torch.device) -> Callable[[Tensor, Tensor, int], Tens
     pixels = torch.arange(256, device=device).to(torch.uint8)
     addresses = torch.tensor([[0, 64, 8, 1], [63, 64, -1, -8]], device=device)
     try:
-        from safmn.data import gpu_gather
+        from safmn.kernels.gpu import gather as gpu_gather
 
         if torch.equal(gpu_gather.gather(pixels, addresses, 8), _gather_by_torch(pixels, addresses, 8)):
             return gpu_gather.gather

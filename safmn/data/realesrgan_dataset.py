@@ -24,7 +24,7 @@ from safmn.degradations.ops_array import from_uint8
 from safmn.degradations.pool import pooled
 from safmn.errors import DataError, OptionError
 from safmn.imaging import mod_crop
-from safmn.names import image_name
+from safmn.imaging.file_names import image_name
 from safmn.registry import DATASET_REGISTRY, OURS
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from safmn import imaging
 from safmn.data.store_format import CheckSource, StoreFile
 from safmn.errors import DataError
 from safmn.imaging import decode_rgb, read_rgb
-from safmn.names import IMAGE_SUFFIXES, template_mistake
+from safmn.imaging.file_names import IMAGE_SUFFIXES, template_mistake
 
 _REMAKE_LMDB = "Copy it again, or make it anew with safmn prepare lmdb."
 _SHAPE = re.compile(r"\s+\(\s*\d+(\s*,\s*\d+){1,2}\s*\)(\s[^()]*)?$")  # and what follows it, the compression say

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from safmn.errors import DataError, first_line
-from safmn.files import write_atomically
 from safmn.imaging.boxes import av1_depth, jpeg2000_depth
+from safmn.imaging.file_names import IMAGE_SUFFIXES
 from safmn.imaging.orientation import is_lying, orientation_in, orientation_of, upright
 from safmn.imaging.tiff import is_tiff, read_tiff, tiff_layout
-from safmn.names import IMAGE_SUFFIXES
+from safmn.system.files import write_atomically
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

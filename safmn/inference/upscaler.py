@@ -25,8 +25,8 @@ from safmn.inference.stages import Chain, Plain, Stage, stages_of
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame, Progress
 from safmn.runtime.execution import named_device
-from safmn.runtime.memory import PeakMemory, free_bytes, is_out_of_memory
 from safmn.runtime.threads import Lock, Once, in_usable_thread
+from safmn.system.memory import PeakMemory, free_bytes, is_out_of_memory
 from safmn.weights import load_network
 
 logger = logging.getLogger(__name__)

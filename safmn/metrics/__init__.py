@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from safmn.evaluation.published import network_name, published
 from safmn.metrics.fidelity import calculate_psnr, calculate_ssim, psnr, ssim
-from safmn.metrics.published import network_name, published
 
 __all__ = ["calculate_psnr", "calculate_ssim", "network_name", "psnr", "published", "ssim"]

@@ -7,7 +7,7 @@ together), ``compare`` (writing options down, telling them apart).
 
 from __future__ import annotations
 
-from safmn.options.compare import differences, dump
+from safmn.options.differences import differences, dump
 from safmn.options.load import load_options
 from safmn.options.types import (
     DistParams,

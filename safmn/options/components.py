@@ -70,9 +70,7 @@ def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> Non
         try:
             inspect.signature(registry.find(registry.MODEL_REGISTRY, name)).bind("options", "execution", "ranks")
         except TypeError:
-            problems.add(
-                where, f"{name} is not made for this engine: subclass safmn.models.Model, which says what it asks for"
-            )
+            problems.add(where, f"{name} is not made for this engine: subclass safmn.training.models.Model")
         return
     if name in registry.names(registry.MODEL_REGISTRY):
         problems.add(where, f"BasicSR's {name} is not supported yet. Known: {', '.join(known)}.")

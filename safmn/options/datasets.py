@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from safmn import registry
 from safmn.errors import OptionError, did_you_mean
-from safmn.names import folder_mistake, template_mistake
+from safmn.imaging.file_names import folder_mistake, template_mistake
 from safmn.options.components import check_value, find_component, finder
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.signatures import option_keys

@@ -13,13 +13,13 @@ from safmn import registry
 from safmn.degradations import parse_options
 from safmn.degradations.keys import DegradationKeys, PublishedKeys
 from safmn.errors import OptionError, did_you_mean
-from safmn.models.base_model import Model
-from safmn.names import folder_mistake
+from safmn.imaging.file_names import folder_mistake
 from safmn.options import components
 from safmn.options.datasets import check_dataset, degrades, degrades_any
 from safmn.options.problems import Problems
 from safmn.options.typed import show, to_type
 from safmn.options.types import OptionFile, TrainSection
+from safmn.training.models.base_model import Model
 
 PHASES = ("train", "val", "test")
 _SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # how networks call it

@@ -25,10 +25,10 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from safmn.console import ArgumentParser, say_line
 from safmn.errors import DataError, exit_status
-from safmn.files import atomic_path
 from safmn.prepare.parallel import progress
+from safmn.system.console import ArgumentParser, say_line
+from safmn.system.files import atomic_path
 
 _CHUNK = 2**16  # bytes; when a connection breaks, less than this is lost
 _TIMEOUT = (10, 60)  # seconds to connect, and without a byte

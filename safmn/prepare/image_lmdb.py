@@ -20,13 +20,13 @@ import cv2
 import lmdb
 import numpy as np
 
-from safmn.console import ArgumentParser, say_line
 from safmn.data.sources import check_whole
 from safmn.errors import DataError, exit_status
-from safmn.files import flush_directory, take_lock, write_atomically
 from safmn.imaging import encode_png, image_size
 from safmn.prepare.outputs import inputs, named, read_colours
 from safmn.prepare.parallel import default_jobs, in_order, progress
+from safmn.system.console import ArgumentParser, say_line
+from safmn.system.files import flush_directory, take_lock, write_atomically
 
 logger = logging.getLogger(__name__)
 

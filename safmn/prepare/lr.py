@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from safmn.console import ArgumentParser
 from safmn.errors import DataError, exit_status
 from safmn.imaging import image_size, imresize, mod_crop
 from safmn.imaging.resize import Border
 from safmn.prepare.outputs import inputs, is_made, named, read_colours, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
+from safmn.system.console import ArgumentParser
 
 
 def make_lr(

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from safmn.console import ArgumentParser, say_line
 from safmn.errors import DataError, exit_status
-from safmn.files import write_atomically
 from safmn.imaging import IMAGE_SUFFIXES, check_names, image_size, list_images
 from safmn.imaging.tiff import is_tiff, tiff_layout
 from safmn.prepare.outputs import named
 from safmn.prepare.parallel import default_jobs, in_order, progress
+from safmn.system.console import ArgumentParser, say_line
+from safmn.system.files import write_atomically
 
 
 def write_meta(folder: Path, output: Path, *, recursive: bool = False, jobs: int | None = None) -> int:

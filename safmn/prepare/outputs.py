@@ -8,9 +8,9 @@ from typing import BinaryIO
 import numpy as np
 
 from safmn.errors import DataError
-from safmn.files import write_atomically
 from safmn.imaging import encode_png, list_images, read_image
 from safmn.imaging.io import PNG_HEADER, with_png_chunks
+from safmn.system.files import write_atomically
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
 _TEXT, _KEYWORD = b"tEXt", b"safmn\0"  # the chunk that says how a file was made

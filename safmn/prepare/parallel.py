@@ -18,8 +18,8 @@ import cv2
 import torch
 from tqdm import tqdm
 
-from safmn.console import one_line, say, say_line
 from safmn.errors import EXIT_FAILED, DataError
+from safmn.system.console import one_line, say, say_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

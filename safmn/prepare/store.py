@@ -17,7 +17,6 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import numpy as np
 
-from safmn.console import ArgumentParser, say_line
 from safmn.data.sources import (
     Pair,
     check_sizes,
@@ -39,9 +38,10 @@ from safmn.data.store_format import (
     read_index,
 )
 from safmn.errors import EXIT_FAILED, DataError, exit_status
-from safmn.files import flush_directory, take_lock
 from safmn.imaging import decode_rgb, imresize, mod_crop
 from safmn.prepare.parallel import default_jobs, in_order, progress
+from safmn.system.console import ArgumentParser, say_line
+from safmn.system.files import flush_directory, take_lock
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from safmn.console import ArgumentParser
 from safmn.errors import DataError, exit_status
 from safmn.imaging import image_size
 from safmn.prepare.lr import lr_path
 from safmn.prepare.outputs import inputs, is_made, named, read_colours, recipe_of, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
+from safmn.system.console import ArgumentParser
 
 logger = logging.getLogger(__name__)
 

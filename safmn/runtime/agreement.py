@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from safmn.errors import EXIT_FAILED, EXIT_USER_ERROR, RankError, UserError, status_after
 from safmn.runtime import distributed
-from safmn.runtime.memory import OUT_OF_MEMORY
+from safmn.system.memory import OUT_OF_MEMORY
 
 T = TypeVar("T")
 

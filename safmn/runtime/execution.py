@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from safmn.errors import OptionError, first_line
-from safmn.native.build import compiler
-from safmn.runtime.memory import keep_freed_memory
+from safmn.kernels.cpu.build import compiler
+from safmn.system.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from safmn import zoo
 from safmn.errors import WeightsError, first_line, located
-from safmn.files import atomic_path
+from safmn.system.files import atomic_path
+from safmn.weights import zoo
 from safmn.weights.other_files import what_it_is
 from safmn.weights.pickles import StoredTensor, Unusable
 from safmn.weights.torch_files import PICKLE_MAGIC, ZIP_MAGIC, TorchFile
@@ -40,7 +40,7 @@ _LONGEST_HEADER = 2**25  # bytes of a safetensors header
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The file of ``source``: a path, or the name of weights that come with the package (:mod:`safmn.zoo`).
+    """The file of ``source``: a path, or the name of weights that come with the package (:mod:`safmn.weights.zoo`).
 
     Raises:
         WeightsError: neither a file nor such a name.

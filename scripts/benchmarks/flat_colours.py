@@ -28,12 +28,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # also without the package installed
 
-from safmn.console import say
 from safmn.data.drawing import blank, box, disc, grid, half_plane, paint, write
 from safmn.errors import exit_status
 from safmn.imaging import imresize, write_image
 from safmn.inference.upscaler import Upscaler
-from safmn.models.flat_areas import endless, tiles
+from safmn.system.console import say
+from safmn.training.models.flat_areas import endless, tiles
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import drawings
 
-from safmn import zoo
-from safmn.console import say, table
 from safmn.errors import UserError, exit_status
 from safmn.imaging import imresize, list_images, mod_crop, read_rgb, write_image
 from safmn.inference.guard import Guard, excess
 from safmn.inference.upscaler import Upscaler
+from safmn.system.console import say, table
+from safmn.weights import zoo
 
 SIDE = 384  # pixels of a photograph that are used, along each side, at most
 DRAWINGS = 64

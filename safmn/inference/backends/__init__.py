@@ -14,7 +14,7 @@ from torch import nn
 from safmn.errors import OptionError, did_you_mean
 from safmn.inference.backends.auto import Auto
 from safmn.inference.backends.base import PRECISIONS, Backend, check_precision
-from safmn.inference.backends.native import Native
+from safmn.inference.backends.native_backend import Native
 from safmn.inference.backends.onnx_backends import OnnxRuntime, TensorRT
 from safmn.inference.backends.openvino_backend import OpenVINO
 from safmn.inference.backends.torch_backends import Compiled, CudaGraphs, Eager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from safmn.errors import first_line
 from safmn.inference.backends.base import Backend
-from safmn.inference.backends.native import Native
+from safmn.inference.backends.native_backend import Native
 from safmn.inference.backends.onnx_backends import OnnxRuntime
 from safmn.inference.backends.openvino_backend import OpenVINO
 from safmn.inference.backends.torch_backends import CudaGraphs, Eager

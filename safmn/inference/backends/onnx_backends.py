@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from safmn.files import cache_folder
 from safmn.inference.backends.base import Backend, example_input, package_missing
 from safmn.inference.onnx_graph import INPUT, OUTPUT, onnx_bytes
 from safmn.inference.optimize import InHalf, for_graph
+from safmn.system.files import cache_folder
 
 
 class OnnxRuntime(Backend):

@@ -13,11 +13,11 @@ from pathlib import Path
 from torch import nn
 
 from safmn.errors import OptionError, UserError, did_you_mean, first_line
-from safmn.files import TEMPORARY, flush_directory, flush_file
 from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Size
 from safmn.inference.export.graph import subject_of
 from safmn.inference.export.profiles import UPSCAYL, check_name, note
 from safmn.inference.export.verification import TOLERANCE, Checked, verify
+from safmn.system.files import TEMPORARY, flush_directory, flush_file
 
 __all__ = ["FORMATS", "TOLERANCE", "UPSCAYL", "ExportError", "Exported", "export_network", "format_of"]
 

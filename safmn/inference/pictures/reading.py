@@ -20,7 +20,7 @@ from safmn.errors import DataError, UserError, first_line
 from safmn.imaging.io import decode_deep, widened
 from safmn.imaging.profiles import cmyk_to_rgb, to_srgb
 from safmn.imaging.tiff import RAW_ADVICE, is_tiff, read_tiff
-from safmn.inference.frames import composed
+from safmn.inference.films.animation_frames import composed
 from safmn.inference.pictures import floats
 from safmn.inference.pictures.heif import is_heif, read_heif
 from safmn.inference.pictures.metadata import metadata, tiff_metadata

@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from safmn.errors import DataError, UserError, first_line
-from safmn.files import atomic_path
 from safmn.imaging.boxes import with_code_points
 from safmn.imaging.io import with_png_chunks
 from safmn.inference.pictures import exif as exif_data
@@ -28,6 +27,7 @@ from safmn.inference.pictures import png
 from safmn.inference.pictures.fitting import AVIF_BITS, fitted
 from safmn.inference.pictures.picture import WRITABLE, Array, Picture
 from safmn.inference.pictures.tiff_writing import write_tiff
+from safmn.system.files import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,51 @@
+"""The console command ``safmn <verb>``: each verb is a module with ``main(argv) -> status``, imported when used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from safmn.errors import EXIT_USER_ERROR, did_you_mean
+from safmn.system.console import complain, say
+
+# verb -> (module with main(argv), what it does)
+VERBS = {
+    "train": ("safmn.train", "train a network from an option file"),
+    "test": ("safmn.test", "test a network on benchmark sets, from an option file or weights"),
+    "upscale": ("safmn.cli.upscale", "upscale images, folders and videos"),
+    "export": ("safmn.cli.export", "write a network as ONNX, OpenVINO, ncnn or TorchScript"),
+    "prepare": ("safmn.cli.prepare", "make LR images, sub-images, lmdb, patch stores; download data sets"),
+    "degrade": ("safmn.cli.degrade", "degrade an image as real-world training does"),
+    "zoo": ("safmn.cli.zoo", "list the weights that come with the package"),
+}
+
+
+def usage() -> str:
+    """The help text."""
+    verbs = "\n".join(f"  {verb:10s}{what}" for verb, (_, what) in VERBS.items())
+    return f"usage: safmn <verb> [options]      (safmn <verb> --help for its options)\n\n{verbs}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``safmn`` with the given arguments (default: the command line's) and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        say(usage())
+        return 0 if arguments else EXIT_USER_ERROR
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "--version":
+        from safmn import __version__
+
+        say(f"safmn {__version__}")
+        return 0
+    if verb not in VERBS:
+        complain(f"safmn: error: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{usage()}")
+        return EXIT_USER_ERROR
+    module = importlib.import_module(VERBS[verb][0])
+    status: int = module.main(rest)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

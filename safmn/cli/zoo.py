@@ -1,0 +1,30 @@
+"""``safmn zoo``: the weights that come with the package, with what they were measured to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from safmn.errors import exit_status
+from safmn.system.console import ArgumentParser, say, table
+from safmn.weights.zoo import entries
+
+
+def _measured(card: dict[str, Any]) -> str:
+    sets = card.get("metrics", {}).items()
+    return ", ".join(f"{name} {values['psnr']:.2f} / {values['ssim']:.4f}" for name, values in sets)
+
+
+@exit_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """List the weights; returns the exit status."""
+    ArgumentParser(prog="safmn zoo", description=__doc__).parse_args(argv)
+    cards = {entry.name: entry.card for entry in entries().values()}
+    rows = [
+        [name, card["type"], f"x{card['scale']}", card["iterations"], _measured(card), card["licence"]]
+        for name, card in cards.items()
+    ]
+    say(table(["name", "network", "scale", "iterations", "PSNR / SSIM", "licence"], rows))
+    say("\nMeasured on Y, full frame, crop = scale; iterations of the last of several runs (docs/weights.md).")
+    say("Use: safmn upscale photo.jpg -o out --weights NAME")
+    return 0

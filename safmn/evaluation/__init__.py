@@ -1,0 +1,1 @@
+"""Scoring networks on benchmark sets, and reporting the scores."""

@@ -1,0 +1,372 @@
+"""From options, or from weights alone, to scores on test sets, a table and a report.
+
+:func:`plan_from_options` and :func:`plan_from_weights` say what is tested, :func:`run` tests it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from safmn import weights
+from safmn.data import build_dataset
+from safmn.errors import (
+    EXIT_FAILED,
+    EXIT_USER_ERROR,
+    DataError,
+    OptionError,
+    RankError,
+    UserError,
+    WeightsError,
+    first_line,
+    located,
+)
+from safmn.evaluation.published import SETS
+from safmn.evaluation.report import Scoreboard
+from safmn.evaluation.scoring import SetResult, evaluate
+from safmn.imaging import list_images
+from safmn.imaging.file_names import folder_mistake
+from safmn.imports import log_imports
+from safmn.metrics import network_name
+from safmn.options import Expectation, Options
+from safmn.options.datasets import degrades
+from safmn.prepare import hint
+from safmn.registry import ARCH_REGISTRY, build
+from safmn.runtime.distributed import Ranks
+from safmn.system.console import say
+from safmn.system.files import set_aside
+from safmn.system.memory import OUT_OF_MEMORY
+from safmn.system.signals import sigterm_as_ctrl_c
+from safmn.training.experiment import HeldLog, environment, start_logging
+
+logger = logging.getLogger(__name__)
+
+_RESULTS, _REPORT = "results", "metrics.json"
+
+
+@dataclass(frozen=True)
+class TestPlan:
+    """What is tested.
+
+    Attributes:
+        name: of the results.
+        folder: where the report, the log and saved images go.
+        network: on the device, with its weights.
+        section: the network as in an option file; ``None`` where only its weights are known.
+        weights: the file the weights came from.
+        scale: scale of super-resolution.
+        sets: set's name -> data set section.
+        metrics: metric's name -> section.
+        expect: set -> the numbers that must come out.
+        save_images: write the output images.
+        suffix: of their names.
+        option_file: where all this stands, if it stands in a file, and
+        options: what stands there.
+        seed: of what data sets, networks and metrics of the user's own draw.
+    """
+
+    name: str
+    folder: Path
+    network: nn.Module
+    section: Mapping[str, Any] | None
+    weights: Path | None
+    scale: int
+    sets: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[str, Any]]
+    expect: Mapping[str, Expectation] = field(default_factory=dict)
+    save_images: bool = False
+    suffix: str = ""
+    option_file: str | None = None
+    options: Mapping[str, Any] | None = None
+    seed: int = 0
+
+
+@contextlib.contextmanager
+def results_folder(name: str, ranks: Ranks, root: str | None = None) -> Iterator[Path]:
+    """The folder ``results/<name>`` (or ``<root>/<name>``).
+
+    When all in the block has been built, what an earlier test left there is set aside, and logging into a new file in
+    it begins, with what was logged in the block.
+    """
+    folder = Path(root or _RESULTS) / name
+    start_logging(None, is_main=ranks.is_main)
+    if not ranks.is_main:
+        yield folder
+        return
+    log = HeldLog()
+    log_imports()
+    yield folder
+    if (folder / _REPORT).exists():
+        logger.info("the results of an earlier test of this name are kept in %s", set_aside(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    log.write_to(folder / f"test_{name}_{time.strftime('%Y%m%d_%H%M%S')}.log")
+
+
+def plan_from_options(options: Options, folder: Path, device: torch.device) -> TestPlan:
+    """The test that an option file describes, with the network loaded.
+
+    Raises:
+        OptionError: there is nothing to test, or no weights to test.
+        WeightsError: the weights cannot be read, or are another network's.
+    """
+    with located(f"{options.source}: network_g"):
+        network = build(ARCH_REGISTRY, options.network_g)
+    source = options.path.pretrain_network_g
+    if source is not None:
+        with located(f"{options.source}: path.pretrain_network_g"):
+            weights.load_into(
+                network,
+                source,
+                param_key=options.path.param_key_g,
+                strict=options.path.strict_load_g,
+                section=options.network_g,
+            )
+    elif any(True for _ in network.parameters()):
+        raise OptionError(f"{options.source}: path.pretrain_network_g is missing: there are no weights to test")
+    val = options.val
+    return TestPlan(
+        name=options.name,
+        folder=folder,
+        network=network.to(device).eval().requires_grad_(False),
+        section=options.network_g,
+        weights=None if source is None else weights.locate(source),
+        scale=options.scale,
+        sets=_sets_by_name(options),
+        metrics=val.metrics if val is not None else {},
+        expect=options.expect,
+        save_images=val is not None and val.save_img,
+        suffix=(val.suffix if val is not None else None) or options.name,
+        option_file=options.source,
+        options=options.raw,
+        seed=options.manual_seed,
+    )
+
+
+def _sets_by_name(options: Options) -> dict[str, Mapping[str, Any]]:
+    sets: dict[str, Mapping[str, Any]] = {}
+    for key, section in options.datasets.items():
+        if section["phase"] == "train":
+            continue
+        name = section.get("name", key)
+        if name in sets:
+            raise OptionError(f"{options.source}: datasets.{key}.name: another data set is called {name!r} as well")
+        sets[name] = section
+    if not sets:
+        raise OptionError(f"{options.source}: datasets: there is no test set, such as test_1")
+    return sets
+
+
+def plan_from_weights(
+    source: str,
+    folder: Path,
+    device: torch.device,
+    *,
+    scale: int | None = None,
+    pairs: Sequence[str] = (),
+    benchmark: str | None = None,
+    save_images: bool = False,
+) -> TestPlan:
+    """The usual test (Y channel, crop = scale) of a weight file: its network is recognised.
+
+    Args:
+        source: the file, or the name of weights that come with the package.
+        folder: where results go.
+        scale: checked against the network's.
+        pairs: ``NAME=HR_DIR,LR_DIR`` each.
+        benchmark: folder with ``<Set>/HR`` and ``<Set>/LR_bicubic/X<scale>``; the default where no pairs are given.
+
+    Raises:
+        WeightsError: the weights cannot be read, or are of another scale.
+        OptionError: a pair is misspelt, or there is nothing to test.
+    """
+    network = weights.load_network(source, device=device)
+    found = int(network.scale)  # type: ignore[arg-type]
+    if scale is not None and scale != found:
+        raise WeightsError(f"{source}: these weights are for scale {found}, --scale says {scale}")
+    sets: dict[str, dict[str, Any]] = {}
+    for text in pairs:
+        name, section = _pair_section(text, found)
+        if name in sets:
+            raise OptionError(f"--set {text}: another set is called {name!r} as well")
+        sets[name] = section
+    if benchmark is not None or not pairs:
+        sets |= _benchmark_sections(Path(benchmark or "datasets/benchmark"), found)
+    measure = {"crop_border": found, "test_y_channel": True}
+    return TestPlan(
+        name=folder.name,
+        folder=folder,
+        network=network,
+        section=_recognised(network),
+        weights=weights.locate(source),
+        scale=found,
+        sets={name: {**section, "phase": "test", "scale": found} for name, section in sets.items()},
+        metrics={"psnr": {"type": "calculate_psnr", **measure}, "ssim": {"type": "calculate_ssim", **measure}},
+        save_images=save_images,
+        suffix=folder.name,
+    )
+
+
+def _recognised(network: nn.Module) -> dict[str, Any] | None:
+    if isinstance(network, weights.ForeignNetwork):
+        return None
+    found = weights.recognise(network.state_dict())
+    return {"type": found.type, **found.kwargs}
+
+
+def _pair_section(text: str, scale: int) -> tuple[str, dict[str, Any]]:
+    name, _, folders = text.partition("=")
+    hr, _, lr = folders.partition(",")
+    if not (name and hr and lr):
+        raise OptionError(
+            f"--set {text}: expected NAME=HR_DIR,LR_DIR, for example Set5=Set5/HR,Set5/LR_bicubic/X{scale}"
+        )
+    if mistake := folder_mistake(name):
+        raise OptionError(f"--set {text}: {mistake}")
+    return name, _section(name, Path(hr), Path(lr), scale)
+
+
+def _benchmark_sections(root: Path, scale: int) -> dict[str, dict[str, Any]]:
+    """The sets in a benchmark folder, in the papers' order; all that the papers use if the folder holds none."""
+    present = [entry.parent.name for entry in sorted(root.glob("*/HR"))]
+    known = [name for name in SETS if name in present]
+    names = [*known, *(name for name in present if name not in known)] or list(SETS)
+    return {name: _section(name, root / name / "HR", root / name / "LR_bicubic" / f"X{scale}", scale) for name in names}
+
+
+def _section(name: str, hr: Path, lr: Path, scale: int) -> dict[str, Any]:
+    """A data set section; LR images may be called like their HR images, or have ``x<scale>`` behind the name."""
+    template = "{}"
+    with contextlib.suppress(DataError):  # a folder that is missing or empty: told when it is this set's turn
+        stems = {image.stem for image in list_images(lr)}
+        names = [image.stem for image in list_images(hr)]
+        if sum(f"{name}x{scale}" in stems for name in names) > sum(name in stems for name in names):
+            template = f"{{}}x{scale}"
+    return {
+        "name": name,
+        "type": "PairedImageDataset",
+        "dataroot_gt": str(hr),
+        "dataroot_lq": str(lr),
+        "filename_tmpl": template,
+        "io_backend": {"type": "disk"},
+    }
+
+
+def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
+    """Test every set in turn, print the table, write the report, and return the exit status.
+
+    Returns:
+        0; 1 if an expected number drifted; otherwise 2 if a set could not be tested (the others were).
+    """
+    results: dict[str, SetResult] = {}
+    failures: dict[str, str] = {}
+    try:
+        with sigterm_as_ctrl_c():
+            for name, section in plan.sets.items():
+                try:
+                    results[name] = _run_set(plan, name, section, ranks, device)
+                except (UserError, OSError, *OUT_OF_MEMORY) as error:
+                    if isinstance(error, RankError) and error.fatal:
+                        raise
+                    failures[name] = _explain(name, section, error)
+    except BaseException:  # whatever it was, the sets before it are tested
+        failures |= {name: f"{name}: not finished" for name in plan.sets if name not in {**results, **failures}}
+        if ranks.is_main:
+            _report(_board(plan, results, failures, device), plan.folder)
+        raise
+    board = _board(plan, results, failures, device)
+    if ranks.is_main:
+        _report(board, plan.folder)
+    if board.drifts():
+        return EXIT_FAILED
+    return EXIT_USER_ERROR if failures else 0
+
+
+def _board(
+    plan: TestPlan, results: Mapping[str, SetResult], failures: Mapping[str, str], device: torch.device
+) -> Scoreboard:
+    return Scoreboard(
+        metrics=plan.metrics,
+        network_name=network_name(plan.section) if plan.section else None,
+        scale=plan.scale,
+        results=results,
+        failures=failures,
+        expect=plan.expect,
+        facts=_facts(plan, device),
+        options=plan.options,
+        degraded=[name for name, section in plan.sets.items() if degrades(section["type"])],
+    )
+
+
+def _run_set(plan: TestPlan, name: str, section: Mapping[str, Any], ranks: Ranks, device: torch.device) -> SetResult:
+    dataset = build_dataset(section, phase=section["phase"], scale=plan.scale, seed=plan.seed)
+    save_dir = plan.folder / "visualization" / name if plan.save_images else None
+    result = evaluate(
+        plan.network,
+        dataset,
+        name=name,
+        metrics=plan.metrics,
+        device=device,
+        save_dir=save_dir,
+        suffix=plan.suffix,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        seed=plan.seed,
+    )
+    means = "".join(f", {metric} {value:.4f}" for metric, value in result.mean.items())
+    saved = f"; saved in {save_dir}" if save_dir else ""
+    logger.info("%s: %d images in %.1f s%s%s", name, len(result.per_image), result.seconds, means, saved)
+    return result
+
+
+def _explain(name: str, section: Mapping[str, Any], error: Exception) -> str:
+    """Why a set could not be tested, in one line; where its files are missing, with the command that gets them."""
+    places = [section[key] for key in ("dataroot_gt", "dataroot_lq", "meta_info_file") if section.get(key)]
+    missing = [place for place in places if not os.path.exists(place)]
+    if missing:
+        return f"{name} is missing: there is no {' and no '.join(missing)}. {hint(missing[0])}"
+    if isinstance(error, OUT_OF_MEMORY):
+        advice = "images are tested whole: use another --device, or a larger one"
+        return f"{name}: memory ran out, {advice} ({first_line(error)})"
+    return f"{name}: {error}"
+
+
+def _report(board: Scoreboard, folder: Path) -> None:
+    board.write(folder)  # first: whoever reads the table may be gone
+    if board.results and board.metrics:
+        say(f"\n{board.table()}\n")
+    for line in board.garbage():
+        logger.warning(line)
+    for line in board.drifts():
+        logger.error("drifted: %s", line)
+    for line in board.failures.values():
+        logger.error("not tested: %s", line)
+    logger.info("report: %s and metrics.md", folder / _REPORT)
+
+
+def _facts(plan: TestPlan, device: torch.device) -> dict[str, Any]:
+    return {
+        "name": plan.name,
+        "network": dict(plan.section) if plan.section else type(plan.network).__name__,
+        "scale": plan.scale,
+        "weights": _identity(plan.weights),
+        "option file": _identity(Path(plan.option_file)) if plan.option_file else None,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "versions": environment(),
+    }
+
+
+def _identity(path: Path | None) -> dict[str, str] | None:
+    """A file's path and SHA-256."""
+    if path is None:
+        return None
+    return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -1,0 +1,466 @@
+"""Run a network over a test set and score what comes out: the one place that validation and ``safmn test`` share."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from safmn.data.workers import explain_death
+from safmn.errors import DataError, UserError
+from safmn.imaging import to_uint8, write_image
+from safmn.imaging.file_names import image_name
+from safmn.inference.guard import Guard
+from safmn.registry import METRIC_REGISTRY, find
+from safmn.runtime.agreement import raise_together
+from safmn.runtime.distributed import on_all_ranks
+from safmn.runtime.execution import Execution, Precision, comparable_convolutions
+from safmn.runtime.random_state import global_generators, named_rng
+from safmn.system.console import one_line
+from safmn.system.memory import OUT_OF_MEMORY, is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+_SCORES_WAITING = 2  # outputs held in memory until the scoring thread gets to them
+
+
+class Interrupted(Exception):
+    """What ``network`` may raise to end an evaluation early; every rank then raises it."""
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """Scores of one set.
+
+    Attributes:
+        name: the set's name.
+        per_image: image (name of the LQ file without ending) -> metric -> value, in the order of the data set.
+        mean: metric -> mean over the images.
+        garbage: image -> how many output pixels the guard (:mod:`safmn.inference.guard`) would replace; only images
+            that have some. The scores are those without it.
+        seconds: wall-clock time: reading, network, scoring and saving.
+    """
+
+    name: str
+    per_image: dict[str, dict[str, float]]
+    mean: dict[str, float]
+    seconds: float
+    garbage: dict[str, int] = field(default_factory=dict)
+
+
+def evaluate(
+    network: Callable[[Tensor], Tensor],
+    dataset: Any,
+    *,
+    name: str,
+    metrics: Mapping[str, Mapping[str, Any]],
+    device: torch.device | str,
+    save_dir: Path | str | None = None,
+    suffix: str | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: bool = True,
+    precision: Precision = "fp32",
+    seed: int = 0,
+) -> SetResult:
+    """Score ``network`` on every item of ``dataset``, whole images (see :func:`in_whole_windows`).
+
+    With several ranks, image i is done by rank i modulo ``world_size``; every rank gets all results, and they are the
+    same numbers as with one. Call it on all ranks, with a network that is not wrapped for distributed training.
+
+    Args:
+        network: (1, C, h, w) in [0, 1] to (1, C, h * scale, w * scale). A module runs in eval mode.
+        dataset: ``dataset[i]`` is a dict: ``lq`` and, where there is one, ``gt``: float (C, H, W) RGB in [0, 1];
+            ``lq_path`` and ``gt_path``.
+        name: the set's name, for the bar and for messages.
+        metrics: metric's name -> section of an option file: ``type`` is a registered function, the rest its arguments.
+            It is called with ``img`` and ``img2``, uint8 (H, W, C) BGR; where there is no GT, those that need one are
+            left out, with a warning.
+        device: where the network is.
+        save_dir: folder for the output images, ``<image>_<suffix>.png``; ``None``: they are not saved.
+        suffix: see ``save_dir``; ``None``: ``<image>.png``.
+        progress: show a bar (rank 0, on a terminal).
+        precision: ``bf16`` and ``fp16`` run the network under autocast.
+        seed: what a data set, network or metric that is not ours draws from the global generators of python, numpy and
+            torch is a function of it, of ``name`` and of the image's index: the same in every call, on any rank.
+
+    TensorFloat-32 is off meanwhile: it would move the numbers of a GPU in the third decimal.
+
+    Raises:
+        DataError: the set is empty, an image cannot be read, a GT image is not ``scale`` times its LQ image, or the
+            network or a metric fails on one.
+        OSError, MemoryError, torch.OutOfMemoryError: a full disk, an unreadable folder, too large an image. What one
+            rank raises comes on every rank; the others say which rank it was.
+        OptionError: a metric is not registered.
+        Interrupted: the network raised it, on this or another rank.
+    """
+    start = time.perf_counter()
+    if len(dataset) == 0:
+        raise DataError(f"data set {name!r} holds no images")
+    draws = _Draws(seed, name, torch.device(device))
+    scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix, _lq_paths(dataset), draws)
+    forward = _Forward(network, name, Execution(torch.device(device), precision), draws)
+    indices = range(rank, len(dataset), world_size)
+    hidden = None if progress and rank == 0 else True
+    outcome: list[_Score] | Exception
+    with tqdm(total=len(indices), desc=one_line(name), unit="image", leave=False, disable=hidden) as bar:
+        try:
+            with _in_eval_mode(network), comparable_convolutions():
+                outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar))
+        except Exception as error:  # whatever it is, the other ranks wait for it
+            outcome = error
+    return _collect(name, _gather(outcome, world_size), start)
+
+
+def check_first_pair(dataset: Any, name: str, scale: int) -> None:
+    """Refuse, before a run has begun, a set whose first GT image is not ``scale`` times its LQ image.
+
+    Raises:
+        DataError: names the set and both images; or the first image cannot be read.
+    """
+    if not len(dataset):
+        return
+    item = _item(dataset, 0, _Draws(0, name, torch.device("cpu")))
+    if item.get("gt") is None:
+        return
+    height, width = (side * scale for side in item["lq"].shape[-2:])
+    try:
+        _matching(to_uint8(item["gt"]), np.empty((height, width, 1), np.uint8), item)
+    except DataError as error:
+        raise DataError(f"data set {name!r}: {error}") from error
+
+
+def in_whole_windows(network: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor:
+    """``network(lq)``, also where its layers work in windows (SwinIR) whose size does not divide the sides of ``lq``.
+
+    As BasicSR's ``SwinIRModel`` does: padded by reflection at the right and at the bottom, and the output cropped.
+    Networks that state their ``window``, as ours do, take any size and are left alone.
+
+    Args:
+        network: (B, C, h, w) to (B, C, h * scale, w * scale).
+        lq: (B, C, h, w).
+    """
+    if not isinstance(network, nn.Module) or hasattr(network, "window"):
+        return network(lq)
+    sizes = [getattr(layer, "window_size", None) for layer in network.modules()]
+    window = max((size for size in sizes if isinstance(size, int)), default=1)
+    if window == 1:
+        return network(lq)
+    height, width = lq.shape[-2:]
+    padded = functional.pad(lq, (0, -width % window, 0, -height % window), mode="reflect")
+    output = network(padded)
+    scale = output.shape[-1] // padded.shape[-1]
+    return output[..., : height * scale, : width * scale]
+
+
+@dataclass(frozen=True)
+class _Score:
+    index: int
+    image: str
+    path: str
+    values: dict[str, float]
+    garbage: int
+
+
+class _Draws:
+    """Makes what others' code draws at random a function of the seed, the set and the image."""
+
+    def __init__(self, seed: int, set_name: str, device: torch.device) -> None:
+        self.seed = seed
+        self.set_name = set_name
+        self.device = device
+        self._generators = threading.Lock()  # they are the process's: reading, network and scoring take turns
+
+    @contextlib.contextmanager
+    def of(self, owner: Any, index: int, what: str) -> Iterator[None]:
+        """The block, in which ``owner`` (a data set, network or metric) is asked about an image. Ours do not draw."""
+        module = getattr(owner if inspect.isfunction(owner) else type(owner), "__module__", "")
+        if module.startswith(("safmn.", "basicsr.metrics.")):
+            yield
+            return
+        rng = named_rng(self.seed, what, self.set_name, index)
+        with self._generators, global_generators(rng, self.device):
+            yield
+
+
+class _Forward:
+    """The network on one item: float (C, h, w) in [0, 1] to uint8 (H, W, C) RGB, and the guard's count of pixels."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], set_name: str, execution: Execution, draws: _Draws) -> None:
+        self.network = network
+        self.set_name = set_name
+        self.execution = execution
+        self.draws = draws
+        self._guard: Guard | None = None
+
+    def __call__(self, index: int, item: Mapping[str, Any]) -> tuple[np.ndarray, int]:
+        lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
+        try:
+            drawn = self.draws.of(getattr(self.network, "network", self.network), index, "network")
+            with drawn, explain_death(), torch.no_grad(), self.execution.autocast():
+                images = in_whole_windows(self.network, lq)  # (1, C, H, W)
+        except RuntimeError as error:
+            if isinstance(error, OUT_OF_MEMORY):
+                raise
+            if is_out_of_memory(error):  # torch on the CPU raises nothing more precise
+                raise MemoryError(str(error)) from error
+            raise DataError(
+                f"data set {self.set_name!r}, {item['lq_path']}: the network {_kind(self.network)} does not take an"
+                f" input of shape {tuple(lq.shape)} (images, channels, height, width): {error}"
+            ) from error
+        if not torch.is_tensor(images) or images.ndim != 4:
+            found = f"a tensor of shape {tuple(images.shape)}" if torch.is_tensor(images) else type(images).__name__
+            raise DataError(f"the network {_kind(self.network)} gives {found}, not images (B, C, H, W)")
+        output = images[0].float()
+        if not torch.isfinite(output).all():
+            logger.warning("the network's output for %s holds NaN or Inf: its scores mean nothing", item["lq_path"])
+        return to_uint8(output), self._garbage(lq, images)
+
+    def _garbage(self, lq: Tensor, images: Tensor) -> int:
+        """How many pixels the guard would replace."""
+        scale = images.shape[2] // lq.shape[2]
+        if images.shape[1:] != (lq.shape[1], lq.shape[2] * scale, lq.shape[3] * scale) or lq.shape[1] not in (1, 3):
+            return 0  # nothing that shrinks to its input: a network that makes something else
+        if self._guard is None or self._guard.scale != scale:
+            channels = lq.shape[1]
+
+            def run(x: Tensor) -> Tensor:
+                with self.execution.autocast():
+                    return in_whole_windows(self.network, x[:, :channels])
+
+            self._guard = Guard(run, scale=scale, window=8, device=lq.device, name=_kind(self.network))
+        return self._guard.count(lq, images.float().clamp(0, 1))
+
+
+def _kind(network: object) -> str:
+    return type(getattr(network, "network", network)).__name__
+
+
+def _lq_paths(dataset: Any) -> list[str]:
+    """The paths of a data set's LQ images, as far as it tells them without being read."""
+    pairs = getattr(dataset, "pairs", None)
+    paths = getattr(dataset, "paths", []) if pairs is None else [getattr(pair, "lq", None) for pair in pairs]
+    return [str(path) for path in paths if path is not None]
+
+
+@contextlib.contextmanager
+def _in_eval_mode(network: object) -> Iterator[None]:
+    """Puts a module into eval mode for the block; leaves anything else alone."""
+    module = network if isinstance(network, nn.Module) and network.training else None
+    if module is not None:
+        module.eval()
+    try:
+        yield
+    finally:
+        if module is not None:
+            module.train()
+
+
+def _item(dataset: Any, index: int, draws: _Draws) -> Mapping[str, Any]:
+    """An item of a data set, with a path where it has none.
+
+    Raises:
+        DataError: the data set, which may be anybody's, fails on it, or gives something else; names it.
+    """
+    name = draws.set_name
+    try:
+        with draws.of(dataset, index, "data"):
+            item = dataset[index]
+        if not torch.is_tensor(item["lq"]) or item["lq"].ndim != 3:
+            raise TypeError("its lq is no tensor (C, h, w)")
+    except (UserError, OSError, *OUT_OF_MEMORY):
+        raise
+    except Exception as error:
+        raise DataError(f"data set {name!r} fails on item {index}: {type(error).__name__}: {error}") from error
+    return item if "lq_path" in item else {**item, "lq_path": f"{name}_{index:04d}"}
+
+
+def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: _Scorer) -> Iterator[_Score]:
+    """The scores of ``indices`` in order. While the network runs, the next item is read and the last one scored.
+
+    One thread reads and one scores, so neither data sets nor metrics need to be thread-safe.
+    """
+    with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "score") as scoring:
+        waiting: deque[Future[_Score]] = deque()
+        read = functools.partial(_item, dataset, draws=forward.draws)
+        ahead = [reading.submit(read, index) for index in indices[:1]]
+        for position, index in enumerate(indices):
+            item = ahead.pop().result()
+            ahead += [reading.submit(read, following) for following in indices[position + 1 :][:1]]
+            waiting.append(scoring.submit(scorer, index, item, *forward(index, item)))
+            if len(waiting) > _SCORES_WAITING:
+                yield waiting.popleft().result()
+        yield from (score.result() for score in waiting)
+
+
+def _shown(scores: Iterator[_Score], bar: tqdm[Any]) -> Iterator[_Score]:
+    """The same scores, with the bar moved on by each and the means so far beside it."""
+    sums: dict[str, float] = {}
+    for done, score in enumerate(scores, 1):
+        for metric, value in score.values.items():
+            sums[metric] = sums.get(metric, 0.0) + value
+        bar.set_postfix({metric: f"{total / done:.4g}" for metric, total in sums.items()}, refresh=False)
+        bar.update()
+        yield score
+
+
+@dataclass(frozen=True)
+class _Metric:
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    @property
+    def needs_reference(self) -> bool:
+        parameter = inspect.signature(self.function).parameters.get("img2")
+        return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+class _Scorer:
+    """Saves an output image and measures it against its GT."""
+
+    def __init__(
+        self,
+        set_name: str,
+        metrics: Mapping[str, Mapping[str, Any]],
+        save_dir: Path | None,
+        suffix: str | None,
+        paths: Sequence[str],
+        draws: _Draws,
+    ) -> None:
+        self.draws = draws
+        self.set_name = set_name
+        self._images = Counter(name for path in paths for name in {image_name(path), Path(path).name})
+        self.save_dir = save_dir
+        self.ending = f"_{suffix}.png" if suffix else ".png"
+        # `better` tells validation which way is up; it is no argument of the function
+        self.metrics = {
+            name: _Metric(
+                find(METRIC_REGISTRY, section["type"]),
+                {k: v for k, v in section.items() if k not in ("type", "better")},
+            )
+            for name, section in metrics.items()
+        }
+        self._warned = False
+        self._saved: set[str] = set()
+
+    def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray, garbage: int = 0) -> _Score:
+        """Score one item, given the network's output, uint8 (H, W, C) RGB, and how many pixels of it are garbage."""
+        path = str(item["lq_path"])
+        image = image_name(path)
+        if self.save_dir is not None:
+            write_image(self.save_dir / self._file_name(index, image, Path(path).name), output)
+        images = {"img": _bgr(output)}
+        if item.get("gt") is not None:
+            images["img2"] = _bgr(_matching(to_uint8(item["gt"]), output, item))
+        return _Score(index, image, path, self._measure(index, path, images), garbage)
+
+    def _file_name(self, index: int, image: str, file: str) -> str:
+        """A name that no other image of the set gets: ``a``, ``a.jpg`` beside ``a.png``, or with the image's index."""
+        names = [image, file, f"{image}_{index:04d}"]
+        unique = [
+            name for name in names if self._images.get(name, 1) == 1 and f"{name}{self.ending}" not in self._saved
+        ]
+        name = f"{(unique or names[-1:])[0]}{self.ending}"
+        self._saved.add(name)
+        return name
+
+    def _measure(self, index: int, path: str, images: Mapping[str, np.ndarray]) -> dict[str, float]:
+        values = {}
+        for name, metric in self.metrics.items():
+            if metric.needs_reference and "img2" not in images:
+                self._warn_once(name)
+                continue
+            try:
+                with self.draws.of(metric.function, index, f"metric {name}"), torch.no_grad():
+                    values[name] = float(metric.function(**images, **metric.arguments))
+            except UserError as error:
+                raise type(error)(f"data set {self.set_name!r}, {path}: metric {name!r}: {error}") from error
+            except Exception as error:  # a metric may be anybody's, and raise anything
+                raise DataError(
+                    f"data set {self.set_name!r}, {path}: metric {name!r} failed on an image of {_size(images['img'])}:"
+                    f" {type(error).__name__}: {error}"
+                ) from error
+        return values
+
+    def _warn_once(self, metric: str) -> None:
+        if not self._warned:
+            logger.warning("data set %r has no GT images: metrics such as %r are left out", self.set_name, metric)
+            self._warned = True
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def _bgr(image: np.ndarray) -> np.ndarray:
+    """RGB (H, W, 3) to BGR, the order of BasicSR's metrics; grey (H, W, 1) as it is."""
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
+    """The part of the GT that the output shows; fewer than ``scale`` rows and columns may be left over.
+
+    Raises:
+        DataError: the sizes do not belong together; names both images.
+    """
+    height, width = output.shape[:2]
+    lq_height, lq_width = item["lq"].shape[-2:]
+    scale = max(1, height // lq_height)
+    excess = gt.shape[0] - height, gt.shape[1] - width
+    if not all(0 <= pixels < scale for pixels in excess):
+        raise DataError(
+            f"{item.get('gt_path', 'the GT image')} is {gt.shape[1]}x{gt.shape[0]}, but {item['lq_path']}"
+            f" ({lq_width}x{lq_height}) upscaled by {scale} is {width}x{height}: they are no pair at this scale"
+        )
+    return gt[:height, :width]
+
+
+def _gather(outcome: list[_Score] | Exception, world_size: int) -> list[_Score]:
+    """The scores of all ranks, in the order of the data set; an error of one of them is raised on all.
+
+    Elsewhere than on its own rank it is a RankError.
+    """
+    if world_size == 1:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+    error = outcome if isinstance(outcome, Exception) else None
+    outcomes = on_all_ranks(outcome if error is None or isinstance(error, Interrupted) else None)
+    if any(isinstance(each, Interrupted) for each in outcomes):
+        raise Interrupted
+    raise_together(error)
+    return sorted((score for each in outcomes for score in each), key=lambda score: score.index)
+
+
+def _collect(name: str, scores: Sequence[_Score], start: float) -> SetResult:
+    per_image: dict[str, dict[str, float]] = {}
+    garbage: dict[str, int] = {}
+    for score in scores:
+        if score.image in per_image:
+            logger.warning("data set %r: another image is also called %r: %s", name, score.image, score.path)
+        image = score.path if score.image in per_image else score.image
+        per_image[image] = score.values
+        if score.garbage:
+            garbage[image] = score.garbage
+    values: dict[str, list[float]] = {}
+    for score in scores:
+        for metric, value in score.values.items():
+            values.setdefault(metric, []).append(value)
+    mean = {metric: math.fsum(each) / len(each) for metric, each in values.items()}
+    return SetResult(name, per_image, mean, time.perf_counter() - start, garbage)

@@ -1,0 +1,211 @@
+"""Which files ``safmn upscale`` reads and where it writes them."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safmn.errors import DataError
+from safmn.inference.films.kinds import TARGETS, VIDEO_SUFFIXES, is_film
+from safmn.inference.pictures import READABLE, WRITABLE
+from safmn.system.files import TEMPORARY
+
+# An output with such a name is meant to be a file, also where it cannot be written.
+_FILE_SUFFIXES = (*READABLE, *VIDEO_SUFFIXES, ".heic", ".heif", ".jxl", ".j2k", ".ico", ".psd", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to read and one to write.
+
+    Attributes:
+        source, target: the files.
+        is_film: whether the source is a film.
+    """
+
+    source: Path
+    target: Path
+    is_film: bool = False
+
+    @property
+    def comparison(self) -> Path:
+        """Where the side-by-side picture goes: a name of its own also beside a.jpg and a.png."""
+        return self.target.with_name(f"{self.target.name}_compare.png")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        jobs: in the order of the inputs, folders sorted by name.
+        refused: files whose output another one takes already, and folders that cannot be read, with the reason.
+        ignored: files in folders that are neither images nor films.
+    """
+
+    jobs: tuple[Job, ...]
+    refused: tuple[str, ...]
+    ignored: tuple[Path, ...]
+
+
+def plan(
+    inputs: Sequence[str], output: str | os.PathLike[str], *, image_format: str | None = None, compare: bool = False
+) -> Plan:
+    """Find all inputs and name their outputs.
+
+    Args:
+        inputs: files, folders (with all below them) and patterns (``**`` for any depth).
+        output: a folder, made when needed, in which the tree of each input folder is kept; or, for a single input file,
+            the file to write.
+        image_format: suffix for images, with or without the dot; None keeps that of the input where it can be written.
+        compare: whether the side-by-side pictures are written too.
+
+    Raises:
+        DataError: an input does not exist or holds nothing to upscale, would be overwritten, or ``output`` cannot be
+            written.
+    """
+    output = Path(output)
+    suffix = _suffix(image_format)
+    unreadable: list[str] = []
+    found = [item for given in inputs for item in _expand(given, output, unreadable)]
+    films = {path for path, _, named in found if _is_film(path, named)}
+    is_known = {path: path in films or path.suffix.lower() in READABLE for path, _, _ in found}
+    ignored = [path for path, _, named in found if not named and not is_known[path]]
+    kept = list(dict.fromkeys((path, place) for path, place, named in found if named or is_known[path]))
+    if not kept:
+        raise DataError(f"{', '.join(inputs)}: there are no images and no films")
+    single = len(kept) == 1 and len(inputs) == 1 and not Path(inputs[0]).is_dir()
+    if not output.is_dir() and output.suffix.lower() in _FILE_SUFFIXES:
+        if not single:
+            raise DataError(f"{output} is the name of a file; several outputs need a folder")
+        jobs = [_named(kept[0][0], output, suffix, is_film=kept[0][0] in films)]
+    else:
+        jobs = [
+            Job(path, output / place.with_suffix(_target_suffix(path, suffix, is_film=path in films)), path in films)
+            for path, place in kept
+        ]
+    _check_writable(output if jobs[0].target != output else output.parent)
+    _check_inputs(jobs, compare)
+    jobs, refused = _distinct(jobs, compare)
+    return Plan(tuple(jobs), (*refused, *unreadable), tuple(ignored))
+
+
+def _is_film(path: Path, named: bool) -> bool:
+    """Whether a file is a film; one that was named and has an image's suffix is an image."""
+    return path.suffix.lower() not in READABLE and is_film(path, named=named)
+
+
+def _named(source: Path, target: Path, suffix: str | None, *, is_film: bool) -> Job:
+    """The job whose output the user has named."""
+    if suffix not in (None, target.suffix.lower()):
+        raise DataError(f"{target}: its suffix and --format {suffix} differ; leave one out")
+    job = Job(source, target, is_film)
+    possible = tuple(TARGETS if is_film else WRITABLE)
+    if target.suffix.lower() not in possible:
+        raise DataError(f"{source} cannot be written as {target}; choose {', '.join(possible)}")
+    return job
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse at once what each output would fail for."""
+    folder = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(f"outputs cannot be written to {folder}: it is {'read-only' if folder.is_dir() else 'a file'}")
+
+
+def _suffix(image_format: str | None) -> str | None:
+    if image_format is None:
+        return None
+    suffix = "." + image_format.lower().removeprefix(".")
+    if suffix not in WRITABLE:
+        raise DataError(f"cannot write the format {image_format!r}; choose {', '.join(s[1:] for s in WRITABLE)}")
+    return suffix
+
+
+def _target_suffix(source: Path, wanted: str | None, *, is_film: bool) -> str:
+    own = source.suffix.lower()
+    if is_film:
+        return source.suffix if own in TARGETS else ".mkv"
+    return wanted or (source.suffix if own in WRITABLE else ".png")
+
+
+def _expand(given: str, output: Path, unreadable: list[str]) -> Iterator[tuple[Path, Path, bool]]:
+    """(file, its place in the output folder, whether it was named itself) for each file that an input stands for."""
+    if os.path.isdir(given):
+        yield from _walk(Path(given), output, unreadable)
+    elif os.path.exists(given):
+        yield Path(given), Path(Path(given).name), True
+    else:
+        matches = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else []
+        if not matches:
+            raise DataError(f"{given}: there is no such file or folder, and no file fits it as a pattern")
+        base = _fixed_part(given)
+        excluded = output.resolve()
+        inside = base.resolve() in excluded.parents  # an output folder around the inputs excludes none of them
+        for match in map(Path, matches):
+            if match.is_file() and not (inside and excluded in match.resolve().parents):
+                yield match, match.relative_to(base), False
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folders at the beginning of a pattern that hold no wildcard."""
+    parts = []
+    for part in Path(pattern).parts:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return Path(*parts)
+
+
+def _walk(folder: Path, output: Path, unreadable: list[str]) -> Iterator[tuple[Path, Path, bool]]:
+    """All files below a folder, also through links, sorted; hidden ones and what is in the output folder left out.
+
+    Args:
+        unreadable: gets a line for each folder that cannot be read.
+    """
+    seen = {output.resolve(), folder.resolve()}
+
+    def is_new(place: Path) -> bool:
+        real = place.resolve()
+        return real not in seen and not seen.add(real)  # type: ignore[func-returns-value]
+
+    def note(error: OSError) -> None:
+        unreadable.append(f"{error.filename}: the folder cannot be read ({error.strerror})")
+
+    for current, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        here = Path(current)
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and is_new(here / name)]
+        for name in sorted(names):
+            if not name.startswith((".", TEMPORARY)):
+                yield here / name, (here / name).relative_to(folder), False
+
+
+def _check_inputs(jobs: Sequence[Job], compare: bool) -> None:
+    sources = {job.source.resolve(): job.source for job in jobs}
+    for job in jobs:
+        for target in (job.target, job.comparison) if compare else (job.target,):
+            source = sources.get(target.resolve())
+            if source is not None:
+                raise DataError(f"{job.source} would be written over the input {source}; choose another -o")
+
+
+def _distinct(jobs: Sequence[Job], compare: bool) -> tuple[list[Job], list[str]]:
+    """The first job for each output file, and what is to be said about the others.
+
+    A file whose own name an output has comes before one that gets that name by conversion.
+    """
+    comparisons = {job.comparison.resolve(): job for job in jobs if compare and not job.is_film}
+    taken: dict[Path, Job] = {}
+    refused = []
+    for job in sorted(jobs, key=lambda job: job.source.suffix != job.target.suffix):
+        target = job.target.resolve()
+        first = comparisons.get(target) or taken.setdefault(target, job)
+        if first.source.resolve() != job.source.resolve():  # otherwise it was given twice
+            kind = "comparison" if target in comparisons else "output"
+            refused.append(
+                f"{job.source}: {job.target} is the {kind} of {first.source}; upscale it into another folder"
+            )
+    return [job for job in jobs if taken.get(job.target.resolve()) is job], refused

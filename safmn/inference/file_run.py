@@ -1,0 +1,264 @@
+"""The work of ``safmn upscale``: file after file, with reading, computing and writing at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from tqdm import tqdm
+
+from safmn.errors import DataError, UserError
+from safmn.imaging import imresize
+from safmn.inference import pictures
+from safmn.inference.file_jobs import Job
+from safmn.inference.films.animation import Animation, read_animation, write_animation
+from safmn.inference.films.video import Film, FilmOptions, probe, upscale_video
+from safmn.inference.guard import Finding
+from safmn.inference.pictures import Picture, read_picture, write_picture
+from safmn.inference.side_by_side import comparison
+from safmn.inference.upscaler import Upscaler
+from safmn.system.console import one_line, say_line
+from safmn.system.prefetch import prefetch
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Content: TypeAlias = "Picture | Animation | Film"
+
+logger = logging.getLogger(__name__)
+
+_WHOLE = 0.95  # of the frames that a film states: some state a few that are not shown
+
+
+@dataclass
+class Run:
+    """The work: files are read ahead and written behind while the network computes."""
+
+    upscaler: Upscaler
+    quality: int
+    max_pixels: int
+    compare: bool
+    overwrite: bool
+    film: FilmOptions = field(default_factory=FilmOptions)
+    done: int = 0
+    kept: int = 0
+    uncompared: int = 0  # films and animations where side-by-side pictures were asked for
+    failures: list[str] = field(default_factory=list)
+
+    def all(self, jobs: Sequence[Job]) -> None:
+        """Do all jobs; what fails is noted in ``failures``."""
+        todo = [job for job in jobs if self._is_due(job.target) or self._is_comparison_due(job)]
+        self.kept = len(jobs) - len(todo)
+        self.uncompared = sum(self.compare and job.is_film for job in jobs)
+        with (
+            _Bar(len(todo)) as bar,
+            ThreadPoolExecutor(1, "safmn-write") as writer,
+            contextlib.closing(prefetch(self._read(todo))) as contents,
+        ):
+            pending: _Pending | None = None
+            for job, content in contents:
+                bar.start(job)
+                if isinstance(content, Animation):
+                    self.uncompared += self.compare
+                    if not self._is_due(job.target):
+                        self.kept += 1
+                        bar.finish(f"{job.target}: kept")
+                        continue
+                following = self._one(job, content, bar, writer)
+                self._finish(pending, bar)  # one file is written while the next is computed; more would cost memory
+                pending = following
+            self._finish(pending, bar)
+
+    def _is_due(self, output: Path) -> bool:
+        return self.overwrite or not output.exists()
+
+    def _is_comparison_due(self, job: Job) -> bool:
+        return self.compare and not job.is_film and self._is_due(job.comparison)
+
+    def _read(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Content | Exception]]:
+        for job in jobs:
+            try:
+                yield job, self._content(job)
+            except (UserError, OSError) as error:
+                yield job, error
+
+    def _content(self, job: Job) -> Content:
+        with pictures.decoding(job.source):
+            if job.is_film:
+                return probe(job.source)
+            animation = read_animation(job.source, max_pixels=self.max_pixels)
+            return animation or read_picture(job.source, max_pixels=self.max_pixels)
+
+    def _one(self, job: Job, content: Content | Exception, bar: _Bar, writer: ThreadPoolExecutor) -> _Pending:
+        """Compute one output; a still image is left to ``writer``, the others are written as they are computed."""
+        started = time.perf_counter()
+        result: Future[str] = Future()
+        try:
+            if isinstance(content, Exception):
+                raise content
+            if not isinstance(content, Film):
+                pictures.check_size(job.target, *(side * self.upscaler.scale for side in content.size))
+            if isinstance(content, Picture):
+                found = _Found(job.source)
+                pixels = self.upscaler(content.pixels, progress=bar.advance, report=found.note)
+                found.warn()
+                result = writer.submit(self._write, job, content, pixels, started)
+            else:
+                frames = self._film(job, content, bar) if isinstance(content, Film) else self._frames(job, content, bar)
+                result.set_result(f"{frames} frames, {time.perf_counter() - started:.1f} s")
+        except (UserError, OSError) as error:
+            result.set_exception(error)
+        return _Pending(job, result)
+
+    def _write(self, job: Job, original: Picture, pixels: Array, started: float) -> str:
+        """Write an image (in the writer's thread); says how it went."""
+        picture = original.enlarged(pixels)
+        try:
+            self._write_files(job, original, picture)
+        except MemoryError as error:
+            raise DataError(f"{job.target}: memory ran out while it was written") from error
+        height, width = original.pixels.shape[:2]
+        size = f"{width}x{height} -> {pixels.shape[1]}x{pixels.shape[0]}"
+        return f"{size}, {time.perf_counter() - started:.1f} s"
+
+    def _write_files(self, job: Job, original: Picture, picture: Picture) -> None:
+        if self._is_comparison_due(job):
+            self._write_comparison(job, original, picture)
+        if self._is_due(job.target):
+            write_picture(job.target, picture, quality=self.quality)
+
+    def _write_comparison(self, job: Job, original: Picture, picture: Picture) -> None:
+        """Bicubic beside ours, both upright."""
+        small, ours = (pictures.to_rgb8(p.upright().pixels) for p in (original, picture))
+        name = f"{type(self.upscaler.network).__name__} x{self.upscaler.scale}"
+        panels = {"bicubic": imresize(small, self.upscaler.scale), name: ours}
+        write_picture(job.comparison, Picture(comparison(panels, width=640)))
+
+    def _frames(self, job: Job, animation: Animation, bar: _Bar) -> int:
+        total = len(animation.durations)
+        found = _Found(job.source)
+        frames = (
+            self.upscaler(frame, progress=lambda part: bar.advance(part / total), report=found.note)
+            for frame in animation.frames()
+        )
+        write_animation(job.target, frames, animation, quality=self.quality)
+        found.warn(total)
+        return total
+
+    def _film(self, job: Job, film: Film, bar: _Bar) -> int:
+        done = 0
+
+        def on_frame() -> None:
+            nonlocal done
+            done += 1
+            bar.advance(1 / film.frames if film.frames else 0)
+            bar.note(f"frame {done}/{film.frames or '?'}")
+
+        found = _Found(job.source)
+
+        def upscale(image: Array) -> Array:
+            return self.upscaler(image, report=found.note)
+
+        written = upscale_video(job.source, job.target, upscale, options=self.film, on_frame=on_frame)
+        found.warn(done)
+        damage = written.damage
+        if damage is None and film.counted and done < _WHOLE * film.frames:
+            damage = f"only {done} of {film.frames} frames could be read: the file is cut or damaged"
+        if damage is not None:
+            raise DataError(f"{job.source}: {damage}; what there is stands in {job.target}")
+        return done
+
+    def _finish(self, pending: _Pending | None, bar: _Bar) -> None:
+        """Wait until an output is written, and note what became of it."""
+        if pending is None:
+            return
+        try:
+            message = pending.result.result()
+        except (UserError, OSError) as error:
+            text = str(error)
+            self.failures.append(text if str(pending.job.source) in text else f"{pending.job.source}: {text}")
+            bar.finish(f"failed {self.failures[-1]}")
+        else:
+            self.done += 1
+            bar.finish(f"{pending.job.target}: {message}")
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """An output that is being written: the result says how it went."""
+
+    job: Job
+    result: Future[str]
+
+
+class _Found:
+    """What the guard found in the frames of one file: one warning for the file, not one for each frame."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._findings: list[Finding] = []
+
+    def note(self, finding: Finding) -> None:
+        """Remember what was found in a frame."""
+        self._findings.append(finding)
+
+    def warn(self, frames: int = 1) -> None:
+        """Say it, where there is anything to say.
+
+        Args:
+            frames: how many the file has.
+        """
+        if not self._findings:
+            return
+        worst = max(self._findings, key=lambda finding: sum(finding.pixels))
+        where = "" if frames == 1 else f"{len(self._findings)} of {frames} frames, the worst: "
+        advice = "; --no-guard keeps the network's output" if worst.replaced else ""
+        logger.warning("%s: %s%s%s.", self._source, where, worst, advice)
+
+
+class _Bar:
+    """Progress over all files, also within one: a bar on a terminal, a line for each file elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.finished = 0
+        self.computed = 0.0
+        layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        self.bar = tqdm(
+            total=total,
+            bar_format=layout,
+            disable=not total or sys.stderr is None or not sys.stderr.isatty(),
+            leave=False,
+        )
+        self.plain = self.bar.disable
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.close()
+
+    def start(self, job: Job) -> None:
+        """A file is taken up; all before it count as computed."""
+        self.name = job.source.name
+        self.note("")
+
+    def advance(self, part: float) -> None:
+        """A part (0 to 1) of the current file is computed."""
+        self.bar.update(min(part, self.total - self.bar.n))
+
+    def note(self, text: str) -> None:
+        """Show something beside the bar."""
+        self.bar.set_postfix_str(one_line(f"{self.finished}/{self.total} {self.name} {text}"), refresh=False)
+
+    def finish(self, message: str) -> None:
+        """A file is done with."""
+        self.finished += 1
+        if self.plain:
+            say_line(f"[{self.finished}/{self.total}] {message}")

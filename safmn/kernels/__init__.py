@@ -1,0 +1,1 @@
+"""C++ kernels for CPUs: how they are built (:mod:`safmn.kernels.cpu.build`), and those for training."""

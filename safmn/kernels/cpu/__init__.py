@@ -1,0 +1,1 @@
+"""Native kernels for CPUs, and how they are built."""

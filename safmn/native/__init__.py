@@ -1,1 +1,0 @@
-"""C++ kernels for CPUs: how they are built (:mod:`safmn.native.build`), and those for training."""

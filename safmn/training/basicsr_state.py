@@ -1,0 +1,77 @@
+"""Resuming, once, from a ``.state`` file of BasicSR or of the published SAFMN code."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safmn import weights
+from safmn.errors import CheckpointError, WeightsError, first_line
+
+if TYPE_CHECKING:
+    from safmn.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+_NAMES = "path.resume_state names such a file, or one of the folders in training_states"
+_TELLING = {"betas", "momentum", "matrix_lr_ratio"}  # keys of a group that Adam's, SGD's and Muon's states differ in
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = weights.load_plain(path)
+        return {"iter": int(state["iter"]), "optimizers": list(state["optimizers"])}
+    except WeightsError as error:
+        raise CheckpointError(f"{error} It is not a training state of BasicSR. {_NAMES}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a training state of BasicSR ({type(error).__name__}: {first_line(error):.200}). {_NAMES}"
+        ) from error
+
+
+def _kind(groups: Any) -> set[str]:
+    """What tells the kind of the optimiser whose groups these are."""
+    return {key for group in groups for key in group} & _TELLING
+
+
+def resume(trainer: Trainer, path: Path) -> None:
+    """Take iteration and optimisers from ``path`` and the weights from ``../models/net_*_<iteration>.pth`` beside it.
+
+    The learning rate follows from the iteration. BasicSR saves neither the random states nor the place in the epoch, so
+    the run goes on from the right weights but not with the samples that it would have seen.
+
+    Raises:
+        CheckpointError: the state or its weights cannot be read, or do not fit.
+    """
+    state = _read(path)
+    networks = trainer.model.networks
+    if len(state["optimizers"]) != len(networks):
+        raise CheckpointError(f"{path} has {len(state['optimizers'])} optimisers, this model has {len(networks)}")
+    for (name, network), optimizer in zip(networks.items(), state["optimizers"], strict=True):
+        source = path.parent.parent / "models" / f"{name}_{state['iter']}.pth"
+        if not source.is_file():
+            raise CheckpointError(f"{path} needs the weights of its iteration: {source} is missing")
+        weights.load_into(network.bare, source, param_key="params")
+        if network.average:
+            weights.load_into(network.average.network, source, param_key="params_ema")
+        try:
+            alike = _kind(optimizer["param_groups"]) == _kind(network.optimizer.param_groups)
+            if alike:  # torch would take another one's, too, and fail or forget in the first step
+                network.load_optimizer(optimizer)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path}: the optimiser of {name} does not fit this network ({type(error).__name__}: {error})"
+            ) from error
+        if not alike:
+            key, kind = f"optim_{name[-1]}", type(network.optimizer).__name__
+            raise CheckpointError(
+                f"{path}: the optimiser of {name} was of another kind than train.{key}, {kind}. "
+                f"Name that one, or start from its weights (path.pretrain_network_{name[-1]})"
+            )
+    trainer.progress.iteration = trainer.progress.validated_at = state["iter"]
+    logger.warning(
+        "resumed from %s, iteration %d: weights and optimiser are exact, the order of samples is not (this format does "
+        "not hold it). From the next checkpoint on, resuming is exact.",
+        *(path, state["iter"]),
+    )

@@ -1,0 +1,298 @@
+"""From a checked option file to a trainer that is ready to run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safmn.data import TrainingLoader, build_dataset
+from safmn.errors import CheckpointError, OptionError
+from safmn.evaluation.scoring import check_first_pair
+from safmn.imports import log_imports
+from safmn.options import Options, differences, dump
+from safmn.options.datasets import PATHS
+from safmn.registry import ARCH_REGISTRY, MODEL_REGISTRY, find
+from safmn.runtime import distributed
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution, apply_global_settings, choose_device, choose_execution
+from safmn.runtime.random_state import seed_everything
+from safmn.system.files import set_aside
+from safmn.training import basicsr_state as legacy_state
+from safmn.training.checkpoint import Checkpoint, Checkpointer
+from safmn.training.checkpoint import load as load_checkpoint
+from safmn.training.experiment import Experiment, HeldLog, environment, start_logging
+from safmn.training.models.base_model import training_section
+from safmn.training.models.teacher import is_excepted
+from safmn.training.trainer import Trainer
+from safmn.training.validation import Validator
+
+logger = logging.getLogger(__name__)
+
+_THREADS = "threads of the CPU"
+_TAKE_CHANNELS_LAST = ("UNetDiscriminatorSN",)  # networks of BasicSR that are none the slower for it
+# Keys that may change between stretches of one run: they do not enter the weights. What paths lead to has fingerprints.
+_HARMLESS = (
+    "name",
+    "num_gpu",
+    "path",
+    "val",
+    "logger",
+    "dist_params",
+    "expect",
+    "train.total_iter",
+    "train.teacher.weights",
+    "train.perceptual_opt.vgg_weights",
+    "train.on_nonfinite",
+    "train.max_skips",
+)
+_HARMLESS_IN_TRAINING_SET = ("name", "num_worker_per_gpu", "io_backend", "check_source", "device", *PATHS)
+
+
+def prepare_execution(options: Options, ranks: Ranks) -> Execution:
+    """Device and precision of this process, with torch's global settings applied."""
+    train = training_section(options)
+    device = choose_device(options.num_gpu, ranks.local_rank)
+    gpus = options.num_gpu
+    if device.type == "cuda" and gpus > 1 and not ranks.distributed and torch.cuda.device_count() > 1:
+        raise OptionError(
+            f"num_gpu: {gpus} in one process: start one process for each GPU with "
+            f"`torchrun --nproc_per_node {gpus} safmn/train.py -opt {options.source}`"
+        )
+    execution = choose_execution(
+        device,
+        precision=train.precision,
+        compile=train.compile,
+        kernels=train.kernels,
+        channels_last=_channels_last(options),
+        deterministic=options.deterministic,
+        cuda_graph=train.cuda_graph,
+    )
+    if execution.cuda_graph and ranks.distributed:
+        raise OptionError("train.cuda_graph: true is for one process; leave it out, or train on one GPU")
+    apply_global_settings(execution)
+    return execution
+
+
+def _channels_last(options: Options) -> bool | None:
+    """What the option file says; where it says nothing, networks that are not ours keep torch's own memory format.
+
+    Anybody's network may reshape with ``view``, as BasicSR's ``VGGStyleDiscriminator`` does, and then takes no other.
+    """
+    given = training_section(options).channels_last
+    sections = [section for section in (options.network_g, options.network_d) if section is not None]
+    kinds = [find(ARCH_REGISTRY, section["type"]) for section in sections]
+    tried = all(kind.__module__.startswith("safmn.") or kind.__name__ in _TAKE_CHANNELS_LAST for kind in kinds)
+    return False if given is None and not tried else given
+
+
+def build_loader(options: Options, execution: Execution, ranks: Ranks) -> TrainingLoader:
+    """The endless loader of the ``train`` data set.
+
+    Raises:
+        OptionError: there is no such section, or the data set is smaller than one batch.
+    """
+    section = options.datasets.get("train")
+    if section is None:
+        raise OptionError(f"{options.source}: datasets.train is missing")
+    dataset = build_dataset(section, phase="train", scale=options.scale, seed=options.manual_seed)
+    loader = TrainingLoader(
+        dataset,
+        batch_size=section["batch_size_per_gpu"],
+        seed=options.manual_seed,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        accumulate=training_section(options).accumulate,
+        enlarge_ratio=section.get("dataset_enlarge_ratio", 1),
+        num_workers=section.get("num_worker_per_gpu", 0),
+        pin_memory=execution.device.type == "cuda",
+    )
+    logger.info("training data: %s images, %s iterations per epoch", len(dataset), loader.iterations_per_epoch)
+    return loader
+
+
+def _validation_sets(options: Options) -> dict[str, Any]:
+    sections = {key: section for key, section in options.datasets.items() if key.split("_")[0] == "val"}
+    if options.val is None:
+        return {}
+    sets = {
+        section.get("name", key): build_dataset(section, phase="val", scale=options.scale, seed=options.manual_seed)
+        for key, section in sections.items()
+    }
+    for name, dataset in sets.items():
+        check_first_pair(dataset, name, options.scale)
+    return sets
+
+
+@contextlib.contextmanager
+def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[Experiment]:
+    """The experiment's folder, in use by this run alone; emptied for a new run when all in the block has been built."""
+    experiment = Experiment.of(options)
+    start_logging(None, is_main=ranks.is_main)
+    if not ranks.is_main:
+        yield experiment
+    else:
+        experiment.lock()
+        experiment.tidy()
+        log = HeldLog()
+        for key, value in environment().items():
+            logger.info("%s: %s", key, value)
+        log_imports()
+        logger.info("options of %s:\n%s", options.source, dump(options))
+        yield experiment
+        nothing_left = not experiment.has_checkpoints() and any(experiment.models.glob("*.pth"))
+        if not resuming or (nothing_left and not _source_in(experiment, options)):
+            _check_source(options)
+            experiment.archive()
+        log.write_to(experiment.root / f"train_{options.name}.log")
+    distributed.barrier()
+
+
+def _check_source(options: Options) -> None:
+    source = options.path.resume_state
+    if source is not None and not Path(source).exists():
+        raise OptionError(f"{options.source}: path.resume_state: there is no file or folder {source}")
+
+
+def _source_in(experiment: Experiment, options: Options) -> bool:
+    """Whether ``path.resume_state`` is in the experiment's own folder (a .state file of BasicSR's, say)."""
+    source = options.path.resume_state
+    return source is not None and experiment.root.resolve() in Path(source).resolve().parents
+
+
+def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Differences between the options of a checkpoint and those of now: (harmless, decisive), one line each."""
+    harmless: list[str] = []
+    decisive: list[str] = []
+    for key, old, new in differences(saved, current):
+        line = f"{key}: {old!r} -> {new!r}"
+        parts = key.split(".")
+        in_dataset = parts[0] == "datasets" and (parts[1] != "train" or parts[2] in _HARMLESS_IN_TRAINING_SET)
+        free = in_dataset or any(key == name or key.startswith(name + ".") for name in _HARMLESS)
+        (harmless if free else decisive).append(line)
+    return harmless, decisive
+
+
+def _fingerprint(dataset: Any) -> str:
+    """How many images a training set has and, where it knows them, a hash of their names in order."""
+    names = dataset.image_names() if hasattr(dataset, "image_names") else None
+    digest = "" if names is None else f", names {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
+    return f"{len(dataset)} images{digest}"
+
+
+def _check_exceptions(options: Options, dataset: Any) -> None:
+    """Refuse a pattern of the teacher's exceptions that no image fits: it is misspelt."""
+    teacher = training_section(options).teacher
+    if teacher is None or teacher.except_images is None or not hasattr(dataset, "image_names"):
+        return
+    names = dataset.image_names()
+    count = sum(is_excepted(name, teacher.except_images) for name in names)
+    if not count:
+        raise OptionError(
+            f"{options.source}: train.teacher.except_images: no training image is named {teacher.except_images!r}; "
+            f"they are named like {names[0]!r}"
+        )
+    logger.info("teacher: %d of %d images are named %s", count, len(names), teacher.except_images)
+
+
+def _check_unchanged(
+    checkpoint: Checkpoint, options: Options, fingerprints: Mapping[str, str], *, allow_changes: bool
+) -> None:
+    harmless, decisive = changed_keys(checkpoint.options, options.raw)
+    saved = checkpoint.progress.get("fingerprints", {})  # older checkpoints have none
+    changed = {key: f"{key}: {saved[key]} -> {now}" for key, now in fingerprints.items() if saved.get(key, now) != now}
+    threads = changed.pop(_THREADS, None)
+    decisive += changed.values()
+    if threads:
+        logger.warning("%s: sums are split otherwise, so the last digits differ from an uninterrupted run's", threads)
+    for line in harmless:
+        logger.info("option changed since the checkpoint: %s", line)
+    for line in decisive:
+        logger.warning("option changed since the checkpoint: %s", line)
+    if decisive and not allow_changes:
+        raise CheckpointError(
+            f"{options.source} differs from the options of {checkpoint.path} in what decides the result:\n  "
+            + "\n  ".join(decisive)
+            + "\nUse the old values, or --allow-changes to go on with the new ones."
+        )
+
+
+def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_changes: bool) -> None:
+    if trainer.model.ranks.is_main:
+        trainer.checkpointer.tidy()
+    distributed.barrier()
+    newest = _newest(trainer) if auto_resume else None
+    source, folder = options.path.resume_state, trainer.checkpointer.folder
+    if newest is not None:
+        _restore(trainer, newest, options, allow_changes=allow_changes)
+    elif source is not None and not Path(source).is_dir():
+        _check_source(options)
+        legacy_state.resume(trainer, Path(source))
+    elif source is not None:
+        _restore(trainer, load_checkpoint(Path(source)), options, allow_changes=allow_changes)
+    elif auto_resume:
+        logger.info("nothing to resume in %s: starting at iteration 0", trainer.experiment.training_states)
+    if trainer.model.ranks.is_main:
+        other = source is not None and (Path(source).is_file() or Path(source).resolve().parent != folder.resolve())
+        foreign = newest is None and other
+        trainer.checkpointer.set_aside_after(
+            trainer.progress.iteration, "damaged" if newest else "superseded", foreign=foreign
+        )
+        if foreign and trainer.experiment.record.exists():
+            logger.warning("the record of another run is kept as %s", set_aside(trainer.experiment.record))
+
+
+def _newest(trainer: Trainer) -> Checkpoint | None:
+    """The newest checkpoint of this experiment that is whole, the same on every rank."""
+    checkpoint = trainer.checkpointer.load_latest()
+    _check_ranks_agree(checkpoint, trainer.experiment)
+    return checkpoint
+
+
+def _restore(trainer: Trainer, checkpoint: Checkpoint, options: Options, *, allow_changes: bool) -> None:
+    _check_unchanged(checkpoint, options, trainer.fingerprints, allow_changes=allow_changes)
+    trainer.resume(checkpoint)
+    logger.info("resumed from %s, iteration %d", checkpoint.path, checkpoint.iteration)
+
+
+def _check_ranks_agree(checkpoint: Checkpoint | None, experiment: Experiment) -> None:
+    """Ranks that go on from different iterations would wait for each other for ever."""
+    found = distributed.on_all_ranks(checkpoint.iteration if checkpoint else 0)
+    if len(set(found)) > 1:
+        raise CheckpointError(
+            f"the ranks do not see the same checkpoints in {experiment.training_states}: they would resume from "
+            f"iterations {', '.join(map(str, found))} (by rank). path.experiments_root must be on a file system that "
+            "all nodes share."
+        )
+
+
+def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, allow_changes: bool = False) -> Trainer:
+    """Build everything that the option file names, and go back to a checkpoint where that is asked for.
+
+    Raises:
+        UserError: something in the option file or the data does not fit; nothing was trained or overwritten.
+    """
+    execution = prepare_execution(options, ranks)
+    resuming = auto_resume or bool(options.path.resume_state)
+    with _experiment(options, resuming=resuming, ranks=ranks) as experiment:
+        logger.info("computing on %s", execution.describe())
+        loader = build_loader(options, execution, ranks)
+        _check_exceptions(options, loader.keyed.dataset)
+        validator = Validator(options, _validation_sets(options), experiment)
+        seed_everything(options.manual_seed)
+        model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
+        fingerprints = {"datasets.train": _fingerprint(loader.keyed.dataset), **model.fingerprints()}
+        fingerprints["global batch (batch_size_per_gpu x processes x accumulate)"] = str(loader.global_batch)
+        if execution.device.type == "cpu":
+            fingerprints[_THREADS] = str(torch.get_num_threads())
+    checkpointer = Checkpointer(
+        experiment.training_states, keep_last=options.logger.keep_last, keep_every=options.logger.keep_every
+    )
+    trainer = Trainer(options, model, loader, validator, experiment, checkpointer, fingerprints)
+    _resume(trainer, options, auto_resume=auto_resume, allow_changes=allow_changes)
+    return trainer

@@ -1,0 +1,220 @@
+"""The folder ``experiments/<name>/``, laid out like BasicSR's: who may write in it, what is logged there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from safmn import __version__
+from safmn.errors import UserError
+from safmn.options import Options
+from safmn.system import console
+from safmn.system.files import TEMPORARY, set_aside, take_lock, write_atomically
+
+logger = logging.getLogger(__name__)
+
+FILE_ONLY = {"file_only": True}
+"""``extra`` of a log call whose message is for the log file: the console gets it otherwise."""
+
+
+class Experiment:
+    """Paths of one experiment, its lock and its record of losses.
+
+    Attributes:
+        models: ``net_g_<iteration>.pth`` and ``net_g_latest.pth`` for whoever uses the weights.
+        training_states: checkpoints to resume from.
+        record: ``record.jsonl``: every logged loss and validation, without clock times, so that it is the same after
+            a kill and resume.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models = root / "models"
+        self.training_states = root / "training_states"
+        self.visualization = root / "visualization"
+        self.record = root / "record.jsonl"
+        self._lock: BinaryIO | None = None
+
+    @classmethod
+    def of(cls, options: Options) -> Experiment:
+        """The experiment that an option file trains."""
+        return cls(Path(options.path.experiments_root or "experiments") / options.name)
+
+    def lock(self) -> None:
+        """Become the one run that writes here; the lock goes with the process, however it ends.
+
+        Raises:
+            UserError: another run holds it; names its process.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / ".lock"
+        lock = take_lock(path)
+        if lock is None:
+            owner = path.read_text(encoding="utf-8") or "another process"
+            raise UserError(f"{self.root} is in use by {owner}: wait for it, stop it, or give this run another name")
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}".encode())
+        self._lock = lock
+
+    def unlock(self) -> None:
+        """Let the next run write here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def tidy(self) -> None:
+        """Remove the half-written files of killed runs; only the holder of the lock may."""
+        for folder in (self.root, self.models):
+            for left_over in folder.glob(f"{TEMPORARY}*"):
+                left_over.unlink()
+
+    def archive(self) -> None:
+        """Make room for a new run of the same name: an older one is renamed, never overwritten (as BasicSR does).
+
+        Only the holder of the lock may; afterwards it holds that of the new folder.
+        """
+        if self.training_states.is_dir() or self.models.is_dir():
+            aside = set_aside(self.root)
+            self.unlock()
+            self.lock()
+            logger.info(
+                "an older run of this name is kept as %s; to go on with that one, rename it back to %s and start with "
+                "--auto_resume",
+                aside,
+                self.root,
+            )
+
+    def has_checkpoints(self) -> bool:
+        """Whether there is something to resume from, whole or damaged."""
+        folder = self.training_states
+        return folder.is_dir() and any(entry.name.isdigit() or "replaced" in entry.name for entry in folder.iterdir())
+
+    def append_record(self, entry: Mapping[str, Any]) -> None:
+        """Add one line to the record."""
+        try:
+            with self.record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.record}: {error.strerror}. Make room and start again with --auto_resume."
+            ) from error
+
+    def rewind_record(self, iteration: int, validated: int) -> None:
+        """Drop what was recorded after the checkpoint that the run resumes from, and lines that are damaged.
+
+        Args:
+            iteration: of the checkpoint.
+            validated: the newest iteration whose validation is complete; lines of a later one are dropped.
+        """
+        if not self.record.exists():
+            return
+        kept = []
+        for number, line in enumerate(self.record.read_bytes().splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                passed = entry["iter"] <= (validated if "set" in entry else iteration)
+            except (ValueError, TypeError, KeyError):  # the last one may have been cut off by a kill
+                logger.warning("%s: line %d is damaged and is left out", self.record, number)
+                continue
+            if passed:
+                kept.append(line + b"\n")
+        write_atomically(self.record, b"".join(kept))
+
+
+def git_commit() -> str:
+    """Commit of the checkout this package runs from, ``+changes`` where files differ from it; "unknown" outside one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changes = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "HEAD") + changes
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def environment() -> dict[str, str]:
+    """Versions, commit and machine, for logs and results."""
+    import basicsr
+    import cv2
+    import torchvision
+
+    return {
+        "safmn": __version__,
+        "git commit": git_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "basicsr": getattr(basicsr, "__version__", "unknown"),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "command": " ".join(sys.argv),
+    }
+
+
+def start_logging(log_file: Path | None, *, is_main: bool) -> None:
+    """Log to the console, above progress bars, and to ``log_file``; other ranks log warnings only."""
+    root = logging.getLogger("safmn")
+    root.setLevel(logging.INFO if is_main else logging.WARNING)
+    root.propagate = False
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    _add_handler(_BarFriendlyHandler())
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        _add_handler(logging.FileHandler(log_file, encoding="utf-8"))
+
+
+def _add_handler(handler: logging.Handler) -> None:
+    handler.setFormatter(console.Formatter("%(asctime)s %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.getLogger("safmn").addHandler(handler)
+
+
+class HeldLog:
+    """What is logged from here on, for a file whose folder is not there yet."""
+
+    def __init__(self) -> None:
+        self._memory = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize, flushOnClose=False)
+        logging.getLogger("safmn").addHandler(self._memory)
+
+    def write_to(self, log_file: Path) -> None:
+        """Write what was held, and log to the file from now on."""
+        file = logging.FileHandler(log_file, encoding="utf-8")
+        _add_handler(file)
+        self._memory.setTarget(file)
+        self._memory.flush()
+        logging.getLogger("safmn").removeHandler(self._memory)
+
+
+class _BarFriendlyHandler(logging.Handler):
+    """Writes through tqdm, so that a line does not tear a bar.
+
+    A terminal or a pipe that is gone loses the line, and nothing else: the run goes on, or saves and leaves.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        if getattr(record, "file_only", False):
+            return
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # as logging's own handlers do
+            self.handleError(record)

@@ -1,0 +1,237 @@
+"""What every model offers the engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import textwrap
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from safmn import weights
+from safmn.degradations.ops_tensor import sharpen
+from safmn.errors import CheckpointError, OptionError, located
+from safmn.optim.schedules import build_schedule
+from safmn.registry import ARCH_REGISTRY, LOSS_REGISTRY, build
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution
+from safmn.training.models.trained_network import Batch, TrainedNetwork
+
+if TYPE_CHECKING:
+    from safmn.options import Options
+    from safmn.options.types import TrainSection
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Batch", "Model", "StepResult"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Losses of one iteration (detached scalars on the device) and whether anything was not finite (1.0 or 0.0)."""
+
+    losses: dict[str, Tensor]
+    nonfinite: Tensor
+
+
+class Model(ABC):
+    """Networks, losses and the training step. Constructed with the options, the execution and the ranks.
+
+    A subclass sets :attr:`networks` (``net_g`` first) and implements :meth:`training_step`. What it says about itself
+    decides which keys an option file may give it.
+
+    Attributes:
+        degrades: whether it reads the keys of Real-ESRGAN's degradation.
+        implied_degradation: those of them (and of the section ``degradation``) that are otherwise unless given.
+        has_discriminator: None: unknown, and nothing is checked.
+        takes_teacher: whether ``train.teacher`` has an effect.
+    """
+
+    degrades: ClassVar[bool] = False
+    implied_degradation: ClassVar[Mapping[str, Any]] = {}
+    has_discriminator: ClassVar[bool | None] = None
+    takes_teacher: ClassVar[bool] = False
+
+    networks: dict[str, TrainedNetwork]
+
+    def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
+        self.options = options
+        self.train = training_section(options)
+        self.execution = execution
+        self.ranks = ranks
+        self.networks = {}
+
+    @abstractmethod
+    def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
+        """One iteration: forward, backward and update on the micro-batches (``lq``, ``gt``: (B, 3, h, w) in [0, 1])."""
+
+    @property
+    def validation_network(self) -> nn.Module:
+        """The network whose output is validated: the moving average of net_g where there is one."""
+        return self.networks["net_g"].inference
+
+    def fingerprints(self) -> dict[str, str]:
+        """What decides the result beside options and state: option key -> a hash of what stands there."""
+        return {}
+
+    def set_learning_rate(self, iteration: int) -> None:
+        """Set every optimiser's learning rate for this iteration, counted from 1."""
+        for network in self.networks.values():
+            network.set_learning_rate(iteration)
+
+    def abandon_step(self) -> bool:
+        """Undo a training step that failed; returns whether everything is as it was before it."""
+        if any(network.moved for network in self.networks.values()):
+            return False
+        for network in self.networks.values():
+            network.abandon_step()
+        return True
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """State of every network (see ``TrainedNetwork.state``)."""
+        return {name: network.state() for name, network in self.networks.items()}
+
+    def load_state(self, state: Mapping[str, Mapping[str, Any]], *, new_optimizers: Collection[str] = ()) -> None:
+        """Take back what :meth:`state` returned.
+
+        Args:
+            new_optimizers: the networks whose optimiser is of another kind than the state's, and starts anew.
+
+        Raises:
+            CheckpointError: the state holds other networks.
+        """
+        for name, network in self.networks.items():
+            key = f"network_{name[-1]}"
+            advice = f"Use the options of the checkpoint, or start a new run with path.pretrain_{key}."
+            if name not in state:
+                raise CheckpointError(f"the checkpoint holds no {key}, which this model_type trains. {advice}")
+            try:
+                network.load_state(state[name], new_optimizer=name in new_optimizers)
+            except (RuntimeError, ValueError) as error:
+                details = textwrap.shorten(str(error), 300, placeholder=" ...")
+                raise CheckpointError(f"{key} is not the network of the checkpoint. {advice} {details}") from error
+
+    def _add_network(self, name: str, section: Mapping[str, Any]) -> TrainedNetwork:
+        """Build ``network_g`` or ``network_d``, load what it starts from, and add its optimiser and schedule."""
+        letter = name[-1]
+        train = self.train
+        optimizer = getattr(train, f"optim_{letter}")
+        if optimizer is None:
+            raise OptionError(f"{self.options.source}: train.optim_{letter} is missing")
+        with located(f"{self.options.source}: network_{letter}"):
+            network = build(ARCH_REGISTRY, section)
+        is_generator = name == "net_g"
+        network = self._start(name, network, section)
+        with located(str(self.options.source)):
+            trained = TrainedNetwork(
+                network,
+                self.execution if is_generator else dataclasses.replace(self.execution, kernels="torch"),
+                self.ranks,
+                optimizer=optimizer,
+                schedule=build_schedule(train.scheduler, warmup_iter=train.warmup_iter),
+                ema_decay=train.ema_decay if is_generator else 0.0,
+                ema_warmup=train.ema_warmup,
+                grad_clip=train.grad_clip,
+                halt_on_nonfinite=train.on_nonfinite == "stop",
+                find_unused_parameters=self.options.find_unused_parameters,
+                rebuild=lambda: cast(nn.Module, build(ARCH_REGISTRY, section)),
+            )
+        self._start_average(name, trained, section)
+        self.networks[name] = trained
+        count = sum(parameter.numel() for parameter in trained.bare.parameters())
+        logger.info("%s: %s with %s parameters", name, section["type"], f"{count:,}")
+        return trained
+
+    def _pretrained(self, name: str) -> tuple[str | None, str, bool]:
+        letter, path = name[-1], self.options.path
+        return (
+            getattr(path, f"pretrain_network_{letter}"),
+            getattr(path, f"param_key_{letter}") or "params",
+            getattr(path, f"strict_load_{letter}"),
+        )
+
+    def _start(self, name: str, network: nn.Module, section: Mapping[str, Any]) -> nn.Module:
+        source, key, strict = self._pretrained(name)
+        if source is not None:
+            with located(f"{self.options.source}: path.pretrain_network_{name[-1]}"):
+                weights.load_into(network, source, param_key=key, strict=strict, section=section if strict else None)
+        return network
+
+    def _start_average(self, name: str, trained: TrainedNetwork, section: Mapping[str, Any]) -> None:
+        """As in BasicSR the average starts from the file's ``params_ema`` where it has one, else from the weights."""
+        source, _, strict = self._pretrained(name)
+        if source is not None and trained.average is not None and weights.has_average(source):
+            network = trained.average.network
+            weights.load_into(
+                network, source, param_key="params_ema", strict=strict, section=section if strict else None
+            )
+
+    def _build_loss(self, key: str) -> nn.Module | None:
+        section = getattr(self.train, key)
+        if section is None:
+            return None
+        with located(f"{self.options.source}: train.{key}"):
+            loss: nn.Module = build(LOSS_REGISTRY, section)
+        return loss.to(self.execution.device)
+
+    def _predict(self, network: TrainedNetwork, lq: Tensor) -> Tensor:
+        """Forward in the run's precision; the result is float32, as the losses want it."""
+        with self.execution.autocast():
+            output = network.forward(lq)
+        if not torch.is_tensor(output):
+            raise TypeError(f"{type(network.bare).__name__} gives a {type(output).__name__}, not images (B, 3, H, W)")
+        return output.float()
+
+
+def training_section(options: Options) -> TrainSection:
+    """The ``train`` section, which a run that trains cannot do without.
+
+    Raises:
+        OptionError: it is missing.
+    """
+    if options.train is None:
+        raise OptionError(f"{options.source}: the section train is missing; this option file can only test")
+    return options.train
+
+
+def reconstruction_losses(criteria: Mapping[str, nn.Module], prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Weighted losses between prediction and target, (B, 3, h, w) float32 in [0, 1].
+
+    A criterion that returns a pair (BasicSR's ``PerceptualLoss``) gives a perceptual and a style loss; either may be
+    None.
+
+    Raises:
+        OptionError: the network's images are not those of the GT in size or channels.
+    """
+    if prediction.shape != target.shape:
+        raise OptionError(
+            f"network_g gives images of shape {tuple(prediction.shape)}, their GT has {tuple(target.shape)} (images, "
+            "channels, height, width): its scale or its number of channels is not the option file's"
+        )
+    losses: dict[str, Tensor] = {}
+    for name, criterion in criteria.items():
+        value = criterion(prediction, target)
+        parts = dict(zip((name, "l_style"), value, strict=True)) if isinstance(value, tuple) else {name: value}
+        losses.update({part: loss for part, loss in parts.items() if loss is not None})
+    return losses
+
+
+def target_of(batch: Batch, *, sharpened: bool) -> Tensor:
+    """The GT (B, 3, H, W) in [0, 1], or the sharpened one: as the data set made it, or, of pairs, sharpened here."""
+    if not sharpened:
+        gt: Tensor = batch["gt"]
+        return gt
+    if "gt_usm" in batch:
+        usm: Tensor = batch["gt_usm"]
+        return usm
+    return torch.stack([sharpen(image) for image in batch["gt"]])
+
+
+def total_nonfinite(*flags: Tensor) -> Tensor:
+    """1.0 where any of the flags is."""
+    return torch.stack(flags).max()

@@ -1,0 +1,92 @@
+"""Paired super-resolution: pixel, frequency and perceptual losses between the network's output and the GT."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from safmn.errors import OptionError, located
+from safmn.registry import MODEL_REGISTRY, OURS
+from safmn.runtime.cuda_graph import GraphedStep
+from safmn.runtime.distributed import Ranks
+from safmn.runtime.execution import Execution
+from safmn.training.models.base_model import Batch, Model, StepResult, reconstruction_losses
+from safmn.training.models.flat_areas import FlatAreas, draw_colours
+from safmn.training.models.teacher import Teacher
+
+if TYPE_CHECKING:
+    from safmn.options import Options
+
+# name in the log -> key of the option file
+_LOSSES = {"l_pix": "pixel_opt", "l_freq": "fft_opt", "l_percep": "perceptual_opt"}
+
+
+@MODEL_REGISTRY.register(suffix=OURS)
+class SRModel(Model):
+    """BasicSR's ``SRModel`` with the FFT loss of SAFMN (arXiv 2302.13800, eq. 9), and a teacher where one is named.
+
+    Raises:
+        OptionError: the option file names no loss.
+    """
+
+    has_discriminator = False
+    takes_teacher = True
+
+    def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
+        super().__init__(options, execution, ranks)
+        built = {name: self._build_loss(key) for name, key in _LOSSES.items()}
+        self.criteria = {name: loss for name, loss in built.items() if loss is not None}
+        if not self.criteria:
+            raise OptionError(f"{options.source}: train names no loss; give one of {', '.join(_LOSSES.values())}")
+        self.net_g = self._add_network("net_g", options.network_g)
+        with located(f"{options.source}: train.teacher.weights"):
+            self._teacher = Teacher(self.train.teacher, options.scale, execution) if self.train.teacher else None
+        self._flat_areas = FlatAreas(self.net_g.bare) if self.train.flat_areas else None
+        self._graphed = GraphedStep(self._step) if execution.cuda_graph else None
+
+    def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
+        """Forward, losses, backward, update."""
+        if self._teacher:
+            batches = [self._teacher.targets(batch) for batch in batches]
+        batches = [self._with_colours(batch, iteration, number) for number, batch in enumerate(batches)]
+        return self._graphed(batches) if self._graphed else self._step(batches)
+
+    def _with_colours(self, batch: Batch, iteration: int, number: int) -> Batch:
+        """The batch with the colours of :class:`FlatAreas`, where it is asked for: a function of seed and iteration."""
+        section = self.train.flat_areas
+        if section is None:
+            return batch
+        seeds = (self.options.manual_seed, iteration, self.ranks.rank, number)
+        return {**batch, "flat": draw_colours(section.colours, *seeds).to(self.execution.device)}
+
+    def _flat_loss(self, batch: Batch) -> dict[str, Tensor]:
+        if self._flat_areas is None or self.train.flat_areas is None:
+            return {}
+        with self.execution.autocast():
+            loss = self._flat_areas.loss(self.net_g.bare, batch["flat"])
+        return {"l_flat": self.train.flat_areas.loss_weight * loss}
+
+    def fingerprints(self) -> dict[str, str]:
+        """The teacher's weights."""
+        return {"train.teacher.weights": self._teacher.fingerprint()} if self._teacher else {}
+
+    def load_state(self, state: Mapping[str, Mapping[str, Any]], *, new_optimizers: Collection[str] = ()) -> None:
+        """As every model's."""
+        super().load_state(state, new_optimizers=new_optimizers)
+        if self._graphed:
+            self._graphed.reset()
+
+    def _step(self, batches: Sequence[Batch]) -> StepResult:
+        losses = self.net_g.accumulate(batches, self._losses)
+        return StepResult(losses, self.net_g.update(losses))
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
+        return reconstruction_losses(self.criteria, output, batch["gt"]) | self._flat_loss(batch)
+
+
+@MODEL_REGISTRY.register(suffix=OURS)
+class SwinIRModel(SRModel):
+    """BasicSR's name for SwinIR's model: its option files run unchanged."""

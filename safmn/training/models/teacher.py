@@ -1,0 +1,99 @@
+"""Knowledge distillation: targets that are another network's output (Hinton et al., arXiv 1503.02531)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from fnmatch import fnmatchcase
+from pathlib import PurePath
+
+import torch
+from torch import Tensor
+
+from safmn import weights
+from safmn.archs import SAFMN
+from safmn.errors import OptionError
+from safmn.imaging.file_names import image_name
+from safmn.options.types import TeacherSection
+from safmn.runtime.execution import Execution
+from safmn.training.models.trained_network import Batch, accelerated
+
+logger = logging.getLogger(__name__)
+
+
+class Teacher:
+    """A network that stays as it is, and whose output takes the GT's place.
+
+    Unlike a GT its output can be reached, so that gradients are small and quiet: in a few thousand iterations of small
+    batches a network learns something new and does what it did on everything else.
+
+    Args:
+        section: ``train.teacher`` of the option file.
+        scale: of the network that is trained.
+        execution: device, precision and kernels of the run.
+
+    Raises:
+        OptionError: the teacher has another scale.
+        WeightsError: its weights cannot be loaded.
+    """
+
+    def __init__(self, section: TeacherSection, scale: int, execution: Execution) -> None:
+        network = weights.load_network(section.weights)
+        if network.scale != scale:
+            raise OptionError(
+                f"{section.weights} is a network for scale {network.scale}, the option file's scale is {scale}"
+            )
+        native = execution.kernels == "native" and type(network) is SAFMN
+        self._execution = dataclasses.replace(execution, compile=False, kernels="native" if native else "torch")
+        execution.place(network)
+        self._forward = accelerated(network, self._execution)
+        self._except = section.except_images
+        logger.info(
+            "teacher: %s (%s, %s kernels)%s",
+            section.weights,
+            type(network).__name__,
+            self._execution.kernels,
+            f"; images named {self._except} keep their GT" if self._except else "",
+        )
+
+        self._network = network
+
+    def fingerprint(self) -> str:
+        """A hash of its weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def targets(self, batch: Batch) -> Batch:
+        """The batch with the teacher's output for ``gt`` (B, 3, s*h, s*w), float32; excepted images keep theirs.
+
+        The same for ``gt_usm``, the sharpened GT, where there is one.
+        """
+        own = self._own_target(batch)
+        if own is not None and own.all():
+            return batch
+        with self._execution.autocast():
+            output = self._forward(batch["lq"]).float()
+        targets = {name: output for name in ("gt", "gt_usm") if name in batch}
+        if own is not None:
+            keep = own.to(output.device)[:, None, None, None]
+            targets = {name: torch.where(keep, batch[name], output) for name in targets}
+        return {**batch, **targets}
+
+    def _own_target(self, batch: Batch) -> Tensor | None:
+        """For each image whether its GT stays: bool, (B,); None where no pattern is given."""
+        if self._except is None:
+            return None
+        if "gt_path" not in batch:
+            raise OptionError("train.teacher.except_images needs a data set that gives each sample's gt_path")
+        return torch.tensor([is_excepted(path, self._except) for path in batch["gt_path"]])
+
+
+def is_excepted(path: str, pattern: str) -> bool:
+    """Whether the name of a GT image fits ``except_images``, also an lmdb key, which has no ending."""
+    name, bare = PurePath(path).name, image_name(path)
+    return fnmatchcase(bare, pattern) or fnmatchcase(name, image_name(pattern) if name == bare else pattern)

@@ -1,0 +1,107 @@
+"""What a run says while it works: log lines, the record, TensorBoard, the bar. Only rank 0 has one that speaks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from safmn.training.experiment import Experiment
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Losses and validation results of one run.
+
+    Args:
+        experiment: where the record and TensorBoard files go.
+        start: iteration that the run continues from; later entries of an earlier run are dropped.
+        validated: iteration of its newest validation; one after it is done, and noted, again.
+        total: last iteration.
+        tensorboard: write TensorBoard scalars and images.
+        speaks: false on every rank but 0.
+    """
+
+    def __init__(
+        self, experiment: Experiment, *, start: int, validated: int, total: int, tensorboard: bool, speaks: bool
+    ) -> None:
+        self.experiment = experiment
+        self.speaks = speaks
+        self.total = total
+        self.bar = tqdm(initial=start, total=total, unit="it", dynamic_ncols=True, disable=None if speaks else True)
+        self._last = (start, time.perf_counter())
+        self._shown: dict[str, str] = {}
+        self.writer: Any = None
+        if speaks:
+            experiment.rewind_record(start, validated)
+        if speaks and tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(experiment.root / "tb_logger"), purge_step=start + 1)
+
+    def step(self) -> None:
+        """One more iteration is done."""
+        self.bar.update()
+
+    def losses(
+        self, iteration: int, epoch: int, learning_rate: float, losses: Mapping[str, float], waited: float
+    ) -> None:
+        """Log the losses of one iteration and the share of time spent waiting for data since the last call."""
+        if not self.speaks:
+            return
+        self.experiment.append_record({"iter": iteration, "epoch": epoch, "lr": learning_rate, **losses})
+        rate = self._rate(iteration)
+        remaining = (self.total - iteration) / rate
+        text = "  ".join(f"{name} {value:.4e}" for name, value in losses.items())
+        logger.info(
+            "epoch %d  iter %d  lr %.3e  %.2f it/s  data %.0f%%  eta %s  %s",
+            *(epoch, iteration, learning_rate, rate, 100 * waited, tqdm.format_interval(remaining), text),
+        )
+        self._show(loss=f"{sum(losses.values()):.4f}")
+        for name, value in losses.items():
+            self._scalar(f"losses/{name}", value, iteration)
+        self._scalar("learning_rate", learning_rate, iteration)
+
+    def _rate(self, iteration: int) -> float:
+        """Iterations per second since the last call."""
+        before, then = self._last
+        self._last = (iteration, time.perf_counter())
+        return max(iteration - before, 1) / max(self._last[1] - then, 1e-9)
+
+    def validation(self, iteration: int, set_name: str, means: Mapping[str, float], best: Mapping[str, Any]) -> None:
+        """Log the means of one set and the best so far."""
+        if not self.speaks:
+            return
+        self.experiment.append_record({"iter": iteration, "set": set_name, **means})
+        parts = [
+            f"{metric} {value:.4f}"
+            + (f" (best {best[metric]['value']:.4f} at {best[metric]['iteration']})" if metric in best else "")
+            for metric, value in means.items()
+        ]
+        logger.info("validation  iter %d  %s  %s", iteration, set_name, "  ".join(parts))
+        for metric, value in means.items():
+            self._scalar(f"metrics/{set_name}/{metric}", value, iteration)
+            self._show(**{metric: f"{value:.2f}"})
+
+    def image(self, iteration: int, tag: str, image: Any) -> None:
+        """Add an image, uint8 (H, W, 3) RGB, to TensorBoard."""
+        if self.writer is not None:
+            self.writer.add_image(tag, image, iteration, dataformats="HWC")
+
+    def close(self) -> None:
+        """Finish the bar and the TensorBoard file."""
+        self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def _show(self, **values: str) -> None:
+        self._shown.update(values)
+        self.bar.set_postfix(self._shown, refresh=False)
+
+    def _scalar(self, tag: str, value: float, iteration: int) -> None:
+        if self.writer is not None:
+            self.writer.add_scalar(tag, value, iteration)

@@ -1,0 +1,102 @@
+"""Validation during training: every set in turn, with the weights that would be shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from safmn.evaluation.scoring import Interrupted, SetResult, evaluate, in_whole_windows
+from safmn.imaging import to_uint8
+from safmn.options import Options
+from safmn.options.types import ValSection
+from safmn.training.experiment import Experiment
+from safmn.training.models import Model
+from safmn.training.progress import Progress
+from safmn.training.reporter import Reporter
+
+
+class Validator:
+    """Runs the ``val`` sets of an option file and keeps the best results in the run's progress."""
+
+    def __init__(self, options: Options, datasets: Mapping[str, Any], experiment: Experiment) -> None:
+        self.options = options
+        self.val = options.val or ValSection()
+        self.datasets = datasets
+        self.experiment = experiment
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is anything to validate."""
+        return bool(self.datasets)
+
+    def due(self, iteration: int, last: int) -> bool:
+        """Whether ``iteration`` ends with a validation: every ``val_freq`` and at the end, as in BasicSR."""
+        return self.enabled and (iteration % self.val.val_freq == 0 or iteration == last)
+
+    def run(self, model: Model, progress: Progress, reporter: Reporter, stop: Callable[[], bool]) -> bool:
+        """Validate; returns whether the first metric of the first set is better than ever.
+
+        Nothing is noted before every set is done: a validation that ends early is done again after the resume.
+
+        Raises:
+            Interrupted: ``stop()`` became true between two images, on this or another rank.
+        """
+        done = [self._evaluate(name, model, progress.iteration, stop) for name in self.datasets]
+        improved = []
+        for result, image in done:
+            improved += self._note(result, progress)
+            if image is not None:
+                reporter.image(progress.iteration, f"images/{result.name}", to_uint8(image[0]))
+            reporter.validation(progress.iteration, result.name, result.mean, progress.best.get(result.name, {}))
+        model.networks["net_g"].bare.train()
+        progress.validated_at = progress.iteration
+        return self.options.logger.keep_best and bool(improved and improved[0])
+
+    def _evaluate(
+        self, name: str, model: Model, iteration: int, stop: Callable[[], bool]
+    ) -> tuple[SetResult, Tensor | None]:
+        """One set's scores, and the network's first output on it: (1, 3, H, W)."""
+        val = self.val
+        network = _Watched(model.validation_network.eval(), stop)
+        result = evaluate(
+            network,
+            self.datasets[name],
+            name=name,
+            metrics=val.metrics,
+            device=model.execution.device,
+            save_dir=self._image_folder(name) if val.save_img else None,
+            suffix=val.suffix or str(iteration),
+            rank=model.ranks.rank,
+            world_size=model.ranks.world_size,
+            progress=val.pbar,
+            seed=self.options.manual_seed,
+        )
+        return result, network.first_output
+
+    def _note(self, result: SetResult, progress: Progress) -> list[bool]:
+        return [
+            progress.note(result.name, metric, value, section=self.val.metrics[metric])
+            for metric, value in result.mean.items()
+        ]
+
+    def _image_folder(self, name: str) -> Any:
+        return self.experiment.visualization / name
+
+
+class _Watched:
+    """The network during validation: stops between two images, and keeps its first output for TensorBoard."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], stop: Callable[[], bool]) -> None:
+        self.network = network
+        self.stop = stop
+        self.first_output: Tensor | None = None  # (1, 3, H, W)
+
+    def __call__(self, lq: Tensor) -> Tensor:
+        if self.stop():
+            raise Interrupted
+        output = in_whole_windows(self.network, lq)
+        if self.first_output is None:
+            self.first_output = output
+        return output
