@@ -56,6 +56,12 @@ def photos_dir() -> Path:
     return _shared("photos")
 
 
+@pytest.fixture(scope="session")
+def cases_dir() -> Path:
+    """Small images and films that once came out wrong."""
+    return _shared("cases")
+
+
 @pytest.fixture
 def locked_elsewhere() -> Callable[[Path], AbstractContextManager[Any]]:
     """A block in which another process holds the lock of a file."""

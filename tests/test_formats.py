@@ -142,18 +142,12 @@ def test_16_bit_png_with_one_transparent_value(tmp_path: Path) -> None:
         assert np.array_equal(result[..., :-1].squeeze(), pixels), name
 
 
-@pytest.mark.parametrize(
-    ("pixels", "said"),
-    [(photo() / np.float32(255), "3 channels of float32"), (deep(photo()[..., :2]), "2 channels of uint16")],
-)
-def test_unusual_tiff_is_told_from_what_is_no_image(pixels: Array, said: str, tmp_path: Path) -> None:
-    extra = {"extrasamples": ["unassalpha"]} if pixels.shape[2] == 2 else {}
-    photometric = "minisblack" if pixels.shape[2] == 2 else "rgb"
-    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric, planarconfig="contig", **extra)
-    with pytest.raises(DataError, match=said):
+def test_unusual_tiff_is_told_from_what_is_no_image(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", photo().astype(np.int32), photometric="rgb")
+    with pytest.raises(DataError, match=r"a\.tif: a TIFF file of int32; convert it to 8 or 16 bits"):
         read_picture(tmp_path / "a.tif")
     (tmp_path / "b.tif").write_bytes(b"II*\0 no image")
-    with pytest.raises(DataError, match="not an image of a known kind"):
+    with pytest.raises(DataError, match=r"b\.tif: cannot be decoded as TIFF"):
         read_picture(tmp_path / "b.tif")
 
 

@@ -308,8 +308,10 @@ def test_deep_avif_is_as_bright_as_it_is(depth: int, tmp_path: Path) -> None:
     options = [cv2.IMWRITE_AVIF_DEPTH, depth, cv2.IMWRITE_AVIF_QUALITY, 95]
     assert cv2.imwrite(str(tmp_path / "a.avif"), image, options)
     found = read_image(tmp_path / "a.avif")
-    assert np.array_equal(found, read_rgb(tmp_path / "a.avif"))
-    assert abs(found.mean() / 255 - photo_of_ramp().mean()) < 0.01
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, read_rgb(tmp_path / "a.avif", deep=True))
+    assert np.array_equal(found >> 8, read_rgb(tmp_path / "a.avif"))
+    assert abs(found.mean() / 65535 - photo_of_ramp().mean()) < 0.005
 
 
 def photo_of_ramp() -> np.ndarray:
@@ -351,3 +353,59 @@ def test_the_stated_size_is_that_of_the_image(suffix: str) -> None:
     exif[0x010E] = "x" * 5000
     Image.new("RGB", (300, 5)).save(with_exif, {".jpg": "jpeg", ".png": "png"}[suffix], exif=exif)
     assert io_module._stated_size(with_exif.getvalue()) == (300, 5)
+
+
+def deep_photo(photo: np.ndarray) -> np.ndarray:
+    """16 bits that are no multiples of 257."""
+    return photo.astype(np.uint16) * 250 + 3
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_more_than_8_bits_stay_where_they_are_wanted(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
+    deep = deep_photo(photo)
+    write_image(tmp_path / f"a{suffix}", deep)
+    kept = read_rgb(tmp_path / f"a{suffix}", deep=True)
+    np.testing.assert_array_equal(kept, deep)
+    np.testing.assert_array_equal(read_rgb(tmp_path / f"a{suffix}"), deep >> 8)
+    np.testing.assert_array_equal(to_tensor(kept).numpy(), deep.transpose(2, 0, 1).astype(np.float32) / 65535)
+    write_image(tmp_path / f"b{suffix}", deep[..., 0])
+    np.testing.assert_array_equal(read_rgb(tmp_path / f"b{suffix}", deep=True)[..., 2], deep[..., 0])
+    write_image(tmp_path / f"c{suffix}", photo)  # 8 bits are what they were
+    assert read_rgb(tmp_path / f"c{suffix}", deep=True).dtype == np.uint8
+
+
+def test_tiff_for_training_is_read_by_its_tags(tmp_path: Path, photo: np.ndarray) -> None:
+    small = photo[:64, :48]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(small[::4, ::4].copy(), photometric="rgb", subfiletype=1, metadata=None)
+        tags = [(274, "H", 1, 6, True)]
+        planes = np.moveaxis(small.astype(np.uint16) * 16, -1, 0).copy()
+        options = {"photometric": "rgb", "planarconfig": "separate", "bitspersample": 16, "extratags": tags}
+        file.write(planes, metadata=None, **options)
+    assert image_size(tmp_path / "a.tif") == (48, 64)
+    found = read_rgb(tmp_path / "a.tif", deep=True)
+    np.testing.assert_array_equal(found, np.rot90(small.astype(np.uint16) * 16, -1))
+    grey = (small[..., 1].astype(np.uint16) << 4) | 7
+    tifffile.imwrite(tmp_path / "b.tif", grey, photometric="minisblack", bitspersample=12, metadata=None)
+    expected = np.rint(grey * (65535 / 4095)).astype(np.uint16)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif"), expected)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "b.tif", deep=True)[..., 0], expected)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 7])
+def test_the_rotation_of_avif_is_applied(tmp_path: Path, photo: np.ndarray, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(photo).save(tmp_path / "a.avif", exif=exif, quality=95)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.avif")))
+    assert np.abs(read_rgb(tmp_path / "a.avif").astype(int) - expected).mean() < 3
+    assert image_size(tmp_path / "a.avif") == expected.shape[:2]
+
+
+def test_the_orientation_of_xmp_does_not_count(tmp_path: Path, photo: np.ndarray) -> None:
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    Image.fromarray(photo).save(tmp_path / "a.jpg", xmp=packet, exif=exif)
+    assert read_rgb(tmp_path / "a.jpg").shape == photo.shape
+    assert image_size(tmp_path / "a.jpg") == photo.shape[:2]

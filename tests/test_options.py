@@ -19,7 +19,7 @@ from safmn.options.schema import json_schema
 from safmn.registry import DATASET_REGISTRY, MODEL_REGISTRY
 from safmn.training.build import changed_keys
 
-OPTION_FILES = sorted((Path(__file__).resolve().parent.parent / "options").glob("*.yml"))
+OPTION_FILES = sorted((Path(__file__).resolve().parent.parent / "options").rglob("*.yml"))
 Mode = Literal["train", "test"]
 
 

@@ -185,8 +185,20 @@ def test_mistakes_are_named(
     assert message in error
 
 
-def test_degrading_models_have_none(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    content = tiny_run.real_options(images, tmp_path, "RealSRModel", 0)
-    content["train"]["teacher"] = {"weights": "safmn-x2"}
+def test_with_a_discriminator_there_is_none(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = tiny_run.real_options(images, tmp_path, "RealGANModel", 0)
+    content["train"] |= {"teacher": {"weights": "safmn-x2"}, "flat_areas": {}}
     assert main(["-opt", str(tiny_run.write_options(tmp_path, content))]) == 2
-    assert "train.teacher: is not supported by RealSRModel, only by SRModel" in capfd.readouterr().err
+    error = capfd.readouterr().err
+    for key in ("teacher", "flat_areas"):
+        assert f"train.{key}: is not supported by RealGANModel" in error
+
+
+def test_of_degraded_images_its_output_takes_the_place_of_the_sharpened_gt_too(
+    images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module]
+) -> None:
+    content = tiny_run.real_options(images, tmp_path, "RealSRModel", 0)
+    content["train"] |= {"teacher": {"weights": str(teacher[0])}, "total_iter": 3}
+    content["path"]["pretrain_network_g"] = str(teacher[0])
+    assert main(["-opt", str(tiny_run.write_options(tmp_path, content))]) == 0
+    assert max(losses(tmp_path / "experiments/tiny")) < 1e-6

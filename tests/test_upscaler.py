@@ -337,3 +337,19 @@ def test_command_does_what_is_good_and_names_the_rest(tmp_path: Path, capfd: pyt
     before = (tmp_path / "out/good.png").stat().st_mtime_ns
     assert main(arguments) == 1
     assert (tmp_path / "out/good.png").stat().st_mtime_ns == before  # kept
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.full((8, 8, 3), 200.0, np.float32), "they must be 0 to 1"),
+        (torch.full((3, 8, 8), -3.0), "they must be 0 to 1"),
+        (np.full((8, 8), np.nan, np.float32), "not numbers"),
+        (torch.full((1, 3, 8, 8), torch.inf), "not numbers"),
+    ],
+)
+def test_floats_that_would_come_out_white_or_black_are_refused(values: np.ndarray | torch.Tensor, said: str) -> None:
+    upscale = Upscaler(repeater(), device="cpu", backend="eager")
+    with pytest.raises(DataError, match=said):
+        upscale(values)
+    assert upscale(np.full((8, 8, 3), 1.2, np.float32)).max() <= 1  # an overshoot of filters

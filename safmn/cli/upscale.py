@@ -12,8 +12,11 @@ from PIL import Image
 
 from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
 from safmn.inference import backends, pictures
-from safmn.inference.file_jobs import plan
+from safmn.inference.file_jobs import Job, plan
 from safmn.inference.file_run import Run
+from safmn.inference.films import codecs as film_codecs
+from safmn.inference.films import source as film_source
+from safmn.inference.films.codecs import FilmOptions
 from safmn.inference.upscaler import Upscaler
 from safmn.system import memory
 from safmn.system.console import ArgumentParser, log_warnings_to_stderr, say, say_line
@@ -46,9 +49,28 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--ensemble", action="store_true", help="average over 8 flips and rotations (8 times the work)")
     p.add_argument("--full-frame-semantics", action="store_true", help="pool as published on odd sizes; never cut")
+    p.add_argument(
+        "--no-guard", action="store_true", help="keep the network's output also where it is garbage (default: bicubic)"
+    )
     p.add_argument("--format", metavar="EXT", help="png, jpg, webp, tif, avif, ... (default: that of the input)")
     p.add_argument(
         "--quality", type=int, default=95, metavar="Q", help="of JPEG, WebP (100: lossless) and AVIF (default: 95)"
+    )
+    film = p.add_argument_group("films", "how their pictures are encoded; sound and all else are kept")
+    film.add_argument(
+        "--codec",
+        metavar="C",
+        help="h264, hevc, av1, vp9, prores, ffv1, or an encoder of FFmpeg, such as "
+        "h264_nvenc (default: h264; vp9 in .webm; hevc for more than 8 bits)",
+    )
+    film.add_argument("--crf", type=float, metavar="N", help="quality on the encoder's scale, lower is better")
+    film.add_argument("--preset", metavar="P", help="speed against size, by the encoder's names (default: medium)")
+    film.add_argument("--pix-fmt", metavar="F", help="such as yuv420p10le for 10 bits (default: as deep as the film)")
+    film.add_argument(
+        "--deinterlace",
+        default="auto",
+        choices=film_codecs.DEINTERLACE,
+        help="with bwdif: auto, pictures that are marked as interlaced; all; off (default: auto)",
     )
     p.add_argument("--compare", action="store_true", help="also write OUTPUT_compare.png: bicubic beside the result")
     p.add_argument("--overwrite", action="store_true", help="make outputs that exist again")
@@ -74,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OptionError(f"--max-pixels {options.max_pixels}: choose 1 or more")
     tile = options.tile if options.tile == "auto" else _number(options.tile)
     planned = plan(options.inputs, options.output, image_format=options.format, compare=options.compare)
+    film = FilmOptions(options.codec, options.crf, options.preset, options.pix_fmt, options.deinterlace)
+    _check_films(film, planned.jobs)
     memory.keep_heap_small()
     upscaler = Upscaler(
         options.weights,
@@ -83,8 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         backend=options.backend,
         self_ensemble=options.ensemble,
         full_frame_semantics=options.full_frame_semantics,
+        guard=not options.no_guard,
     )
-    run = Run(upscaler, options.quality, options.max_pixels, options.compare, options.overwrite)
+    run = Run(upscaler, options.quality, options.max_pixels, options.compare, options.overwrite, film)
     run.failures.extend(planned.refused)
     try:
         with _without_pillow_limit(), sigterm_as_ctrl_c():
@@ -93,6 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted; the same command goes on where it stopped")
         return status_after(interrupt)
     return _summarise(run, planned.ignored)
+
+
+def _check_films(film: FilmOptions, jobs: Sequence[Job]) -> None:
+    """Refuse what no film can be written with, before any work; defaults need no test."""
+    if film == FilmOptions(deinterlace=film.deinterlace):
+        return
+    for suffix in dict.fromkeys(job.target.suffix.lower() for job in jobs if job.is_film):
+        film_source.av_module()
+        film_codecs.check(film, suffix)
 
 
 def _number(text: str) -> int:
@@ -117,7 +151,7 @@ def _summarise(run: Run, ignored: Sequence[Path]) -> int:
     if run.uncompared:
         say("no side-by-side pictures are made of films and animations")
     for path in ignored:
-        say_line(f"ignored {path}: neither an image nor a film by its name")
+        say_line(f"ignored {path}: neither an image nor a film")
     for message in run.failures:
         say_line(f"failed  {message}")
     return EXIT_FAILED if run.failures else 0

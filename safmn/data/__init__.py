@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from safmn.data.bundled_photos import BundledPhotos
+from safmn.data.drawn import DrawnImages
 from safmn.data.keys import Batch, KeyedDataset, Patch, Sample, SampleKey, draw_patch, sample_rng
 from safmn.data.loader import TrainingLoader
+from safmn.data.mixed import MixedDataset
 from safmn.data.paired import PairedImageDataset, SingleImageDataset
 from safmn.data.patch_store import PatchStore
 from safmn.data.realesrgan_dataset import RealESRGANDataset
@@ -19,7 +21,9 @@ from safmn.runtime.random_state import global_generators, named_rng
 __all__ = [
     "Batch",
     "BundledPhotos",
+    "DrawnImages",
     "KeyedDataset",
+    "MixedDataset",
     "PairedImageDataset",
     "Patch",
     "PatchStore",

@@ -85,9 +85,10 @@ class SingleOptions(CommonOptions, frozen=True, kw_only=True):
 
 
 def finish(image: np.ndarray, options: PairedOptions | SingleOptions) -> Tensor:
-    """uint8 RGB (H, W, 3) -> float32 (C, H, W) in [0, 1]: colour space, then mean and standard deviation."""
+    """uint8 or uint16 RGB (H, W, 3) -> float32 (C, H, W) in [0, 1]: colour space, then mean and standard deviation."""
     if options.color == "y":
-        tensor = torch.from_numpy((rgb_to_y(image) / 255.0).astype(np.float32))[None]  # (1, H, W)
+        levels = image if image.dtype == np.uint8 else image / 257.0  # 0 to 255
+        tensor = torch.from_numpy((rgb_to_y(levels) / 255.0).astype(np.float32))[None]  # (1, H, W)
     else:
         tensor = to_tensor(image)
     if options.mean is not None:

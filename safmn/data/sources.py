@@ -38,7 +38,7 @@ class Reader(Protocol):
     """Reads images by path or key."""
 
     def read(self, name: str) -> np.ndarray:
-        """The image as uint8 RGB (H, W, 3). Raises DataError that names it."""
+        """The image as RGB (H, W, 3), uint8; uint16 where it has more bits. Raises DataError that names it."""
         ...
 
 
@@ -46,8 +46,8 @@ class DiskReader:
     """Reads image files."""
 
     def read(self, name: str) -> np.ndarray:
-        """The image file as uint8 RGB (H, W, 3)."""
-        return read_rgb(name)
+        """The image file as uint8 or uint16 RGB (H, W, 3)."""
+        return read_rgb(name, deep=True)
 
 
 class LmdbReader:
@@ -74,7 +74,7 @@ class LmdbReader:
         return [os.path.splitext(name)[0] for name in _names_in(os.path.join(self.folder, "meta_info.txt"))]
 
     def read(self, name: str) -> np.ndarray:
-        """The image of a key as uint8 RGB (H, W, 3)."""
+        """The image of a key as uint8 or uint16 RGB (H, W, 3)."""
         try:
             if self._environment is None:
                 self._environment = _open(os.path.realpath(self.folder))
@@ -84,7 +84,7 @@ class LmdbReader:
             raise DataError(f"{self.folder} cannot be read as an lmdb ({error}). {_REMAKE_LMDB}") from error
         if content is None:
             raise DataError(f"{self.folder} has no image {name!r}, although its meta_info.txt lists it. Make it anew.")
-        return decode_rgb(content, f"{self.folder}:{name}")
+        return decode_rgb(content, f"{self.folder}:{name}", deep=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_environment": None}

@@ -33,8 +33,8 @@ def size_of(image: Array) -> tuple[int, int]:
 
 
 def from_uint8(image: Array) -> Array:
-    """uint8 -> float32 in [0, 1], the same bits as :func:`safmn.imaging.to_tensor`."""
-    return image.astype(np.float32) / np.float32(255)
+    """uint8 or uint16 -> float32 in [0, 1], the same bits as :func:`safmn.imaging.to_tensor`."""
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
 def sharpen(image: Array) -> Array:

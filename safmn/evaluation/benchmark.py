@@ -344,6 +344,8 @@ def _report(board: Scoreboard, folder: Path) -> None:
     board.write(folder)  # first: whoever reads the table may be gone
     if board.results and board.metrics:
         say(f"\n{board.table()}\n")
+    for line in board.garbage():
+        logger.warning(line)
     for line in board.drifts():
         logger.error("drifted: %s", line)
     for line in board.failures.values():

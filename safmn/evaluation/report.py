@@ -59,6 +59,16 @@ class Scoreboard:
             if not abs(found - value) <= expectation.tolerance[metric]  # also catches NaN
         ]
 
+    def garbage(self) -> list[str]:
+        """One line for each set in whose outputs the guard of ``safmn upscale`` would have replaced something."""
+        return [
+            f"{name}: the guard of safmn upscale would replace {sum(result.garbage.values())} pixels by bicubic in "
+            f"{len(result.garbage)} of {len(result.per_image)} images ({', '.join(list(result.garbage)[:3])}"
+            f"{', ...' if len(result.garbage) > 3 else ''}); the scores are those without it"
+            for name, result in self.results.items()
+            if result.garbage
+        ]
+
     def paper(self, set_name: str) -> dict[str, float]:
         """Metric -> published value of this network on a set; only metrics measured as in papers (Y, crop = scale)."""
         known = self.network_name is not None and set_name not in self.degraded
@@ -100,6 +110,7 @@ class Scoreboard:
                 "seconds": round(result.seconds, 3),
                 "mean": result.mean,
                 "published": self.paper(name),
+                "pixels the guard would replace": result.garbage,
                 "per_image": result.per_image,
             }
             for name, result in self.results.items()
@@ -115,7 +126,8 @@ class Scoreboard:
 
     def _markdown(self) -> str:
         lines = [f"# {self.facts['name']}", "", self.table() if self.results else "No set could be tested."]
-        for title, each in (("Failed", self.failures.values()), ("Drifted", self.drifts())):
+        notes = ("Failed", self.failures.values()), ("Drifted", self.drifts()), ("Garbage", self.garbage())
+        for title, each in notes:
             lines += ["", f"## {title}", "", *(f"- {line}" for line in each)] if each else []
         lines += ["", "## How", ""]
         for key, value in self.facts.items():

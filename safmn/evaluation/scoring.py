@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from safmn.data.workers import explain_death
 from safmn.errors import DataError, UserError
 from safmn.imaging import to_uint8, write_image
 from safmn.imaging.file_names import image_name
+from safmn.inference.guard import Guard
 from safmn.registry import METRIC_REGISTRY, find
 from safmn.runtime.agreement import raise_together
 from safmn.runtime.distributed import on_all_ranks
@@ -51,6 +52,8 @@ class SetResult:
         name: the set's name.
         per_image: image (name of the LQ file without ending) -> metric -> value, in the order of the data set.
         mean: metric -> mean over the images.
+        garbage: image -> how many output pixels the guard (:mod:`safmn.inference.guard`) would replace; only images
+            that have some. The scores are those without it.
         seconds: wall-clock time: reading, network, scoring and saving.
     """
 
@@ -58,6 +61,7 @@ class SetResult:
     per_image: dict[str, dict[str, float]]
     mean: dict[str, float]
     seconds: float
+    garbage: dict[str, int] = field(default_factory=dict)
 
 
 def evaluate(
@@ -171,6 +175,7 @@ class _Score:
     image: str
     path: str
     values: dict[str, float]
+    garbage: int
 
 
 class _Draws:
@@ -195,15 +200,16 @@ class _Draws:
 
 
 class _Forward:
-    """The network on one item: float (C, h, w) in [0, 1] to uint8 (H, W, C) RGB."""
+    """The network on one item: float (C, h, w) in [0, 1] to uint8 (H, W, C) RGB, and the guard's count of pixels."""
 
     def __init__(self, network: Callable[[Tensor], Tensor], set_name: str, execution: Execution, draws: _Draws) -> None:
         self.network = network
         self.set_name = set_name
         self.execution = execution
         self.draws = draws
+        self._guard: Guard | None = None
 
-    def __call__(self, index: int, item: Mapping[str, Any]) -> np.ndarray:
+    def __call__(self, index: int, item: Mapping[str, Any]) -> tuple[np.ndarray, int]:
         lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
         try:
             drawn = self.draws.of(getattr(self.network, "network", self.network), index, "network")
@@ -224,7 +230,22 @@ class _Forward:
         output = images[0].float()
         if not torch.isfinite(output).all():
             logger.warning("the network's output for %s holds NaN or Inf: its scores mean nothing", item["lq_path"])
-        return to_uint8(output)
+        return to_uint8(output), self._garbage(lq, images)
+
+    def _garbage(self, lq: Tensor, images: Tensor) -> int:
+        """How many pixels the guard would replace."""
+        scale = images.shape[2] // lq.shape[2]
+        if images.shape[1:] != (lq.shape[1], lq.shape[2] * scale, lq.shape[3] * scale) or lq.shape[1] not in (1, 3):
+            return 0  # nothing that shrinks to its input: a network that makes something else
+        if self._guard is None or self._guard.scale != scale:
+            channels = lq.shape[1]
+
+            def run(x: Tensor) -> Tensor:
+                with self.execution.autocast():
+                    return in_whole_windows(self.network, x[:, :channels])
+
+            self._guard = Guard(run, scale=scale, window=8, device=lq.device, name=_kind(self.network))
+        return self._guard.count(lq, images.float().clamp(0, 1))
 
 
 def _kind(network: object) -> str:
@@ -282,7 +303,7 @@ def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: 
         for position, index in enumerate(indices):
             item = ahead.pop().result()
             ahead += [reading.submit(read, following) for following in indices[position + 1 :][:1]]
-            waiting.append(scoring.submit(scorer, index, item, forward(index, item)))
+            waiting.append(scoring.submit(scorer, index, item, *forward(index, item)))
             if len(waiting) > _SCORES_WAITING:
                 yield waiting.popleft().result()
         yield from (score.result() for score in waiting)
@@ -338,8 +359,8 @@ class _Scorer:
         self._warned = False
         self._saved: set[str] = set()
 
-    def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray) -> _Score:
-        """Score one item, given the network's output, uint8 (H, W, C) RGB."""
+    def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray, garbage: int = 0) -> _Score:
+        """Score one item, given the network's output, uint8 (H, W, C) RGB, and how many pixels of it are garbage."""
         path = str(item["lq_path"])
         image = image_name(path)
         if self.save_dir is not None:
@@ -347,7 +368,7 @@ class _Scorer:
         images = {"img": _bgr(output)}
         if item.get("gt") is not None:
             images["img2"] = _bgr(_matching(to_uint8(item["gt"]), output, item))
-        return _Score(index, image, path, self._measure(index, path, images))
+        return _Score(index, image, path, self._measure(index, path, images), garbage)
 
     def _file_name(self, index: int, image: str, file: str) -> str:
         """A name that no other image of the set gets: ``a``, ``a.jpg`` beside ``a.png``, or with the image's index."""
@@ -429,13 +450,17 @@ def _gather(outcome: list[_Score] | Exception, world_size: int) -> list[_Score]:
 
 def _collect(name: str, scores: Sequence[_Score], start: float) -> SetResult:
     per_image: dict[str, dict[str, float]] = {}
+    garbage: dict[str, int] = {}
     for score in scores:
         if score.image in per_image:
             logger.warning("data set %r: another image is also called %r: %s", name, score.image, score.path)
-        per_image[score.path if score.image in per_image else score.image] = score.values
+        image = score.path if score.image in per_image else score.image
+        per_image[image] = score.values
+        if score.garbage:
+            garbage[image] = score.garbage
     values: dict[str, list[float]] = {}
     for score in scores:
         for metric, value in score.values.items():
             values.setdefault(metric, []).append(value)
     mean = {metric: math.fsum(each) / len(each) for metric, each in values.items()}
-    return SetResult(name, per_image, mean, time.perf_counter() - start)
+    return SetResult(name, per_image, mean, time.perf_counter() - start, garbage)

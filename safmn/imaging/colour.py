@@ -31,17 +31,17 @@ def rgb_to_y(image: Array) -> Array:
 
 
 def to_tensor(image: Array) -> torch.Tensor:
-    """Convert uint8 (H, W, C) in [0, 255] to contiguous float32 (C, H, W) in [0, 1]; (H, W) gives one channel.
+    """Convert uint8 or uint16 (H, W, C) to contiguous float32 (C, H, W) in [0, 1]; (H, W) gives one channel.
 
     Raises:
         DataError: the type or the number of dimensions is another one.
     """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise DataError(f"to_tensor needs a uint8 (H, W, C) array, not {image.dtype} of shape {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3):
+        raise DataError(f"to_tensor needs a uint8 or uint16 (H, W, C) array, not {image.dtype} of shape {image.shape}")
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)  # (C, H, W)
     # Copy even an array that counts as contiguous: numpy ignores the stride of an axis of length 1, but torch refuses a
     # negative one, which a flip leaves there.
-    return torch.from_numpy(planes.copy(order="C")).to(torch.float32).div_(255.0)
+    return torch.from_numpy(planes.copy(order="C")).to(torch.float32).div_(float(np.iinfo(image.dtype).max))
 
 
 def to_uint8(tensor: torch.Tensor) -> Array:

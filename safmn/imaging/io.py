@@ -13,16 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 from PIL import Image
 
-from safmn.errors import DataError
+from safmn.errors import DataError, first_line
+from safmn.imaging.boxes import av1_depth, jpeg2000_depth
 from safmn.imaging.file_names import IMAGE_SUFFIXES
 from safmn.imaging.orientation import is_lying, orientation_in, orientation_of, upright
+from safmn.imaging.tiff import is_tiff, read_tiff, tiff_layout
 from safmn.system.files import write_atomically
 from safmn.value_types import Array
 
-_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
 PNG_HEADER = 33  # bytes: every PNG file begins with the signature and the IHDR chunk
 MAX_PIXELS = 2**28  # the largest image that is read; the decoders use at least 6 bytes per pixel
@@ -59,13 +62,16 @@ def check_names(paths: list[Path], folder: Path) -> list[Path]:
     return paths
 
 
-def read_rgb(path: str | os.PathLike[str]) -> Array:
-    """Read any image upright as uint8 (H, W, 3) RGB. Grey is expanded, alpha dropped, 16 bits are reduced to 8.
+def read_rgb(path: str | os.PathLike[str], *, deep: bool = False) -> Array:
+    """Read any image upright as uint8 (H, W, 3) RGB. Grey is expanded, alpha dropped.
+
+    Args:
+        deep: give uint16 for images of more than 8 bits; without it they are cut to 8 bits, as BasicSR does.
 
     Raises:
         DataError: the file is missing, too large, truncated or not an image. The message names the file.
     """
-    return decode_rgb(_read_bytes(path), str(path))
+    return decode_rgb(_read_bytes(path), str(path), deep=deep)
 
 
 def read_image(path: str | os.PathLike[str]) -> Array:
@@ -77,26 +83,59 @@ def read_image(path: str | os.PathLike[str]) -> Array:
     name, data = str(path), _read_bytes(path)
     _check_complete(data, name)
     _check_size(data, name)
-    _check_depth(data, name)
+    image = _special(data, name)
+    if image is not None:
+        return image[..., 0] if image.ndim == 3 and image.shape[2] == 2 else image  # grey and alpha: no alpha
     image = _opencv_decode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         return _pillow_decode(data, name, colour=False)
-    if image.dtype == np.uint16 and bytes(data[4:8]) == b"ftyp":  # AVIF with 10 or 12 bits: OpenCV does not scale it
-        return decode_rgb(data, name)
+    image = _widened_map(data, image)
     if image.ndim == 3 and image.shape[2] >= 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-    return upright(np.asarray(image), orientation_in(data))
+    return upright(np.asarray(image), _orientation(data, name))
 
 
-def decode_rgb(data: bytes | memoryview, name: str) -> Array:
+def decode_rgb(data: bytes | memoryview, name: str, *, deep: bool = False) -> Array:
     """Decode an image file's bytes as :func:`read_rgb` does. Error messages use ``name``."""
     _check_complete(data, name)
     _check_size(data, name)
-    _check_depth(data, name)
-    image = _opencv_decode(data, _COLOUR)
+    image = _special(data, name)
     if image is None:
-        return _pillow_decode(data, name, colour=True)
-    return upright(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), orientation_in(data))
+        image = _opencv_decode(data, _COLOUR)
+        if image is None:
+            return _pillow_decode(data, name, colour=True)
+        image = cv2.cvtColor(_widened_map(data, image), cv2.COLOR_BGR2RGB)
+        image = upright(np.asarray(image), _orientation(data, name))
+    elif image.ndim == 2 or image.shape[2] == 2:
+        image = np.repeat(image.reshape(*image.shape[:2], -1)[..., :1], 3, axis=2)
+    image = image[..., :3]
+    return np.ascontiguousarray(image if deep or image.dtype == np.uint8 else (image >> 8).astype(np.uint8))
+
+
+def widened(pixels: Array, white: int) -> Array:
+    """Pixels of more than 8 bits whose white has this value, as uint16 with white at 65535."""
+    if white == 65535:
+        return pixels
+    return ((np.minimum(pixels, white).astype(np.uint32) * 65535 + white // 2) // white).astype(np.uint16)
+
+
+def decode_deep(data: bytes | memoryview) -> Array | None:
+    """The pixels of an AVIF or JPEG 2000 file with more than 8 bits, as stored: uint16 (H, W) or (H, W, C), scaled.
+
+    Of an animation the first frame. None for files of 8 bits and of other kinds, which libraries read as they are.
+    """
+    head = bytes(data[:12])
+    if head[4:8] == b"ftyp":
+        depth = av1_depth(data)
+        pixels = np.asarray(imagecodecs.avif_decode(bytes(data), 0)) if depth > 8 else None
+    elif head[4:8] == b"jP  " or head[:4] == b"\xff\x4f\xff\x51":
+        depth = jpeg2000_depth(data)
+        pixels = np.asarray(imagecodecs.jpeg2k_decode(bytes(data))) if depth > 8 else None
+    else:
+        return None
+    if pixels is None:
+        return None
+    return widened(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels, 2**depth - 1)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -106,9 +145,15 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         DataError: the file is missing or not an image.
     """
     try:
+        with open(path, "rb") as file:
+            if is_tiff(file.read(4)):
+                file.seek(0)
+                return tiff_layout(file)[:2]
         with Image.open(path) as image:
             lying = is_lying(orientation_of(image))
             return (image.width, image.height) if lying else (image.height, image.width)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image ({error})") from error
 
@@ -255,13 +300,35 @@ def _opencv_decode(data: bytes | memoryview, flags: int) -> Array | None:
         return None
 
 
-def _check_depth(data: bytes | memoryview, name: str) -> None:
-    """Refuse TIFF files with 32-bit values: the decoder would reduce them to black and white."""
-    if bytes(data[:4]) not in (b"II*\0", b"MM\0*"):
-        return
-    pixels = _opencv_decode(data, cv2.IMREAD_UNCHANGED)
-    if pixels is not None and pixels.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{name}: this TIFF file has {pixels.dtype} values; convert it to 8 or 16 bits")
+def _special(data: bytes | memoryview, name: str) -> Array | None:
+    """The upright pixels of a kind of file that OpenCV and Pillow mistake: TIFF, AVIF and JPEG 2000 of many bits."""
+    if is_tiff(bytes(data[:4])):
+        try:
+            return read_tiff(io.BytesIO(data)).pixels
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+    try:
+        pixels = decode_deep(data)
+    except Exception as error:  # decoders raise whatever a damaged file leads to
+        raise DataError(f"{name}: cannot be read as an image ({first_line(error)})") from error
+    return None if pixels is None else upright(pixels, _orientation(data, name))
+
+
+def _widened_map(data: bytes | memoryview, image: Array) -> Array:
+    """Pixels of a portable map whose white is not 65535: OpenCV does not scale them."""
+    if image.dtype != np.uint16 or bytes(data[:2]) not in (b"P2", b"P3", b"P5", b"P6"):
+        return image
+    with Image.open(io.BytesIO(data)) as opened:
+        arguments = opened.tile[0][3]
+    white = int(arguments[1]) if isinstance(arguments, tuple) and isinstance(arguments[1], int) else 0
+    return widened(image, white) if 255 < white < 65535 else image
+
+
+def _orientation(data: bytes | memoryview, name: str) -> int:
+    try:
+        return orientation_in(data)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: {error}; cut it into pieces first") from error
 
 
 def _pillow_decode(data: bytes | memoryview, name: str, *, colour: bool) -> Array:

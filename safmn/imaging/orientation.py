@@ -21,31 +21,41 @@ TURNS: dict[int, Callable[[Array], Array]] = {
 }
 """Tag value -> function from (H, W, ...) as stored to an upright view. Images with other values stay unchanged."""
 _LYING = (5, 6, 7, 8)
-_WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP")
+_WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP", "AVIF")
+_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"irot", b"imir")  # of JPEG, PNG, WebP; of AVIF the last two
 
 
 def orientation_in(data: bytes | memoryview) -> int:
-    """Return the orientation that an image file's bytes state; 1 if they state none or the EXIF data is damaged."""
+    """The orientation that an image file's bytes state; 1 where they state none. Damaged EXIF data states none.
+
+    Raises:
+        Image.DecompressionBombError: more pixels than Pillow opens.
+    """
     data = bytes(data)
-    if b"Exif\0\0" not in data and b"eXIf" not in data and b"EXIF" not in data:  # JPEG, PNG, WebP
+    if not any(mark in data for mark in _MARKS):
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
             return orientation_of(image)
-    except Exception:  # Pillow's parser trusts the offsets and types in a damaged block
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # the parser trusts offsets and types that a damaged block states
         return 1
 
 
 def orientation_of(image: Image.Image) -> int:
     """Return the orientation of a file that Pillow has opened, without decoding its pixels.
 
-    It is 1 for formats other than JPEG, PNG and WebP, because decoders turn TIFF and AVIF themselves.
+    1 for formats other than JPEG, PNG, WebP and AVIF (whose rotation Pillow gives as EXIF data): TIFF is turned when it
+    is decoded. The orientation in XMP does not count, as in browsers.
     """
     if image.format not in _WITH_EXIF or "exif" not in image.info:  # getexif() would decode a PNG file
         return 1
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF data, as above
+        exif = Image.Exif()
+        exif.load(image.info["exif"])  # Image.getexif would take the orientation of XMP
+        return int(exif.get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as above
         return 1
 
 

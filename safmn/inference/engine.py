@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from safmn.archs.stages import Chain, map_modules
 from safmn.errors import OptionError
 from safmn.inference.backends import Backend, make_backend
+from safmn.inference.guard import Guard
+from safmn.inference.optimize import replica
 from safmn.runtime.threads import Lock
 
 logger = logging.getLogger(__name__)
@@ -28,13 +30,15 @@ class Engine:
         network: in evaluation mode, on ``device``.
         chain: its stages; None where it has none.
         backend, device, precision: see :func:`safmn.inference.backends.make_backend`.
+        name: of the weights, for messages.
 
     Attributes:
         whole: runs the whole network. "auto" decides when it is first called.
+        guard: finds garbage in what the network makes of images.
     """
 
     def __init__(
-        self, network: nn.Module, chain: Chain | None, *, backend: str, device: torch.device, precision: str
+        self, network: nn.Module, chain: Chain | None, *, backend: str, device: torch.device, precision: str, name: str
     ) -> None:
         if device.type == "cuda" and torch.cuda._is_in_bad_fork():
             raise OptionError(
@@ -48,6 +52,14 @@ class Engine:
         self._process = os.getpid()
         self._lock = Lock()
         self._stages: Chain | None = None
+        in_precision = "" if precision == "fp32" else f" in {precision}"
+        self.guard = Guard(
+            replica(network),
+            scale=network.scale,  # type: ignore[arg-type]
+            window=getattr(network, "window", 1),
+            device=device,
+            name=name + in_precision,
+        )
         for _ in range(_TRIES):
             self._versions = versions(network)
             self.whole = self._made(backend, network)

@@ -9,27 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safmn.errors import DataError
-from safmn.inference.films.video import VIDEO_SUFFIXES
+from safmn.inference.films.kinds import TARGETS, VIDEO_SUFFIXES, is_film
 from safmn.inference.pictures import READABLE, WRITABLE
 from safmn.system.files import TEMPORARY
 
 # An output with such a name is meant to be a file, also where it cannot be written.
 _FILE_SUFFIXES = (*READABLE, *VIDEO_SUFFIXES, ".heic", ".heif", ".jxl", ".j2k", ".ico", ".psd", ".svg", ".pdf")
-# Containers that hold H.264 pictures beside any sound; the sound of other films is put into Matroska, which holds all.
-_KEPT_CONTAINERS = (".mp4", ".mkv", ".mov", ".webm", ".m4v", ".ts")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to read and one to write."""
+    """One file to read and one to write.
+
+    Attributes:
+        source, target: the files.
+        is_film: whether the source is a film.
+    """
 
     source: Path
     target: Path
-
-    @property
-    def is_film(self) -> bool:
-        """Whether the source's name says that it is a film."""
-        return self.source.suffix.lower() in VIDEO_SUFFIXES
+    is_film: bool = False
 
     @property
     def comparison(self) -> Path:
@@ -44,7 +43,7 @@ class Plan:
     Attributes:
         jobs: in the order of the inputs, folders sorted by name.
         refused: files whose output another one takes already, and folders that cannot be read, with the reason.
-        ignored: files in folders that are neither images nor films by their names.
+        ignored: files in folders that are neither images nor films.
     """
 
     jobs: tuple[Job, ...]
@@ -72,30 +71,39 @@ def plan(
     suffix = _suffix(image_format)
     unreadable: list[str] = []
     found = [item for given in inputs for item in _expand(given, output, unreadable)]
-    known = READABLE + VIDEO_SUFFIXES
-    ignored = [path for path, _, named in found if not named and path.suffix.lower() not in known]
-    kept = list(dict.fromkeys((path, place) for path, place, named in found if named or path.suffix.lower() in known))
+    films = {path for path, _, named in found if _is_film(path, named)}
+    is_known = {path: path in films or path.suffix.lower() in READABLE for path, _, _ in found}
+    ignored = [path for path, _, named in found if not named and not is_known[path]]
+    kept = list(dict.fromkeys((path, place) for path, place, named in found if named or is_known[path]))
     if not kept:
         raise DataError(f"{', '.join(inputs)}: there are no images and no films")
     single = len(kept) == 1 and len(inputs) == 1 and not Path(inputs[0]).is_dir()
     if not output.is_dir() and output.suffix.lower() in _FILE_SUFFIXES:
         if not single:
             raise DataError(f"{output} is the name of a file; several outputs need a folder")
-        jobs = [_named(kept[0][0], output, suffix)]
+        jobs = [_named(kept[0][0], output, suffix, is_film=kept[0][0] in films)]
     else:
-        jobs = [Job(path, output / place.with_suffix(_target_suffix(path, suffix))) for path, place in kept]
+        jobs = [
+            Job(path, output / place.with_suffix(_target_suffix(path, suffix, is_film=path in films)), path in films)
+            for path, place in kept
+        ]
     _check_writable(output if jobs[0].target != output else output.parent)
     _check_inputs(jobs, compare)
     jobs, refused = _distinct(jobs, compare)
     return Plan(tuple(jobs), (*refused, *unreadable), tuple(ignored))
 
 
-def _named(source: Path, target: Path, suffix: str | None) -> Job:
+def _is_film(path: Path, named: bool) -> bool:
+    """Whether a file is a film; one that was named and has an image's suffix is an image."""
+    return path.suffix.lower() not in READABLE and is_film(path, named=named)
+
+
+def _named(source: Path, target: Path, suffix: str | None, *, is_film: bool) -> Job:
     """The job whose output the user has named."""
     if suffix not in (None, target.suffix.lower()):
         raise DataError(f"{target}: its suffix and --format {suffix} differ; leave one out")
-    job = Job(source, target)
-    possible = _KEPT_CONTAINERS if job.is_film else tuple(WRITABLE)
+    job = Job(source, target, is_film)
+    possible = tuple(TARGETS if is_film else WRITABLE)
     if target.suffix.lower() not in possible:
         raise DataError(f"{source} cannot be written as {target}; choose {', '.join(possible)}")
     return job
@@ -117,10 +125,10 @@ def _suffix(image_format: str | None) -> str | None:
     return suffix
 
 
-def _target_suffix(source: Path, wanted: str | None) -> str:
+def _target_suffix(source: Path, wanted: str | None, *, is_film: bool) -> str:
     own = source.suffix.lower()
-    if own in VIDEO_SUFFIXES:
-        return source.suffix if own in _KEPT_CONTAINERS else ".mkv"
+    if is_film:
+        return source.suffix if own in TARGETS else ".mkv"
     return wanted or (source.suffix if own in WRITABLE else ".png")
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,7 +19,8 @@ from safmn.imaging import imresize
 from safmn.inference import pictures
 from safmn.inference.file_jobs import Job
 from safmn.inference.films.animation import Animation, read_animation, write_animation
-from safmn.inference.films.video import Film, probe, upscale_video
+from safmn.inference.films.video import Film, FilmOptions, probe, upscale_video
+from safmn.inference.guard import Finding
 from safmn.inference.pictures import Picture, read_picture, write_picture
 from safmn.inference.side_by_side import comparison
 from safmn.inference.upscaler import Upscaler
@@ -31,7 +32,6 @@ Content: TypeAlias = "Picture | Animation | Film"
 
 logger = logging.getLogger(__name__)
 
-_LIKELY = 0.8  # of the frames that follow from a film's length: its sound may last longer
 _WHOLE = 0.95  # of the frames that a film states: some state a few that are not shown
 
 
@@ -44,6 +44,7 @@ class Run:
     max_pixels: int
     compare: bool
     overwrite: bool
+    film: FilmOptions = field(default_factory=FilmOptions)
     done: int = 0
     kept: int = 0
     uncompared: int = 0  # films and animations where side-by-side pictures were asked for
@@ -103,7 +104,9 @@ class Run:
             if not isinstance(content, Film):
                 pictures.check_size(job.target, *(side * self.upscaler.scale for side in content.size))
             if isinstance(content, Picture):
-                pixels = self.upscaler(content.pixels, progress=bar.advance)
+                found = _Found(job.source)
+                pixels = self.upscaler(content.pixels, progress=bar.advance, report=found.note)
+                found.warn()
                 result = writer.submit(self._write, job, content, pixels, started)
             else:
                 frames = self._film(job, content, bar) if isinstance(content, Film) else self._frames(job, content, bar)
@@ -114,7 +117,7 @@ class Run:
 
     def _write(self, job: Job, original: Picture, pixels: Array, started: float) -> str:
         """Write an image (in the writer's thread); says how it went."""
-        picture = replace(original, pixels=pixels)
+        picture = original.enlarged(pixels)
         try:
             self._write_files(job, original, picture)
         except MemoryError as error:
@@ -138,8 +141,13 @@ class Run:
 
     def _frames(self, job: Job, animation: Animation, bar: _Bar) -> int:
         total = len(animation.durations)
-        frames = (self.upscaler(frame, progress=lambda part: bar.advance(part / total)) for frame in animation.frames())
+        found = _Found(job.source)
+        frames = (
+            self.upscaler(frame, progress=lambda part: bar.advance(part / total), report=found.note)
+            for frame in animation.frames()
+        )
         write_animation(job.target, frames, animation, quality=self.quality)
+        found.warn(total)
         return total
 
     def _film(self, job: Job, film: Film, bar: _Bar) -> int:
@@ -151,14 +159,18 @@ class Run:
             bar.advance(1 / film.frames if film.frames else 0)
             bar.note(f"frame {done}/{film.frames or '?'}")
 
-        upscale_video(job.source, job.target, self.upscaler, on_frame=on_frame)
-        if film.counted and done < _WHOLE * film.frames:
-            raise DataError(
-                f"{job.source}: only {done} of {film.frames} frames could be read: the file is cut or damaged; what "
-                f"there is stands in {job.target}"
-            )
-        if done < _LIKELY * film.frames:
-            logger.warning("%s: %d frames, by its length about %d: is it cut?", job.source, done, film.frames)
+        found = _Found(job.source)
+
+        def upscale(image: Array) -> Array:
+            return self.upscaler(image, report=found.note)
+
+        written = upscale_video(job.source, job.target, upscale, options=self.film, on_frame=on_frame)
+        found.warn(done)
+        damage = written.damage
+        if damage is None and film.counted and done < _WHOLE * film.frames:
+            damage = f"only {done} of {film.frames} frames could be read: the file is cut or damaged"
+        if damage is not None:
+            raise DataError(f"{job.source}: {damage}; what there is stands in {job.target}")
         return done
 
     def _finish(self, pending: _Pending | None, bar: _Bar) -> None:
@@ -182,6 +194,31 @@ class _Pending:
 
     job: Job
     result: Future[str]
+
+
+class _Found:
+    """What the guard found in the frames of one file: one warning for the file, not one for each frame."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._findings: list[Finding] = []
+
+    def note(self, finding: Finding) -> None:
+        """Remember what was found in a frame."""
+        self._findings.append(finding)
+
+    def warn(self, frames: int = 1) -> None:
+        """Say it, where there is anything to say.
+
+        Args:
+            frames: how many the file has.
+        """
+        if not self._findings:
+            return
+        worst = max(self._findings, key=lambda finding: sum(finding.pixels))
+        where = "" if frames == 1 else f"{len(self._findings)} of {frames} frames, the worst: "
+        advice = "; --no-guard keeps the network's output" if worst.replaced else ""
+        logger.warning("%s: %s%s%s.", self._source, where, worst, advice)
 
 
 class _Bar:

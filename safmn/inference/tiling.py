@@ -62,10 +62,21 @@ class Frame:
         scale: of the network.
         window: height and width are padded to a multiple of it.
         device: where the network lives.
+        broken: (B, ceil(h / 8), ceil(w / 8)) bool on the CPU; set to true, when the result is written, for the blocks
+            of 8x8 LR pixels in which it is not finite. Integers cannot hold that; they become 0 or the largest.
     """
 
-    def __init__(self, source: Tensor, target: Tensor, scale: int, window: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        source: Tensor,
+        target: Tensor,
+        scale: int,
+        window: int,
+        device: torch.device,
+        broken: Tensor | None = None,
+    ) -> None:
         self.source, self.target, self.scale, self.device = source, target, scale, device
+        self.broken = broken
         self.batch = source.shape[0]
         self.height = _aligned(source.shape[2], window)
         self.width = _aligned(source.shape[3], window)
@@ -94,9 +105,19 @@ class Frame:
         piece = piece[:, :, :height, :width].float()
         if self.target.shape[1] == 1:
             piece = piece.mean(dim=1, keepdim=True)
+        if not math.isfinite(float(piece.sum())):
+            piece = self._without_numbers(top, left, piece)
         if self.target.dtype in LARGEST:
             piece = (piece.clamp(0, 1) * LARGEST[self.target.dtype]).round()
         self.target[:, :, top : top + height, left : left + width] = piece.to(self.target.device, self.target.dtype)
+
+    def _without_numbers(self, top: int, left: int, piece: Tensor) -> Tensor:
+        """Note where a piece is not finite; returns what is to be written."""
+        if self.broken is not None:
+            places = (~piece.isfinite()).any(dim=1).nonzero().cpu()  # (N, 3): image, row, column
+            side = 8 * self.scale
+            self.broken[places[:, 0], (top + places[:, 1]) // side, (left + places[:, 2]) // side] = True
+        return piece.nan_to_num(nan=0, posinf=1, neginf=0) if self.target.dtype in LARGEST else piece
 
 
 @dataclass(frozen=True)

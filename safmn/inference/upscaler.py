@@ -8,6 +8,7 @@ import io
 import logging
 import math
 import os
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from safmn.archs.stages import Chain, Plain, Stage, stages_of
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling, transparency
 from safmn.inference.engine import Engine
+from safmn.inference.guard import Finding, Watch
 from safmn.inference.optimize import replica
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Cut, Frame, Progress
@@ -40,6 +42,7 @@ _PREPARED = ("_chain", "_window", "_lock", "_engine", "_first_warning", "_sample
 _PROBE = 64  # pixels along each side
 _SAMPLE = 128  # pixels along each side, at most
 _ENSEMBLE_BYTES = 12  # for each colour value of the result: the sum, one of the eight results, and that one flipped
+_OVERSHOOT = 0.5  # by which floating-point values may leave the range of 0 to 1
 
 
 class Upscaler:
@@ -63,10 +66,12 @@ class Upscaler:
         self_ensemble: average over the eight flips and rotations: eight times the work, about 0.1 dB better.
         full_frame_semantics: run the network as published on sizes that are not multiples of its window, where its
             pooling adapts to the size of the frame; never cuts. Otherwise such an image is padded by mirroring.
+        guard: put bicubic where the output is garbage (:mod:`safmn.inference.guard`), and say so.
 
     Attributes:
         network: the network.
         scale: output pixels per input pixel, along each side.
+        name: of the weights, for messages.
 
     Raises:
         WeightsError: the weights cannot be loaded.
@@ -83,6 +88,7 @@ class Upscaler:
         backend: str = "auto",
         self_ensemble: bool = False,
         full_frame_semantics: bool = False,
+        guard: bool = True,
     ) -> None:
         if full_frame_semantics and backend in ("auto", "eager"):
             backend = "eager"
@@ -99,6 +105,8 @@ class Upscaler:
         self.backend = backend
         self.self_ensemble = self_ensemble
         self.full_frame_semantics = full_frame_semantics
+        self.guard = guard
+        self.name = type(network).__name__ if isinstance(weights, nn.Module) else str(weights or DEFAULT_WEIGHTS)
         self._prepare()
         in_usable_thread(self._current_engine)  # raises here what is wrong with the arguments
 
@@ -146,13 +154,20 @@ class Upscaler:
         """All attributes but the network, and what :meth:`_prepare` makes of it."""
         return {name: value for name, value in self.__dict__.items() if name not in _PREPARED and name != "network"}
 
-    def __call__(self, image: Image, *, progress: Progress | None = None) -> Image:
+    def __call__(
+        self,
+        image: Image,
+        *,
+        progress: Progress | None = None,
+        report: Callable[[Finding], None] | None = None,
+    ) -> Image:
         """Upscale one image or a batch.
 
         Args:
             image: a numpy array (H, W), (H, W, C) or (B, H, W, C), or a tensor (H, W), (C, H, W) or (B, C, H, W).
                 C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha); uint8, uint16, or floating point in [0, 1].
             progress: called with the part of the work (0 to 1) that was finished since the last call.
+            report: called where the guard found something, once at most; without it a warning is logged.
 
         Returns:
             The same kind, type, device and layout, ``scale`` times as high and wide; floating point in [0, 1]. Colours
@@ -160,12 +175,13 @@ class Upscaler:
 
         Raises:
             DataError: not such an image.
+            WeightsError: what the network makes of it is not finite anywhere (NaN).
         """
-        return in_usable_thread(lambda: self._upscaled(image, progress or (lambda part: None)))
+        return in_usable_thread(lambda: self._upscaled(image, progress or (lambda part: None), report))
 
     @torch.inference_mode(False)  # the caller may be in it, which some back ends are not made for
     @torch.no_grad()
-    def _upscaled(self, image: Image, report: Progress) -> Image:
+    def _upscaled(self, image: Image, progress: Progress, report: Callable[[Finding], None] | None) -> Image:
         source = _as_batch(image)  # (B, C, h, w)
         engine = self._current_engine()
         batch, channels, height, width = source.shape
@@ -177,13 +193,15 @@ class Upscaler:
         else:
             target = torch.empty(shape, dtype=source.dtype).permute(0, 3, 1, 2)
         planes = _planes(channels)
+        watch = Watch(engine.guard, source, replaces=self.guard)
         for index, plane in enumerate(planes):
             shown = source[:, plane]
             if index == 0 and len(planes) > 1:
                 shown = transparency.filled(shown, source[:, planes[1]])
-            self._plane(engine, shown, target[:, plane], index > 0, lambda part: report(part / len(planes)))
+            self._plane(engine, shown, target[:, plane], index > 0, lambda part: progress(part / len(planes)), watch)
         if len(planes) > 1 and not _is_flat(source[:, planes[1]]):
             transparency.settle(source, target, planes[0], planes[1], tiling.LARGEST.get(source.dtype, 1.0))
+        watch.tell(report)
         return cast(Image, _like(image, target))
 
     def _current_engine(self) -> Engine:
@@ -198,7 +216,12 @@ class Upscaler:
             engine = self._engine  # another thread may have been here
             if engine is None or not engine.fits(self.network):
                 engine = self._engine = Engine(
-                    self.network, self._chain, backend=self.backend, device=self.device, precision=self.precision
+                    self.network,
+                    self._chain,
+                    backend=self.backend,
+                    device=self.device,
+                    precision=self.precision,
+                    name=self.name,
                 )
             return engine
 
@@ -211,19 +234,23 @@ class Upscaler:
                 f"{free / 2**30:.1f} GiB are free"
             )
 
-    def _plane(self, engine: Engine, source: Tensor, target: Tensor, alpha: bool, progress: Progress) -> None:
+    def _plane(
+        self, engine: Engine, source: Tensor, target: Tensor, alpha: bool, progress: Progress, watch: Watch
+    ) -> None:
         """The colours or the alpha of a batch: (B, 1 or 3, h, w) into (B, 1 or 3, h * scale, w * scale)."""
         if alpha and _is_flat(source):  # an opaque image
             target.fill_(source[0, 0, 0, 0].item())
             progress(1.0)
-        elif self.self_ensemble:
-            self._ensemble(engine, source, target, progress)
+            return
+        if self.self_ensemble:
+            self._ensemble(engine, source, target, progress, watch)
         else:
-            self._frames(engine, source, target, progress)
+            self._frames(engine, source, target, progress, watch.broken)
         if target.is_floating_point():
             target.clamp_(0, 1)
+        watch.check(source, target)
 
-    def _ensemble(self, engine: Engine, source: Tensor, target: Tensor, progress: Progress) -> None:
+    def _ensemble(self, engine: Engine, source: Tensor, target: Tensor, progress: Progress, watch: Watch) -> None:
         """The mean over the eight flips and rotations (Timofte et al., CVPR 2016)."""
         image = source.to(torch.float32) / tiling.LARGEST.get(source.dtype, 1.0)
         total = torch.zeros(target.shape, device=source.device)
@@ -234,11 +261,13 @@ class Upscaler:
                 out = turned.new_empty(*turned.shape[:2], *(side * self.scale for side in turned.shape[2:]))
                 self._frames(engine, turned, out, lambda part: progress(part / 8))
                 total += torch.rot90(out.flip(3) if flip else out, -turns, (2, 3))
-        Frame(source, target, self.scale, 1, self.device).write(0, 0, total.div_(8))
+        Frame(source, target, self.scale, 1, self.device, watch.broken).write(0, 0, total.div_(8))
 
-    def _frames(self, engine: Engine, source: Tensor, target: Tensor, progress: Progress) -> None:
+    def _frames(
+        self, engine: Engine, source: Tensor, target: Tensor, progress: Progress, broken: Tensor | None = None
+    ) -> None:
         """A batch at once if it fits into memory uncut, otherwise image by image."""
-        frame = self._frame(source, target)
+        frame = self._frame(source, target, broken)
         if self._sample is None:
             self._sample = frame.read(*_middle(frame.height, self._window), *_middle(frame.width, self._window))[:1]
         cut = self.cut(frame)
@@ -246,12 +275,13 @@ class Upscaler:
             self._run(engine, frame, cut, progress)
             return
         for index in range(frame.batch):
-            single = self._frame(source[index : index + 1], target[index : index + 1])
+            one = slice(index, index + 1)
+            single = self._frame(source[one], target[one], None if broken is None else broken[one])
             self._run(engine, single, self.cut(single), lambda part: progress(part / frame.batch))
 
-    def _frame(self, source: Tensor, target: Tensor) -> Frame:
+    def _frame(self, source: Tensor, target: Tensor, broken: Tensor | None) -> Frame:
         window = self._published_window if self.full_frame_semantics else self._window
-        return Frame(source, target, self.scale, window, self.device)
+        return Frame(source, target, self.scale, window, self.device, broken)
 
     def _run(self, engine: Engine, frame: Frame, cut: Cut, progress: Progress) -> None:
         """Piece by piece; where memory runs out, on with pieces of half the width."""
@@ -418,7 +448,24 @@ def _as_batch(image: object) -> Tensor:
         )
     if tensor.dtype not in _DTYPES:
         raise DataError(f"cannot upscale {tensor.dtype}: convert it to uint8, uint16 or floating point in [0, 1]")
+    if tensor.is_floating_point():
+        _check_values(tensor)
     return tensor.reshape((1,) * (4 - tensor.ndim) + shape)
+
+
+def _check_values(image: Tensor) -> None:
+    """Refuse what would come out white or black: values of 0 to 255, and what is no number.
+
+    Filters and resizing leave the range of 0 to 1 by a little, which is clamped in the result.
+    """
+    lowest, highest = (value.item() for value in image.aminmax())
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise DataError("cannot upscale an image with values that are not numbers (NaN or infinite)")
+    if lowest < -_OVERSHOOT or highest > 1 + _OVERSHOOT:
+        raise DataError(
+            f"cannot upscale floating-point values of {lowest:.4g} to {highest:.4g}: they must be 0 to 1 (divide by "
+            "255, or convert to uint8)"
+        )
 
 
 def _like(image: Array | Tensor, target: Tensor) -> Array | Tensor:

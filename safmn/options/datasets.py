@@ -131,6 +131,13 @@ def degrades(kind: Any) -> bool:
     return known and getattr(registry.find(registry.DATASET_REGISTRY, kind), "degrades", False) is True
 
 
+def degrades_any(section: Mapping[str, Any]) -> bool:
+    """Whether the data set of a section, or one of the ``parts`` that it mixes, makes its LQ images."""
+    parts = section.get("parts")
+    kinds = [part.get("type") for part in parts.values() if isinstance(part, dict)] if isinstance(parts, dict) else []
+    return any(map(degrades, (section.get("type"), *kinds)))
+
+
 def defaults_of(section: Mapping[str, Any]) -> dict[str, Any]:
     """The defaults of the keys of one data set's section; of the loader's alone where its type is not registered."""
     try:

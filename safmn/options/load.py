@@ -153,7 +153,7 @@ def _dataset(name: str, section: dict[str, Any], scale: int, degradation: dict[s
     One that degrades images gets the keys for it that stand outside its section, too.
     """
     expanded = {key: _home(value) if key in datasets.PATHS else value for key, value in section.items()}
-    outside = {"degradation": degradation} if datasets.degrades(section["type"]) else {}
+    outside = {"degradation": degradation} if datasets.degrades_any(section) else {}
     return expanded | {"phase": rules.phase_of(name), "scale": scale} | outside
 
 

@@ -15,7 +15,7 @@ from safmn.degradations.keys import DegradationKeys, PublishedKeys
 from safmn.errors import OptionError, did_you_mean
 from safmn.imaging.file_names import folder_mistake
 from safmn.options import components
-from safmn.options.datasets import check_dataset, degrades
+from safmn.options.datasets import check_dataset, degrades, degrades_any
 from safmn.options.losses import LossEntry, given_losses, loss_entries
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.typed import show, to_type
@@ -193,8 +193,9 @@ def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -
         problems.add(("train", "artifacts_opt"), "is the same loss as ldl_opt; give one of them")
     if any(entry.role == "artefact" for entry in entries) and not train.ema_decay:
         problems.add(("train", "ema_decay"), "is 0, but the artefact loss compares with the average; set it to 0.999")
-    if train.teacher is not None and not _model(file).takes_teacher and not _model_may_come(file, problems):
-        problems.add(("train", "teacher"), f"is not supported by {file.model_type}, only by SRModel")
+    for key in ("teacher", "flat_areas"):
+        if getattr(train, key) is not None and not _model(file).takes_teacher and not _model_may_come(file, problems):
+            problems.add(("train", key), f"is not supported by {file.model_type}, only by SRModel and RealSRModel")
     _check_schedule(train, problems)
     _check_discriminator(file, train, entries, problems)
 
@@ -297,8 +298,9 @@ def _check_degradation(file: OptionFile, data: Mapping[str, Any], mode: str, pro
 
 def _warn_of_pairs(file: OptionFile, given: list[str], problems: Problems) -> None:
     """Say of each key that it has no effect where the training set holds pairs; sharpening the GT has one."""
-    kind = file.datasets.get("train", {}).get("type")
-    if kind is None or degrades(kind):
+    section = file.datasets.get("train", {})
+    kind = section.get("type")
+    if kind is None or degrades_any(section):
         return
     for key in (*given, *(["degradation"] if file.degradation else [])):
         if key not in _FOR_PAIRS:

@@ -55,6 +55,18 @@ class TeacherSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     except_images: Annotated[str, Meta(min_length=1)] | None = None
 
 
+class FlatAreasSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A loss on areas of one colour, so large that no border is in sight.
+
+    Attributes:
+        colours: how many are drawn for each micro-batch; 64 cost about as much as one LR patch of 64x64.
+        loss_weight: of the loss, an L1 distance.
+    """
+
+    colours: Positive = 64
+    loss_weight: PositiveFloat = 1.0
+
+
 class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the network is trained.
 
@@ -76,6 +88,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         on_nonfinite: What a NaN or Inf in a loss or gradient does: ``stop`` the run, or ``skip`` the step.
         max_skips: The run stops when more steps than this were skipped.
         teacher: A network whose output takes the GT's place.
+        flat_areas: A loss on areas of one colour that never end; null: none.
         losses: A list of losses: ``type``, the arguments of its constructor, and the keys of an entry (below).
         pixel_opt: BasicSR's key for the pixel loss; read as an entry of ``losses``.
         fft_opt: The published SAFMN files' key for the frequency loss; read as an entry of ``losses``.
@@ -104,6 +117,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skips: Positive = 100
     teacher: TeacherSection | None = None
+    flat_areas: FlatAreasSection | None = None
     losses: list[Component] = []
     pixel_opt: Component | None = None
     fft_opt: Component | None = None

@@ -11,6 +11,7 @@ from PIL import Image
 
 from safmn.errors import DataError, exit_status
 from safmn.imaging import IMAGE_SUFFIXES, check_names, image_size, list_images
+from safmn.imaging.tiff import is_tiff, tiff_layout
 from safmn.prepare.outputs import named
 from safmn.prepare.parallel import default_jobs, in_order, progress
 from safmn.system.console import ArgumentParser, say_line
@@ -40,11 +41,17 @@ def describe(path: Path) -> str:
         DataError: the file is no image.
     """
     try:
+        with path.open("rb") as file:
+            if is_tiff(file.read(4)):
+                file.seek(0)
+                return "({},{},{})".format(*tiff_layout(file))
         with Image.open(path) as image:
             # A palette or an alpha channel is not what training reads: 3 channels, unless the image is grey.
             channels = 1 if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;") else 3
             height, width = image_size(path)
             return f"({height},{width},{channels})"
+    except DataError as error:
+        raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image ({error})") from error
 

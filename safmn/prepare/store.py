@@ -223,7 +223,25 @@ def _read(path: str, folder: str) -> tuple[np.ndarray, SourceFile]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     name = os.path.relpath(path, folder)
-    return decode_rgb(content, path), SourceFile(name, state.st_size, state.st_mtime_ns, digest_of(content))
+    pixels = _eight_bits(decode_rgb(content, path, deep=True), path)
+    return pixels, SourceFile(name, state.st_size, state.st_mtime_ns, digest_of(content))
+
+
+def _eight_bits(image: np.ndarray, path: str) -> np.ndarray:
+    """An image of 8 bits, or of 16 that hold no more than 8.
+
+    Raises:
+        DataError: it has more, which a store cannot hold.
+    """
+    if image.dtype == np.uint8:
+        return image
+    upper = (image >> 8).astype(np.uint8)
+    if not np.array_equal(upper.astype(np.uint16) * 257, image):
+        raise DataError(
+            f"{path} has 16 bits, and a patch store holds 8: train from the folder or from an lmdb (safmn prepare "
+            "lmdb), which keep them, or convert the images to 8 bits"
+        )
+    return upper
 
 
 def _planar(image: np.ndarray) -> np.ndarray:

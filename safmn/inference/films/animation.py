@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,19 @@ import numpy as np
 from PIL import Image
 
 from safmn.errors import DataError
+from safmn.imaging.boxes import av1_depth
+from safmn.inference.films.animation_frames import composed
 from safmn.inference.pictures import (
     MAX_PIXELS,
     WRITABLE,
+    Extras,
     Picture,
     as_saved,
     decoding,
+    finished,
+    fitted,
+    head_of,
+    is_single,
     metadata,
     open_image,
     save_options,
@@ -26,8 +34,11 @@ from safmn.inference.pictures import (
 from safmn.system.files import atomic_path
 from safmn.value_types import Array
 
+logger = logging.getLogger(__name__)
+
+_COMPOSED = ("GIF", "PNG")  # formats whose frames are not left to Pillow
+_FINISHED = ("PNG", "AVIF")  # formats that are completed when Pillow has written them
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
-_TURNED = ("GIF", "AVIF")  # GIF holds no orientation; with one, Pillow's encoder of animated AVIF crashes
 _DEFAULT_MS = 100  # where a file gives its frames no duration
 
 
@@ -41,7 +52,9 @@ class Animation:
         loop: how often it is played; 0 for ever, None where the file does not say.
         exif: EXIF data, with the orientation of the frames.
         icc: colour profile.
+        extras: what else the file says.
         size: (width, height) in pixels.
+        transparent: whether any frame has transparency.
         has_default: whether the first frame is shown only where animations are not (PNG).
         once: a GIF that does not say how often, which means once; in other formats it means for ever.
     """
@@ -54,23 +67,33 @@ class Animation:
     size: tuple[int, int]
     has_default: bool = False
     once: bool = False
+    transparent: bool = False
+    extras: Extras = field(default=Extras())
 
     def frames(self) -> Iterator[Array]:
-        """The composed frames, one by one: uint8 (H, W, 3), or (H, W, 4) where the animation has transparency; before
-        the orientation that ``exif`` states.
+        """The composed frames, one by one: uint8 (H, W, 3), or (H, W, 4) where any of them has transparency; before the
+        orientation that ``exif`` states.
 
         Raises:
             DataError: a frame cannot be decoded; names the file and the frame.
         """
-        with Image.open(self.path) as image:
-            mode = "RGB"
-            for number in range(len(self.durations)):
-                with decoding(self.path, f"frame {number + 1}"):
-                    image.seek(number)
-                    if image.has_transparency_data:
-                        mode = "RGBA"  # from here on: the frames of one file must not differ
-                    frame = np.array(image.convert(mode))
-                yield frame
+        frames = _frames(self.path)
+        for number in range(len(self.durations)):
+            with decoding(self.path, f"frame {number + 1}"):
+                frame = next(frames)
+            # The frames of one file must not differ.
+            yield frame if self.transparent else np.ascontiguousarray(frame[..., :3])
+
+
+def _frames(path: Path) -> Iterator[Array]:
+    """The composed frames of a file, RGBA."""
+    with Image.open(path) as image:
+        if image.format in _COMPOSED:
+            yield from composed(path, image.format, image.size)
+            return
+        for number in range(image.n_frames):  # type: ignore[attr-defined]
+            image.seek(number)
+            yield np.array(image.convert("RGBA"))
 
 
 def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Animation | None:
@@ -79,21 +102,28 @@ def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
     Raises:
         DataError: as :func:`safmn.inference.pictures.open_image`, or a frame is damaged; names the file.
     """
+    if is_single(head_of(path)):
+        return None
     with open_image(path, max_pixels) as image, decoding(path):
         if image.format not in ANIMATED or getattr(image, "n_frames", 1) <= 1:
             return None
+        if image.format in _FINISHED:
+            _check_depth(image, path)
         image.load()
-        exif, icc = metadata(image)
-        durations = []
+        exif, icc, extras = metadata(image)
+        durations, transparent, frames = [], False, _frames(Path(path))
         for number in range(image.n_frames):  # type: ignore[attr-defined]
             with decoding(path, f"frame {number + 1}"):
                 image.seek(number)
                 image.load()  # GIF and WebP know a frame's duration only then
+                transparent = transparent or bool((next(frames)[..., 3] < 255).any())
             durations.append(round(image.info.get("duration") or _DEFAULT_MS))
         has_default = bool(image.info.get("default_image"))
         loop = image.info.get("loop")
         once = image.format == "GIF" and loop is None
-        return Animation(Path(path), tuple(durations), loop, exif, icc, image.size, has_default, once)
+        return Animation(
+            Path(path), tuple(durations), loop, exif, icc, image.size, has_default, once, transparent, extras
+        )
 
 
 def write_animation(
@@ -113,7 +143,7 @@ def write_animation(
     kind = WRITABLE.get(path.suffix.lower(), "")
     if kind not in ANIMATED:
         raise DataError(f"{path}: {kind or path.suffix} cannot hold an animation; choose .gif, .webp, .png or .avif")
-    pictures = (Picture(frame, animation.exif, animation.icc) for frame in frames)
+    pictures = (_described(frame, animation) for frame in frames)
     durations = list(animation.durations)
     own_options: dict[str, Any] = {}
     if animation.has_default:
@@ -122,12 +152,13 @@ def write_animation(
             own_options["default_image"] = True
         else:
             next(pictures)
-    if kind in _TURNED:
-        pictures = (picture.upright() for picture in pictures)
-    start = next(pictures)
+    start = fitted(next(pictures), kind, path)  # says for all what the format cannot hold
     first = as_saved(start.pixels, kind)
-    images = (as_saved(picture.pixels, kind) for picture in pictures)
-    others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
+    images = (as_saved(fitted(picture, kind, path, say=_nothing).pixels, kind) for picture in pictures)
+    if kind in ("WEBP", "AVIF"):
+        others: Iterable[Image.Image] = [_Rest(images, first, len(durations) - 1)]
+    else:
+        others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
     if animation.loop is not None:
         own_options["loop"] = animation.loop
     elif animation.once and kind != "GIF":
@@ -137,3 +168,47 @@ def write_animation(
     options = {**save_options(kind, start, quality), **own_options}
     with atomic_path(path) as temporary, writing(path, kind):
         first.save(temporary, kind, save_all=True, append_images=others, duration=durations, **options)
+        if kind in _FINISHED:
+            temporary.write_bytes(finished(temporary.read_bytes(), kind, start))
+
+
+def _described(frame: Array, animation: Animation) -> Picture:
+    """A frame, larger than it was, with what the file says."""
+    extras = animation.extras
+    if extras.resolution is not None:
+        x, y = (now / before for now, before in zip(frame.shape[1::-1], animation.size, strict=True))
+        extras = replace(extras, resolution=extras.resolution.times(x, y))
+    return Picture(frame, animation.exif, animation.icc, extras).described()
+
+
+def _nothing(*_: object) -> None:
+    """Say nothing."""
+
+
+def _check_depth(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Say that frames of more than 8 bits lose some."""
+    raw_mode = next((str(tile[3]) for tile in image.tile), "")  # type: ignore[attr-defined]
+    deep = ";16" in raw_mode if image.format == "PNG" else av1_depth(Path(path).read_bytes()) > 8
+    if deep:
+        logger.warning("%s: its frames have more than 8 bits; frames of animations are read with 8.", path)
+
+
+class _Rest(Image.Image):
+    """All frames but the first as one image that Pillow steps through, so that one of them is held at a time."""
+
+    def __init__(self, frames: Iterator[Image.Image], first: Image.Image, count: int) -> None:
+        super().__init__()
+        self._frames, self.n_frames, self._at = frames, count, -1
+        self._mode, self._size = first.mode, first.size
+
+    def seek(self, frame: int) -> None:
+        """Make the next frame the current one."""
+        if frame >= self.n_frames:
+            raise EOFError
+        while self._at < frame:
+            self.im = next(self._frames).im
+            self._at += 1
+
+    def tell(self) -> int:
+        """The number of the current frame."""
+        return max(self._at, 0)

@@ -1,11 +1,12 @@
-"""Films, through PyAV: pictures upscaled one by one, sound and subtitles copied as they are."""
+"""Films, through PyAV: pictures upscaled one by one, all other tracks kept as far as the container can hold them."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,31 +14,33 @@ from typing import Any
 
 import numpy as np
 
-from safmn.errors import DataError, UserError
-from safmn.inference.pictures import decoding
+from safmn.errors import DataError, UserError, first_line
+from safmn.inference.films import codecs as film_codecs
+from safmn.inference.films import tracks as film_tracks
+from safmn.inference.films.codecs import FilmOptions
+from safmn.inference.films.kinds import TARGETS, VIDEO_SUFFIXES
+from safmn.inference.films.source import (
+    WHITE_16,
+    Picture,
+    Source,
+    av_module,
+    convert,
+    main_stream,
+    open_film,
+    shown_frames,
+    to_white,
+)
 from safmn.system.files import atomic_path
 from safmn.system.prefetch import prefetch
 from safmn.value_types import Array
 
+__all__ = ["VIDEO_SUFFIXES", "Film", "FilmOptions", "Written", "probe", "upscale_video"]
+
 logger = logging.getLogger(__name__)
 
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
-_ENCODERS = {".webm": ("libvpx-vp9", {"crf": "20", "b": "0", "row-mt": "1", "cpu-used": "4"})}
-_DEFAULT_ENCODER = ("libx264", {"crf": "15", "preset": "medium"})
-_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}  # of H.273 to FFmpeg's SWS_CS
-_UNSPECIFIED, _BT709 = 2, 1
-_COPIED = ("audio", "subtitle")
-
-
-def _av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise DataError("videos need the optional package av (PyAV): pip install av") from error
-    if not hasattr(av.VideoFrame, "color_primaries"):
-        raise DataError(f"videos need PyAV 17 or newer, this is {av.__version__}: pip install --upgrade av")
-    return av
+_FRAME_DURATION = 1 << 8  # FFmpeg's AV_CODEC_FLAG_FRAME_DURATION: packets last as long as their pictures
+_OF_THE_CONTAINER = ("MAJOR_BRAND", "MINOR_VERSION", "COMPATIBLE_BRANDS", "ENCODER", "DURATION")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Film:
     Attributes:
         frames: how many; 0 where it does not say.
         width, height: in pixels.
-        counted: whether the number is that of the frames in the file, or follows from how long it and its sound last.
+        counted: whether the number is that of the frames in the file, or follows from how long it lasts.
     """
 
     frames: int
@@ -56,18 +59,30 @@ class Film:
     counted: bool = False
 
 
+@dataclass(frozen=True)
+class Written:
+    """What became of a film.
+
+    Attributes:
+        frames: how many pictures were written.
+        damage: what is missing from the source, as a sentence; None where it is whole.
+    """
+
+    frames: int
+    damage: str | None = None
+
+
 def probe(path: str | os.PathLike[str]) -> Film:
     """Read the head of a film.
 
     Raises:
         DataError: not a film, or without pictures; names the file.
     """
-    av = _av()
-    with _opened(av, path) as container:
-        stream = _picture_stream(container, path)
-        frames = stream.frames
+    with open_film(path) as container:
+        stream = main_stream(container, path)
+        frames = shown_frames(stream)
         if not frames and stream.average_rate and container.duration:
-            frames = round(container.duration / av.time_base * stream.average_rate)
+            frames = round(container.duration / av_module().time_base * stream.average_rate)
         return Film(frames, stream.width, stream.height, counted=bool(stream.frames))
 
 
@@ -76,158 +91,172 @@ def upscale_video(
     target: str | os.PathLike[str],
     upscale: Callable[[Array], Array],
     *,
+    options: FilmOptions | None = None,
     on_frame: Callable[[], None] = lambda: None,
-) -> None:
+) -> Written:
     """Upscale a film; the file is complete or absent.
 
-    Timestamps, sound and subtitles stay as they are. Pictures are H.264 (VP9 in .webm) with 8 bits; where the film says
-    that it is to be shown rotated, they are rotated.
+    Times, sound, subtitles, chapters, languages and titles stay as they are; a track that the container cannot hold is
+    converted or left out, with a warning. Interlaced pictures are deinterlaced. Where the film says that it is to be
+    shown rotated, its pictures are rotated. Pictures of more than 8 bits stay so.
 
     Args:
         source: any film that FFmpeg reads.
-        target: the container is told by the suffix, and must be able to hold the sound as it is.
-        upscale: uint8 (H, W, 3) RGB to the same, larger.
+        target: the container is told by the suffix, one of :data:`safmn.inference.films.kinds.TARGETS`.
+        upscale: uint8 or uint16 (H, W, 3) RGB to the same, larger.
+        options: how it is encoded.
         on_frame: called after each picture.
 
     Raises:
         DataError: the film cannot be read, or not be written in that container; names the file.
+        OptionError: the container cannot hold what ``options`` ask for.
     """
-    av = _av()
-    with _opened(av, source) as reader, atomic_path(Path(target)) as temporary:
-        _picture_stream(reader, source)
+    av = av_module()
+    source, target, options = Path(source), Path(target), options or FilmOptions()
+    with (
+        open_film(source) as reader,
+        film_tracks.samples(functools.partial(open_film, source)) as found,
+        atomic_path(target) as temporary,
+    ):
+        stream = main_stream(reader, source)
+        pictures = _source(reader, stream, source, target, options)
+        kind, private = TARGETS[target.suffix.lower()], _private(reader, target)
         try:
-            with av.open(os.fspath(temporary), "w") as writer:
-                _transcode(_Films(reader, writer, Path(source), Path(target)), upscale, on_frame)
+            with av.open(f"file:{temporary}", "w", format=kind, container_options=private) as writer:
+                frames = _Transcoder(pictures, writer, target, options, found).run(upscale, on_frame)
         except UserError:
             raise
-        except (av.error.FFmpegError, ValueError) as error:  # the second: sound that the container cannot hold
-            raise DataError(f"{source}: cannot be turned into {Path(target).name} ({error})") from error
+        except (av.error.FFmpegError, ValueError) as error:
+            raise DataError(f"{source}: cannot be turned into {target.name} ({first_line(error)})") from error
+        return Written(frames, pictures.damage())
 
 
-@dataclass(frozen=True)
-class _Films:
-    reader: Any
-    writer: Any
-    source: Path
-    target: Path
+def _source(reader: Any, stream: Any, path: Path, target: Path, options: FilmOptions) -> Source:
+    bits = max(part.bits for part in stream.format.components)
+    encoder = film_codecs.choose(options, target.suffix, deep=bits > 8)
+    if encoder.bits < bits:
+        logger.warning("%s: its pictures have %d bits; they are written with %d.", path, bits, encoder.bits)
+    return Source(reader, stream, path, encoder.bits > 8, options.deinterlace, film_tracks.shift_of(reader))
 
 
-def _opened(av: Any, path: str | os.PathLike[str]) -> Any:
-    try:
-        return av.open(os.fspath(path))
-    except (av.error.FFmpegError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a film ({error})") from error
+def _private(reader: Any, target: Path) -> dict[str, str]:
+    """Options of the container: MP4 holds unusual tags (of phones, with dots in their names) only on demand."""
+    of_phones = any("." in key for key in reader.metadata)
+    return {"movflags": "use_metadata_tags"} if of_phones and target.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
 
 
-def _picture_stream(container: Any, path: str | os.PathLike[str]) -> Any:
-    if not container.streams.video:
-        raise DataError(f"{path}: there are no pictures in this film")
-    stream = container.streams.video[0]
-    if stream.format is None:
-        raise DataError(f"{path}: its pictures cannot be decoded (damaged, or in a format that FFmpeg does not know)")
-    return stream
+class _Transcoder:
+    """One film on its way: packets in the order of the file, pictures decoded ahead, upscaled and encoded."""
 
+    def __init__(self, source: Source, writer: Any, target: Path, options: FilmOptions, found: Any) -> None:
+        self.source, self.writer, self.target, self.options, self.found = source, writer, target, options, found
+        self.stream: Any = None
+        self.tracks: dict[int, film_tracks.Track] = {}
 
-@dataclass(frozen=True)
-class _Picture:
-    """A decoded picture, and what its successor takes over from it."""
+    def run(self, upscale: Callable[[Array], Array], on_frame: Callable[[], None]) -> int:
+        """Do it, and return how many pictures there were."""
+        frames = 0
+        waiting = []  # packets before the first picture, whose size must be known when the file is begun
+        others = {stream.index for stream in self.source.container.streams} - {self.source.stream.index}
+        with contextlib.closing(prefetch(self.source.items(others), depth=4)) as items:
+            for item in items:
+                if isinstance(item, Picture):
+                    image = upscale(item.image)
+                    self._encode(image, item)
+                    frames += 1
+                    on_frame()
+                elif self.stream is None:
+                    waiting.append(item)
+                else:
+                    self._pass_on(item)
+                if self.stream is not None and waiting:
+                    for packet in waiting:
+                        self._pass_on(packet)
+                    waiting.clear()
+        if not frames:
+            raise DataError(f"{self.source.path}: no picture of this film can be decoded")
+        for track in self.tracks.values():
+            self.writer.mux(track.end())
+        self.writer.mux(self.stream.encode(None))
+        return frames
 
-    image: Array
-    pts: int | None
-    time_base: Fraction
-    colours: tuple[int, int, int]  # matrix, primaries, transfer
-    aspect: Fraction | None  # of a pixel, width to height
+    def _pass_on(self, packet: Any) -> None:
+        track = self.tracks.get(packet.stream.index)
+        if track is not None:
+            self.writer.mux(track.feed(packet))
 
+    def _encode(self, image: Array, picture: Picture) -> None:
+        if self.stream is None:
+            self._begin(image, picture)
+        if self.encoder.pad:
+            height, width = image.shape[:2]
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = self._in_its_format(image, picture)
+        frame.pts, frame.time_base, frame.duration = picture.pts, picture.time_base, picture.duration
+        self.writer.mux(self.stream.encode(frame))
 
-def _transcode(films: _Films, upscale: Callable[[Array], Array], on_frame: Callable[[], None]) -> None:
-    """Packets in the order of the file: sound is passed on, pictures are decoded ahead, upscaled and encoded."""
-    pictures = films.reader.streams.video[0]
-    pictures.thread_type = "AUTO"
-    if any(part.bits > 8 for part in pictures.format.components):
-        logger.warning("%s: its pictures have more than 8 bits; they are written with 8.", films.source)
-    films.writer.metadata.update(films.reader.metadata)
-    copied = {
-        stream.index: films.writer.add_stream_from_template(stream)
-        for stream in films.reader.streams
-        if stream.type in _COPIED
-    }
-    encoder = None
-    waiting = []  # packets before the first picture: its stream must exist when the first one is written
-    with contextlib.closing(prefetch(_demux(films, set(copied)), depth=4)) as items:
-        for item in items:
-            if not isinstance(item, _Picture):
-                item.stream = copied[item.stream.index]
-                waiting.append(item)
-            else:
-                image = upscale(item.image)
-                encoder = encoder or _encoder(films, pictures, image, item)
-                films.writer.mux(encoder.encode(_frame(image, item, encoder.pix_fmt)))
-                on_frame()
-            if encoder is not None:
-                for packet in waiting:
-                    films.writer.mux(packet)
-                waiting.clear()
-    if encoder is None:
-        raise DataError(f"{films.source}: no picture of this film can be decoded")
-    films.writer.mux(encoder.encode(None))
+    def _in_its_format(self, image: Array, picture: Picture) -> Any:
+        """An RGB image as a frame in the encoder's pixel format, in the colours of the source."""
+        frame_of = av_module().VideoFrame.from_ndarray
+        if image.dtype == np.uint8:
+            frame = frame_of(image, format="rgb24")
+        else:
+            white = 65535 if self.stream.format.is_rgb else WHITE_16
+            frame = frame_of(to_white(image, white, 65535), format="rgb48le")
+        if self.stream.format.is_rgb:
+            return convert(frame, self.encoder.pix_fmt)
+        matrix, colour_range = picture.colours.sws(picture.size), 2 if picture.colours.full else 1
+        return convert(frame, self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=colour_range)
 
+    def _begin(self, image: Array, first: Picture) -> None:
+        """Add all streams, now that the size is known, and set them up."""
+        height, width = image.shape[:2]
+        deep = image.dtype != np.uint8
+        odd = bool(height % 2 or width % 2)
+        self.encoder = film_codecs.choose(self.options, self.target.suffix, deep=deep, odd=odd)
+        if self.encoder.pad:
+            logger.warning(
+                "%s: %dx%d is odd, which %s with %s cannot be; the last row or column is repeated.",
+                *(self.source.path, width, height, self.encoder.name, self.encoder.pix_fmt),
+            )
+        self.writer.metadata.update(
+            {key: text for key, text in self.source.container.metadata.items() if key.upper() not in _OF_THE_CONTAINER}
+        )
+        self.tracks = film_tracks.add_tracks(
+            self.source.container,
+            self.writer,
+            self.source.stream,
+            functools.partial(self._add_pictures, image, first),
+            self.found,
+            source=self.source.path,
+            target=self.target,
+        )
 
-def _demux(films: _Films, copied: set[int]) -> Iterator[Any]:
-    """The packets to copy and the pictures of the first video stream, in the order of the file."""
-    reader, pictures = films.reader, films.reader.streams.video[0]
-    aspect = pictures.sample_aspect_ratio or None
-    for packet in reader.demux(pictures, *(stream for stream in reader.streams if stream.index in copied)):
-        if packet.stream.index in copied:
-            if packet.dts is not None:  # None: the empty packet that ends a stream
-                yield packet
-            continue
-        with decoding(films.source, "a picture"):
-            frames = packet.decode()
-        for frame in frames:
-            turns = round(frame.rotation / 90)
-            image = np.ascontiguousarray(np.rot90(_rgb(frame), turns))
-            colours = (_matrix(frame), int(frame.color_primaries), int(frame.color_trc))
-            turned = 1 / aspect if aspect and turns % 2 else aspect
-            yield _Picture(image, frame.pts, frame.time_base, colours, turned)
+    def _add_pictures(self, image: Array, first: Picture) -> Any:
+        """The stream of the upscaled pictures, with the colours and the clock of the original ones."""
+        height, width = (side + side % 2 if self.encoder.pad else side for side in image.shape[:2])
+        original = self.source.stream
+        rate = original.average_rate or original.guessed_rate or Fraction(25)
+        stream = self.encoder.add_to(self.writer, rate, width, height)
+        context = stream.codec_context
+        stream.time_base = context.time_base = first.time_base
+        context.flags |= _FRAME_DURATION
+        colours = first.colours.of_larger(first.size, (height, width))
+        if stream.format.is_rgb:
+            context.colorspace, context.color_range = 0, 2
+        else:
+            context.colorspace, context.color_range = colours.matrix, 2 if colours.full else 1
+        context.color_primaries, context.color_trc = colours.primaries, colours.transfer
+        if first.aspect is not None:
+            context.sample_aspect_ratio = first.aspect
+        if hasattr(context, "field_order"):
+            context.field_order = 1  # progressive
+        self._open(context)
+        self.stream = stream
+        return stream
 
-
-def _rgb(frame: Any) -> Array:
-    """A picture as (H, W, 3), uint8. FFmpeg's default is a fast conversion, which darkens by a level.
-
-    PyAV before 18 (Python 3.10) has no other.
-    """
-    known = _av().video.reformatter.Interpolation
-    flags = known.BILINEAR
-    if hasattr(known, "ACCURATE_RND"):
-        flags = flags | known.ACCURATE_RND | known.FULL_CHR_H_INT
-    image: Array = frame.to_ndarray(format="rgb24", interpolation=flags)
-    return image
-
-
-def _matrix(frame: Any) -> int:
-    """The matrix (H.273) of the output: the picture's own, BT.709 for RGB and for what FFmpeg cannot convert."""
-    own = int(frame.colorspace)
-    return own if own in _MATRICES or own == _UNSPECIFIED else _BT709
-
-
-def _encoder(films: _Films, pictures: Any, image: Array, first: _Picture) -> Any:
-    """The stream of the upscaled pictures, with the colours and the clock of the original ones."""
-    name, options = _ENCODERS.get(films.target.suffix.lower(), _DEFAULT_ENCODER)
-    stream = films.writer.add_stream(name, rate=pictures.average_rate or 25, options=options)
-    stream.height, stream.width = image.shape[:2]
-    even = stream.height % 2 == 0 and stream.width % 2 == 0
-    stream.pix_fmt = "yuv420p" if even else "yuv444p"
-    stream.codec_context.time_base = first.time_base
-    context = stream.codec_context
-    context.colorspace, context.color_primaries, context.color_trc = first.colours
-    if first.aspect is not None:
-        context.sample_aspect_ratio = first.aspect
-    return stream
-
-
-def _frame(image: Array, original: _Picture, pix_fmt: str) -> Any:
-    av = _av()
-    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-    frame = frame.reformat(format=pix_fmt, dst_colorspace=_MATRICES.get(original.colours[0]))
-    frame.pts, frame.time_base = original.pts, original.time_base
-    return frame
+    def _open(self, context: Any) -> None:
+        try:
+            context.open()
+        except Exception as error:  # whatever an encoder or a driver says
+            raise film_codecs.no_encoder(self.encoder.name, self.source.path, error) from error

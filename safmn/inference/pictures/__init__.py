@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from safmn.inference.pictures.exif import metadata
-from safmn.inference.pictures.picture import READABLE, WRITABLE, Array, Picture, to_rgb8
-from safmn.inference.pictures.reading import MAX_PIXELS, decoding, open_image, read_picture
-from safmn.inference.pictures.writing import as_saved, check_size, save_options, write_picture, writing
+from safmn.inference.pictures.fitting import fitted
+from safmn.inference.pictures.metadata import metadata
+from safmn.inference.pictures.picture import READABLE, WRITABLE, Array, Extras, Picture, to_rgb8
+from safmn.inference.pictures.reading import MAX_PIXELS, decoding, head_of, is_single, open_image, read_picture
+from safmn.inference.pictures.writing import as_saved, check_size, finished, save_options, write_picture, writing
 
 __all__ = [
     "MAX_PIXELS",
     "READABLE",
     "WRITABLE",
     "Array",
+    "Extras",
     "Picture",
     "as_saved",
     "check_size",
     "decoding",
+    "finished",
+    "fitted",
+    "head_of",
+    "is_single",
     "metadata",
     "open_image",
     "read_picture",

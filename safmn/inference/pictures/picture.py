@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from PIL import ExifTags
 
-from safmn.imaging.orientation import TURNS
-from safmn.inference.pictures.exif import load_exif
+from safmn.imaging.orientation import TURNS, is_lying
+from safmn.inference.pictures import exif as exif_data
+from safmn.inference.pictures import xmp as xmp_packet
+from safmn.inference.pictures.colours import Colours
+from safmn.inference.pictures.resolution import Resolution
 from safmn.value_types import Array
 
 WRITABLE = {
@@ -26,8 +28,29 @@ WRITABLE = {
     ".pgm": "PPM",
 }
 """Suffixes that can be written, with Pillow's name of the format."""
-READABLE = (*WRITABLE, ".jfif", ".jpe", ".jp2", ".tga", ".dib", ".pnm", ".pbm", ".mpo")
+READABLE = (*WRITABLE, ".jfif", ".jpe", ".jp2", ".tga", ".dib", ".pnm", ".pbm", ".mpo", ".heic", ".heif", ".hif")
 """Suffixes of files that are taken for images."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a file says of its image beside EXIF data and a colour profile.
+
+    Attributes:
+        colours: what colours its numbers mean, where it says so by other means than a profile.
+        resolution: pixels per inch.
+        xmp: XMP packet.
+        iptc: IPTC data (records of IPTC-IIM).
+        comment: the comment of JPEG and GIF, or PNG's text of that name.
+        texts: PNG's other text chunks, (type, content) each.
+    """
+
+    colours: Colours | None = None
+    resolution: Resolution | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    comment: bytes | None = None
+    texts: tuple[tuple[bytes, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,11 +62,13 @@ class Picture:
             the orientation that ``exif`` states.
         exif: EXIF data, with the orientation.
         icc: colour profile, for the colour space of ``pixels``.
+        extras: what else the file says.
     """
 
     pixels: Array
     exif: bytes | None = None
     icc: bytes | None = None
+    extras: Extras = field(default=Extras())
 
     @property
     def size(self) -> tuple[int, int]:
@@ -51,13 +76,41 @@ class Picture:
         height, width = self.pixels.shape[:2]
         return width, height
 
+    @property
+    def orientation(self) -> int:
+        """The orientation that ``exif`` states, 1 to 8."""
+        return exif_data.orientation(self.exif)
+
+    def enlarged(self, pixels: Array) -> Picture:
+        """The same picture with more pixels: it keeps its size on paper, so there are more of them to the inch."""
+        larger = replace(self, pixels=pixels)
+        resolution = self.extras.resolution
+        if resolution is not None:
+            factors = (after / before for before, after in zip(self.size, larger.size, strict=True))
+            larger = replace(larger, extras=replace(self.extras, resolution=resolution.times(*factors)))
+        return larger.described()
+
+    def described(self, *, turned: bool = False) -> Picture:
+        """The same with EXIF data and XMP that fit the pixels; ``turned``: the orientation was applied to them."""
+        exif, extras = self.exif, self.extras
+        if exif:
+            exif = exif_data.fitted(exif, self.size, resolution=extras.resolution, turned=turned)
+        if extras.xmp:
+            xmp = xmp_packet.fitted(extras.xmp, self.size, resolution=extras.resolution, turned=turned)
+            extras = replace(extras, xmp=xmp)
+        return replace(self, exif=exif, extras=extras)
+
     def upright(self) -> Picture:
-        """The same with the orientation applied to the pixels and taken out of the EXIF data."""
-        exif = load_exif(self.exif)
-        turn = TURNS.get(exif.pop(ExifTags.Base.Orientation, 1))
+        """The same with the orientation applied to the pixels and taken back in EXIF data and XMP."""
+        orientation = self.orientation
+        turn = TURNS.get(orientation)
         if turn is None:
             return self
-        return replace(self, pixels=np.ascontiguousarray(turn(self.pixels)), exif=exif.tobytes())
+        resolution = self.extras.resolution
+        if resolution is not None and is_lying(orientation):
+            resolution = replace(resolution, x=resolution.y, y=resolution.x)
+        pixels = np.ascontiguousarray(turn(self.pixels))
+        return replace(self, pixels=pixels, extras=replace(self.extras, resolution=resolution)).described(turned=True)
 
 
 def to_rgb8(pixels: Array) -> Array:

@@ -1,26 +1,29 @@
 """Reading images of every common format and mode.
 
-Pillow reads what has 8 bits, OpenCV what has 16 (Pillow would cut it to 8).
+Pillow reads what has 8 bits; TIFF and what has more is read with libraries that keep the depth.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import tifffile
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from safmn.errors import DataError, UserError, first_line
-from safmn.imaging.orientation import TURNS
-from safmn.inference.pictures.exif import metadata, without_orientation
+from safmn.imaging.io import decode_deep, widened
+from safmn.imaging.profiles import cmyk_to_rgb, to_srgb
+from safmn.imaging.tiff import RAW_ADVICE, is_tiff, read_tiff
+from safmn.inference.films.animation_frames import composed
+from safmn.inference.pictures import floats
+from safmn.inference.pictures.heif import is_heif, read_heif
+from safmn.inference.pictures.metadata import metadata, tiff_metadata
 from safmn.inference.pictures.picture import Array, Picture
 
 logger = logging.getLogger(__name__)
@@ -28,8 +31,14 @@ logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**28
 """Images with more pixels (268 million) are refused unless a larger limit is given."""
-# Tags PhotometricInterpretation, PlanarConfiguration, ExtraSamples
-_TIFF_MEANING, _TIFF_PLANES, _TIFF_EXTRA = 262, 284, 338
+_HEAD = 64  # bytes that tell the kind of a file
+_RAW_SUFFIXES = (
+    *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".ptx"),
+    *(".srw", ".3fr", ".fff", ".iiq", ".dcr", ".kdc", ".k25", ".erf", ".mef", ".mos", ".mrw", ".rwl", ".x3f", ".gpr"),
+)
+_RAW_SIGNATURES = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
+_CANON = b"ftypcrx "
+_ISO_KINDS = (b"jP  ", b"ftyp")  # JPEG 2000, AVIF and HEIC
 
 
 def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -39,48 +48,86 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
         DataError: missing, empty, not an image, damaged, or with more than ``max_pixels``; names the file.
     """
     path = Path(path)
+    _check_not_raw(path, head_of(path))
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty")
         image = Image.open(path)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = _unknown_kind(path) if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: {reason}") from error
-    except DataError:
-        raise
     except Exception as error:  # decoders raise whatever a damaged header leads to
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
-    if image.width * image.height > max_pixels:
+    try:
+        check_pixels(path, *image.size, max_pixels)
+    except DataError:
         image.close()
+        raise
+    return image
+
+
+def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image that is too large.
+
+    Raises:
+        DataError: names the file.
+    """
+    if width * height > max_pixels:
         raise DataError(
-            f"{path}: {image.width}x{image.height} pixels are more than the limit of {max_pixels:,}; "
+            f"{path}: {width}x{height} pixels are more than the limit of {max_pixels:,}; "
             "a decompression bomb? If not, raise the limit (--max-pixels)"
         )
-    return image
+
+
+def head_of(path: str | os.PathLike[str]) -> bytes:
+    """The first bytes of a file, which tell its kind.
+
+    Raises:
+        DataError: it is missing or empty; names it.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not head:
+        raise DataError(f"{path}: the file is empty")
+    return head
+
+
+def is_single(head: bytes) -> bool:
+    """Whether a file that begins like this holds no animation, and is not for Pillow to open."""
+    return is_tiff(head) or is_heif(head)
 
 
 def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read a still image (of an animation the first frame), whatever its format and mode.
 
-    16 bits stay 16; palettes, CMYK (through its profile) and other colour spaces become RGB; transparency becomes an
-    alpha channel.
+    More than 8 bits become 16; palettes, CMYK (through its profile) and other colour spaces become RGB; transparency
+    becomes an alpha channel. What is left out or taken for granted is said, as a warning.
 
     Raises:
         DataError: as :func:`open_image`, or the pixels cannot be decoded; names the file.
     """
+    path = Path(path)
+    head = head_of(path)
+    if is_tiff(head):
+        return _read_tiff(path, head, max_pixels)
+    if is_heif(head):
+        with decoding(path):
+            return read_heif(path, lambda width, height: check_pixels(path, width, height, max_pixels))
     with open_image(path, max_pixels) as image, decoding(path):
-        pages = getattr(image, "n_frames", 1)
-        if image.format == "TIFF" and pages > 1:
-            logger.warning("%s: only the first of its %d pages is read.", path, pages)
-        white = _white(image)  # known only until the pixels are decoded
+        if image.format == "MPO" and (others := getattr(image, "n_frames", 1) - 1):
+            logger.warning("%s: the first of its %d pictures is read.", path, others + 1)
+        raw_mode = _raw_mode(image)  # known only until the pixels are decoded
+        tiles: Any = getattr(image, "tile", ())
+        is_part = image.format == "GIF" and any(tile[1] != (0, 0, *image.size) for tile in tiles)
         image.load()  # before the metadata, in whose reading Pillow would do it; OpenCV lets damage pass
-        exif, icc = metadata(image)
-        if image.format == "TIFF":
-            exif = without_orientation(exif)  # it is applied to the pixels when they are decoded
-        if white > 255:
-            return Picture(_read_deep(Path(path), image, white), exif, icc)
-        plain, icc = _plain_mode(image, icc)
-        return Picture(np.array(plain), exif, icc)
+        exif, icc, extras = metadata(image)
+        if is_part:  # Pillow fills the rest of the screen with a colour
+            return Picture(next(composed(path, "GIF", image.size)), exif, icc, extras)
+        pixels = _deep_pixels(path, image, raw_mode)
+        if pixels is None:
+            pixels, icc = _plain(image, icc)
+        return Picture(pixels, exif, icc, extras)
 
 
 @contextlib.contextmanager
@@ -94,54 +141,61 @@ def decoding(path: str | os.PathLike[str], part: str = "it") -> Iterator[None]:
         raise DataError(f"{path}: {part} cannot be decoded ({first_line(error)})") from error
 
 
-def _unknown_kind(path: Path) -> str:
-    """What is to be said of a file that Pillow does not know, such as TIFF with unusual pixels."""
+def _check_not_raw(path: Path, head: bytes) -> None:
+    raw = head.startswith(_RAW_SIGNATURES) or head[4:12] == _CANON or path.suffix.lower() in _RAW_SUFFIXES
+    if raw:
+        raise DataError(f"{path}: {RAW_ADVICE}")
+
+
+def _read_tiff(path: Path, head: bytes, max_pixels: int) -> Picture:
+    _check_not_raw(path, head)
+
+    def from_floats(samples: Array) -> Array:
+        pixels, note = floats.to_deep(samples)
+        if note:
+            logger.warning("%s: %s.", path, note)
+        return pixels
+
     try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
-            kind = f"TIFF with {page.samplesperpixel} channels of {page.dtype}"
-    except Exception:  # as above; most often it is no TIFF file
-        return "it is not an image of a known kind"
-    return f"{kind} is not supported; convert it to grey, RGB or RGBA with 8 or 16 bits"
+        image = read_tiff(path, floats=from_floats, max_pixels=max_pixels)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    for note in image.notes:
+        logger.warning("%s: %s.", path, note)
+    return Picture(image.pixels, *tiff_metadata(path, image))
 
 
-def _white(image: Image.Image) -> int:
-    """The value of white in an opened file; above 255 where it has more than 8 bits a channel."""
-    if image.format == "TIFF":
-        bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
-        return 65535 if max(bits if isinstance(bits, tuple) else (bits,)) == 16 else 255
+def _raw_mode(image: Image.Image) -> str | int:
+    """How the pixels stand in a file: Pillow's name of it, or the value of white in a portable map."""
     for codec, _, _, arguments in image.tile:  # type: ignore[attr-defined]
         if codec in ("ppm", "ppm_plain"):
             return int(arguments[1])
-        raw_mode = arguments if isinstance(arguments, str) else (arguments or ("",))[0]
-        if str(raw_mode).endswith((";16B", ";16L", ";16N")):  # not "BGR;16", which is 5, 6 and 5 bits
-            return 65535
-    return 65535 if image.mode.startswith("I;16") else 255
+        return str(arguments if isinstance(arguments, str) else (arguments or ("",))[0])
+    return ""
 
 
-def _read_deep(path: Path, image: Image.Image, white: int) -> Array:
-    """The pixels of a file with more than 8 bits a channel, which Pillow has opened as ``image``, scaled to 16."""
-    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
-    pixels = _read_planes(path) if tags.get(_TIFF_PLANES) == 2 else _read_with_opencv(path)
-    if white != 65535:
-        pixels = ((np.minimum(pixels, white).astype(np.uint32) * 65535 + white // 2) // white).astype(np.uint16)
-    if pixels.ndim == 2:
-        pixels = 65535 - pixels if tags.get(_TIFF_MEANING) == 0 else pixels  # 0 is white
-        key = image.info.get("transparency") if image.format == "PNG" else None  # OpenCV knows it of RGB only
-        return pixels if key is None else np.dstack([pixels, np.where(pixels == key, 0, 65535).astype(np.uint16)])
-    return _straight(pixels) if tags.get(_TIFF_EXTRA) in (1, (1,)) else pixels
+def _deep_pixels(path: Path, image: Image.Image, raw_mode: str | int) -> Array | None:
+    """The pixels of a file with more than 8 bits a channel, uint16; None where it has 8."""
+    if image.mode == "F":
+        pixels, note = floats.to_deep(np.array(image)[..., None])
+        if note:
+            logger.warning("%s: %s.", path, note)
+        return pixels[..., 0]
+    if isinstance(raw_mode, int):
+        return widened(_with_opencv(path), raw_mode) if raw_mode > 255 else None
+    if image.format in ("AVIF", "JPEG2000"):
+        return decode_deep(path.read_bytes())
+    if not raw_mode.endswith((";16B", ";16L", ";16N")) and not image.mode.startswith(
+        "I;16"
+    ):  # "BGR;16" is 5, 6, 5 bits
+        return None
+    pixels = _with_opencv(path)
+    is_grey_png = image.format == "PNG" and pixels.ndim == 2
+    key = image.info.get("transparency") if is_grey_png else None  # OpenCV knows it of RGB only
+    return pixels if key is None else np.dstack([pixels, np.where(pixels == key, 0, 65535).astype(np.uint16)])
 
 
-def _read_planes(path: Path) -> Array:
-    """A TIFF file with one channel after the other: OpenCV mixes them up."""
-    with tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        pixels = np.moveaxis(page.asarray(), 0, -1)
-        turn = TURNS.get(page.tags.valueof(ExifTags.Base.Orientation, 1))
-    return np.ascontiguousarray(pixels if turn is None else turn(pixels))
-
-
-def _read_with_opencv(path: Path) -> Array:
+def _with_opencv(path: Path) -> Array:
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.dtype != np.uint16:
         raise DataError(f"{path}: cannot be decoded (damaged, or a kind of 16-bit image that OpenCV does not know)")
@@ -151,32 +205,26 @@ def _read_with_opencv(path: Path) -> Array:
     return np.asarray(cv2.cvtColor(pixels, order[pixels.shape[2]]))
 
 
-def _straight(pixels: Array) -> Array:
-    """uint16 (H, W, C) whose colours are multiplied by the alpha channel, divided by it."""
-    alpha = pixels[..., -1:]
-    colours = np.rint(pixels[..., :-1] * (65535 / np.maximum(alpha, 1)))
-    return np.concatenate([np.minimum(colours, 65535).astype(np.uint16), alpha], axis=2)
-
-
-def _plain_mode(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """An image as L, LA, RGB or RGBA, with the profile that then holds."""
-    if image.mode in ("I", "F"):
-        raise DataError(f"{image.filename}: 32-bit images are not supported; convert it to 16 bits")  # type: ignore[attr-defined]
+def _plain(image: Image.Image, icc: bytes | None) -> tuple[Array, bytes | None]:
+    """The pixels of an image with 8 bits, as grey or RGB with or without alpha, and the profile that then holds."""
+    path: Any = image.filename  # type: ignore[attr-defined]
+    if image.mode == "I":
+        raise DataError(f"{path}: images of 32-bit numbers are not supported; convert it to 16 bits")
     if image.mode == "CMYK":
-        return _from_cmyk(image, icc), None
+        return _from_cmyk(np.array(image), icc, path), None
+    if image.mode == "LAB":
+        icc = None
     if image.has_transparency_data:
-        return image.convert("LA" if image.mode in ("L", "LA", "1") else "RGBA"), icc
-    return image.convert("L" if image.mode in ("L", "1") else "RGB"), icc
+        return np.array(image.convert("LA" if image.mode in ("L", "LA", "La", "1") else "RGBA")), icc
+    return np.array(image.convert("L" if image.mode in ("L", "1") else "RGB")), icc
 
 
-def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:
+def _from_cmyk(pixels: Array, icc: bytes | None, path: Any) -> Array:
     """CMYK to sRGB, through the profile of the image where there is one."""
     if icc is not None:
         try:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            assert converted is not None
-            return converted
-        except (ImageCms.PyCMSError, OSError) as error:
-            logger.warning("A CMYK profile cannot be used (%s): converting without it.", first_line(error))
-    return image.convert("RGB")
+            return to_srgb(pixels, icc)
+        except ValueError as error:
+            logger.warning("%s: its CMYK profile cannot be used (%s).", path, first_line(error))
+    logger.warning("%s: CMYK without a profile: its colours are computed by the plain formula.", path)
+    return cmyk_to_rgb(pixels)

@@ -1,4 +1,4 @@
-"""Writing images in every common format, with their colour profile and orientation, whole or not at all.
+"""Writing images in every common format, with what the file they come from says of them, whole or not at all.
 
 Pillow writes what has 8 bits, OpenCV and tifffile what has 16.
 """
@@ -6,23 +6,27 @@ Pillow writes what has 8 bits, OpenCV and tifffile what has 16.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
-import tifffile
 from PIL import Image
 
 from safmn.errors import DataError, UserError, first_line
+from safmn.imaging.boxes import with_code_points
 from safmn.imaging.io import with_png_chunks
-from safmn.inference.pictures.exif import TIFF_TEXTS, load_exif, sized_exif
-from safmn.inference.pictures.picture import WRITABLE, Array, Picture, eight_bits, onto_white
+from safmn.inference.pictures import exif as exif_data
+from safmn.inference.pictures import png
+from safmn.inference.pictures.fitting import AVIF_BITS, fitted
+from safmn.inference.pictures.picture import WRITABLE, Array, Picture
+from safmn.inference.pictures.tiff_writing import write_tiff
 from safmn.system.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -30,22 +34,16 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535}
 _GIF_TRANSPARENT = 255  # the last of the palette
-_SOFT = 9  # pixels; wider than the edge that upscaling makes of a hard one
-_DEEP = ("PNG", "TIFF")  # formats that hold 16 bits
-_WITH_ALPHA = ("PNG", "WEBP", "TIFF", "AVIF", "GIF")
-_WITH_GREY = ("PNG", "TIFF", "JPEG")  # the others that hold a profile write grey as RGB
-_WITH_GREY_ALPHA = ("PNG", "TIFF")
-_WITH_ORIENTATION = ("PNG", "JPEG", "WEBP", "AVIF")
-_PROFILE_SPACES = {b"RGB ": (3, 4), b"GRAY": (1, 2)}
-# How descriptions begin in which programs keep the shape of the file, which is another now.
-_OF_THE_FILE = ("ImageJ=", '{"shape"', "<?xml", "<OME")
+_APP13, _PHOTOSHOP, _IPTC = b"\xff\xed", b"Photoshop 3.0\0", b"8BIM\x04\x04\0\0"
+_SRGB_POINTS = (1, 13)
 
 
 def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: int = 95) -> None:
     """Write an image in the format that the suffix says; the file is complete or absent.
 
-    What a format cannot hold is converted, with a warning: 16 bits to 8, alpha onto white. The orientation stays in the
-    EXIF data of PNG, JPEG, WebP and AVIF, and is applied to the pixels elsewhere.
+    What a format cannot hold is converted, with a warning: 16 bits to 8, alpha onto white, other colours to sRGB. What
+    else it cannot hold is named in one warning. The orientation stays in the EXIF data of PNG, JPEG and WebP, and is
+    applied to the pixels elsewhere.
 
     Args:
         picture: what to write.
@@ -59,16 +57,65 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: in
     kind = WRITABLE.get(path.suffix.lower())
     if kind is None:
         raise DataError(f"{path}: cannot write {path.suffix or 'files without a suffix'}; choose {', '.join(WRITABLE)}")
-    picture = _fitted(picture if kind in _WITH_ORIENTATION else picture.upright(), kind, path)
+    picture = fitted(picture, kind, path)
     with atomic_path(path) as temporary:
         if kind == "TIFF":
-            _write_tiff(temporary, picture)
-            return
-        if picture.pixels.dtype == np.uint16:
-            _write_deep_png(temporary, picture)
+            write_tiff(temporary, picture)
             return
         with writing(path, kind):
-            as_saved(picture.pixels, kind).save(temporary, kind, **save_options(kind, picture, quality))
+            temporary.write_bytes(finished(_encoded(picture, kind, quality), kind, picture))
+
+
+def _encoded(picture: Picture, kind: str, quality: int) -> bytes:
+    """The file, but for what :func:`finished` adds."""
+    if picture.pixels.dtype == np.uint16 and kind == "AVIF":
+        return _deep_avif(picture.pixels, quality)
+    if picture.pixels.dtype == np.uint16:
+        pixels = picture.pixels
+        if pixels.ndim == 3:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+        return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 4])[1].tobytes()
+    stream = io.BytesIO()
+    as_saved(picture.pixels, kind).save(stream, kind, **save_options(kind, picture, quality))
+    return stream.getvalue()
+
+
+def _deep_avif(pixels: Array, quality: int) -> bytes:
+    """AVIF of 10 bits, which Pillow does not write; it states sRGB."""
+    white = 2**AVIF_BITS - 1
+    levels = ((pixels.astype(np.uint32) * white + 32767) // 65535).astype(np.uint16)
+    layout = "400" if pixels.ndim == 2 else "444"
+    file = bytes(imagecodecs.avif_encode(levels, level=quality, bitspersample=AVIF_BITS, pixelformat=layout))
+    return with_code_points(file, _SRGB_POINTS)
+
+
+def finished(file: bytes, kind: str, picture: Picture) -> bytes:
+    """A file that Pillow or OpenCV wrote, with what they do not write: PNG's chunks, the code points of AVIF."""
+    if kind == "PNG":
+        return with_png_chunks(file, _png_chunks(picture))
+    colours = picture.extras.colours
+    if kind == "AVIF" and colours is not None and colours.points is not None:
+        return with_code_points(file, colours.points)
+    return file
+
+
+def _png_chunks(picture: Picture) -> list[tuple[bytes, bytes]]:
+    """The chunks that describe a picture, in an order that PNG allows before the pixels."""
+    extras = picture.extras
+    chunks = list(extras.colours.chunks) if extras.colours else []
+    if picture.icc:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
+    if extras.resolution:
+        chunks.append(png.resolution_chunk(extras.resolution))
+    if picture.exif:
+        chunks.append((b"eXIf", exif_data.block_of(picture.exif)))
+    if extras.xmp:
+        chunks.append(png.xmp_chunk(extras.xmp))
+    if extras.iptc:
+        chunks.append(png.iptc_chunk(extras.iptc))
+    if extras.comment:
+        chunks.append(png.comment_chunk(extras.comment))
+    return [*chunks, *extras.texts]
 
 
 def check_size(path: Path, width: int, height: int) -> None:
@@ -118,80 +165,31 @@ def writing(path: Path, kind: str) -> Iterator[None]:
 
 
 def save_options(kind: str, picture: Picture, quality: int) -> dict[str, Any]:
-    """Pillow's options for saving a picture in a format."""
+    """Pillow's options for saving a picture, which :func:`fitted` made fit for the format."""
     by_kind: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0},
         "WEBP": {"quality": quality, "lossless": quality == 100},
         "AVIF": {"quality": quality, "subsampling": "4:4:4"},
         "PNG": {"compress_level": 4},
     }
-    options = {**by_kind.get(kind, {}), "icc_profile": picture.icc}
-    if picture.exif and kind in _WITH_ORIENTATION:
-        options["exif"] = sized_exif(picture.exif, *picture.size)
+    options = dict(by_kind.get(kind, {}))
+    extras = picture.extras
+    if kind in ("JPEG", "WEBP", "AVIF"):
+        options["icc_profile"] = picture.icc
+        if picture.exif:
+            options["exif"] = (exif_data.PREFIX if kind == "JPEG" else b"") + exif_data.block_of(picture.exif)
+        if extras.xmp:
+            options["xmp"] = extras.xmp
+    if extras.comment and kind in ("JPEG", "GIF"):
+        options["comment"] = extras.comment
+    if extras.resolution and kind in ("JPEG", "BMP"):
+        options["dpi"] = (extras.resolution.x, extras.resolution.y)
+    if extras.iptc and kind == "JPEG":
+        options["extra"] = _photoshop_segment(extras.iptc)
     return options
 
 
-def _fitted(picture: Picture, kind: str, path: Path) -> Picture:
-    """The picture with the bits, channels and profile that a format can hold."""
-    pixels = picture.pixels
-    if pixels.dtype == np.uint16 and kind not in _DEEP:
-        logger.warning("%s: %s holds 8 bits; the image had 16.", path, kind)
-        pixels = eight_bits(pixels)
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels in (2, 4) and kind not in _WITH_ALPHA:
-        logger.warning("%s: %s holds no transparency; the image is laid onto white.", path, kind)
-        pixels = onto_white(pixels)
-    elif channels == 2 and (kind not in _WITH_GREY_ALPHA or pixels.dtype == np.uint16):
-        pixels = pixels[..., [0, 0, 0, 1]]
-    if kind == "GIF" and pixels.ndim == 3 and pixels.shape[2] == 4 and _is_soft(pixels[..., 3]):
-        logger.warning("%s: a pixel of a GIF is shown or not; the image is half transparent in places.", path)
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channels == 1 and pixels.ndim == 3:
-        pixels = pixels[..., 0]
-    space = picture.icc[16:20] if picture.icc else b""
-    held = 3 if channels == 1 and kind not in _WITH_GREY else channels
-    icc = picture.icc if held in _PROFILE_SPACES.get(space, ()) else None
-    return replace(picture, pixels=np.ascontiguousarray(pixels), icc=icc)
-
-
-def _is_soft(alpha: Array) -> bool:
-    """Whether there is more between 0 and full than the edges of an image that was cut out and enlarged."""
-    partial = (alpha > 0) & (alpha < 255)
-    return bool(cv2.erode(partial.astype(np.uint8), np.ones((_SOFT, _SOFT), np.uint8)).any())
-
-
-def _write_deep_png(path: Path, picture: Picture) -> None:
-    """OpenCV writes 16 bits but no metadata: its chunks are put in behind the header."""
-    pixels = picture.pixels
-    if pixels.ndim == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    _, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 4])
-    chunks = []
-    if picture.icc:
-        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
-    if picture.exif:
-        chunks.append((b"eXIf", sized_exif(picture.exif, *picture.size).removeprefix(b"Exif\0\0")))
-    path.write_bytes(with_png_chunks(encoded.tobytes(), chunks))
-
-
-def _write_tiff(path: Path, picture: Picture) -> None:
-    """Pillow cannot put EXIF data into a compressed file; of it, the tags that TIFF itself has are kept."""
-    pixels = picture.pixels
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    exif = load_exif(picture.exif)
-    tags: list[tuple[int, str, int, int | str, bool]] = []
-    for tag in TIFF_TEXTS:
-        if isinstance(text := exif.get(tag), str) and not text.startswith(_OF_THE_FILE):
-            tags.append((int(tag), "s", 0, text, True))
-    tifffile.imwrite(
-        path,
-        pixels,
-        photometric="minisblack" if channels <= 2 else "rgb",
-        planarconfig="contig" if channels > 1 else None,
-        extrasamples=["unassalpha"] if channels in (2, 4) else None,
-        compression="zlib",
-        iccprofile=picture.icc,
-        extratags=tags,
-        metadata=None,
-        software=False,
-    )
+def _photoshop_segment(iptc: bytes) -> bytes:
+    """JPEG's segment of Photoshop's resources that holds IPTC data."""
+    content = _PHOTOSHOP + _IPTC + len(iptc).to_bytes(4, "big") + iptc + b"\0" * (len(iptc) % 2)
+    return _APP13 + (len(content) + 2).to_bytes(2, "big") + content

@@ -13,6 +13,7 @@ from safmn.runtime.cuda_graph import GraphedStep
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
 from safmn.training.models.base_model import Batch, Model, StepResult
+from safmn.training.models.flat_areas import FlatAreas, draw_colours
 from safmn.training.models.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -37,13 +38,30 @@ class SRModel(Model):
         self.net_g = self._add_network("net_g", options.network_g)
         with located(f"{options.source}: train.teacher.weights"):
             self._teacher = Teacher(self.train.teacher, options.scale, execution) if self.train.teacher else None
+        self._flat_areas = FlatAreas(self.net_g.bare) if self.train.flat_areas else None
         self._graphed = GraphedStep(self._step) if execution.cuda_graph else None
 
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
         """Forward, losses, backward, update."""
         if self._teacher:
             batches = [self._teacher.targets(batch) for batch in batches]
+        batches = [self._with_colours(batch, iteration, number) for number, batch in enumerate(batches)]
         return self._graphed(batches) if self._graphed else self._step(batches)
+
+    def _with_colours(self, batch: Batch, iteration: int, number: int) -> Batch:
+        """The batch with the colours of :class:`FlatAreas`, where it is asked for: a function of seed and iteration."""
+        section = self.train.flat_areas
+        if section is None:
+            return batch
+        seeds = (self.options.manual_seed, iteration, self.ranks.rank, number)
+        return {**batch, "flat": draw_colours(section.colours, *seeds).to(self.execution.device)}
+
+    def _flat_loss(self, batch: Batch) -> dict[str, Tensor]:
+        if self._flat_areas is None or self.train.flat_areas is None:
+            return {}
+        with self.execution.autocast():
+            loss = self._flat_areas.loss(self.net_g.bare, batch["flat"])
+        return {"l_flat": self.train.flat_areas.loss_weight * loss}
 
     def fingerprints(self) -> dict[str, str]:
         """The teacher's weights."""
@@ -61,7 +79,7 @@ class SRModel(Model):
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
-        return self._image_losses(batch, output)
+        return self._image_losses(batch, output) | self._flat_loss(batch)
 
 
 @MODEL_REGISTRY.register(suffix=OURS)

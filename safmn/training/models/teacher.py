@@ -69,15 +69,20 @@ class Teacher:
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Batch:
-        """The batch with the teacher's output for ``gt`` (B, 3, s*h, s*w), float32; excepted images keep theirs."""
+        """The batch with the teacher's output for ``gt`` (B, 3, s*h, s*w), float32; excepted images keep theirs.
+
+        The same for ``gt_usm``, the sharpened GT, where there is one.
+        """
         own = self._own_target(batch)
         if own is not None and own.all():
             return batch
         with self._execution.autocast():
             output = self._forward(batch["lq"]).float()
+        targets = {name: output for name in ("gt", "gt_usm") if name in batch}
         if own is not None:
-            output = torch.where(own.to(output.device)[:, None, None, None], batch["gt"], output)
-        return {**batch, "gt": output}
+            keep = own.to(output.device)[:, None, None, None]
+            targets = {name: torch.where(keep, batch[name], output) for name in targets}
+        return {**batch, **targets}
 
     def _own_target(self, batch: Batch) -> Tensor | None:
         """For each image whether its GT stays: bool, (B,); None where no pattern is given."""

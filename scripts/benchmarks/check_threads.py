@@ -1,7 +1,7 @@
 """Call one upscaler from many threads and count the results that are wrong.
 
-    python scripts/check_threads.py                            # every back end that is installed, 60 calls, 8 threads
-    python scripts/check_threads.py --backends openvino --tile 32 --calls 120
+    python check_threads.py                            # every back end that is installed, 60 calls, 8 threads
+    python scripts/benchmarks/check_threads.py --backends openvino --tile 32 --calls 120
 
 The images have different sizes, nothing is warmed up, and what is right is computed before by another upscaler with
 back end "eager", one image after the other.
