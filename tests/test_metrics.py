@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safmn.errors import DataError, OptionError
-from safmn.evaluation import published
-from safmn.evaluation.published import ROWS, SETS
+from safmn.evaluation.published import ROWS, SETS, published
 from safmn.imaging import read_rgb
 from safmn.metrics import calculate_psnr, calculate_ssim, network_name, psnr, ssim
 from safmn.registry import build, find

@@ -15,7 +15,6 @@ import safmn  # noqa: F401 - registers the components that option files name
 from safmn.errors import OptionError
 from safmn.options import Options, differences, dump, load_options
 from safmn.options.differences import MISSING, to_yaml
-from safmn.options.schema import json_schema
 from safmn.registry import DATASET_REGISTRY, MODEL_REGISTRY
 from safmn.training.build import changed_keys
 
@@ -669,17 +668,3 @@ def test_swinir_model_and_static_graph_are_accepted(tmp_path: Path, caplog: pyte
 def test_a_schedule_that_ends_early_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load(tmp_path, set_at(for_training(), "train.total_iter", 200))
     assert "train.scheduler.periods: end at 100; the rate stays at eta_min until total_iter, 200" in caplog.text
-
-
-# --- schema ----------------------------------------------------------------------------------------------------------
-
-
-def test_json_schema_has_every_key_and_the_registered_names() -> None:
-    schema = json_schema()
-    top = schema["$defs"]["OptionFile"]
-    assert top["additionalProperties"] is False
-    assert {"name", "datasets", "degradation", "resize_prob2", "expect"} <= set(top["properties"])
-    assert "SAFMN" in top["properties"]["network_g"]["properties"]["type"]["enum"]
-    train = schema["$defs"]["TrainSection"]["properties"]
-    assert train["total_iter"] == {"type": "integer", "minimum": 1}
-    assert any("FFTLoss" in str(part) for part in train["fft_opt"]["anyOf"])

@@ -179,7 +179,9 @@ def test_what_is_no_image_is_refused(image: object) -> None:
 
 
 def test_values_beyond_the_range_are_clamped() -> None:
-    assert np.array_equal(UPSCALER(np.full((4, 4), 7.0, np.float32)), np.ones((8, 8), np.float32))
+    assert np.array_equal(UPSCALER(np.full((4, 4), 1.4, np.float32)), np.ones((8, 8), np.float32))
+    with pytest.raises(DataError, match="divide by 255"):
+        UPSCALER(np.full((4, 4), 7.0, np.float32))
 
 
 def test_self_ensemble_is_the_mean_of_eight() -> None:
