@@ -24,8 +24,9 @@ class DrawnOptions(CropOptions, frozen=True, kw_only=True):
     """Keys of :class:`DrawnImages`.
 
     Attributes:
-        kinds: relative weight of each kind to draw (names: :data:`safmn.data.drawing.KINDS`); default: all.
-        length: images per epoch; in validation, how many there are.
+        kinds: How often each kind is drawn, relative to the others: flat, edges, gradient, text, icons, screen, chart,
+            halftone. null: all kinds, as :data:`safmn.data.drawing.KINDS` weights them.
+        length: Images per epoch; in validation, how many there are.
     """
 
     kinds: dict[str, float] | None = None

@@ -27,9 +27,12 @@ class MixedOptions(CommonOptions, frozen=True, kw_only=True):
     """Keys of :class:`MixedDataset`.
 
     Attributes:
-        parts: name -> section of a data set. Keys that a part does not give (``gt_size``, ``use_hflip``, ...) are those
-            of the mixture.
-        shares: name -> how often it is drawn, relative to the others; default: all alike.
+        parts: A name of your choice -> the section of a data set. A part that does not give ``gt_size``, ``use_hflip``
+            or ``use_rot`` takes those of the mixture.
+        shares: Name of a part -> how often it is drawn, relative to the others; null: all alike.
+        gt_size: Side of the GT patch in pixels, a multiple of the scale; needed for training.
+        use_hflip: Flip half of the patches left to right.
+        use_rot: Flip half of the patches top to bottom, and transpose half of them.
     """
 
     parts: dict[str, dict[str, Any]]

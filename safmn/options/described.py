@@ -7,7 +7,7 @@ JSON Schema (:mod:`safmn.options.schema`) and the reference (:mod:`safmn.options
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from safmn.options.losses import EntryKeys
 from safmn.options.signatures import REQUIRED, signature_of
 from safmn.options.typed import struct_defaults
 
+_OURS = __name__.split(".")[0]
 _FILLED_IN = ("type", "phase", "scale")  # keys of a data set that the framework passes, or that name the component
 
 
@@ -51,14 +52,19 @@ class Described:
         text: what it is, in a sentence.
         keys: what it accepts, ``type`` aside.
         is_open: whether it may accept more keys, which cannot be known without running it.
-        ours: whether this package declares it.
+        package: the Python package that declares it.
     """
 
     name: str
     text: str
     keys: tuple[DescribedKey, ...]
     is_open: bool
-    ours: bool
+    package: str
+
+    @property
+    def ours(self) -> bool:
+        """Whether this package declares it."""
+        return self.package == _OURS
 
 
 def section(kind: type[msgspec.Struct], name: str = "") -> Described:
@@ -69,7 +75,7 @@ def section(kind: type[msgspec.Struct], name: str = "") -> Described:
         for field in msgspec.structs.fields(kind)
         for name in [field.encode_name]
     )
-    return Described(name or kind.__name__, _summary(kind), keys, is_open=False, ours=True)
+    return Described(name or kind.__name__, _summary(kind), keys, is_open=False, package=_OURS)
 
 
 def networks() -> list[Described]:
@@ -97,7 +103,7 @@ def metrics() -> list[Described]:
 def optimisers() -> list[Described]:
     """Every optimiser."""
     return [
-        _component(name, kind, without=("params",), hints=TORCH_ARGUMENTS if kind.__module__ != "safmn" else {})
+        _component(name, kind, without=("params",), hints=TORCH_ARGUMENTS if _package(kind) == "torch" else {})
         for name, kind in OPTIMIZERS.items()
     ]
 
@@ -116,7 +122,7 @@ def data_sets() -> list[Described]:
 def models() -> list[Described]:
     """Every model that this engine runs, without keys: those are the sections ``train`` and ``degradation``."""
     kinds = {name: registry.find(registry.MODEL_REGISTRY, name) for name in components.models()}
-    return [Described(name, _summary(kind), (), is_open=False, ours=True) for name, kind in kinds.items()]
+    return [Described(name, _summary(kind), (), is_open=False, package=_package(kind)) for name, kind in kinds.items()]
 
 
 def _registered(kind: registry.Registry) -> list[Described]:
@@ -135,7 +141,7 @@ def _component(
         DescribedKey(key, (hints or {}).get(key, hint), signature.defaults[key], texts.get(key, ""))
         for key, hint in signature.hints.items()
     )
-    return Described(name, _summary(kind), keys, signature.is_open, _is_ours(kind))
+    return Described(name, _summary(kind), keys, signature.is_open, _package(kind))
 
 
 def _data_set(name: str, kind: Any) -> Described:
@@ -143,14 +149,19 @@ def _data_set(name: str, kind: Any) -> Described:
     if declared is not None:
         own = section(declared)
         keys = tuple(key for key in own.keys if key.name not in _FILLED_IN)
-        return Described(name, _summary(kind), keys, is_open=False, ours=_is_ours(kind))
+        return Described(name, _summary(kind), keys, is_open=False, package=_package(kind))
     hints, _, is_open = datasets.own_keys(kind)
     keys = tuple(DescribedKey(key, hint, None, "") for key, hint in sorted(hints.items()) if key not in _FILLED_IN)
-    return Described(name, _summary(kind), keys, is_open, ours=False)
+    return Described(name, _summary(kind), keys, is_open, _package(kind))
 
 
-def _is_ours(kind: Any) -> bool:
-    return str(kind.__module__).startswith("safmn.")
+def installed(kinds: Sequence[Described]) -> list[Described]:
+    """Those of this package, BasicSR and torch, without what a user's files or a test registered."""
+    return [kind for kind in kinds if kind.package in (_OURS, "basicsr", "torch")]
+
+
+def _package(kind: Any) -> str:
+    return str(kind.__module__).split(".")[0]
 
 
 def _summary(kind: Any) -> str:

@@ -21,6 +21,7 @@ from safmn.options.signatures import REQUIRED
 from safmn.options.typed import describe
 from safmn.options.types import (
     DistParams,
+    FlatAreasSection,
     LoggerSection,
     OptionFile,
     PathOptions,
@@ -72,6 +73,7 @@ def markdown() -> str:
         _struct("path", PathOptions),
         _struct("train", TrainSection),
         _struct("train.teacher", TeacherSection),
+        _struct("train.flat_areas", FlatAreasSection),
         _table(
             "train.losses, entry",
             "Keys of an entry beside `type` and the arguments of the loss.",
@@ -83,17 +85,17 @@ def markdown() -> str:
         _EXPECT,
         _DATASETS,
         _table("Keys of the loader", "Of the section `train`, for every type.", loader, 3),
-        _components(described.data_sets(), "Data set"),
+        _components(described.installed(described.data_sets()), "Data set"),
         _idle(),
         _table("Degradation", _DEGRADATION, described.section(PublishedKeys).keys),
         _table("degradation", "The section of that name.", _own_degradation(published)),
         _table("Blur", "Keys of the data set that is degraded.", _own_keys(BlurKeys)),
         "## Networks\n\n`network_g`, `network_d`.\n",
-        _components(described.networks(), "Network"),
+        _components(described.installed(described.networks()), "Network"),
         "## Losses\n\nEntries of `train.losses`, or BasicSR's keys (`pixel_opt`, ...).\n",
-        _components(described.losses(), "Loss"),
+        _components(described.installed(described.losses()), "Loss"),
         "## Metrics\n\nEntries of `val.metrics`; each takes `better: higher` or `better: lower` as well.\n",
-        _components(described.metrics(), "Metric"),
+        _components(described.installed(described.metrics()), "Metric"),
         "## Optimisers\n\n`train.optim_g`, `train.optim_d`.\n",
         _components(described.optimisers(), "Optimiser"),
         "## Schedules\n\n`train.scheduler`.\n",
@@ -140,7 +142,7 @@ def _arguments(kind: Described) -> str:
 
 
 def _models() -> str:
-    rows = [f"| `{model.name}` | {model.text} |" for model in described.models()]
+    rows = [f"| `{model.name}` | {model.text} |" for model in described.installed(described.models())]
     return "\n".join(["| model | what it trains |\n| --- | --- |", *rows, ""])
 
 

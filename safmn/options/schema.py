@@ -18,6 +18,7 @@ from safmn.options.losses import PUBLISHED
 from safmn.options.signatures import REQUIRED
 from safmn.options.types import (
     DistParams,
+    FlatAreasSection,
     LoggerSection,
     OptionFile,
     PathOptions,
@@ -29,29 +30,38 @@ from safmn.options.types import (
 
 Schema = dict[str, Any]
 
-_SECTIONS = (DistParams, LoggerSection, PathOptions, TeacherSection, TrainSection, ValSection, WandbOptions)
+_SECTIONS = (
+    DistParams,
+    FlatAreasSection,
+    LoggerSection,
+    PathOptions,
+    TeacherSection,
+    TrainSection,
+    ValSection,
+    WandbOptions,
+)
 _NULL = {"type": "null"}
 
 
 def json_schema() -> Schema:
     """The schema of a whole option file, with the arguments of every component that is registered now."""
     sections = {kind.__name__: _section(described.section(kind)) for kind in _SECTIONS}
-    loss = described.losses()
+    loss = described.installed(described.losses())
     sections |= {
-        "network": _by_type(described.networks()),
+        "network": _by_type(described.installed(described.networks())),
         "loss": _by_type(loss),
         "listed_loss": _by_type(loss, beside=described.loss_keys().keys),
-        "metric": _by_type(described.metrics(), beside=[_better()]),
+        "metric": _by_type(described.installed(described.metrics()), beside=[_better()]),
         "optimiser": _by_type(described.optimisers()),
         "scheduler": _by_type(described.schedules()),
-        "dataset": _by_type(described.data_sets(), beside=_beside_data_sets()),
+        "dataset": _by_type(described.installed(described.data_sets()), beside=_beside_data_sets()),
     }
     top = _section(described.section(OptionFile))
     places = {
         "network_g": _ref("network"),
         "network_d": _or_null(_ref("network")),
         "datasets": {"type": "object", "additionalProperties": _or_null(_ref("dataset"))},
-        "model_type": {"type": "string", "enum": [model.name for model in described.models()]},
+        "model_type": {"type": "string", "enum": [model.name for model in described.installed(described.models())]},
         "path": _or_null(_ref("PathOptions")),
         "train": _or_null(_ref("TrainSection")),
         "val": _or_null(_ref("ValSection")),
@@ -65,6 +75,7 @@ def json_schema() -> Schema:
     _place(sections["TrainSection"], {"losses": _or_null({"type": "array", "items": _ref("listed_loss")})})
     _place(sections["TrainSection"], {"optim_g": _ref("optimiser"), "optim_d": _or_null(_ref("optimiser"))})
     _place(sections["TrainSection"], {"scheduler": _ref("scheduler"), "teacher": _or_null(_ref("TeacherSection"))})
+    _place(sections["TrainSection"], {"flat_areas": _or_null(_ref("FlatAreasSection"))})
     metric_list = {"type": "object", "additionalProperties": _or_null(_ref("metric"))}
     _place(sections["ValSection"], {"metrics": _or_null(metric_list)})
     _place(sections["LoggerSection"], {"wandb": _or_null(_ref("WandbOptions"))})

@@ -56,11 +56,11 @@ class TeacherSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class FlatAreasSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A loss on areas of one colour, so large that no border is in sight.
+    """A loss on areas of one colour that are larger than the network sees; its name in the log is ``l_flat``.
 
     Attributes:
-        colours: how many are drawn for each micro-batch; 64 cost about as much as one LR patch of 64x64.
-        loss_weight: of the loss, an L1 distance.
+        colours: How many colours are drawn for each micro-batch; 64 cost about as much as one LR patch of 64x64.
+        loss_weight: Factor of the loss, an L1 distance.
     """
 
     colours: Positive = 64
