@@ -231,11 +231,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "weights not given": (["-opt", "test.yml", "--force_yml", "path:pretrain_network_g=~"], "pretrain_network_g"),
     "weights of another size": (
         ["-opt", "test.yml", "--force_yml", "network_g:dim=12"],
-        "these weights are dim 8, the option file says 12",
+        "dim 8, but the option file says 12",
     ),
     "weights of another scale": (
         ["-opt", "test.yml", "--force_yml", "network_g:upscaling_factor=4", "scale=4"],
-        "these weights are upscaling_factor 2, the option file says 4",
+        "upscaling_factor 2, but the option file says 4",
     ),
     "two sets of one name": (["-opt", "test.yml", "--force_yml", "datasets:test_2:name=Set5"], "Set5"),
     "no such device": (["-opt", "test.yml", "--device", "gpu"], "device 'gpu' cannot"),
