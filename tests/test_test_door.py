@@ -263,10 +263,10 @@ def test_a_mistake_is_one_message_and_exit_status_2(door: Door, mistake: str) ->
     [
         ([], "required"),
         (["-opt", "test.yml", "--weights", "small.pth"], "not allowed with"),
-        (["-opt", "test.yml", "--scale", "2"], "--scale goes with --weights"),
-        (["-opt", "test.yml", "--set", "a=b,c"], "--set goes with --weights"),
-        (["--weights", "small.pth", "--debug"], "--debug goes with -opt"),
-        (["--weights", "small.pth", "--force_yml", "a=b"], "--force_yml goes with -opt"),
+        (["-opt", "test.yml", "--scale", "2"], "--scale is only allowed with --weights"),
+        (["-opt", "test.yml", "--set", "a=b,c"], "--set is only allowed with --weights"),
+        (["--weights", "small.pth", "--debug"], "--debug is only allowed with -opt"),
+        (["--weights", "small.pth", "--force_yml", "a=b"], "--force_yml is only allowed with -opt"),
     ],
 )
 def test_arguments_that_do_not_go_together(door: Door, capsys: Any, arguments: list[str], named: str) -> None:
