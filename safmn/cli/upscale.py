@@ -121,7 +121,7 @@ def _summarise(run: Run, ignored: Sequence[Path]) -> int:
     if run.uncompared:
         say("--compare does not apply to films and animations")
     for path in ignored:
-        say_line(f"ignored {path}: its name is not that of an image or film")
+        say_line(f"ignored {path}: its name does not look like an image or a film")
     for message in run.failures:
         say_line(f"failed  {message}")
     return EXIT_FAILED if run.failures else 0

@@ -31,7 +31,7 @@ from safmn.system.files import flush_directory, take_lock, write_atomically
 logger = logging.getLogger(__name__)
 
 _META, _LOCK = "meta_info.txt", "build.lock"
-_COMPARED = 8  # at least so many of the existing images are compared
+_COMPARED = 8  # compare at least this many of the existing images
 _COMMIT_EVERY = 200  # images
 _CHANNELS_OF_COLOUR_TYPE = {0: 1, 2: 3}  # PNG's colour types
 

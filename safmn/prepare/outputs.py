@@ -54,17 +54,17 @@ def recipe_of(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             file.seek(PNG_HEADER)
-            return _told(file)
+            return _recipe_chunk(file)
     except OSError:
         return None
 
 
-def _told(file: BinaryIO) -> str | None:
+def _recipe_chunk(file: BinaryIO) -> str | None:
     """Return the recipe in the PNG chunk at the current position; None if it is another chunk."""
     length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
     content = file.read(min(length, _LONGEST))
-    told = kind == _TEXT and content.startswith(_KEYWORD)
-    return content.removeprefix(_KEYWORD).decode("latin-1") if told else None
+    stored = kind == _TEXT and content.startswith(_KEYWORD)
+    return content.removeprefix(_KEYWORD).decode("latin-1") if stored else None
 
 
 def is_made(path: Path, size: tuple[int, int], source: Path, recipe: str = "") -> bool:
@@ -75,10 +75,10 @@ def is_made(path: Path, size: tuple[int, int], source: Path, recipe: str = "") -
     try:
         with path.open("rb") as file:
             head = file.read(PNG_HEADER)
-            told = _told(file) or ""
+            stored = _recipe_chunk(file) or ""
             file.seek(-len(_PNG_END), 2)
             whole = head.startswith(_PNG_START) and file.read() == _PNG_END
         found = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-        return whole and told == recipe and found == size and path.stat().st_mtime >= source.stat().st_mtime
+        return whole and stored == recipe and found == size and path.stat().st_mtime >= source.stat().st_mtime
     except OSError:  # missing, or too short to seek
         return False

@@ -44,7 +44,7 @@ class GraphedStep(Generic[Result]):
         """
         self._taken += 1
         if self._taken <= _WARM_UP:
-            return self._beside(batches)
+            return self._on_side_stream(batches)
         if self._graph is None:
             self._record(batches)
         self._copy(batches)
@@ -53,7 +53,7 @@ class GraphedStep(Generic[Result]):
         self._graph.replay()
         return self._result
 
-    def _beside(self, batches: Batches) -> Result:
+    def _on_side_stream(self, batches: Batches) -> Result:
         """Run the step on a side stream, as recording does."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

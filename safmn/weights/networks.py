@@ -97,7 +97,7 @@ def _named_as(own: Mapping[str, Tensor], state_dict: StateDict, path: str | os.P
 def _say_prefix(path: str | os.PathLike[str], prefix: str, state_dict: StateDict, below: StateDict) -> None:
     left = len(state_dict) - len(below)
     level = logging.WARNING if left else logging.INFO
-    logger.log(level, "%s: using the weights under %r; %d other tensors are left out.", path, prefix, left)
+    logger.log(level, "%s: using the weights under %r; ignoring %d other tensors.", path, prefix, left)
 
 
 def _check_kinds(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:

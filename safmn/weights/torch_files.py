@@ -135,7 +135,7 @@ class TorchFile:
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             for wanted in (_LEGACY_MAGIC, _LEGACY_VERSION):
                 if read_pickle(whole, {}) != wanted:  # type: ignore[arg-type]  # a map can be read like a file
-                    raise WeightsError("not a weight file: a Python pickle, but not one of torch.save.")
+                    raise WeightsError("not a weight file: a Python pickle that torch.save did not write.")
             read_pickle(whole, {})  # type: ignore[arg-type]  # facts about the machine
             content = read_pickle(whole, self._storages)  # type: ignore[arg-type]
             keys = read_pickle(whole, {})  # type: ignore[arg-type]
