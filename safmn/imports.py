@@ -1,6 +1,6 @@
-"""Importing Python of the user's own, from a file or by a module's name, once in a process; and again in a worker's.
+"""Import the user's own Python code, from a file or by module name, once per process, and again in worker processes.
 
-What is imported is code: it runs with all rights of the user who starts the command.
+Imported code runs with all rights of the user who starts the command.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Imported:
-    """Something that was imported.
+    """An imported module.
 
     Attributes:
-        name: the module's.
-        origin: its file, absolute; for a module without one, what Python says instead.
-        target: what imports it again in any working directory: the file, or the module's name.
-        folder: where it and its neighbours are found.
+        name: the module's name.
+        origin: its absolute file; for a module without a file, Python's description.
+        target: the file or the module's name, for importing it again from any working directory.
+        folder: the folder in which it and its neighbours are found.
     """
 
     name: str
@@ -42,7 +42,7 @@ _imported: dict[str, Imported] = {}  # by target
 
 
 class Imports(tuple[Imported, ...]):
-    """What was imported. In a process that receives it by pickle, it is imported again."""
+    """The imported modules. A process that unpickles this object imports them again."""
 
     __slots__ = ()
 
@@ -51,12 +51,12 @@ class Imports(tuple[Imported, ...]):
 
 
 def imported() -> Imports:
-    """All that this process has imported so far, in order."""
+    """Return the modules that this process has imported so far, in order."""
     return Imports(_imported.values())
 
 
 def log_imports() -> None:
-    """Log what was imported and from where."""
+    """Log the imported modules and their origins."""
     for entry in _imported.values():
         logger.info("imported %s from %s", entry.name, entry.origin)
 
@@ -69,19 +69,20 @@ def _import_again(entries: Iterable[Imported]) -> Imports:
 
 
 def missing_file(name: str) -> str | None:
-    """What is wrong with a name of ``imports`` before anything is imported: a file that is not there. None: nothing."""
+    """Return a message if a name of ``imports`` is a missing file, otherwise None. Nothing is imported."""
     path = Path(name).expanduser()
     return f"there is no file {path}" if name.endswith(".py") and not path.is_file() else None
 
 
 def import_named(name: str, *, folder: Path | None = None) -> Imported:
-    """Import a file (``my_arch.py``) or an installed module (``hat.archs``), unless that was done before.
+    """Import a file (``my_arch.py``) or an installed module (``hat.archs``), unless it was imported before.
 
     Args:
-        folder: where modules are found beside those that are installed; default: the working directory.
+        name: the file, ending in ``.py``, or the module's name.
+        folder: a folder to search for modules in addition to the installed ones; default: the working directory.
 
     Raises:
-        Exception, SystemExit: whatever it raises; it is anybody's code.
+        Exception, SystemExit: whatever the imported code raises.
     """
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
@@ -105,7 +106,7 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     module = importlib.util.module_from_spec(spec)
-    named = sys.modules.setdefault(path.stem, module)  # dataclasses look their module up while it is imported
+    named = sys.modules.setdefault(path.stem, module)  # dataclasses look up their module during the import
     try:
         with _on_path(path.parent):
             spec.loader.exec_module(module)
@@ -118,11 +119,11 @@ def _import_file(path: Path) -> ModuleType:
 
 @contextlib.contextmanager
 def _on_path(folder: Path) -> Iterator[None]:
-    """What lies in the folder can be imported, too."""
+    """Make the modules in the folder importable within the block."""
     added = str(folder)
     sys.path.append(added)
     try:
         yield
-    finally:  # the last one: the folder may have stood there before; what the file itself puts there stays
+    finally:  # remove only our (last) entry: the folder may have been there before, and the code may have added entries
         if added in sys.path:
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(added)]

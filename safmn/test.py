@@ -1,12 +1,12 @@
 """Test a network: ``python safmn/test.py -opt options/test_x4.yml``, or ``safmn test -opt ...``.
 
 Without an option file, ``safmn test --weights FILE`` recognises the network and tests it on the benchmark sets in
-datasets/benchmark, or on those that --benchmark or --set name. Prints a table beside the published numbers and writes
-results/<name>/metrics.json and metrics.md.
+datasets/benchmark, or on the sets given by --benchmark or --set. The command prints a table of the results beside the
+published numbers and writes results/<name>/metrics.json and metrics.md.
 
-Exit status: 0 done; 1 a number differs from what the option file expects; 2 a mistake in the options or weights, or a
-set that is missing or damaged (the others are tested); 130 after Ctrl-C, 143 after SIGTERM, with a report of the sets
-before. An earlier test of the same name is kept, renamed.
+Exit status: 0 done; 1 a number differs from the one that the option file expects; 2 a mistake in the options or
+weights, or a set is missing or damaged (the others are tested); 130 after Ctrl-C and 143 after SIGTERM, with a report
+of the sets finished so far. The results of an earlier test of the same name are renamed and kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
+if __name__ == "__main__":  # run as a file: Python has put safmn/ first on the path, but we need its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from safmn.errors import exit_status
@@ -34,8 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("-opt", metavar="FILE", help="option file (YAML)")
     what.add_argument("--weights", metavar="FILE", help="weights to test without an option file")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto; default: what num_gpu in the option file says")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="who starts the ranks")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto; default: num_gpu of the option file")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
     file = parser.add_argument_group("with -opt")
     file.add_argument(
         "--force_yml",
@@ -44,11 +44,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A:B=C",
         help="replace values of the option file, e.g. path:pretrain_network_g=net_g_latest.pth",
     )
-    file.add_argument("--debug", action="store_true", help="results go to debug_<name>")
-    file.add_argument("--auto_resume", action="store_true", help="accepted as in BasicSR; a test has nothing to resume")
+    file.add_argument("--debug", action="store_true", help="write the results to debug_<name>")
+    file.add_argument("--auto_resume", action="store_true", help="ignored, for compatibility with BasicSR")
     file.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     alone = parser.add_argument_group("with --weights")
-    alone.add_argument("--scale", type=int, help="checked against the weights")
+    alone.add_argument("--scale", type=int, help="expected scale of the weights")
     alone.add_argument(
         "--set", dest="sets", nargs="+", action="extend", default=[], metavar="NAME=HR_DIR,LR_DIR", help="test sets"
     )
@@ -58,19 +58,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; one that belongs to the other way of testing is an error, never ignored."""
+    """Parse the arguments; an argument that belongs to the other way of testing is an error."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     for name in ("force_yml", "debug") if arguments.weights else ("scale", "sets", "benchmark", "save_img"):
         if getattr(arguments, name) != parser.get_default(name):
             flag = "--set" if name == "sets" else f"--{name}"
-            parser.error(f"{flag} goes with {'-opt' if arguments.weights else '--weights'}")
+            parser.error(f"{flag} is only allowed with {'-opt' if arguments.weights else '--weights'}")
     return arguments
 
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the door with ``argv`` (default: the command line) and return the exit status."""
+    """Run the test entry point with ``argv`` (default: the command line) and return the exit status."""
     arguments = _parse(argv)
     from safmn import compat
 
@@ -123,14 +123,14 @@ def _from_weights(arguments: argparse.Namespace) -> int:
 
 
 def _results_name(weights: Path) -> str:
-    """The file's name; for those of a run, which are called alike in every run, with the run's name before it."""
+    """Return the file's stem, prefixed with the run's name if it lies in a run: all runs use the same file names."""
     parts = weights.absolute().parts
     run = f"{parts[-3]}_" if len(parts) > 3 and parts[-2] == "models" else ""
     return run + weights.stem
 
 
 def _device(wanted: str | None, num_gpu: int | None, local_rank: int) -> torch.device:
-    """What --device names, otherwise what ``num_gpu`` asks for."""
+    """Return the device that --device names, otherwise the one that ``num_gpu`` requests."""
     from safmn.runtime.execution import choose_device, named_device
 
     return choose_device(num_gpu, local_rank) if wanted is None else named_device(wanted, local_rank)

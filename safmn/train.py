@@ -1,8 +1,8 @@
 """Train a network from an option file: ``python safmn/train.py -opt options/train_x4.yml`` or ``safmn train -opt ...``.
 
 Exit status: 0 done; 1 a bug, with a traceback; 2 a mistake in the options or the data; 130, 143, 138, 129 or 131 after
-SIGINT, SIGTERM, SIGUSR1, SIGHUP or SIGQUIT, with the run saved: the same command with --auto_resume goes on. Ctrl-C
-before the first step, or a second one, saves nothing.
+SIGINT, SIGTERM, SIGUSR1, SIGHUP or SIGQUIT. After a signal the run is saved, and the same command with --auto_resume
+resumes it. Ctrl-C before the first step and a second Ctrl-C save nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a file, Python puts safmn/ itself first on the path; its parent is what we need
+if __name__ == "__main__":  # run as a file: Python has put safmn/ first on the path, but we need its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from safmn.errors import exit_status
@@ -24,12 +24,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="safmn train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
-    parser.add_argument("--auto_resume", action="store_true", help="go on from the newest checkpoint that is whole")
+    parser.add_argument("--auto_resume", action="store_true", help="resume from the newest complete checkpoint")
     parser.add_argument(
-        "--allow-changes", action="store_true", help="resume although options changed that decide the result"
+        "--allow-changes", action="store_true", help="resume even if options that affect the result have changed"
     )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="who starts the ranks")
-    parser.add_argument("--debug", action="store_true", help="log every iteration, validate and save every 8")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
+    parser.add_argument("--debug", action="store_true", help="log every iteration; validate and save every 8")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
         "--force_yml",
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the door with ``argv`` (default: the command line) and return the exit status."""
+    """Run the training entry point with ``argv`` (default: the command line) and return the exit status."""
     arguments = _parser().parse_args(argv)
     import torch
 

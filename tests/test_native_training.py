@@ -87,7 +87,7 @@ def test_what_there_are_no_kernels_for_is_refused(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OptionError, match="multiples of 8, not 12x16"):
         NativeSAFMN(network(dim=8, n_blocks=1))(torch.rand(1, 3, 16, 12))
     for other in ({"precision": "bf16"}, {"compile": True}):
-        with pytest.raises(OptionError, match=r"train\.kernels: native is for the CPU in fp32"):
+        with pytest.raises(OptionError, match=r"train\.kernels: native needs the CPU in fp32"):
             choose_execution(torch.device("cpu"), kernels="native", **other)
     monkeypatch.setattr("safmn.kernels.cpu.training.compiler", lambda: None)
     with pytest.raises(OptionError, match=r"needs a C\+\+ compiler"):
@@ -124,7 +124,7 @@ def test_mistakes_in_the_option_file_end_with_status_2(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["-opt", str(options(images, tmp_path, kernels="native", precision="bf16"))]) == 2
-    assert "train.kernels: native is for the CPU in fp32" in capsys.readouterr().err
+    assert "train.kernels: native needs the CPU in fp32" in capsys.readouterr().err
     option_file = options(images, tmp_path, kernels="native")
     assert main(["-opt", str(option_file), "--force_yml", "datasets:train:gt_size=24"]) == 2
     assert "multiples of 8, not 12x12" in capsys.readouterr().err

@@ -273,7 +273,7 @@ def test_subimages_that_were_cut_elsewhere_are_cut_again(
         if (tmp_path / "LR_bicubic_sub").exists():
             before = files(tmp_path / "HR_sub")
             assert main([*command, *more]) == 1
-            assert "X4 was cut on another grid of cat" in capsys.readouterr().out
+            assert "X4 was cut on another grid" in capsys.readouterr().out
             assert files(tmp_path / "HR_sub") == before
             shutil.rmtree(tmp_path / "LR_bicubic_sub")
         assert main([*command, *more]) == 0
@@ -293,7 +293,7 @@ def test_subimages_of_scales_one_after_the_other(
     assert main([*command, "2"]) == 0
     assert main([*command, "3"]) == 1
     out = capsys.readouterr().out
-    assert "X2 was cut on another grid of cat" in out
+    assert "X2 was cut on another grid" in out
     assert "of dog" not in out
     shutil.rmtree(tmp_path / "LR_bicubic_sub")
     assert main([*command, "2", "3"]) == 0
@@ -305,7 +305,7 @@ def test_subimages_of_an_image_that_is_too_small_now_are_refused(
     write_image(tmp_path / "HR/cat.png", photo[:30, :30])
     assert main(["subimages", "--hr", str(tmp_path / "HR"), "--crop", "24", "--step", "24"]) == 0
     assert main(["subimages", "--hr", str(tmp_path / "HR"), "--crop", "48", "--step", "24"]) == 1
-    assert "cat_s001.png is there, but" in capsys.readouterr().out
+    assert "cat_s001.png" in capsys.readouterr().out
 
 
 def test_subimages_left_from_a_finer_step_are_refused(
@@ -316,7 +316,7 @@ def test_subimages_left_from_a_finer_step_are_refused(
     assert main([*command, "24"]) == 0
     before = files(tmp_path / "HR_sub")
     assert main([*command, "48"]) == 1
-    assert "cat_s007.png is there, but" in capsys.readouterr().out
+    assert "cat_s007.png" in capsys.readouterr().out
     assert files(tmp_path / "HR_sub") == before
 
 
@@ -414,10 +414,10 @@ def test_lmdb_that_is_there(hr: Path, photo: np.ndarray, capsys: pytest.CaptureF
     assert "is older than" in capsys.readouterr().err
     write_image(hr / "new.png", photo[:8, :8])
     assert main(["lmdb", str(hr)]) == 2
-    assert "holds other images" in capsys.readouterr().err
+    assert "other images" in capsys.readouterr().err
     (base / "meta_info.txt").unlink()
     assert main(["lmdb", str(hr)]) == 2
-    assert "no whole lmdb" in capsys.readouterr().err
+    assert "complete lmdb" in capsys.readouterr().err
 
 
 def test_lmdb_of_another_folder_with_the_same_names(
@@ -437,7 +437,7 @@ def test_lmdb_of_another_folder_with_the_same_names(
             content = np.frombuffer(transaction.get(f"{number:02d}".encode()), np.uint8)
             np.testing.assert_array_equal(cv2.imdecode(content, -1)[..., ::-1], photo[::-1][number : number + 32, :32])
     assert main(["lmdb", str(tmp_path / "A"), "-o", str(base)]) == 2
-    assert "holds another image than" in capsys.readouterr().err
+    assert "another image" in capsys.readouterr().err
 
 
 def test_lmdb_keys_that_would_be_the_same(
@@ -468,7 +468,7 @@ def test_a_cut_build_of_an_lmdb_asks_for_a_restart(hr: Path, capsys: pytest.Capt
     building = (hr.parent / "HR.lmdb").rename(hr.parent / "HR.lmdb.partial")
     os.truncate(building / "data.mdb", 20000)
     assert main(["lmdb", str(hr)]) == 2
-    assert "--restart deletes it" in capsys.readouterr().err
+    assert "--restart" in capsys.readouterr().err
     assert main(["lmdb", str(hr), "--restart"]) == 0
 
 
@@ -486,7 +486,7 @@ def test_lmdb_has_one_builder_at_a_time(
     building.mkdir()
     with locked_elsewhere(building / "build.lock"):
         assert main(["lmdb", str(hr)]) == 2
-    assert "is being written by another process" in capsys.readouterr().err
+    assert "another process" in capsys.readouterr().err
     assert main(["lmdb", str(hr)]) == 0
 
 

@@ -231,11 +231,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "weights not given": (["-opt", "test.yml", "--force_yml", "path:pretrain_network_g=~"], "pretrain_network_g"),
     "weights of another size": (
         ["-opt", "test.yml", "--force_yml", "network_g:dim=12"],
-        "these weights are dim 8, the option file says 12",
+        "dim 8, but the option file says 12",
     ),
     "weights of another scale": (
         ["-opt", "test.yml", "--force_yml", "network_g:upscaling_factor=4", "scale=4"],
-        "these weights are upscaling_factor 2, the option file says 4",
+        "upscaling_factor 2, but the option file says 4",
     ),
     "two sets of one name": (["-opt", "test.yml", "--force_yml", "datasets:test_2:name=Set5"], "Set5"),
     "no such device": (["-opt", "test.yml", "--device", "gpu"], "device 'gpu' cannot"),
@@ -263,10 +263,10 @@ def test_a_mistake_is_one_message_and_exit_status_2(door: Door, mistake: str) ->
     [
         ([], "required"),
         (["-opt", "test.yml", "--weights", "small.pth"], "not allowed with"),
-        (["-opt", "test.yml", "--scale", "2"], "--scale goes with --weights"),
-        (["-opt", "test.yml", "--set", "a=b,c"], "--set goes with --weights"),
-        (["--weights", "small.pth", "--debug"], "--debug goes with -opt"),
-        (["--weights", "small.pth", "--force_yml", "a=b"], "--force_yml goes with -opt"),
+        (["-opt", "test.yml", "--scale", "2"], "--scale is only allowed with --weights"),
+        (["-opt", "test.yml", "--set", "a=b,c"], "--set is only allowed with --weights"),
+        (["--weights", "small.pth", "--debug"], "--debug is only allowed with -opt"),
+        (["--weights", "small.pth", "--force_yml", "a=b"], "--force_yml is only allowed with -opt"),
     ],
 )
 def test_arguments_that_do_not_go_together(door: Door, capsys: Any, arguments: list[str], named: str) -> None:

@@ -198,7 +198,7 @@ def test_param_key_chooses_and_falls_back_with_a_warning(
         assert torch.equal(weights.load_state_dict(path, param_key="params_ema")[name], average[name])
         assert not caplog.records
         assert torch.equal(weights.load_state_dict(single, param_key="params")[name], average[name])
-    assert f"{single} has no 'params'; using its 'params_ema'" in caplog.text
+    assert f"{single} has no 'params'; using 'params_ema'" in caplog.text
     caplog.clear()
     torch.save({"state_dict": {"params": state, "params_ema": average}}, path)
     assert torch.equal(weights.load_state_dict(path, param_key="params")[name], state[name])
@@ -290,7 +290,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 1, 1)), path)
     assert "TorchScript" in refusal(load, path)
     torch.save({"epoch": 3, "iter": 100, "optimizers": []}, path)
-    assert "not weights: 'epoch', 'iter', 'optimizers' where tensors were expected" in refusal(load, path)
+    assert "not weights: found 'epoch', 'iter', 'optimizers'" in refusal(load, path)
     endless: dict[str, Any] = {}
     endless["model"] = endless
     for nothing in ({}, [], 7, torch.zeros(3), {"params": {}}, {"epoch": 3}, endless, {"a": torch.zeros(3), "b": "c"}):
@@ -420,11 +420,11 @@ REFUSED = {
     hostile_files.many_views: "far more than the file",
     hostile_files.deflated_pickle: "are allowed",
     hostile_files.lying_deflate: "a checksum or a size is wrong",
-    hostile_files.storage_beyond_file: "storage 0 has 40 bytes, and should have 10000000000",
+    hostile_files.storage_beyond_file: "storage 0 has 40 bytes instead of 10000000000",
     hostile_files.tensor_beyond_storage: "does not lie within its 10 values",
     hostile_files.negative: "impossible sizes",
     hostile_files.wrapping: "far more than the file",
-    hostile_files.legacy_huge: "10000000000 bytes, more than the file",
+    hostile_files.legacy_huge: "10000000000 bytes",
     hostile_files.legacy_expanded: "far more than the file",
     hostile_files.sparse: "w is a sparse tensor or one without values",
     hostile_files.meta: "w is a sparse tensor or one without values",
@@ -437,8 +437,8 @@ REFUSED = {
     hostile_files.new_storage: "not weights",
     hostile_files.safetensors_huge: "damaged or incomplete safetensors",
     hostile_files.safetensors_overlap: "damaged or incomplete safetensors",
-    hostile_files.safetensors_long_header: "a header of",
-    hostile_files.safetensors_twice: "stands in its header twice",
+    hostile_files.safetensors_long_header: "its header claims",
+    hostile_files.safetensors_twice: "duplicate name",
     hostile_files.many_blocks: "but has only",
     hostile_files.foreign_blocks: "3000000",
 }
@@ -622,11 +622,11 @@ def test_quantised_and_too_large_values_are_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"upscaling_factor": 4}, "these weights are upscaling_factor 2, the option file says 4"),
-        ({"dim": 12}, "these weights are dim 8, the option file says 12"),
-        ({"n_blocks": 3}, "these weights are n_blocks 2, the option file says 3"),
-        ({"ffn_scale": 2.0}, "these weights are ffn_scale 1.5, the option file says 2.0"),
-        ({"dim": 16, "n_blocks": 9}, "these weights are dim 8, the option file says 16"),
+        ({"upscaling_factor": 4}, "upscaling_factor 2, but the option file says 4"),
+        ({"dim": 12}, "dim 8, but the option file says 12"),
+        ({"n_blocks": 3}, "n_blocks 2, but the option file says 3"),
+        ({"ffn_scale": 2.0}, "ffn_scale 1.5, but the option file says 2.0"),
+        ({"dim": 16, "n_blocks": 9}, "dim 8, but the option file says 16"),
         ({"type": "SAFMNPP"}, "the option file says SAFMNPP"),
     ],
 )
@@ -646,7 +646,7 @@ def test_the_first_wrong_argument_is_named(
 def test_defaults_and_equal_widths_fit(state: dict[str, Tensor]) -> None:
     weights.check_fits(SECTION, state, "w.pth")
     weights.check_fits(SECTION | {"ffn_scale": 1.51}, state, "w.pth")  # int(8 * 1.51) == int(8 * 1.5)
-    with pytest.raises(WeightsError, match="upscaling_factor 2, the option file says 4"):
+    with pytest.raises(WeightsError, match="upscaling_factor 2, but the option file says 4"):
         weights.check_fits({"type": "SAFMN", "dim": 8, "n_blocks": 2, "ffn_scale": 1.5}, state, "w.pth")
 
 
@@ -780,7 +780,7 @@ def test_names_of_the_zoo(state: dict[str, Tensor], tmp_path: Path, monkeypatch:
     assert weights.load_network("tiny-x2").scale == 2
     assert weights.locate(tmp_path / "w.pth") == tmp_path / "w.pth"
     monkeypatch.undo()
-    with pytest.raises(WeightsError, match="tiny-x2: no such file, and no weights of that name"):
+    with pytest.raises(WeightsError, match="tiny-x2: no such file"):
         weights.load_network("tiny-x2")
 
 

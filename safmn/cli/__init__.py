@@ -1,4 +1,4 @@
-"""The console command ``safmn <verb>``: each verb is a module with ``main(argv) -> status``, imported when used."""
+"""The console command ``safmn <verb>``. Each verb is a module with ``main(argv) -> status``, imported on use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from safmn.errors import EXIT_USER_ERROR, did_you_mean
 from safmn.system.console import complain, say
 
-# verb -> (module with main(argv), what it does)
+# verb -> (module with main(argv), description)
 VERBS = {
     "train": ("safmn.train", "train a network from an option file"),
     "test": ("safmn.test", "test a network on benchmark sets, from an option file or weights"),
@@ -22,13 +22,13 @@ VERBS = {
 
 
 def usage() -> str:
-    """The help text."""
+    """Return the help text."""
     verbs = "\n".join(f"  {verb:10s}{what}" for verb, (_, what) in VERBS.items())
     return f"usage: safmn <verb> [options]      (safmn <verb> --help for its options)\n\n{verbs}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``safmn`` with the given arguments (default: the command line's) and return the exit status."""
+    """Run ``safmn`` with ``argv`` (default: the command line) and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         say(usage())

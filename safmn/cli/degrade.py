@@ -1,4 +1,4 @@
-"""``safmn degrade``: see, save and replay what real-world training does to an image."""
+"""``safmn degrade``: show, save and replay the degradation that real-world training applies to an image."""
 
 from __future__ import annotations
 
@@ -34,32 +34,34 @@ from safmn.options.datasets import degrades
 from safmn.system.console import ArgumentParser, say_line
 from safmn.system.files import write_atomically
 
-_CELL = 192  # smallest side of a picture in the contact sheet; smaller ones are enlarged
+_CELL = 192  # minimum side of a picture in the contact sheet; smaller pictures are enlarged
 _GAP = 4
 _CAPTION = 16  # height in pixels
 _MOST = 400  # pictures in a sheet
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Return the argument parser of the command."""
     p = ArgumentParser(
         prog="safmn degrade",
-        description="Degrade an image as training of a real-world model does. The same seed, epoch and index give the "
-        "same degradation as in training; a saved recipe gives the same file, byte for byte.",
+        description="Degrade an image as real-world training does. The same seed, epoch and index give the same "
+        "degradation as in training; a saved recipe gives the same file, byte for byte.",
     )
     p.add_argument("image", metavar="IMAGE", help="the GT image")
-    p.add_argument("-o", "--output", required=True, metavar="OUT", help="the LQ image, or the contact sheet (.png)")
+    p.add_argument("-o", "--output", required=True, metavar="OUT", help="the LQ image or the contact sheet (.png)")
     p.add_argument("-opt", "--opt", metavar="FILE", help="training option file (default: Real-ESRGAN's values)")
-    p.add_argument("--force_yml", nargs="+", default=[], metavar="A:B=C", help="change options of the file")
-    p.add_argument("--scale", type=int, metavar="N", help="GT size over LQ size, without --opt (default: 4)")
+    p.add_argument("--force_yml", nargs="+", default=[], metavar="A:B=C", help="override options of the file")
+    p.add_argument("--scale", type=int, metavar="N", help="GT size / LQ size, without --opt (default: 4)")
     p.add_argument("--seed", type=int, metavar="S", help="default: the option file's manual_seed, or 0")
     p.add_argument("--epoch", type=int, default=0, metavar="E")
-    p.add_argument("--index", type=int, default=0, metavar="I", help="of the sample; with --grid, of the first")
+    p.add_argument("--index", type=int, default=0, metavar="I", help="index of the (with --grid: first) sample")
     p.add_argument("--recipe", metavar="FILE", help="replay this recipe instead of drawing one")
     p.add_argument("--save-recipe", metavar="FILE", help="write the recipe as JSON")
-    p.add_argument("--patch", action="store_true", help="cut and turn as training does: the LQ patch of that sample")
+    p.add_argument("--patch", action="store_true", help="crop and flip as in training, and write the LQ patch")
     p.add_argument(
-        "--grid", metavar="5x5", help="contact sheet of so many columns x rows; the steps of each index are printed"
+        "--grid",
+        metavar="5x5",
+        help="write a contact sheet of columns x rows and print the steps of each index",
     )
     return p
 
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     if Path(arguments.output).is_dir():
-        raise OptionError(f"-o {arguments.output} is a folder; give a file name, {arguments.output}/lq.png say")
+        raise OptionError(f"-o {arguments.output} is a folder; give a file name, such as {arguments.output}/lq.png")
     for name in ("seed", "epoch", "index"):
         if (getattr(arguments, name) or 0) < 0:
             raise OptionError(f"--{name} {getattr(arguments, name)}: must not be negative")
@@ -93,28 +95,26 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         name for name in ("opt", "force_yml", "scale", "seed", "epoch", "index", "grid") if getattr(arguments, name)
     ]
     if arguments.recipe and drawing:
-        raise OptionError(f"--recipe is replayed as it is: --{drawing[0]} has no effect with it")
+        raise OptionError(f"--recipe replays a recipe unchanged: --{drawing[0]} has no effect; remove it")
     if arguments.grid and arguments.save_recipe:
-        raise OptionError("--save-recipe takes one recipe; draw a picture of the --grid alone, by its --index")
+        raise OptionError("--save-recipe saves one recipe; for a picture of the --grid, use its --index without --grid")
     if arguments.opt and arguments.scale:
-        raise OptionError(f"--scale: the option file {arguments.opt} says it; change it there")
+        raise OptionError(f"--scale: the option file {arguments.opt} sets the scale; change it there")
     if arguments.force_yml and not arguments.opt:
-        raise OptionError("--force_yml changes an option file; give one with --opt")
+        raise OptionError("--force_yml overrides values of an option file; give the file with --opt")
 
 
 def _check_files(arguments: argparse.Namespace) -> None:
-    """No file that is written may be one that is read, or written too."""
+    """Check that no output file is also an input file or another output file."""
     read = {"IMAGE": arguments.image, "--opt": arguments.opt, "--recipe": arguments.recipe}
     seen = {Path(file).resolve(): option for option, file in read.items() if file}
     for option, file in (("--output", arguments.output), ("--save-recipe", arguments.save_recipe)):
         if file and seen.setdefault(Path(file).resolve(), option) != option:
-            raise OptionError(
-                f"{option} {file} is the same file as {seen[Path(file).resolve()]}; give it a name of its own"
-            )
+            raise OptionError(f"{option} {file} is the same file as {seen[Path(file).resolve()]}; choose another name")
 
 
 def _options(arguments: argparse.Namespace) -> tuple[DegradationOptions, int]:
-    """What to draw from, and the seed."""
+    """Return the options for drawing recipes, and the seed."""
     seed = arguments.seed
     if not arguments.opt:
         scale = 4 if arguments.scale is None else arguments.scale
@@ -124,8 +124,8 @@ def _options(arguments: argparse.Namespace) -> tuple[DegradationOptions, int]:
     kind = options.datasets["train"]["type"]
     if not degrades(kind):
         raise OptionError(
-            f"{arguments.opt}: datasets.train of type {kind} degrades nothing; give the option file of a real-world "
-            "training, whose type is RealESRGANDataset, or none for Real-ESRGAN's values"
+            f"{arguments.opt}: datasets.train has type {kind}, which does not degrade images; give an option file of "
+            "real-world training, with type RealESRGANDataset, or no file for Real-ESRGAN's values"
         )
     try:
         drawn_from = parse_options(options.degradation, options.datasets["train"], scale=options.scale)
@@ -139,13 +139,13 @@ def _draw(options: DegradationOptions, seed: int, arguments: argparse.Namespace,
 
 
 def _degrade(recipe: Recipe, image: Array, arguments: argparse.Namespace) -> Array:
-    """The LQ image, uint8: of the whole image, or the patch that training would use."""
+    """Return the LQ image, uint8: of the whole image, or the patch that training would use."""
     height, width = image.shape[:2]
     if arguments.patch:
         lq = make_pair(recipe, image, sharpened=False).lq
     elif min(height, width) < recipe.scale:
         raise DataError(
-            f"{arguments.image}: {width}x{height} pixels leave none at scale {recipe.scale}; "
+            f"{arguments.image}: {width}x{height} pixels are too few for scale {recipe.scale}; "
             f"give an image of {recipe.scale}x{recipe.scale} pixels or more, or choose a smaller scale"
         )
     else:
@@ -154,7 +154,7 @@ def _degrade(recipe: Recipe, image: Array, arguments: argparse.Namespace) -> Arr
 
 
 def _contact_sheet(image: Array, arguments: argparse.Namespace) -> int:
-    """Write the sheet and print what is on it."""
+    """Write the contact sheet and print the steps of its pictures."""
     columns, rows = _grid_size(arguments.grid)
     options, seed = _options(arguments)
     recipes = {
@@ -176,12 +176,12 @@ def _grid_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     columns, rows = (int(number) for number in match.groups()) if match else (0, 0)
     if not 1 <= columns * rows <= _MOST:
-        raise OptionError(f"--grid {text}: give columns x rows, 5x5 say, {_MOST} pictures at most")
+        raise OptionError(f"--grid {text}: give columns x rows, such as 5x5, with at most {_MOST} pictures")
     return columns, rows
 
 
 def _enlarge(picture: Array) -> Array:
-    """Repeat pixels until the picture can be looked at."""
+    """Repeat pixels until the picture is large enough to view."""
     factor = math.ceil(_CELL / min(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
@@ -193,7 +193,7 @@ def _captioned(picture: Array, text: str) -> Array:
 
 
 def _summary(recipe: Recipe) -> str:
-    """The steps in one line."""
+    """Return the steps in one line."""
     texts = []
     for step in recipe.steps:
         match step:

@@ -1,4 +1,4 @@
-"""``safmn export``: a network as a file for other programs."""
+"""``safmn export``: write a network to a file for other programs."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from safmn.weights import load_network
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Return the argument parser of the command."""
     p = ArgumentParser(
         prog="safmn export",
-        description="Write a network to a file that other programs run, and check the file against the network: it is "
-        "there and right, or it is not there. docs/export.md shows how to use each. Exit status: 0 done, 2 a wrong "
-        "argument, or a network that the format cannot hold.",
+        description="Write a network to a file for other programs, and check the file against the network. A file that "
+        "fails the check is not kept. docs/export.md shows how to use each format. Exit status: 0 done; 2 a wrong "
+        "argument, or a network that the format does not support.",
     )
-    p.add_argument("-o", "--output", required=True, metavar="F", help="the file; replaced if there is one")
+    p.add_argument("-o", "--output", required=True, metavar="F", help="output file; an existing file is replaced")
     p.add_argument(
-        "--weights", default=DEFAULT_WEIGHTS, metavar="W", help=".pth, .safetensors or a name of `safmn zoo`"
+        "--weights", default=DEFAULT_WEIGHTS, metavar="W", help=".pth or .safetensors file, or a name from `safmn zoo`"
     )
     p.add_argument("--format", choices=tuple(FORMATS), help="default: by the ending (.onnx, .xml, .param, .pt)")
     sizes = p.add_mutually_exclusive_group()
-    sizes.add_argument("--dynamic", action="store_true", help="images of every size (the default)")
-    sizes.add_argument("--size", metavar="WxH", help="images of this size only, for what cannot do without (NPUs)")
+    sizes.add_argument("--dynamic", action="store_true", help="support images of any size (the default)")
+    sizes.add_argument("--size", metavar="WxH", help="support only this image size, for devices that need it (NPUs)")
     p.add_argument("--precision", default="fp32", choices=PRECISIONS)
     p.add_argument(
         "--profile",
         choices=sorted({profile for form in FORMATS.values() for profile in form.profiles}),
-        help="a program that reads the format by its own rules; upscayl: Upscayl's engine (ncnn)",
+        help="follow the rules of a program that reads the format; upscayl: Upscayl's engine (ncnn)",
     )
     return p
 
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn export`` and return its exit status."""
     log_warnings_to_stderr()
-    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # which of a file's weights are taken
+    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # log which of a file's weights are used
     options = parser().parse_args(argv)
     exported = export_network(
         load_network(options.weights),
@@ -58,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     say_line(f"wrote {', '.join(map(str, exported.files))}")
     if exported.error is not None:
         sizes = ", ".join(f"{width}x{height}" for height, width in exported.sizes)
-        say(f"checked at {sizes}: within {exported.error:.1e} of the network")
+        say(f"checked at {sizes}: differs from the network by at most {exported.error:.1e}")
     for note in exported.notes:
         say(note)
     return 0
 
 
 def _size(text: str) -> Size:
-    """``WIDTHxHEIGHT`` as (height, width)."""
+    """Return ``WIDTHxHEIGHT`` as (height, width)."""
     numbers = re.fullmatch(r"(\d+)x(\d+)", text)
     if not numbers:
         raise OptionError(f"--size {text}: write WIDTHxHEIGHT, such as 640x360")

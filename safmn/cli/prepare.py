@@ -1,6 +1,6 @@
-"""``safmn prepare <verb>``: each verb is a module with ``main(argv) -> exit status``, imported when used.
+"""``safmn prepare <verb>``. Each verb is a module with ``main(argv) -> exit status``, imported on use.
 
-Exit statuses: 0 done; 1 some images failed; 2 a user's mistake, or a download that could not be had; 130 interrupted.
+Exit statuses: 0 done; 1 some images failed; 2 a user's mistake or a failed download; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from collections.abc import Sequence
 from safmn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, did_you_mean
 from safmn.system.console import complain, say
 
-# verb -> (module with main(argv), what it does)
+# verb -> (module with main(argv), description)
 VERBS = {
     "download": (
         "safmn.prepare.download",
-        "get DIV2K, Flickr2K, DF2K and the benchmark sets from their official hosts",
+        "download DIV2K, Flickr2K, DF2K and the benchmark sets from their official hosts",
     ),
-    "lr": ("safmn.prepare.lr", "make LR images from HR images, as MATLAB's bicubic does"),
+    "lr": ("safmn.prepare.lr", "make LR images from HR images with MATLAB's bicubic"),
     "subimages": ("safmn.prepare.subimages", "cut HR and LR images into squares (480, step 240) for training"),
     "meta": ("safmn.prepare.meta", "list the images of a folder in a BasicSR meta-info file"),
-    "lmdb": ("safmn.prepare.image_lmdb", "put the images of a folder into one lmdb, in BasicSR's form"),
-    "store": ("safmn.prepare.store", "decode HR and LR images into one file to train from"),
+    "lmdb": ("safmn.prepare.image_lmdb", "put the images of a folder into one lmdb in BasicSR's format"),
+    "store": ("safmn.prepare.store", "decode HR and LR images into one file for training"),
 }
 
 
 def usage() -> str:
-    """The help text."""
+    """Return the help text."""
     verbs = "\n".join(f"  {verb:10s} {what}" for verb, (_, what) in VERBS.items())
     return f"""usage: safmn prepare <verb> [options]      (safmn prepare <verb> --help for its options)
 
 {verbs}
 
-Every verb can be stopped (Ctrl-C) and run again: it goes on, and files are there whole or not at all.
-Exit status: 0 done; 1 some images failed; 2 a mistake, or a download that could not be had; 130 stopped.
+Every verb can be stopped with Ctrl-C and run again to resume; it never leaves partial output files.
+Exit status: 0 done; 1 some images failed; 2 a user's mistake or a failed download; 130 interrupted.
 For training as published:
   safmn prepare download df2k div2k-val benchmark
   safmn prepare lr --hr datasets/DF2K/HR --scales 2 3 4
@@ -43,7 +43,7 @@ datasets/README.md describes the layout."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``safmn prepare`` with the given arguments (default: the command line's) and return the exit status."""
+    """Run ``safmn prepare`` with ``argv`` (default: the command line) and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         say(usage())
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(VERBS[verb][0])
     status: int = module.main(rest)
     if status == EXIT_INTERRUPTED:
-        complain("What is finished stays; the same command goes on from there.")
+        complain("Finished files are kept; run the same command again to resume.")
     return status
 
 

@@ -1,4 +1,4 @@
-"""``safmn upscale``: images, folders and films through a network."""
+"""``safmn upscale``: upscale images, folders and films with a network."""
 
 from __future__ import annotations
 
@@ -24,37 +24,41 @@ from safmn.system.signals import sigterm_as_ctrl_c
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+    """Return the argument parser of the command."""
     p = ArgumentParser(
         prog="safmn upscale",
-        description="Upscale images, animations and films. Outputs that exist are kept, so that an interrupted run "
-        "goes on where it stopped. Exit status: 0 done, 1 some inputs failed (named at the end), 2 a wrong argument, "
-        "130 or 143 after Ctrl-C or SIGTERM.",
+        description="Upscale images, animations and films. Existing outputs are kept, so an interrupted run can be "
+        "resumed with the same command. Exit status: 0 done; 1 some inputs failed (named at the end); 2 a wrong "
+        "argument; 130 or 143 after Ctrl-C or SIGTERM.",
     )
-    p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders (with all below) or patterns")
-    p.add_argument("-o", "--output", required=True, metavar="OUT", help="folder, or file for a single input")
-    p.add_argument("--weights", metavar="W", help=".pth or .safetensors file, or a name of `safmn zoo`")
+    p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders (with their subfolders) or patterns")
+    p.add_argument("-o", "--output", required=True, metavar="OUT", help="output folder, or file for a single input")
+    p.add_argument("--weights", metavar="W", help=".pth or .safetensors file, or a name from `safmn zoo`")
     p.add_argument(
         "--tile",
         default="auto",
         metavar="auto|N|0",
-        help="width of pieces in input pixels; 0: never cut (default: auto)",
+        help="tile width in input pixels; 0: no tiling (default: auto)",
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     p.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="(default: fp32)")
     p.add_argument(
         "--backend",
         default="auto",
-        help=f"what runs the network: {', '.join(backends.NAMES)} (default: auto, the fastest that is installed)",
+        help=f"back end: {', '.join(backends.NAMES)} (default: auto, the fastest one installed)",
     )
     p.add_argument("--ensemble", action="store_true", help="average over 8 flips and rotations (8 times the work)")
-    p.add_argument("--full-frame-semantics", action="store_true", help="pool as published on odd sizes; never cut")
+    p.add_argument("--full-frame-semantics", action="store_true", help="pool as published on odd sizes; no tiling")
     p.add_argument(
         "--no-guard", action="store_true", help="keep the network's output also where it is garbage (default: bicubic)"
     )
-    p.add_argument("--format", metavar="EXT", help="png, jpg, webp, tif, avif, ... (default: that of the input)")
+    p.add_argument("--format", metavar="EXT", help="png, jpg, webp, tif, avif, ... (default: the input's format)")
     p.add_argument(
-        "--quality", type=int, default=95, metavar="Q", help="of JPEG, WebP (100: lossless) and AVIF (default: 95)"
+        "--quality",
+        type=int,
+        default=95,
+        metavar="Q",
+        help="for JPEG, WebP (100: lossless) and AVIF (default: 95)",
     )
     film = p.add_argument_group("films", "how their pictures are encoded; sound and all else are kept")
     film.add_argument(
@@ -72,8 +76,8 @@ def parser() -> argparse.ArgumentParser:
         choices=film_codecs.DEINTERLACE,
         help="with bwdif: auto, pictures that are marked as interlaced; all; off (default: auto)",
     )
-    p.add_argument("--compare", action="store_true", help="also write OUTPUT_compare.png: bicubic beside the result")
-    p.add_argument("--overwrite", action="store_true", help="make outputs that exist again")
+    p.add_argument("--compare", action="store_true", help="also write OUTPUT_compare.png: bicubic and the result")
+    p.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     p.add_argument(
         "--max-pixels",
         type=int,
@@ -88,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn upscale`` and return its exit status."""
     log_warnings_to_stderr()
-    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # which of a file's weights are taken
+    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # log which of a file's weights are used
     options = parser().parse_args(argv)
     if not 1 <= options.quality <= 100:
         raise OptionError(f"--quality {options.quality}: choose 1 to 100")
@@ -115,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _without_pillow_limit(), sigterm_as_ctrl_c():
             run.all(planned.jobs)
     except KeyboardInterrupt as interrupt:
-        say("interrupted; the same command goes on where it stopped")
+        say("interrupted; run the same command again to resume")
         return status_after(interrupt)
     return _summarise(run, planned.ignored)
 
@@ -138,7 +142,7 @@ def _number(text: str) -> int:
 
 @contextlib.contextmanager
 def _without_pillow_limit() -> Iterator[None]:
-    """Pillow's own limit of pixels off: ours is checked when a file is opened, and can be set."""
+    """Disable Pillow's pixel limit within the block. Ours is checked when a file is opened and is configurable."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -149,7 +153,7 @@ def _without_pillow_limit() -> Iterator[None]:
 def _summarise(run: Run, ignored: Sequence[Path]) -> int:
     say(f"{run.done} upscaled, {run.kept} kept, {len(run.failures)} failed, {len(ignored)} ignored")
     if run.uncompared:
-        say("no side-by-side pictures are made of films and animations")
+        say("--compare does not apply to films and animations")
     for path in ignored:
         say_line(f"ignored {path}: neither an image nor a film")
     for message in run.failures:

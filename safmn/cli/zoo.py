@@ -1,4 +1,4 @@
-"""``safmn zoo``: the weights that come with the package, with what they were measured to reach."""
+"""``safmn zoo``: list the weights that come with the package, with their measured quality."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _measured(card: dict[str, Any]) -> str:
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """List the weights; returns the exit status."""
+    """List the weights and return the exit status."""
     ArgumentParser(prog="safmn zoo", description=__doc__).parse_args(argv)
     cards = {entry.name: entry.card for entry in entries().values()}
     rows = [
@@ -25,6 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, card in cards.items()
     ]
     say(table(["name", "network", "scale", "iterations", "PSNR / SSIM", "licence"], rows))
-    say("\nMeasured on Y, full frame, crop = scale; iterations of the last of several runs (docs/weights.md).")
+    say("\nMeasured on Y, full frame, crop = scale. Iterations: the last of several runs (docs/weights.md).")
     say("Use: safmn upscale photo.jpg -o out --weights NAME")
     return 0

@@ -1,4 +1,4 @@
-"""Applying a recipe to an image."""
+"""Apply a recipe to an image."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from safmn.errors import DataError
 from safmn.imaging import augment
 from safmn.value_types import Array
 
-_USM_REACH = operations.USM_RADIUS // 2 * 2  # two blurs: how far a pixel's sharpening looks
+_USM_REACH = operations.USM_RADIUS // 2 * 2  # sharpening blurs twice; pixels farther away have no influence
 
 
 class Pair(NamedTuple):
-    """A training pair: float32 (H, W, 3) RGB in [0, 1]; ``gt_usm`` is the sharpened GT, where it was asked for."""
+    """A training pair: float32 (H, W, 3) RGB in [0, 1]. ``gt_usm`` is the sharpened GT if it was requested."""
 
     lq: Array
     gt: Array
@@ -39,9 +39,9 @@ class Pair(NamedTuple):
 
 
 def apply_recipe(recipe: Recipe, image: Array) -> Array:
-    """Degrade an image: sharpen it if the recipe says so, do the steps, clamp and round to 8 bits.
+    """Degrade an image: sharpen it if the recipe says so, run the steps, clamp and round to 8 bits.
 
-    The recipe's geometry is not applied; :func:`make_pair` does that.
+    The recipe's geometry is not applied; use :func:`make_pair` for that.
 
     Args:
         image: float32 RGB in [0, 1], (H, W, 3); sides at least ``recipe.scale``.
@@ -50,27 +50,30 @@ def apply_recipe(recipe: Recipe, image: Array) -> Array:
         The LQ image, ``(H // scale, W // scale, 3)``: multiples of 1/255 in [0, 1].
 
     Raises:
-        DataError: the image has another form, or is too small.
+        DataError: the image has the wrong shape or is too small.
     """
     _check_image(recipe, image)
     return _degrade(recipe, operations.sharpen(image) if recipe.sharpen else image)
 
 
 def stages(recipe: Recipe, image: Array) -> Iterator[tuple[Step, Array]]:
-    """The image after each step of a recipe, before the final rounding; arguments as of :func:`apply_recipe`."""
+    """Yield each step of a recipe and the image after it, without the final rounding.
+
+    The arguments are those of :func:`apply_recipe`.
+    """
     _check_image(recipe, image)
     return _stages(recipe, operations.sharpen(image) if recipe.sharpen else image)
 
 
 def make_pair(recipe: Recipe, image: Array, *, sharpened: bool) -> Pair:
-    """The training pair that a recipe makes of an image, on the CPU.
+    """Return the training pair that a recipe makes from an image, on the CPU.
 
-    The crop, not only the patch, is degraded: kernels, JPEG blocks and resizes then meet the patch as they meet the
-    inside of an image. Sharpening likewise knows the patch's surroundings, where they lie in the crop.
+    The whole crop is degraded, not only the patch. Kernels, JPEG blocks and resizes therefore treat the patch like the
+    interior of an image. Sharpening also uses the patch's surroundings, as far as the crop contains them.
 
     Args:
         image: uint8 RGB (H, W, 3), of any size.
-        sharpened: whether to return the sharpened GT too.
+        sharpened: whether to return the sharpened GT as well.
     """
     crop = operations.from_uint8(cut_crop(recipe.geometry, image))
     source = operations.sharpen(crop) if recipe.sharpen else crop
@@ -88,7 +91,7 @@ def make_pair(recipe: Recipe, image: Array, *, sharpened: bool) -> Pair:
 
 
 def cut_crop(geometry: Geometry, image: Array) -> Array:
-    """Flip, pad by mirroring at the bottom and on the right, cut: (H, W, 3) -> (size, size, 3), contiguous."""
+    """Flip, mirror-pad at the bottom and right if needed, and crop: (H, W, 3) -> (size, size, 3), contiguous."""
     turned = augment(image, geometry.hflip, geometry.vflip, geometry.rot90)
     side = geometry.crop.size
     height, width = turned.shape[:2]
@@ -100,12 +103,12 @@ def cut_crop(geometry: Geometry, image: Array) -> Array:
 
 
 def _place(crop: Crop, side: int, height: int, width: int) -> tuple[int, int]:
-    """Top and left of a square of ``side`` pixels; every position is as likely."""
+    """Return top and left of a square of ``side`` pixels; all positions are equally likely."""
     return int(crop.down * (height - side + 1)), int(crop.across * (width - side + 1))
 
 
 def _sharpen_patch(crop: Array, top: int, left: int, side: int) -> Array:
-    """The patch of the sharpened crop, without sharpening what is too far away to matter."""
+    """Return the patch of the sharpened crop; sharpen only the pixels that influence it."""
     first_row, first_column = max(top - _USM_REACH, 0), max(left - _USM_REACH, 0)
     around = crop[first_row : top + side + _USM_REACH, first_column : left + side + _USM_REACH]
     sharp = operations.sharpen(around)
@@ -115,14 +118,14 @@ def _sharpen_patch(crop: Array, top: int, left: int, side: int) -> Array:
 
 def _check_image(recipe: Recipe, image: Array) -> None:
     if image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(f"a recipe is applied to an (H, W, 3) array, not to one of shape {tuple(image.shape)}")
+        raise DataError(f"a recipe needs an (H, W, 3) array, not one of shape {tuple(image.shape)}")
     height, width = image.shape[:2]
     if min(height, width) < recipe.scale:
         raise DataError(f"an image of {width}x{height} is too small for scale {recipe.scale}")
 
 
 def _degrade(recipe: Recipe, image: Array) -> Array:
-    """The steps, then clamping and rounding to 8 bits."""
+    """Run the steps, then clamp and round to 8 bits."""
     result = image
     for _, after in _stages(recipe, image):
         result = after
@@ -159,6 +162,6 @@ def _resize(step: Resize, image: Array, lq_size: tuple[float, float]) -> Array:
     size = (max(int(base[0] * step.factor), 1), max(int(base[1] * step.factor), 1))
     if size == operations.size_of(image) and (step.of == "lq" or step.factor == 1):
         return image
-    # By the factor where one is given, as the published code does; torch needs a size where that would leave nothing.
+    # Resize by the factor if there is one, as the published code does. If that leaves no pixels, torch needs a size.
     factor = step.factor if step.of == "input" and min(base[0] * step.factor, base[1] * step.factor) >= 1 else None
     return operations.resize(image, step.mode, size, factor)

@@ -27,13 +27,13 @@ _MCU = 16  # a block of subsampled chroma
 
 
 def diffjpeg(image: Tensor, quality: float) -> Tensor:
-    """What BasicSR's ``DiffJPEG(differentiable=False)`` gives for the image.
+    """Return the image as BasicSR's ``DiffJPEG(differentiable=False)`` compresses it.
 
-    It rounds nothing but the coefficients, pads with black, repeats chroma samples, and has the luma table transposed.
+    It rounds only the coefficients, pads with black, repeats chroma samples, and uses a transposed luma table.
 
     Args:
         image: (3, H, W) RGB in [0, 1].
-        quality: 1 to 100, any number.
+        quality: 1 to 100; need not be an integer.
 
     Returns:
         (3, H, W) in [0, 1].
@@ -50,29 +50,29 @@ def diffjpeg(image: Tensor, quality: float) -> Tensor:
 
 
 def _pad(image: Tensor) -> Tensor:
-    """Pad with black to multiples of 16, at the bottom and on the right."""
+    """Pad with black at the bottom and right to multiples of 16."""
     height, width = image.shape[-2:]
     return functional.pad(image[None], (0, -width % _MCU, 0, -height % _MCU))[0]
 
 
 def _matrix(rows: tuple[tuple[float, ...], ...], image: Tensor) -> Tensor:
-    """A 3x3 matrix times the channels of (3, H, W)."""
+    """Multiply the channels of (3, H, W) by a 3x3 matrix."""
     return torch.tensordot(torch.tensor(rows, device=image.device), image, dims=1)
 
 
 def _offset(like: Tensor) -> Tensor:
-    """128 on the chroma channels: (3, 1, 1)."""
+    """Return the channel offsets, 128 for chroma: (3, 1, 1)."""
     return torch.tensor([0.0, 128.0, 128.0], device=like.device).view(3, 1, 1)
 
 
 def _factor(quality: float) -> float:
-    """What multiplies the tables; at quality 100 it would be 0, and dividing by it NaN."""
+    """Return the factor on the tables. The lower limit avoids 0 at quality 100, which would lead to NaN."""
     return max(5000 / quality if quality < 50 else 200 - 2 * quality, 1) / 100
 
 
 @lru_cache(maxsize=8)
 def _base_table(kind: str, device: torch.device) -> Tensor:
-    """Quantisation steps at quality 50: (8, 8), rows are vertical frequencies."""
+    """Return the quantisation steps at quality 50: (8, 8), rows are vertical frequencies."""
     if kind == "luma":
         return torch.tensor(_LUMA_TABLE, dtype=torch.float32, device=device)
     table = torch.full((_BLOCK, _BLOCK), 99.0)
@@ -82,7 +82,7 @@ def _base_table(kind: str, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _transform(device: torch.device) -> Tensor:
-    """The orthonormal 8-point DCT-II: (8, 8), a row for each frequency."""
+    """Return the orthonormal 8-point DCT-II matrix: (8, 8), one row per frequency."""
     k, n = np.arange(_BLOCK)[:, None], np.arange(_BLOCK)[None, :]
     rows = np.cos((2 * n + 1) * k * np.pi / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
     rows[0] /= np.sqrt(2)
@@ -90,7 +90,7 @@ def _transform(device: torch.device) -> Tensor:
 
 
 def _to_blocks(planes: Tensor) -> Tensor:
-    """(C, H, W) in 0..255 -> (C, H/8, W/8, 8, 8) around zero."""
+    """Split into blocks centred on zero: (C, H, W) in 0..255 -> (C, H/8, W/8, 8, 8)."""
     count, height, width = planes.shape
     return (planes - 128).view(count, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).transpose(2, 3)
 
@@ -101,12 +101,12 @@ def _from_blocks(blocks: Tensor) -> Tensor:
 
 
 def _quantise(planes: Tensor, table: Tensor) -> Tensor:
-    """Round the DCT coefficients of 8x8 blocks to multiples of the table: (C, H, W) -> (C, H, W)."""
+    """Round the DCT coefficients of each 8x8 block to multiples of the table: (C, H, W) -> (C, H, W)."""
     dct = _transform(planes.device)
     coefficients = ((dct @ _to_blocks(planes) @ dct.T) / table).round_() * table
     return _from_blocks(dct.T @ coefficients @ dct)
 
 
 def _repeat(chroma: Tensor) -> Tensor:
-    """Twice the size, every sample four times: (2, h, w) -> (2, 2h, 2w)."""
+    """Double the size by repeating each sample four times: (2, h, w) -> (2, 2h, 2w)."""
     return chroma.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)

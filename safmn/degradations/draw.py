@@ -1,7 +1,7 @@
-"""Drawing a recipe. What is drawn, and how it is distributed, is BasicSR's; the order of the draws is ours.
+"""Draw a recipe. The parameters and their distributions are BasicSR's; the order of the draws is our own.
 
-Every sample draws from a generator of its own. ``batch_pool`` has a second generator, alike for all samples of a batch,
-for what the published code draws once for a batch.
+Every sample has its own generator. ``batch_pool`` uses a second generator, in the same state for all samples of a
+batch, for everything that the published code draws once per batch.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def draw_recipe(options: DegradationOptions, rng: Generator, batch_rng: Generato
 
     Args:
         options: see :func:`safmn.degradations.parse_options`.
-        rng: the sample's generator, :func:`safmn.data.sample_rng` of (seed, epoch, index).
-        batch_rng: for ``mode: batch_pool``: a new generator in the same state for every sample of a batch.
+        rng: the sample's generator, from :func:`safmn.data.sample_rng` with (seed, epoch, index).
+        batch_rng: for ``mode: batch_pool``, a new generator in the same state for every sample of a batch.
     """
     shared = rng if batch_rng is None else batch_rng
     geometry = _draw_geometry(options, rng)
@@ -54,7 +54,7 @@ def draw_recipe(options: DegradationOptions, rng: Generator, batch_rng: Generato
         steps = (Resize("lanczos", 1.0, "lq"), Compress("avif", quality))
     else:
         first, second = _draw_first(options, rng, shared), _draw_second(options, rng, shared)
-        extra = draw_extra(options.extra, rng)  # last, so that the published draws stay what they were
+        extra = draw_extra(options.extra, rng)  # last, so that the published draws do not change
         steps = (*extra["start"], *first, *extra["middle"], *second, *extra["end"])
     return Recipe(options.scale, options.degrade_sharpened, steps, geometry)
 
@@ -98,7 +98,7 @@ def _draw_second(options: DegradationOptions, rng: Generator, shared: Generator)
 def _draw_kernel(options: BlurOptions, rng: Generator) -> Kernel:
     size = int(_choose(rng, options.sizes))
     if rng.random() < options.sinc_prob:
-        lowest = math.pi / 3 if size < 13 else math.pi / 5  # small kernels cannot hold low frequencies
+        lowest = math.pi / 3 if size < 13 else math.pi / 5  # small kernels cannot represent low frequencies
         return Kernel("sinc", size, cutoff=float(rng.uniform(lowest, math.pi)))
     kind = cast(KernelKind, _choose(rng, options.families, options.family_prob))
     sigma_x = _draw(rng, options.sigma)
@@ -142,7 +142,7 @@ def _draw_compression(options: DegradationOptions, stage: StageOptions, rng: Gen
 
 
 def _draw_quality(rng: Generator, limits: Interval) -> int:
-    """Uniform as BasicSR's, then rounded: encoders take whole numbers."""
+    """Draw uniformly, as BasicSR does, then round: encoders take integers."""
     return round(_draw(rng, limits))
 
 
@@ -155,7 +155,7 @@ def _draw_logarithmic(rng: Generator, limits: Interval) -> float:
 
 
 def _choose(rng: Generator, items: Sequence[T], probabilities: Sequence[float] | None = None) -> T:
-    """One of ``items`` by a single uniform draw."""
+    """Choose one of ``items`` with a single uniform draw."""
     uniform = rng.random()
     if probabilities is None:
         return items[int(uniform * len(items))]

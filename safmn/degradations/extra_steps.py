@@ -1,8 +1,8 @@
-"""Degradation steps beside the published ones: registered by name, listed in ``degradation.extra`` of an option file.
+"""Additional degradation steps: registered by name, listed under ``degradation.extra`` in an option file.
 
-A step is a class with three parts. Its constructor takes what an option file says. ``draw`` draws from the sample's
-generator and returns plain numbers, which go into the recipe, so that it can be replayed. ``apply`` degrades an image
-by these numbers alone.
+A step is a class with three parts. Its constructor takes the arguments from the option file. ``draw`` draws from the
+sample's generator and returns plain values, which are stored in the recipe for replay. ``apply`` degrades an image
+using only these values.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ Drawn = dict[str, bool | int | float | str]
 
 
 class DegradationStep:
-    """A degradation step of one's own. Register a subclass with ``@DEGRADATION_REGISTRY.register()``.
+    """Base class of a custom degradation step. Register a subclass with ``@DEGRADATION_REGISTRY.register()``.
 
     Attributes:
-        place: where it comes unless the option file says otherwise: at the ``start``, before the second stage
-            (``middle``), or on the LQ image (``end``).
+        place: the default position: at the ``start``, before the second stage (``middle``), or on the LQ image
+            (``end``). The option file can override it.
     """
 
     place: ClassVar[Place] = "start"
 
     def draw(self, rng: np.random.Generator) -> Drawn:
-        """What ``apply`` needs, as plain numbers and words; every draw comes from ``rng``."""
+        """Return what ``apply`` needs, as plain numbers and strings; draw only from ``rng``."""
         raise NotImplementedError
 
     @staticmethod
     def apply(image: Array, drawn: Mapping[str, Any]) -> Array:
-        """Degrade an image: float32 (H, W, 3) RGB in [0, 1] to the same shape; the image itself is not changed."""
+        """Return a degraded copy of an image: float32 (H, W, 3) RGB in [0, 1], same shape; never in-place."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class ListedStep:
-    """An entry of ``degradation.extra``: a step, how often it is applied, and where."""
+    """An entry of ``degradation.extra``: a step, its probability and its position."""
 
     name: str
     step: DegradationStep
@@ -54,17 +54,17 @@ class ListedStep:
 
 
 def listed_steps(entries: Sequence[Mapping[str, Any]]) -> tuple[ListedStep, ...]:
-    """The steps that ``degradation.extra`` lists.
+    """Build the steps listed in ``degradation.extra``.
 
     Raises:
-        OptionError: an entry is wrong; names it.
+        OptionError: an entry is wrong; the message names it.
     """
     return tuple(_listed(f"degradation.extra[{index}]", entry) for index, entry in enumerate(entries))
 
 
 def _listed(where: str, entry: Mapping[str, Any]) -> ListedStep:
     if not isinstance(entry.get("type"), str):
-        raise OptionError(f"{where}: the key 'type' is missing: the name of a registered step")
+        raise OptionError(f"{where}: the key 'type' is missing; set it to the name of a registered step")
     try:
         step = build(DEGRADATION_REGISTRY, {key: value for key, value in entry.items() if key not in ("prob", "place")})
     except OptionError as error:
@@ -78,7 +78,7 @@ def _listed(where: str, entry: Mapping[str, Any]) -> ListedStep:
 
 
 def draw_extra(listed: Sequence[ListedStep], rng: np.random.Generator) -> dict[Place, list[Step]]:
-    """The extra steps of one sample, by place. Without any listed nothing is drawn."""
+    """Draw the extra steps of one sample, grouped by position. If none are listed, nothing is drawn."""
     drawn: dict[Place, list[Step]] = {"start": [], "middle": [], "end": []}
     for entry in listed:
         if rng.random() < entry.prob:
@@ -90,8 +90,8 @@ def apply_extra(step: Extra, image: Array) -> Array:
     """Apply an extra step of a recipe.
 
     Raises:
-        OptionError: no step of that name is registered here.
-        DataError: the step returned something that is not such an image.
+        OptionError: no step with that name is registered.
+        DataError: the step did not return an image of the same shape.
     """
     kind: Any = find(DEGRADATION_REGISTRY, step.type)
     result: Array = kind.apply(image, step.drawn)
@@ -102,10 +102,10 @@ def apply_extra(step: Extra, image: Array) -> Array:
 
 @DEGRADATION_REGISTRY.register()
 class MotionBlur(DegradationStep):
-    """Blur along a straight line, as a camera that moves does.
+    """Blur along a straight line, like a moving camera.
 
     Args:
-        length: Range of the line's length in pixels, from 1 on.
+        length: Range of the line's length in pixels, within 1 to 99.
     """
 
     def __init__(self, length: Interval = (3, 15)) -> None:
@@ -115,12 +115,12 @@ class MotionBlur(DegradationStep):
         self.length = (float(low), float(high))
 
     def draw(self, rng: np.random.Generator) -> Drawn:
-        """Length in pixels and angle in radians."""
+        """Draw the length in pixels and the angle in radians."""
         return {"length": float(rng.uniform(*self.length)), "angle": float(rng.uniform(0, np.pi))}
 
     @staticmethod
     def apply(image: Array, drawn: Mapping[str, Any]) -> Array:
-        """Correlate with an antialiased line; borders are mirrored."""
+        """Correlate with an antialiased line, with mirrored borders."""
         length, angle = float(drawn["length"]), float(drawn["angle"])
         radius = int(np.ceil(length / 2))
         axis = np.arange(-radius, radius + 1)

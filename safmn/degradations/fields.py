@@ -1,4 +1,4 @@
-"""Random fields of noise steps: made on the CPU from the step's seed, so that every device adds the same noise."""
+"""Random fields for noise steps, made on the CPU from the step's seed so that every device adds the same noise."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ def _generator(seed: int) -> np.random.Generator:
 
 
 def normal(seed: int, height: int, width: int, *, grey: bool) -> Array:
-    """Standard normal numbers: float32 (H, W, 3), or (H, W, 1) where ``grey``."""
+    """Return standard normal numbers: float32 (H, W, 3), or (H, W, 1) if ``grey``."""
     return _generator(seed).standard_normal((height, width, 1 if grey else 3), dtype=np.float32)
 
 
 def uniform_bins(seed: int, height: int, width: int, *, grey: bool) -> Array:
-    """Which of 2**14 equal parts of [0, 1) a uniform number falls into: uint16 (H, W, 3), or (H, W, 1) if ``grey``."""
+    """Return uniform bin numbers, 2**14 equal bins over [0, 1): uint16 (H, W, 3), or (H, W, 1) if ``grey``."""
     shape = (height, width, 1 if grey else 3)
     words = _generator(seed).bytes(2 * math.prod(shape))
     return np.right_shift(np.frombuffer(words, np.dtype("<u2")), 16 - POISSON_BITS).reshape(shape)
 
 
 def poisson_levels(distinct: int) -> int:
-    """How many levels Poisson noise counts in, given the number of distinct levels of an image: a power of two."""
+    """Return the number of levels for Poisson noise, a power of two, from the number of distinct levels in an image."""
     return 1 << max(distinct - 1, 0).bit_length()
 
 
 @lru_cache(maxsize=16)
 def poisson_quantiles(levels: int) -> Array:
-    """Poisson counts by inversion: for grey level g and uniform bin b, entry (g << 14) + b is the number of events.
+    """Return a table of Poisson counts: entry (g << 14) + b is the number of events for grey level g, uniform bin b.
 
-    The expected number is ``g / 255 * levels``. Drawing by inversion, from a table, is 20 times as fast as numpy's
-    rejection sampler, and a grey level that differs by rounding between devices moves one count, not all after it.
-    At 256 levels the variance is that of the Poisson distribution within 0.06 % (1.2 % at 1 and 2); nothing is drawn
-    beyond 4 standard deviations.
+    The expected number is ``g / 255 * levels``. Drawing from a table by inversion is 20 times as fast as NumPy's
+    rejection sampler. If rounding changes a grey level between devices, only one count changes, not all later ones.
+    At 256 levels the variance matches the Poisson distribution within 0.06 % (1.2 % at 1 and 2); no draw lies beyond
+    4 standard deviations.
 
     Returns:
         uint16, (256 * 2**14,).

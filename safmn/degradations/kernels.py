@@ -1,4 +1,4 @@
-"""Blur kernels (Real-ESRGAN, arXiv 2107.10833, section 3.1) from their parameters, and how to apply them cheaply."""
+"""Build blur kernels (Real-ESRGAN, arXiv 2107.10833, section 3.1) from their parameters, and factorise them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from scipy.special import j1
 from safmn.degradations.recipe import Kernel
 from safmn.value_types import Array
 
-_SEPARABLE_ERROR = 1e-6  # largest sum of what a separable form may leave out: its error on an image in [0, 1]
+_SEPARABLE_ERROR = 1e-6  # largest sum of absolute differences, which bounds the error on an image in [0, 1]
 
 
 def weights(kernel: Kernel) -> Array:
-    """The kernel as float64 weights of shape (size, size) that sum to 1."""
+    """Return the kernel as float64 weights of shape (size, size) that sum to 1."""
     radius = kernel.size // 2
     axis = np.arange(-radius, radius + 1, dtype=np.float64)
     if kernel.kind == "sinc":
         values = _sinc(np.hypot(axis[:, None], axis[None, :]), kernel.cutoff)
     else:
-        with np.errstate(over="ignore"):  # what is beyond all numbers has no weight
+        with np.errstate(over="ignore"):  # an overflow to infinity becomes weight 0
             values = _family(kernel, _squared_distance(kernel, axis))
     return np.asarray(values / values.sum())
 
 
 def _family(kernel: Kernel, distance: Array) -> Array:
-    """Weights as a function of the squared Mahalanobis distance, not normalised."""
+    """Return the weights, not normalised, as a function of the squared Mahalanobis distance."""
     if kernel.kind.startswith("plateau"):
         return np.asarray(1 / (distance**kernel.beta + 1))
     exponent = distance**kernel.beta if kernel.kind.startswith("generalized") else distance
@@ -32,25 +32,27 @@ def _family(kernel: Kernel, distance: Array) -> Array:
 
 
 def _squared_distance(kernel: Kernel, axis: Array) -> Array:
-    """(x, y) times the inverse of the rotated covariance times (x, y), at every pixel: (size, size)."""
+    """Return the squared Mahalanobis distance of every pixel under the rotated covariance: (size, size)."""
     cos, sin = np.cos(kernel.rotation), np.sin(kernel.rotation)
     x, y = axis[None, :], axis[:, None]
-    along, across = cos * x + sin * y, cos * y - sin * x  # in the axes of the ellipse
+    along, across = cos * x + sin * y, cos * y - sin * x  # coordinates along the axes of the ellipse
     return np.asarray((along / kernel.sigma_x) ** 2 + (across / kernel.sigma_y) ** 2)
 
 
 def _sinc(radius: Array, cutoff: float) -> Array:
-    """The ideal circular low-pass filter, J1(cutoff r) cutoff / (2 pi r), at distances of ``radius`` pixels."""
+    """Return the ideal circular low-pass filter, J1(cutoff r) cutoff / (2 pi r), ``radius`` pixels from the centre."""
     safe = np.where(radius == 0, 1, radius)
     return np.where(radius == 0, cutoff**2 / (4 * np.pi), cutoff * j1(cutoff * safe) / (2 * np.pi * safe))
 
 
 def separable(values: Array) -> tuple[Array, Array] | None:
-    """Columns and rows, (rank, size) each, with sum over r of outer(columns[r], rows[r]) equal to ``values``.
+    """Factorise a kernel into separable filters: ``values`` is the sum over r of outer(columns[r], rows[r]).
 
-    Equal within an error of 1e-6 on images in [0, 1], about that of float32 sums. ``None`` where filtering by
-    ``values`` itself is less work: separable filters take 2 * rank * size instead of size**2 multiplications, and about
-    half as long again for each.
+    The error on images in [0, 1] is at most 1e-6, about the rounding error of float32 sums. Separable filters take
+    2 * rank * size multiplications instead of size**2, and each takes about 1.5 times as long.
+
+    Returns:
+        Columns and rows, (rank, size) each; None if filtering with ``values`` directly is less work.
     """
     size = len(values)
     u, singular, v = np.linalg.svd(values)
@@ -67,9 +69,9 @@ def _error(values: Array, columns: Array, rows: Array) -> float:
 
 
 def _exactly_symmetric(vectors: Array) -> Array:
-    """The vectors made even or odd to the last bit, which OpenCV filters with twice as fast.
+    """Make the vectors exactly even or odd: OpenCV filters twice as fast with such vectors.
 
-    The kernels are symmetric about their centre, so their singular vectors are even or odd but for rounding.
+    The kernels are symmetric about their centre, so their singular vectors are even or odd except for rounding.
     """
     even, odd = (vectors + vectors[:, ::-1]) / 2, (vectors - vectors[:, ::-1]) / 2
     is_even = np.abs(even).sum(axis=1) >= np.abs(odd).sum(axis=1)

@@ -1,8 +1,8 @@
-"""The keys of the degradation in option files: Real-ESRGAN's, with published defaults, and ours.
+"""Degradation keys of option files: Real-ESRGAN's, with their published defaults, and our own.
 
-Real-ESRGAN's files hold them in two places: resizing, noise and compression at the top level, blur in the section of
-the training set. What is new here stands in the section ``degradation`` and is off unless asked for. What goes
-together is checked by :func:`safmn.degradations.parse_options`.
+Real-ESRGAN's files have them in two places: resizing, noise and compression at the top level, blur in the section of
+the training set. Our own keys are in the section ``degradation`` and are off by default.
+:func:`safmn.degradations.parse_options` checks that the keys fit together.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ PUBLISHED_MODES: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
 
 
 class PublishedKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Real-ESRGAN's keys of the top level.
+    """Real-ESRGAN's top-level keys.
 
     Ranges are [low, high]; ``...2`` is the second stage.
 
     Attributes:
-        gt_usm: Train towards the sharpened GT, and degrade it (stage 1).
-        l1_gt_usm: The losses that are not perceptual compare with the sharpened GT. If this key or one of the next two
-            is given, training is that of SAFMN's GAN stage: the GT itself is degraded, resized before the first blur,
-            and ``nearest`` is drawn as well.
+        gt_usm: Use the sharpened GT as the training target, and degrade it (stage 1).
+        l1_gt_usm: All losses except the perceptual loss compare with the sharpened GT. If this key or one of the next
+            two is given, training follows SAFMN's GAN stage: the GT itself is degraded, the first resize comes before
+            the first blur, and ``nearest`` is added to the resize modes.
         percep_gt_usm: The perceptual loss compares with the sharpened GT.
         gan_gt_usm: The discriminator sees the sharpened GT.
-        high_order_degradation: Must be true; pairs that exist are read by other data sets.
-        resize_prob, resize_prob2: How often an image is enlarged, shrunk, or kept; sums to 1.
-        resize_range, resize_range2: Factor of the resizing; must enclose 1.
-        gaussian_noise_prob, gaussian_noise_prob2: Share of Gaussian noise; the rest is Poisson noise.
-        noise_range, noise_range2: Standard deviation of Gaussian noise, in levels of 0 to 255.
+        high_order_degradation: Must be true; other data sets read existing pairs.
+        resize_prob, resize_prob2: Probabilities of enlarging, shrinking and keeping the size; must sum to 1.
+        resize_range, resize_range2: Resize factor; the range must contain 1.
+        gaussian_noise_prob, gaussian_noise_prob2: Probability of Gaussian noise; otherwise the noise is Poisson noise.
+        noise_range, noise_range2: Standard deviation of Gaussian noise, in grey levels of 0 to 255.
         poisson_scale_range, poisson_scale_range2: Factor on Poisson noise.
-        gray_noise_prob, gray_noise_prob2: Share of noise that is equal in all three channels.
+        gray_noise_prob, gray_noise_prob2: Probability that the noise is the same in all three channels.
         jpeg_range, jpeg_range2: JPEG quality, 1 to 100.
-        second_blur_prob: Share of samples that are blurred in the second stage.
+        second_blur_prob: Probability of a blur in the second stage.
         gt_size: Side of the GT patch in pixels, a multiple of the scale.
         queue_size: Pairs in the pool of ``mode: batch_pool``.
     """
@@ -76,30 +76,33 @@ class PublishedKeys(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class DegradationKeys(PublishedKeys, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Those and the keys of the section ``degradation``, which are ours.
+    """The top-level keys and our own keys of the section ``degradation``.
 
     Attributes:
-        mode: ``per_sample``: every sample draws everything for itself. ``batch_pool``: as published, a batch shares
-            resize factors and modes, the kinds of noise, the second blur and the order at the end, and batches are
-            mixed in a pool of ``queue_size`` pairs.
+        mode: ``per_sample``: every sample draws all of its parameters. ``batch_pool``: as published, the samples of a
+            batch share resize factors and modes, the kinds of noise, the second blur and the order of the last steps,
+            and batches are mixed in a pool of ``queue_size`` pairs.
         crop_size: Side of the GT crop that is degraded, in pixels.
-        degrade_sharpened: Degrade the sharpened GT. null: as ``gt_usm`` and ``l1_gt_usm`` say.
-        resize_first: Resize before the first blur. null: as ``l1_gt_usm`` says.
-        resize_modes: Ways to resize, drawn alike. null: as ``l1_gt_usm`` says.
-        final_resize_modes: Ways to resize to the LQ size at the end, drawn alike.
-        codec_list: What compresses: ``jpeg``, ``webp``, ``avif``, or ``diffjpeg``, BasicSR's.
-        codec_prob: How often each of ``codec_list`` is drawn; sums to 1.
+        degrade_sharpened: Degrade the sharpened GT. null: follow ``gt_usm``.
+        resize_first: Resize before the first blur. null: only in the GAN stage (see ``l1_gt_usm``).
+        resize_modes: Resize modes, equally likely. null: the published ones (see ``l1_gt_usm``).
+        final_resize_modes: Modes of the final resize to the LQ size, equally likely.
+        codec_list: Codecs: ``jpeg``, ``webp``, ``avif``, or BasicSR's ``diffjpeg``.
+        codec_prob: Probability of each codec in ``codec_list``; must sum to 1.
         webp_range: WebP quality, 1 to 100.
         avif_range: AVIF quality, 1 to 100.
-        sensor_noise_prob: Share of noise in the first stage that depends on the signal, as a camera's sensor does:
-            its variance is ``shot * x + read**2``.
-        sensor_shot_range: Range of ``shot``, drawn uniformly in the logarithm.
-        sensor_read_range: Range of ``read``, drawn uniformly in the logarithm.
-        bicubic_prob: Share of samples that are only shrunk, by MATLAB's bicubic ``imresize``.
-        lanczos_avif_prob: Share of samples that are shrunk by Lanczos and compressed by AVIF, as for light SAFMN++.
-        extra: Further steps: ``type`` and arguments of each, ``prob``, how often it is applied (1), and ``place``:
-            ``start``, ``middle`` (before the second stage) or ``end`` (on the LQ image). Built in: ``MotionBlur``.
-        lanczos_avif_range: Their AVIF quality; the default covers the quantiser's 31 to 63 of the AIS 2024 challenge.
+        sensor_noise_prob: Probability of signal-dependent camera sensor noise in the first stage; its variance is
+            ``shot * x + read**2``.
+        sensor_shot_range: Range of ``shot``, drawn log-uniformly.
+        sensor_read_range: Range of ``read``, drawn log-uniformly.
+        bicubic_prob: Probability that a sample is only shrunk, with MATLAB's bicubic ``imresize``.
+        lanczos_avif_prob: Probability that a sample is shrunk with Lanczos and compressed with AVIF, as for light
+            SAFMN++.
+        extra: Additional steps. Each has a ``type`` and its arguments, ``prob``, its probability (default 1), and
+            ``place``: ``start``, ``middle`` (before the second stage) or ``end`` (on the LQ image). Built in:
+            ``MotionBlur``.
+        lanczos_avif_range: AVIF quality for ``lanczos_avif_prob``; the default covers quantisers 31 to 63 of the AIS
+            2024 challenge.
     """
 
     mode: Mode = "per_sample"
@@ -122,21 +125,21 @@ class DegradationKeys(PublishedKeys, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class BlurKeys(Struct, frozen=True, kw_only=True):
-    """Keys of the training set's section.
+    """Blur and cropping keys of the training set's section.
 
     Attributes:
-        gt_size: Side of the GT patch in pixels, a multiple of the scale; may stand at the top level instead.
+        gt_size: Side of the GT patch in pixels, a multiple of the scale; can be given at the top level instead.
         use_hflip: Flip half of the images left to right.
         use_rot: Flip half of the images top to bottom, and transpose half of them.
         batch_size_per_gpu: Samples per micro-batch and process; see the loader's keys.
-        blur_kernel_size, blur_kernel_size2: The largest kernel; odd sizes from 7 on are drawn.
+        blur_kernel_size, blur_kernel_size2: Largest kernel size; odd sizes from 7 up to it are drawn.
         kernel_list, kernel_list2: Families of blur kernels.
-        kernel_prob, kernel_prob2: How often each of the families is drawn; sums to 1.
-        sinc_prob, sinc_prob2: Share of sinc kernels.
+        kernel_prob, kernel_prob2: Probability of each family; must sum to 1.
+        sinc_prob, sinc_prob2: Probability of a sinc kernel.
         blur_sigma, blur_sigma2: Standard deviation of the kernel in pixels.
-        betag_range, betag_range2: Shape of generalized Gaussian kernels; half of the draws lie below 1.
-        betap_range, betap_range2: Shape of plateau kernels; half of the draws lie below 1.
-        final_sinc_prob: Share of samples with a sinc filter at the end.
+        betag_range, betag_range2: Shape exponent of generalized Gaussian kernels; half of the draws are below 1.
+        betap_range, betap_range2: Shape exponent of plateau kernels; half of the draws are below 1.
+        final_sinc_prob: Probability of a sinc filter at the end.
     """
 
     gt_size: Positive | None = None

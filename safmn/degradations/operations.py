@@ -1,4 +1,4 @@
-"""The steps of a recipe on float32 arrays, (H, W, 3) RGB in [0, 1], through OpenCV. Each returns a new array."""
+"""The steps of a recipe on float32 arrays, (H, W, 3) RGB in [0, 1], mostly with OpenCV. Each returns a new array."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from safmn.degradations.recipe import Compress, GaussianNoise, Kernel, PoissonNo
 from safmn.imaging import imresize
 from safmn.value_types import Array
 
-USM_RADIUS = 51  # side of the Gaussian; Real-ESRGAN's radius of 50 made odd
-USM_SIGMA = 0.3 * ((USM_RADIUS - 1) * 0.5 - 1) + 0.8  # what OpenCV takes for that side: 8
+USM_RADIUS = 51  # side of the Gaussian; Real-ESRGAN's radius of 50, made odd
+USM_SIGMA = 0.3 * ((USM_RADIUS - 1) * 0.5 - 1) + 0.8  # OpenCV's default for that side: 8
 USM_THRESHOLD = 10  # grey levels
 USM_WEIGHT = 0.5
 DISPLAY_GAMMA = 2.2
 GREY_WEIGHTS = [0.2989, 0.587, 0.114]  # of R, G, B, as in torchvision
 _MIRROR = cv2.BORDER_REFLECT_101
-_DIRECT_TAPS = 129  # OpenCV filters larger kernels through Fourier transforms, four times as slowly at these sizes
+_DIRECT_TAPS = 129  # OpenCV uses Fourier transforms for larger kernels, which is four times slower at these sizes
 _AVIF_SPEED = 8  # of 0 (smallest file) to 10
 
 
 def size_of(image: Array) -> tuple[int, int]:
-    """Height and width."""
+    """Return height and width."""
     return image.shape[0], image.shape[1]
 
 
 def from_uint8(image: Array) -> Array:
-    """uint8 or uint16 -> float32 in [0, 1], the same bits as :func:`safmn.imaging.to_tensor`."""
+    """Convert uint8 or uint16 to float32 in [0, 1], bit for bit as :func:`safmn.imaging.to_tensor` does."""
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
 def sharpen(image: Array) -> Array:
-    """Unsharp masking where the detail is stronger than the threshold, with a soft mask (Real-ESRGAN's USM)."""
+    """Sharpen with Real-ESRGAN's USM: unsharp masking, blended in by a soft mask of detail above the threshold."""
     side = (USM_RADIUS, USM_RADIUS)
     residual = cv2.subtract(image, cv2.GaussianBlur(image, side, USM_SIGMA, borderType=_MIRROR))
     mask = (np.abs(residual) * 255 > USM_THRESHOLD).astype(np.float32)
@@ -48,7 +48,7 @@ def sharpen(image: Array) -> Array:
 
 
 def blur(image: Array, kernel: Kernel) -> Array:
-    """Correlate with the kernel, mirrored at the borders; a sum of separable filters where that is less work."""
+    """Correlate with the kernel, with mirrored borders; use a sum of separable filters if that is less work."""
     values = kernels.weights(kernel)
     factors = kernels.separable(values)
     if factors is None:
@@ -61,7 +61,7 @@ def blur(image: Array, kernel: Kernel) -> Array:
 
 
 def _correlate(image: Array, values: Array) -> Array:
-    """Correlate with any kernel, in bands of so few rows that OpenCV computes them directly."""
+    """Correlate with any kernel, in bands of rows small enough for OpenCV to filter them directly."""
     size = len(values)
     bands = math.ceil(size / (_DIRECT_TAPS // size))
     if bands == 1:
@@ -80,14 +80,18 @@ def _correlate(image: Array, values: Array) -> Array:
 def resize(image: Array, mode: ResizeMode, size: tuple[int, int], factor: float | None) -> Array:
     """Resize to (height, width).
 
-    ``factor`` is the exact ratio where the size was rounded from it: torch samples at multiples of ``1 / factor`` then.
+    Args:
+        image: float32 (H, W, 3).
+        mode: see :class:`safmn.degradations.recipe.Resize`.
+        size: (height, width) of the result.
+        factor: the exact ratio if ``size`` was rounded from it; torch then samples at multiples of ``1 / factor``.
     """
     if mode == "lanczos":
         channels = [Image.fromarray(image[..., c]).resize(size[::-1], Image.Resampling.LANCZOS) for c in range(3)]
         return np.stack([np.asarray(channel) for channel in channels], axis=-1)
     if mode == "matlab_bicubic":
         return from_uint8(imresize(_to_uint8(image), output_shape=size))
-    if mode == "bilinear":  # torch's depends on the number of threads in the last bits, OpenCV's does not
+    if mode == "bilinear":  # OpenCV, because the last bits of torch's result depend on the number of threads
         return _bilinear(image, size, factor)
     planes = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
     result = interpolate(planes, mode, size, factor)
@@ -102,21 +106,21 @@ def _bilinear(image: Array, size: tuple[int, int], factor: float | None) -> Arra
 
 
 def interpolate(planes: torch.Tensor, mode: ResizeMode, size: tuple[int, int], factor: float | None) -> torch.Tensor:
-    """:func:`torch.nn.functional.interpolate` on (1, C, H, W), by ``factor`` or, where it is None, to ``size``."""
+    """Call :func:`torch.nn.functional.interpolate` on (1, C, H, W), by ``factor``, or to ``size`` if it is None."""
     if factor is None:
         return torch.nn.functional.interpolate(planes, size=size, mode=mode)
     return torch.nn.functional.interpolate(planes, scale_factor=factor, mode=mode)
 
 
 def gaussian_noise(image: Array, step: GaussianNoise) -> Array:
-    """Add the noise and clamp to [0, 1]."""
+    """Add Gaussian noise and clamp to [0, 1]."""
     noise = fields.normal(step.seed, *size_of(image), grey=step.grey)
     noise *= np.float32(step.sigma / 255)
     return _clamp(image + noise)
 
 
 def poisson_noise(image: Array, step: PoissonNoise) -> Array:
-    """Add the noise and clamp to [0, 1]. Counts follow the image rounded to 8 bits, or its grey version so rounded."""
+    """Add Poisson noise and clamp to [0, 1]. Counts follow the image, or its grey version, rounded to 8 bits."""
     level = _to_uint8(image @ np.array(GREY_WEIGHTS, np.float32)[:, None] if step.grey else image)
     levels = fields.poisson_levels(int(np.count_nonzero(np.bincount(level.ravel(), minlength=256))))
     bins = fields.uniform_bins(step.seed, *size_of(image), grey=step.grey)
@@ -130,7 +134,7 @@ def poisson_noise(image: Array, step: PoissonNoise) -> Array:
 
 
 def sensor_noise(image: Array, step: SensorNoise) -> Array:
-    """Add the noise in linear light and go back to display values in [0, 1]."""
+    """Add sensor noise in linear light and convert back to display values in [0, 1]."""
     light = np.power(np.clip(image, 0, 1), np.float32(DISPLAY_GAMMA))
     deviation = np.sqrt(np.float32(step.shot) * light + np.float32(step.read**2))
     noisy = light + deviation * fields.normal(step.seed, *size_of(image), grey=False)
@@ -138,7 +142,7 @@ def sensor_noise(image: Array, step: SensorNoise) -> Array:
 
 
 def compress(image: Array, step: Compress) -> Array:
-    """Round to 8 bits, encode and decode with the codec's own library."""
+    """Encode and decode: ``diffjpeg`` on float values, the other codecs with OpenCV on the image rounded to 8 bits."""
     if step.codec == "diffjpeg":
         planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return np.ascontiguousarray(diffjpeg(planes.clamp(0, 1), step.quality).permute(1, 2, 0).numpy())
@@ -149,7 +153,7 @@ def compress(image: Array, step: Compress) -> Array:
     }[step.codec]
     encoded = cv2.imencode(f".{step.codec}", cv2.cvtColor(_to_uint8(image), cv2.COLOR_RGB2BGR), flags)[1]
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    assert decoded is not None, f"OpenCV cannot read the {step.codec} that it wrote"
+    assert decoded is not None, f"OpenCV cannot read the {step.codec} file that it wrote"
     return from_uint8(np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)))
 
 
@@ -164,5 +168,5 @@ def _clamp(image: Array) -> Array:
 
 
 def _to_uint8(image: Array) -> Array:
-    """uint8 of the clamped image; ties go to even, as in torch."""
+    """Clamp and convert to uint8, rounding half to even as torch does."""
     return np.rint(np.clip(image, 0, 1) * np.float32(255)).astype(np.uint8)

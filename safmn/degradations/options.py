@@ -1,4 +1,4 @@
-"""What recipes are drawn from: the keys of an option file, checked as a whole."""
+"""Check the degradation keys of an option file and turn them into the options for drawing recipes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from safmn.value_types import Interval
 _GAN_KEYS = ("l1_gt_usm", "percep_gt_usm", "gan_gt_usm")
 _SMALLEST_KERNEL = 7
 _LARGEST_KERNEL = 61
-_SUM_TOLERANCE = 1e-4  # of probabilities written with few digits
+_SUM_TOLERANCE = 1e-4  # for probabilities written with few digits
 
 
 class BlurOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How the kernels of one stage are drawn; see :class:`BlurKeys`."""
+    """Options for drawing the kernels of one stage; see :class:`BlurKeys`."""
 
     prob: float
     sizes: tuple[int, ...]
@@ -41,7 +41,7 @@ class BlurOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How one stage is drawn; see :class:`DegradationKeys`."""
+    """Options for drawing one stage; see :class:`DegradationKeys`."""
 
     blur: BlurOptions
     resize_prob: tuple[float, float, float]
@@ -55,12 +55,13 @@ class StageOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DegradationOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a recipe is drawn from, checked. Made by :func:`parse_options`.
+    """The checked options for drawing recipes. Made by :func:`parse_options`.
 
     Attributes:
-        scale: GT size over LQ size.
-        crop_size, gt_size: sides, in GT pixels, of what is degraded and of what is kept; multiples of ``scale``.
-        needs_sharpened: whether some loss wants the sharpened GT.
+        scale: GT size / LQ size.
+        crop_size: side of the degraded crop in GT pixels, a multiple of ``scale``.
+        gt_size: side of the patch that is kept in GT pixels, a multiple of ``scale``.
+        needs_sharpened: whether a loss needs the sharpened GT.
     """
 
     scale: int
@@ -91,17 +92,17 @@ class DegradationOptions(msgspec.Struct, frozen=True, kw_only=True):
 def parse_options(
     degradation: Mapping[str, Any], dataset: Mapping[str, Any], *, scale: int, where: str = "datasets.train"
 ) -> DegradationOptions:
-    """Check the options and bring them into the form that recipes are drawn from.
+    """Check the options and return those for drawing recipes.
 
     Args:
         degradation: Real-ESRGAN's top-level keys together with those of the section ``degradation``.
-        dataset: the data set's section; keys that are not :class:`BlurKeys` are left to others. A set of another phase
-            than training takes whole images, whatever ``gt_size`` says.
-        scale: GT size over LQ size.
-        where: what messages call the data set's section.
+        dataset: the data set's section; keys that are not in :class:`BlurKeys` are ignored. If its phase is not
+            ``train``, whole images are used and ``gt_size`` is ignored.
+        scale: GT size / LQ size.
+        where: the name of the data set's section in messages.
 
     Raises:
-        OptionError: names the key that is wrong and says what it must be.
+        OptionError: a key is wrong; the message names it and says what it must be.
     """
     if dataset.get("phase", "train") != "train":
         degradation, dataset = ({**section, "gt_size": scale} for section in (degradation, dataset))
@@ -195,14 +196,14 @@ def _check_degradation(keys: DegradationKeys) -> None:
     _require(
         keys.high_order_degradation,
         "high_order_degradation",
-        "false means pairs that exist already; use the data set PairedImageDataset for them, not RealESRGANDataset",
+        "must be true with RealESRGANDataset; for existing image pairs use the data set PairedImageDataset",
     )
     for suffix in ("", "2"):
         _check_distribution(keys, f"resize_prob{suffix}", 3)
         for name in ("gaussian_noise_prob", "gray_noise_prob"):
             _check_probability(keys, name + suffix)
         low, high = _check_range(keys, f"resize_range{suffix}", low=0, high=LARGEST_FACTOR, open_low=True)
-        _require(low <= 1 <= high, f"resize_range{suffix}", f"[{low:g}, {high:g}] must enclose 1")
+        _require(low <= 1 <= high, f"resize_range{suffix}", f"[{low:g}, {high:g}] must contain 1")
         _check_range(keys, f"noise_range{suffix}", low=0, high=LARGEST_SIGMA)
         _check_range(keys, f"poisson_scale_range{suffix}", low=0, high=LARGEST_POISSON)
         _check_range(keys, f"jpeg_range{suffix}", low=1, high=100)
@@ -214,7 +215,7 @@ def _check_extras(keys: DegradationKeys) -> None:
     for name in ("sensor_noise_prob", "bicubic_prob", "lanczos_avif_prob"):
         _check_probability(keys, name, "degradation.")
     share = keys.bicubic_prob + keys.lanczos_avif_prob
-    _require(share <= 1, "degradation.lanczos_avif_prob", f"with bicubic_prob it makes {share:g}, more than 1")
+    _require(share <= 1, "degradation.lanczos_avif_prob", f"its sum with bicubic_prob is {share:g}, more than 1")
     for name in ("webp_range", "avif_range", "lanczos_avif_range"):
         _check_range(keys, name, "degradation.", low=1, high=100)
     for name in ("sensor_shot_range", "sensor_read_range"):
@@ -245,12 +246,12 @@ def _check_blur(blur: BlurKeys, prefix: str) -> None:
         _check_range(blur, f"blur_sigma{suffix}", prefix, low=0, open_low=True)
         for name in (f"betag_range{suffix}", f"betap_range{suffix}"):
             low, high = _check_range(blur, name, prefix, low=0, open_low=True)
-            _require(low <= 1 <= high, prefix + name, f"[{low:g}, {high:g}] must enclose 1")
+            _require(low <= 1 <= high, prefix + name, f"[{low:g}, {high:g}] must contain 1")
     _check_probability(blur, "final_sinc_prob", prefix)
 
 
 def _check_sizes(keys: DegradationKeys, blur: BlurKeys, scale: int) -> int:
-    """The side of the GT patch."""
+    """Check the sizes and return the side of the GT patch."""
     _require(scale >= 1, "scale", f"{scale} must be at least 1")
     _require(keys.crop_size >= scale, "degradation.crop_size", f"{keys.crop_size} must be at least scale, {scale}")
     largest = f"{keys.crop_size} must be at most {LARGEST_CROP}"
@@ -260,19 +261,19 @@ def _check_sizes(keys: DegradationKeys, blur: BlurKeys, scale: int) -> int:
         _require(same, "gt_size", f"{keys.gt_size} at the top level, {blur.gt_size} in datasets.train; give one value")
     gt_size = blur.gt_size if keys.gt_size is None else keys.gt_size
     if gt_size is None:
-        raise OptionError("gt_size: missing; give the side of the GT patch, 256 say")
+        raise OptionError("gt_size: missing; give the side of the GT patch in pixels, for example 256")
     _require(gt_size >= scale and gt_size % scale == 0, "gt_size", f"{gt_size} is not a multiple of scale, {scale}")
     lq, patch = keys.crop_size // scale, gt_size // scale
     _require(
         patch <= lq,
         "gt_size",
-        f"{gt_size} asks for LQ patches of {patch}x{patch}, but the degraded image is only {lq}x{lq} "
+        f"{gt_size} needs LQ patches of {patch}x{patch}, but the degraded image is only {lq}x{lq} "
         f"(degradation.crop_size {keys.crop_size} / scale {scale}). Lower gt_size or raise crop_size",
     )
     smallest = int(lq * keys.resize_range2[0])
-    _require(smallest >= 1, "resize_range2", f"{keys.resize_range2[0]:g} of {lq} LQ pixels leaves none")
+    _require(smallest >= 1, "resize_range2", f"{keys.resize_range2[0]:g} of {lq} LQ pixels leaves no pixel")
     smallest = int(keys.crop_size * keys.resize_range[0])
-    _require(smallest >= 1, "resize_range", f"{keys.resize_range[0]:g} of {keys.crop_size} pixels leaves none")
+    _require(smallest >= 1, "resize_range", f"{keys.resize_range[0]:g} of {keys.crop_size} pixels leaves no pixel")
     return gt_size
 
 
@@ -290,7 +291,7 @@ def _check_probability(keys: msgspec.Struct, name: str, prefix: str = "") -> Non
 def _check_distribution(keys: msgspec.Struct, name: str, length: int, prefix: str = "", *, of: str = "") -> None:
     values: Sequence[float] = getattr(keys, name)
     shown = [float(f"{value:g}") for value in values]
-    _require(len(values) == length, prefix + name, f"{shown} has {len(values)} values for the {length} of {of}")
+    _require(len(values) == length, prefix + name, f"{shown} has {len(values)} values, not {length} like {of}")
     _require(all(value >= 0 for value in values), prefix + name, f"{shown} has a negative probability")
     total = sum(values)
     _require(abs(total - 1) <= _SUM_TOLERANCE, prefix + name, f"{shown} sums to {total:g}, not to 1")

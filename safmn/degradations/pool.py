@@ -1,8 +1,8 @@
-"""The published pool of training pairs (BasicSR's ``queue_size``), as an order of keys instead of a store of images.
+"""The published pool of training pairs (BasicSR's ``queue_size``), holding keys instead of images.
 
-BasicSR draws much of the degradation once for a batch. To mix it, every batch is swapped with as many pairs drawn from
-a pool of earlier ones. What leaves the pool is what went in, so it is enough to pool the *keys*: a pair is made when it
-leaves. The pool then costs no memory, and its state at any iteration follows from the seed.
+BasicSR draws much of the degradation once per batch. To mix degradations, it swaps every batch with the same number of
+pairs from a pool of earlier ones. Pairs leave the pool unchanged, so it is enough to pool their *keys* and to make a
+pair when its key leaves. The pool then needs almost no memory, and the seed determines its state at any iteration.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_POOL_STREAM = (0x9001,)  # keeps the pool's draws apart from those of orders and samples
+_POOL_STREAM = (0x9001,)  # separates the pool's random numbers from those of orders and samples
 
 
 class PooledKey(NamedTuple):
-    """A sample's key, and that of the first sample of the batch it was drawn with, which names that batch."""
+    """A sample's key, and the key of the first sample of the batch it was drawn with, which identifies that batch."""
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index, as in SampleKey
@@ -28,14 +28,14 @@ class PooledKey(NamedTuple):
 def pooled(batches: Iterator[Sequence[Any]], *, size: int, seed: int, skip: int = 0) -> Iterator[list[PooledKey]]:
     """Pass batches of keys through a pool.
 
-    Until the pool is full, batches pass unchanged and are remembered. From then on the pool is shuffled, its first keys
-    are given out, and the new batch takes their places.
+    Until the pool is full, batches pass unchanged and are added to it. After that, each new batch shuffles the pool,
+    the first keys leave it, and the new batch takes their places.
 
     Args:
-        batches: lists of :class:`safmn.data.SampleKey`, from the first batch of the run on, all of one length.
-        size: keys in the pool, a multiple of the batch's length.
+        batches: lists of :class:`safmn.data.SampleKey`, starting with the run's first batch, all of the same length.
+        size: number of keys in the pool, a multiple of the batch's length.
         seed: the run's seed.
-        skip: batches of the result to leave out, to resume after so many. 100,000 take about two seconds.
+        skip: number of result batches to skip when resuming. Skipping 100,000 takes about two seconds.
     """
     return islice(_exchange(batches, size, seed), skip, None)
 

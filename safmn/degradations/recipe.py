@@ -1,7 +1,7 @@
-"""A recipe: everything that turns one GT image into one LQ image, as plain data that goes to JSON and back exactly.
+"""A recipe: everything that turns one GT image into one LQ image, as plain data with an exact JSON form.
 
-A recipe knows no image: sizes are factors and positions are fractions, so it can be replayed on any. Read in order,
-``steps`` is the degradation. Noise is not stored but its seed is.
+A recipe does not depend on an image: sizes are factors and positions are fractions, so it can be replayed on any image.
+``steps`` are applied in order. A recipe stores the seed of noise, not the noise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from safmn.errors import DataError
 
-LARGEST_FACTOR = 8  # of a resize, and of all together: the square of it is memory
+LARGEST_FACTOR = 8  # of one resize and of all together; memory grows with its square
 LARGEST_SIGMA = 255  # grey levels
 LARGEST_POISSON = 100
 LARGEST_CROP = 8192
@@ -36,15 +36,15 @@ _JSON_INDENT = 2
 
 
 class Kernel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A blur kernel (Real-ESRGAN, arXiv 2107.10833, section 3.1); :func:`safmn.degradations.kernels.weights` makes it.
+    """A blur kernel (Real-ESRGAN, arXiv 2107.10833, section 3.1), built by :func:`safmn.degradations.kernels.weights`.
 
     Attributes:
         kind: one of the six families, or ``sinc``.
         size: side in pixels, odd.
         sigma_x, sigma_y: standard deviations in pixels before the rotation; equal for the ``iso`` kinds.
-        rotation: radians.
+        rotation: in radians.
         beta: shape exponent of the generalized and plateau kinds.
-        cutoff: of ``sinc``, radians per pixel in [0.01, pi].
+        cutoff: for ``sinc``, in radians per pixel, within [0.01, pi].
     """
 
     kind: KernelKind
@@ -61,16 +61,16 @@ class Kernel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 class Blur(msgspec.Struct, frozen=True, tag_field="op", tag="blur", forbid_unknown_fields=True):
-    """Correlate with a kernel; borders are mirrored without repeating the edge."""
+    """Correlate with a kernel. Borders are mirrored without repeating the edge."""
 
     kernel: Kernel
 
 
 class Resize(msgspec.Struct, frozen=True, tag_field="op", tag="resize", omit_defaults=True, forbid_unknown_fields=True):
-    """Change the size: by ``factor``, or to ``factor`` times the size that the LQ image will have.
+    """Resize by ``factor``, or to ``factor`` times the final LQ size (``of: lq``).
 
-    ``area``, ``bilinear``, ``bicubic`` and ``nearest`` are those of :func:`torch.nn.functional.interpolate` (no
-    antialiasing beyond what ``area`` does); ``lanczos`` (three lobes) and ``matlab_bicubic`` (8-bit) are antialiased.
+    ``area``, ``bilinear``, ``bicubic`` and ``nearest`` follow :func:`torch.nn.functional.interpolate`, without
+    antialiasing except for ``area``. ``lanczos`` (three lobes) and ``matlab_bicubic`` (8-bit) are antialiased.
     """
 
     mode: ResizeMode
@@ -79,7 +79,7 @@ class Resize(msgspec.Struct, frozen=True, tag_field="op", tag="resize", omit_def
 
 
 class GaussianNoise(msgspec.Struct, frozen=True, tag_field="op", tag="gaussian_noise", forbid_unknown_fields=True):
-    """Add normal noise of ``sigma`` grey levels (0..255); the same in the three channels where ``grey``."""
+    """Add normal noise with a deviation of ``sigma`` grey levels (0..255), equal in all channels if ``grey``."""
 
     sigma: Annotated[float, Meta(ge=0, le=LARGEST_SIGMA)]
     grey: bool
@@ -87,7 +87,7 @@ class GaussianNoise(msgspec.Struct, frozen=True, tag_field="op", tag="gaussian_n
 
 
 class PoissonNoise(msgspec.Struct, frozen=True, tag_field="op", tag="poisson_noise", forbid_unknown_fields=True):
-    """Add ``scale`` times the deviation of a Poisson count with as many levels as the image has (a power of two)."""
+    """Add Poisson noise times ``scale``. The number of levels is the image's, rounded up to a power of two."""
 
     scale: Annotated[float, Meta(ge=0, le=LARGEST_POISSON)]
     grey: bool
@@ -103,18 +103,18 @@ class SensorNoise(msgspec.Struct, frozen=True, tag_field="op", tag="sensor_noise
 
 
 class Compress(msgspec.Struct, frozen=True, tag_field="op", tag="compress", forbid_unknown_fields=True):
-    """Encode and decode. ``diffjpeg`` is BasicSR's ``DiffJPEG`` (no 8-bit rounding), ``jpeg`` the real thing."""
+    """Encode and decode. ``diffjpeg`` is BasicSR's ``DiffJPEG`` (no 8-bit rounding), ``jpeg`` a real JPEG codec."""
 
     codec: Codec
     quality: Quality
 
 
 class Extra(msgspec.Struct, frozen=True, tag_field="op", tag="extra", forbid_unknown_fields=True):
-    """A step that is registered by name; see :mod:`safmn.degradations.extra_steps`.
+    """A step registered by name; see :mod:`safmn.degradations.extra_steps`.
 
     Attributes:
         type: its name in the registry.
-        drawn: what it drew.
+        drawn: the values that it drew.
     """
 
     type: str
@@ -125,7 +125,7 @@ Step: TypeAlias = Blur | Resize | GaussianNoise | PoissonNoise | SensorNoise | C
 
 
 class Crop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A square of ``size`` pixels at fractions ``down`` and ``across`` of the positions that there are."""
+    """A square of ``size`` pixels at fractions ``down`` and ``across`` of the possible positions."""
 
     size: Annotated[int, Meta(ge=1, le=LARGEST_CROP)]
     down: Fraction
@@ -133,8 +133,11 @@ class Crop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What training cuts from a GT image: the flips (left-right, top-bottom, transposition), then ``crop`` (padded by
-    mirroring where the image is smaller), which is degraded; of the result ``patch`` is kept (``size`` in GT pixels).
+    """What training cuts from a GT image.
+
+    The image is flipped left-right (``hflip``), flipped top-bottom (``vflip``) and transposed (``rot90``). Then
+    ``crop`` is cut and degraded; a smaller image is mirror-padded. ``patch`` is the part of the crop that is kept, with
+    its ``size`` in GT pixels.
     """
 
     hflip: bool
@@ -149,15 +152,16 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How one GT image becomes one LQ image.
+    """The steps that turn one GT image into one LQ image.
 
     Attributes:
-        scale: GT size over LQ size.
-        sharpen: whether the sharpened GT is degraded (USM, see :func:`safmn.degradations.sharpen`), or the GT.
-        steps: what happens to it, in order; the last resize leaves it at LQ size, and none makes its sides more than 8
-            times those of the GT. Clamping and rounding to 8 bits follow.
-        geometry: which part of the image training uses; degrading a whole image leaves it out.
-        format: version of this form.
+        scale: GT size / LQ size.
+        sharpen: whether to degrade the sharpened GT (USM, see :func:`safmn.degradations.operations.sharpen`) instead of
+            the GT.
+        steps: the degradation steps, in order. The last resize leads to the LQ size, and no resize makes a side more
+            than 8 times as long as the GT's. Clamping and rounding to 8 bits follow.
+        geometry: the part of the image that training uses; ignored when a whole image is degraded.
+        format: version of the JSON form.
     """
 
     scale: Annotated[int, Meta(ge=1)]
@@ -168,27 +172,27 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.geometry.patch.size < self.scale:
-            raise ValueError(f"a patch of {self.geometry.patch.size} pixels leaves none at scale {self.scale}")
+            raise ValueError(f"a patch of {self.geometry.patch.size} pixels leaves no pixel at scale {self.scale}")
         resizes = [step for step in self.steps if isinstance(step, Resize)]
         if not resizes or (resizes[-1].of, resizes[-1].factor) != ("lq", 1):
-            raise ValueError("the last resize of the steps must be to LQ size (factor 1 of lq)")
-        side = 1.0  # over that of the GT
+            raise ValueError("the last resize of the steps must be to the LQ size (factor 1 of lq)")
+        side = 1.0  # relative to the GT's side
         for step in resizes:
             side = step.factor / self.scale if step.of == "lq" else side * step.factor
             if side > LARGEST_FACTOR:
-                raise ValueError(f"the steps enlarge the image {side:g} times; {LARGEST_FACTOR} times is the most")
+                raise ValueError(f"the steps enlarge the image {side:g} times, more than {LARGEST_FACTOR} times")
 
 
 def to_json(recipe: Recipe) -> str:
-    """The recipe as indented JSON text; numbers are written so that they come back bit for bit."""
+    """Return the recipe as indented JSON text; reading it back gives the same numbers, bit for bit."""
     return msgspec.json.format(msgspec.json.encode(recipe), indent=_JSON_INDENT).decode() + "\n"
 
 
 def from_json(text: str | bytes, source: str = "the recipe") -> Recipe:
-    """The recipe that :func:`to_json` wrote.
+    """Return the recipe that :func:`to_json` wrote.
 
     Raises:
-        DataError: it is no recipe; names ``source`` and the key that is wrong.
+        DataError: the text is not a recipe; the message names ``source`` and the wrong key.
     """
     try:
         return msgspec.json.decode(text, type=Recipe)
@@ -200,7 +204,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe file.
 
     Raises:
-        DataError: it is no recipe.
-        OSError: it cannot be read.
+        DataError: the file is not a recipe.
+        OSError: the file cannot be read.
     """
     return from_json(Path(path).read_bytes(), str(path))

@@ -1,4 +1,4 @@
-"""Real-ESRGAN's sharpening (USM) of tensors on any device, for models that sharpen the GT of a batch."""
+"""Real-ESRGAN's sharpening (USM) for tensors on any device, used by models that sharpen the GT of a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safmn.degradations import operations
 
 
 def sharpen(image: Tensor) -> Tensor:
-    """As :func:`safmn.degradations.operations.sharpen`: float32 (3, H, W) RGB in [0, 1] to the same shape."""
+    """Sharpen like :func:`safmn.degradations.operations.sharpen`: float32 (3, H, W) RGB in [0, 1], same shape."""
     line = cv2.getGaussianKernel(operations.USM_RADIUS, operations.USM_SIGMA)[:, 0]
     residual = image - _separable(image, line, line)
     mask = (residual.abs() * 255 > operations.USM_THRESHOLD).float()
@@ -36,7 +36,7 @@ def _filter(image: Tensor, values: np.ndarray) -> Tensor:
 
 
 def _mirrored(length: int, radius: int, device: torch.device) -> Tensor:
-    """Indices of an axis padded by mirroring without repeating the edge; also where the pad is wider than the axis."""
+    """Return the indices that mirror-pad an axis without repeating the edge; the pad may be wider than the axis."""
     index = np.abs(np.arange(-radius, length + radius))
     period = max(2 * (length - 1), 1)
     index = index % period

@@ -1,4 +1,4 @@
-"""Get and make data sets: ``safmn prepare <verb>``, and the functions behind it."""
+"""Download and make data sets: ``safmn prepare <verb>`` and the functions behind it."""
 
 from __future__ import annotations
 

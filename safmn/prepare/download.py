@@ -1,7 +1,7 @@
-"""``safmn prepare download``: get the published data sets from their official hosts and lay them out.
+"""``safmn prepare download``: download the published data sets from their official hosts and lay them out.
 
-An archive is fetched into ``<root>/downloads`` (resumed where an earlier attempt stopped), checked against its known
-size and checksum, its images are put into place, and it is deleted.
+Each archive is downloaded to ``<root>/downloads``, resuming an earlier attempt, and checked against its known size and
+checksum. Then its images are extracted into place and the archive is deleted.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from safmn.prepare.parallel import progress
 from safmn.system.console import ArgumentParser, say_line
 from safmn.system.files import atomic_path
 
-_CHUNK = 2**16  # bytes; when a connection breaks, less than this is lost
-_TIMEOUT = (10, 60)  # seconds to connect, and without a byte
-_TRIES = 4  # in a row that bring less than _CHUNK
-_WATCHED, _SLOWEST = 60, 2**12  # within so many seconds, at least so many bytes a second must come
-_SPARE, _TIMES = 2**26, 4  # what is in an archive may have 64 MiB, and four times the archive's size
+_CHUNK = 2**16  # bytes; a broken connection loses less than this
+_TIMEOUT = (10, 60)  # seconds: to connect, and between bytes
+_TRIES = 4  # failed attempts in a row that each bring less than _CHUNK
+_WATCHED, _SLOWEST = 60, 2**12  # seconds of a measurement, and the bytes per second that it requires
+_SPARE, _TIMES = 2**26, 4  # limit on extracted bytes: 64 MiB plus four times the archive's size
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Archive:
     """A file on an official host.
 
     Attributes:
-        url: where it is.
-        size: in bytes; None where it is not known.
-        digest: ``"<algorithm>:<hex>"``; None where no published one is known.
-        at_most: bytes; what is longer is not the file. Used where the size is not known.
+        url: its address.
+        size: in bytes; None if unknown.
+        digest: ``"<algorithm>:<hex>"``; None if no published one is known.
+        at_most: upper limit in bytes, used if the size is unknown; anything longer is not the file.
     """
 
     url: str
@@ -60,15 +60,15 @@ class Archive:
 
     @property
     def limit(self) -> int:
-        """How many bytes it may have."""
+        """The largest allowed size in bytes."""
         return self.at_most if self.size is None else self.size
 
 
 @dataclass(frozen=True)
 class Part:
-    """Which members of an archive go where: those that match ``pattern``, to ``target`` with its groups filled in.
+    """Where an archive's members go: those matching ``pattern`` go to ``target``, filled with the pattern's groups.
 
-    ``counts`` says how many files match which patterns below the root, once it is all there.
+    ``counts`` pairs glob patterns below the root with the number of files that match them when the part is complete.
     """
 
     archive: Archive
@@ -79,7 +79,7 @@ class Part:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is in a set, where its files come from, and what to run afterwards (with the root filled in)."""
+    """A data set: its description, its parts, and the commands to run next, with the root filled in."""
 
     about: str
     parts: tuple[Part, ...]
@@ -104,7 +104,7 @@ _VALID_LR = {
         "DIV2K_valid_LR_bicubic_X4.zip", 31505881, "a50a5d1c4b88de4e8d300d8fb2b904c52fe93b2b298a4899697760d7cbb6d553"
     ),
 }
-# The host of EDSR publishes no checksums; these two are torchSR's (torchsr/datasets/benchmarks.py and flickr2k.py).
+# EDSR's host publishes no checksums. These two are from torchSR (torchsr/datasets/benchmarks.py and flickr2k.py).
 _EDSR = "https://cv.snu.ac.kr/research/EDSR"
 _FLICKR2K = Archive(f"{_EDSR}/Flickr2K.tar", digest="md5:5d3f39443d5e9489bff8963f8f26cb03")
 _BENCHMARK = Archive(f"{_EDSR}/benchmark.tar", digest="md5:4ace41d33c2384b97e6b320cd0afd6ba", at_most=10**9)
@@ -158,10 +158,10 @@ SETS = {
 
 
 def download(parts: Sequence[Part], root: Path, *, keep: bool = False) -> None:
-    """Fetch and lay out what is missing of a set below ``root``.
+    """Download the missing parts of a set and lay them out below ``root``.
 
     Raises:
-        DataError: an archive cannot be had or is damaged; says what to do by hand.
+        DataError: an archive is unavailable or damaged; the message says what to do by hand.
     """
     for part in parts:
         archive = root / "downloads" / part.archive.name
@@ -171,15 +171,13 @@ def download(parts: Sequence[Part], root: Path, *, keep: bool = False) -> None:
         extract(archive, part, root)
         missing = [f"{c - n} of {c} {p}" for p, c in part.counts if (n := _count(root, p)) < c]
         if missing:
-            raise DataError(
-                f"{archive} does not hold all that was expected: {', '.join(missing)} are missing in {root}"
-            )
+            raise DataError(f"{archive} is not complete: {', '.join(missing)} are missing in {root}")
         if not keep:
             archive.unlink()
 
 
 def is_complete(part: Part, root: Path) -> bool:
-    """Whether its images are all there, and no archive is left that may have been put into place only half."""
+    """Return whether all images are there and no archive is left, which may be only partly extracted."""
     left = (root / "downloads" / part.archive.name).exists()
     return not left and all(_count(root, pattern) >= count for pattern, count in part.counts)
 
@@ -189,10 +187,10 @@ def _count(root: Path, pattern: str) -> int:
 
 
 def fetch(archive: Archive, path: Path, *, tries: int = _TRIES, pause: float = 2.0) -> None:
-    """Bring the archive to ``path``: nothing to do where it is; resumed where ``path.part`` is a beginning of it.
+    """Download the archive to ``path``; only verify it if it is already there, resume if ``path.part`` exists.
 
     Raises:
-        DataError: it cannot be had, or it is not the file that is expected; says what to do by hand.
+        DataError: the archive is unavailable or not the expected file; the message says what to do by hand.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,14 +217,14 @@ def _download(archive: Archive, begun: Path, path: Path, tries: int, pause: floa
             if failed >= tries or _is_final(error):
                 raise DataError(
                     f"cannot download {archive.url}: {_reason(error)}\n"
-                    f"  {_size(begun) / 1e6:.1f} MB of it are kept; the same command goes on from there.\n"
-                    f"  By hand: get the file in any other way, put it at {path}, and run the same command again."
+                    f"  {_size(begun) / 1e6:.1f} MB are kept; run the same command again to resume.\n"
+                    f"  By hand: get the file from another source, save it as {path}, and run the same command again."
                 ) from error
             time.sleep(pause)
-        except OSError as error:  # of the disk
+        except OSError as error:  # a disk error
             raise DataError(
-                f"{begun} cannot be written ({error.strerror or error}): {_free(begun)}. Make room, and run the same "
-                f"command again: it goes on from the {_size(begun) / 1e6:.1f} MB that are there."
+                f"{begun} cannot be written ({error.strerror or error}): {_free(begun)}. Free some space and run the "
+                f"same command again; it keeps the {_size(begun) / 1e6:.1f} MB that are already there."
             ) from error
 
 
@@ -239,8 +237,9 @@ def _free(path: Path) -> str:
 
 
 def _is_final(error: requests.RequestException) -> bool:
-    """Whether trying again is of no use: the host says that there is no such file, that we may not have it, or that it
-    is somewhere where we do not look (``file:``, or in a circle).
+    """Return whether a retry is useless: the file does not exist, access is denied, or a redirect is unusable.
+
+    A redirect is unusable if it leads to another scheme (``file:``) or into a loop.
     """
     if isinstance(error, (requests.exceptions.InvalidSchema, requests.TooManyRedirects)):
         return True
@@ -248,7 +247,7 @@ def _is_final(error: requests.RequestException) -> bool:
 
 
 def _reason(error: requests.RequestException) -> str:
-    """The innermost cause in words: requests and urllib3 wrap it several times."""
+    """Return the message of the innermost cause: requests and urllib3 wrap it several times."""
     cause: BaseException = error
     while cause.args and isinstance(cause.args[0], BaseException):
         cause = cause.args[0]
@@ -257,15 +256,15 @@ def _reason(error: requests.RequestException) -> str:
 
 
 def _download_once(archive: Archive, begun: Path) -> None:
-    """One attempt, from the end of ``begun``; what came is kept when it fails.
+    """Make one attempt, starting at the end of ``begun``; keep the received bytes if it fails.
 
     Raises:
-        DataError: what the host sends is not the file: it is longer, or compressed.
+        DataError: the host sends something else: too many bytes, or compressed content.
         requests.RequestException: the connection failed.
         OSError: the file cannot be written.
     """
     start = _size(begun)
-    tag = begun.with_name(f"{begun.name}.tag")  # the host's mark of the version that ``begun`` began with
+    tag = begun.with_name(f"{begun.name}.tag")  # ETag of the version that ``begun`` comes from
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -274,12 +273,12 @@ def _download_once(archive: Archive, begun: Path) -> None:
     with requests.get(archive.url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         whole = response.headers.get("Content-Range", "")
         if response.status_code == 416 and whole.endswith(f"/{start}"):
-            return  # there is nothing after what we have
+            return  # nothing is missing
         elsewhere = response.status_code == 206 and whole and not whole.startswith(f"bytes {start}-")
         if response.status_code == 416 or elsewhere:
-            for left in (begun, tag):  # ours is longer, or the host begins elsewhere: another file's
+            for left in (begun, tag):  # ours is longer, or the host starts at another offset: not the same file
                 left.unlink(missing_ok=True)
-            raise requests.ConnectionError(f"what was kept of it, {start} bytes, is not its beginning, and is removed")
+            raise requests.ConnectionError(f"the {start} bytes kept earlier do not fit the file and were removed")
         response.raise_for_status()
         if response.status_code != 206:
             start = 0
@@ -298,28 +297,29 @@ def _download_once(archive: Archive, begun: Path) -> None:
                 file.write(chunk)
                 bar.update(len(chunk))
     if reached > archive.limit:
-        _refuse(begun, f"{archive.url} sends more than the {archive.limit} bytes that it should have")
+        _refuse(begun, f"{archive.url} sends more than the expected {archive.limit} bytes")
     if total is not None and reached != total:
         raise requests.ConnectionError(f"the connection ended after {reached} of {total} bytes")
     tag.unlink(missing_ok=True)
 
 
 def _refuse(begun: Path, reason: str) -> NoReturn:
-    """Say that it is not the file, and remove what came of it."""
+    """Remove the received bytes and raise a DataError: this is not the file."""
     for left in (begun, begun.with_name(f"{begun.name}.tag")):
         left.unlink(missing_ok=True)
-    raise DataError(f"{reason}: not the file that is known. Try again later, or get it in another way.")
+    raise DataError(f"{reason}: not the expected file. Try again later, or get the file from another source.")
 
 
 def _announced(response: requests.Response, archive: Archive, start: int, begun: Path) -> int | None:
-    """How many bytes the host says that the whole file has; None where it does not say.
+    """Return the size of the whole file in bytes as the host announces it; None if it does not.
 
     Raises:
-        DataError: more than the file has, or compressed ones, or more than there is room for.
+        DataError: the host announces too many bytes or compressed content.
+        OSError: the disk has too little free space.
     """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
-        _refuse(begun, f"{archive.url} comes compressed ({encoding!r:.40}), which was not asked for")
+        _refuse(begun, f"{archive.url} is sent compressed ({encoding!r:.40}), which was not requested")
     length = response.headers.get("Content-Length", "").strip()
     total = start + int(length) if length.isdecimal() and len(length) < 20 else None
     if total is not None and total > archive.limit:
@@ -331,10 +331,10 @@ def _announced(response: requests.Response, archive: Archive, start: int, begun:
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """What comes, in pieces of :data:`_CHUNK`; the rest of a broken connection is dropped.
+    """Yield the content in pieces of :data:`_CHUNK`; if the connection breaks, drop the incomplete piece.
 
     Raises:
-        requests.ConnectionError: it broke off, or almost nothing comes any more.
+        requests.ConnectionError: the connection broke or became too slow.
     """
     waiting, since, came = bytearray(), time.monotonic(), 0
     try:
@@ -347,7 +347,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
             passed = time.monotonic() - since
             if passed > _WATCHED:
                 if came < _SLOWEST * passed:
-                    raise requests.ConnectionError(f"only {came} bytes came within {passed:.0f} seconds")
+                    raise requests.ConnectionError(f"only {came} bytes arrived within {passed:.0f} seconds")
                 since, came = time.monotonic(), 0
     except urllib3.exceptions.HTTPError as error:
         raise requests.ConnectionError(error) from error
@@ -359,7 +359,7 @@ def _verify(archive: Archive, path: Path) -> None:
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
         raise DataError(
-            f"{path} has {size} bytes, {archive.url} has {archive.size}: delete it and run the command again"
+            f"{path} has {size} bytes, but {archive.url} has {archive.size}: delete it and run the command again"
         )
     if archive.digest is None:
         return
@@ -374,16 +374,16 @@ def _verify(archive: Archive, path: Path) -> None:
             bar.update(len(chunk))
     if digest.hexdigest() != expected:
         raise DataError(
-            f"{path} is damaged, or not the file that is known: its {algorithm} is {digest.hexdigest()}, expected "
+            f"{path} is damaged or not the expected file: its {algorithm} is {digest.hexdigest()}, expected "
             f"{expected}. Delete it and run the command again."
         )
 
 
 def extract(archive: Path, part: Part, root: Path) -> None:
-    """Put the archive's images into place; those that are there with the same size are left alone.
+    """Extract the archive's images into place; skip those that are there with the same size.
 
     Raises:
-        DataError: the archive is damaged, holds more than an archive of images can, or there is no room.
+        DataError: the archive is damaged or would extract to too many bytes, or the disk is full.
     """
     left = _SPARE + _TIMES * archive.stat().st_size
     try:
@@ -395,27 +395,27 @@ def extract(archive: Path, part: Part, root: Path) -> None:
             left -= size
             if left < 0 or not target.resolve().is_relative_to(root.resolve()):
                 raise DataError(
-                    f"{archive} is not what it should be: {name!r:.100} has {size} bytes, and would go to {target}. "
-                    "Delete it and run the command again."
+                    f"{archive} is not the expected file: {name!r:.100} has {size} bytes and would be written to "
+                    f"{target}. Delete the archive and run the command again."
                 )
             if target.is_file() and target.stat().st_size == size:
                 continue
             with atomic_path(target, flush=False) as temporary, source() as content, temporary.open("wb") as file:
                 shutil.copyfileobj(content, file)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, RuntimeError) as error:
-        # RuntimeError: encrypted, or compressed in a way that is not known
+        # RuntimeError: encrypted, or an unknown compression
         raise DataError(f"{archive} is damaged ({error}): delete it and run the command again") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
-                f"{root}: no room for the images of {archive} ({_free(archive)}). Make room, and run the same command "
-                "again: it goes on from what is there."
+                f"{root}: not enough space for the images of {archive} ({_free(archive)}). Free some space and run the "
+                "same command again; it keeps the images that are already there."
             ) from error
         raise
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
-    """Name, size and a function that opens it, for every file in a zip or tar archive."""
+    """Yield name, size and an opening function for every file in a zip or tar archive."""
     description = f"extracting {archive.name}"
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as file:
@@ -439,8 +439,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="safmn prepare download",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"Get data sets from their official hosts, in the layout of datasets/README.md:\n\n{sets}\n\n"
-        "What is there is not fetched again; an interrupted download goes on where it stopped.",
+        description="Download data sets from their official hosts into the layout of datasets/README.md:\n\n"
+        f"{sets}\n\nFiles that are there are not downloaded again; an interrupted download resumes where it stopped.",
     )
     parser.add_argument("sets", nargs="+", choices=SETS, metavar="SET", help=f"one or more of {', '.join(SETS)}")
     parser.add_argument("--root", type=Path, default=Path("datasets"), metavar="DIR", help="default: datasets")
@@ -450,7 +450,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 2 where something could not be had, or is damaged."""
+    """Run the command. Return 0, or 2 if something is unavailable or damaged."""
     arguments = _parser().parse_args(argv)
     for name in arguments.sets:
         download(SETS[name].parts, arguments.root, keep=arguments.keep)

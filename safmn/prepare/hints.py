@@ -1,4 +1,4 @@
-"""Which command gets or makes a data set that is not there."""
+"""Hints: the command that downloads or makes a missing data set."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from pathlib import PurePath
 
 _DOWNLOADED_BENCHMARKS = ("Set5", "Set14", "B100", "Urban100")
-_LAYOUT = "datasets/README.md says how data sets are laid out, got and made."
+_LAYOUT = "datasets/README.md explains how to download, make and lay out data sets."
 
 
 def hint(path: str | os.PathLike[str]) -> str:
-    """One sentence with the command that gets or makes the missing data set at ``path`` (or of that name).
+    """Return a sentence with the command that downloads or makes the missing data set at ``path`` (a path or a name).
 
     >>> hint("datasets/benchmark/Set5/LR_bicubic/X4")
     'Get it with: safmn prepare download benchmark'
@@ -27,7 +27,7 @@ def hint(path: str | os.PathLike[str]) -> str:
 
 
 def _by_set(place: PurePath) -> str | None:
-    """For the sets that have a place of their own, where their HR images are missing, too."""
+    """Return the hint for a set in a fixed place; None if it has none, or if only its LR images are missing."""
     lr = next((folder for folder in (place, place.parent) if folder.name == "LR_bicubic"), None)
     if lr is not None and os.path.isdir(lr.parent / "HR"):
         return None
@@ -37,14 +37,14 @@ def _by_set(place: PurePath) -> str | None:
         return "Get it with: safmn prepare download div2k-val"
     if "Manga109" in place.parts:
         return (
-            "Manga109 is given on request only (http://www.manga109.org): put its images into "
+            "Manga109 is available only on request (http://www.manga109.org): put its images into "
             "datasets/benchmark/Manga109/HR, then run: safmn prepare lr --hr datasets/benchmark/Manga109/HR"
         )
     return None
 
 
 def _from_hr(place: PurePath) -> str | None:
-    """For folders that are made from HR images, or hold them: ``.../HR``, ``HR_sub``, ``LR_bicubic(_sub)/X4``."""
+    """Return the hint for a folder of HR images or one made from them: ``.../HR``, ``HR_sub``, ``LR_bicubic/X4``."""
     scale = place.name[1:] if place.name[:1] == "X" and place.name[1:].isdigit() else ""
     kind = place.parent.name if scale else place.name
     root = place.parent.parent if scale else place.parent

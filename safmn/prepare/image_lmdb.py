@@ -1,8 +1,8 @@
-"""``safmn prepare lmdb``: put the images of a folder into one lmdb data base, in BasicSR's form.
+"""``safmn prepare lmdb``: put the images of a folder into one lmdb database in BasicSR's format.
 
-``NAME.lmdb/data.mdb`` maps keys (image names without suffix) to PNG files, and ``NAME.lmdb/meta_info.txt`` has a line
-``key.png (height,width,channels) compression`` for each. It grows under the name ``NAME.lmdb.partial``; a build that
-was stopped goes on from what was committed. Only a complete data base gets its name.
+``NAME.lmdb/data.mdb`` maps keys (image names without suffix) to PNG files. ``NAME.lmdb/meta_info.txt`` has a line
+``key.png (height,width,channels) compression`` for each. The build runs under the name ``NAME.lmdb.partial``, and a
+stopped build resumes from the last commit. Only a complete database gets its final name.
 """
 
 from __future__ import annotations
@@ -31,22 +31,25 @@ from safmn.system.files import flush_directory, take_lock, write_atomically
 logger = logging.getLogger(__name__)
 
 _META, _LOCK = "meta_info.txt", "build.lock"
-_COMPARED = 8  # images of those that are there, at least
+_COMPARED = 8  # compare at least this many of the existing images
 _COMMIT_EVERY = 200  # images
-_CHANNELS_OF_COLOUR_TYPE = {0: 1, 2: 3}  # of PNG
+_CHANNELS_OF_COLOUR_TYPE = {0: 1, 2: 3}  # PNG's colour types
 
 
 def make_lmdb(folder: Path, output: Path, *, drop: str = "", compression: int = 1, jobs: int | None = None) -> int:
-    """Build ``output`` from the images of ``folder``; returns how many were encoded (0: it was up to date).
+    """Build ``output`` from the images of ``folder``; return the number of encoded images (0: it was up to date).
 
     Args:
-        drop: an ending to leave out of the keys: with ``"x4"``, ``0001x4.png`` gets the key ``0001`` of its HR image.
-        compression: of the PNG files, 0..9; low numbers are fast to write.
+        folder: the folder of images.
+        output: the lmdb folder; its name ends in ``.lmdb``.
+        drop: an ending to remove from the keys: with ``"x4"``, ``0001x4.png`` gets the key ``0001`` of its HR image.
+        compression: PNG compression level, 0..9; low levels are fast to write.
+        jobs: images encoded at a time; None uses all cores.
 
     Raises:
-        DataError: no such folder or images, an unreadable image (what was built is kept), ``output`` does not end in
-            ``.lmdb`` or holds other images (names, ages, and some of the images are compared), or another process is
-            building it.
+        DataError: the folder or images are missing; an image is unreadable (images encoded so far are kept); ``output``
+            does not end in ``.lmdb`` or contains other images (names, ages and some images are compared); or another
+            process is building it.
     """
     if output.suffix != ".lmdb":
         raise DataError(f"{output}: the name of an lmdb folder must end in .lmdb (BasicSR's rule)")
@@ -54,14 +57,14 @@ def make_lmdb(folder: Path, output: Path, *, drop: str = "", compression: int = 
     for path in inputs(folder):
         key = path.stem.removesuffix(drop)
         if not key:
-            raise DataError(f"{path} would have no key without {drop!r} (--drop): rename it")
+            raise DataError(f"{path} has an empty key without {drop!r} (--drop): rename it")
         first = paths.setdefault(key, path)
         if first != path:
-            raise DataError(f"{first} and {path} would have the same key without {drop!r} (--drop): rename one")
+            raise DataError(f"{first} and {path} have the same key without {drop!r} (--drop): rename one of them")
     try:
         return _make(paths, output, compression, jobs or default_jobs())
     except lmdb.Error as error:
-        raise DataError(f"{output} cannot be written or read as an lmdb: {error}") from error
+        raise DataError(f"{output} cannot be read or written as an lmdb: {error}") from error
 
 
 def _make(paths: dict[str, Path], output: Path, compression: int, jobs: int) -> int:
@@ -72,7 +75,7 @@ def _make(paths: dict[str, Path], output: Path, compression: int, jobs: int) -> 
     building.mkdir(parents=True, exist_ok=True)
     lock = take_lock(building / _LOCK)
     if lock is None:
-        raise DataError(f"{building} is being written by another process: wait for it")
+        raise DataError(f"another process is writing {building}: wait for it to end")
     with lock:
         return _build(paths, building, output, compression, jobs)
 
@@ -83,7 +86,7 @@ def _build(paths: dict[str, Path], building: Path, output: Path, compression: in
         try:
             check_whole(str(building), base)
         except DataError as error:
-            raise DataError(f"{building} is damaged: --restart deletes it and begins anew ({error})") from error
+            raise DataError(f"{building} is damaged: use --restart to delete it and start again ({error})") from error
         made = _fill(base, paths, building / "data.mdb", compression, jobs, str(output))
         with base.begin() as transaction:
             shapes = {key: _shape(transaction.get(key.encode(), b"")) for key in sorted(paths)}
@@ -98,14 +101,14 @@ def _build(paths: dict[str, Path], building: Path, output: Path, compression: in
 def _fill(
     base: lmdb.Environment, paths: dict[str, Path], file: Path, compression: int, jobs: int, description: str
 ) -> int:
-    """Add the images that are not in the data base, or newer than it, and drop what is not wanted."""
+    """Add the images that are missing from the database or newer than it, and delete those not wanted."""
     changed = file.stat().st_mtime
     with base.begin(write=True) as transaction:
         present = {bytes(key).decode() for key in transaction.cursor().iternext(keys=True, values=False)}
         for key in present - set(paths):
             transaction.delete(key.encode())
         if other := _another_image(transaction, paths, sorted(present & set(paths))):
-            logger.warning("%s: what was built holds another image than %s: starting anew", description, other)
+            logger.warning("%s: the unfinished build has another image than %s: starting again", description, other)
             transaction.drop(base.open_db(txn=transaction), delete=False)
             present = set()
     missing = [key for key in sorted(paths) if key not in present or paths[key].stat().st_mtime > changed]
@@ -117,13 +120,13 @@ def _fill(
                 batch.append(result())
                 if len(batch) == _COMMIT_EVERY:
                     _commit(base, batch)
-        finally:  # also when interrupted: what was encoded is kept
+        finally:  # also keeps what was encoded before an interruption
             _commit(base, batch)
     return len(missing)
 
 
 def _another_image(transaction: lmdb.Transaction, paths: dict[str, Path], keys: list[str]) -> Path | None:
-    """The first of some of the images, spread over all, that is not what the data base holds under its key."""
+    """Compare a sample of the images with the database; return the first image that differs, or None."""
     for key in keys[:: max(1, len(keys) // _COMPARED)]:
         held = cv2.imdecode(np.frombuffer(transaction.get(key.encode(), b"\0"), np.uint8), cv2.IMREAD_UNCHANGED)
         image = read_colours(paths[key])
@@ -145,7 +148,7 @@ def _commit(base: lmdb.Environment, batch: list[tuple[bytes, bytes]]) -> None:
 
 
 def _shape(png: bytes) -> str:
-    """``"(height,width,channels)"`` of one of our PNG files, from its header."""
+    """Return ``"(height,width,channels)"`` from the header of one of our PNG files."""
     width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
     return f"({height},{width},{_CHANNELS_OF_COLOUR_TYPE[png[25]]})"
 
@@ -155,27 +158,27 @@ def _check_up_to_date(output: Path, paths: dict[str, Path]) -> None:
         lines = (output / _META).read_text(encoding="utf-8").split("\n")[:-1]
         changed = (output / "data.mdb").stat().st_mtime
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{output} is there, but it is no whole lmdb of images ({error}). Remove it.") from error
+        raise DataError(f"{output} exists but is not a complete lmdb of images ({error}). Remove it.") from error
     keys = [line.rsplit(" ", 2)[0].removesuffix(".png") for line in lines]
     if keys != sorted(paths):
-        raise DataError(f"{output} is there and holds other images. Remove it, or choose another name.")
+        raise DataError(f"{output} exists and contains other images. Remove it, or choose another name.")
     newer = [path for path in paths.values() if path.stat().st_mtime > changed]
     if newer:
         raise DataError(
-            f"{output} is older than {newer[0]} and {len(newer) - 1} more images. Remove it to make it anew."
+            f"{output} is older than {newer[0]} and {len(newer) - 1} more images. Remove it and make it again."
         )
     with lmdb.open(str(output), readonly=True, lock=False) as base, base.begin() as transaction:
         check_whole(str(output), base)
         other = _another_image(transaction, paths, keys)
     if other:
-        raise DataError(f"{output} is there and holds another image than {other}. Remove it, or choose another name.")
+        raise DataError(f"{output} exists and has another image than {other}. Remove it, or choose another name.")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="safmn prepare lmdb",
-        description="Put the images of a folder into one lmdb data base, in BasicSR's form (io_backend: type: lmdb). "
-        "A build that was stopped goes on when the command is run again.",
+        description="Put the images of a folder into one lmdb database in BasicSR's format (io_backend: type: lmdb). "
+        "Run the command again to resume a stopped build.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: <DIR>.lmdb beside the folder")
@@ -183,17 +186,17 @@ def _parser() -> argparse.ArgumentParser:
         "--drop",
         default="",
         metavar="ENDING",
-        help="leave this ending out of the keys, e.g. x4: BasicSR wants equal keys for HR and LR",
+        help="remove this ending from the keys, e.g. x4: BasicSR needs equal keys for HR and LR",
     )
     parser.add_argument("--compression", type=int, default=1, choices=range(10), metavar="0..9", help="default: 1")
     parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
-    parser.add_argument("--restart", action="store_true", help="first delete what an interrupted build left")
+    parser.add_argument("--restart", action="store_true", help="first delete an unfinished build")
     return parser
 
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 2 for a user's mistake or an unreadable image."""
+    """Run the command. Return 0, or 2 for a user's mistake or an unreadable image."""
     arguments = _parser().parse_args(argv)
     folder = named(arguments.folder)
     output = arguments.output or folder.with_name(f"{folder.name}.lmdb")

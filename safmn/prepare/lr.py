@@ -1,4 +1,4 @@
-"""``safmn prepare lr``: make low-resolution images from HR images as MATLAB does, for several scales at once."""
+"""``safmn prepare lr``: make LR images from HR images as MATLAB does, for several scales at once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from safmn.system.console import ArgumentParser
 def make_lr(
     hr: Path, output: Path, scales: Sequence[int], *, border: Border = "symmetric", jobs: int | None = None
 ) -> Outcome:
-    """Make ``output/X<s>/<name>x<s>.png`` of every image in ``hr``, cropped to a multiple of s, for every scale s.
+    """Make ``output/X<s>/<name>x<s>.png`` from every image in ``hr``, cropped to a multiple of s, for every scale s.
 
-    Images that are there, whole, of the right size, no older than their HR image and made with the same border (a file
-    that does not say is taken to be MATLAB's of today, symmetric) are left alone.
+    Existing images are kept if they are complete, have the right size, are not older than their HR image and were made
+    with the same border. A file that does not name its border counts as symmetric, which MATLAB uses today.
 
     Raises:
-        DataError: no such folder, no images, or a scale below 2. An unreadable image fails alone (in the outcome).
+        DataError: the folder or images are missing, or a scale is below 2. An unreadable image is only a failure in
+            the outcome; the others are made.
     """
     if not scales or min(scales) < 2:
         raise DataError(f"scales {list(scales)}: LR images need scales of 2 or more")
@@ -33,7 +34,7 @@ def make_lr(
 
 
 def lr_path(folder: Path, name: str, scale: int) -> Path:
-    """Where the community keeps the LR image of an HR image ``name`` (without suffix): ``X4/namex4.png``."""
+    """Return the customary path of the LR image of HR image ``name`` (without suffix): ``X4/namex4.png``."""
     return folder / f"X{scale}" / f"{name}x{scale}.png"
 
 
@@ -54,19 +55,20 @@ def _make(source: Path, *, output: Path, scales: Sequence[int], border: Border) 
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="safmn prepare lr",
-        description="Make LR images from HR images: MATLAB's bicubic, bit for bit, in the layout "
-        "LR_bicubic/X4/namex4.png. Running it again makes only what is missing, damaged or older than its HR image.",
+        description="Make LR images from HR images with MATLAB's bicubic, bit for bit, in the layout "
+        "LR_bicubic/X4/namex4.png. A second run makes only images that are missing, damaged or older than their HR "
+        "image.",
     )
     parser.add_argument("--hr", type=Path, required=True, metavar="DIR", help="folder of HR images")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="where to (default: LR_bicubic beside the HR folder)"
+        "-o", "--output", type=Path, metavar="DIR", help="output folder (default: LR_bicubic beside the HR folder)"
     )
     parser.add_argument("--scales", type=int, nargs="+", default=[2, 3, 4], metavar="S", help="default: 2 3 4")
     parser.add_argument(
         "--border",
         choices=["symmetric", "replicate"],
         default="symmetric",
-        help="replicate: as MATLAB before about 2015 (BSD100 of SelfExSR)",
+        help="replicate: like MATLAB before about 2015 (BSD100 of SelfExSR)",
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
     return parser
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 1 where images failed; 2 for a user's mistake."""
+    """Run the command. Return 0, 1 if images failed, or 2 for a user's mistake."""
     arguments = _parser().parse_args(argv)
     hr = named(arguments.hr)
     output = arguments.output or hr.parent / "LR_bicubic"

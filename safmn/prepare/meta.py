@@ -1,4 +1,4 @@
-"""``safmn prepare meta``: list the images of a folder, with their sizes, in a BasicSR meta-info file."""
+"""``safmn prepare meta``: list the images of a folder and their sizes in a BasicSR meta-info file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from safmn.system.files import write_atomically
 
 
 def write_meta(folder: Path, output: Path, *, recursive: bool = False, jobs: int | None = None) -> int:
-    """Write a line ``name.png (height,width,channels)`` for each image, sorted by name; returns how many.
+    """Write a line ``name.png (height,width,channels)`` for each image, sorted by name; return the number of images.
 
     With ``recursive``, images in subfolders are listed as ``sub/name.png``.
 
     Raises:
-        DataError: no such folder, no image, or an unreadable one (nothing is written then).
+        DataError: the folder is missing, has no image, or has an unreadable one; nothing is written.
     """
     paths = _images_below(folder) if recursive else list_images(folder)
     with contextlib.closing(in_order(describe, paths, jobs or default_jobs())) as results:
@@ -35,10 +35,10 @@ def write_meta(folder: Path, output: Path, *, recursive: bool = False, jobs: int
 
 
 def describe(path: Path) -> str:
-    """``"(height,width,channels)"`` from the file's header.
+    """Return ``"(height,width,channels)"`` from the file's header.
 
     Raises:
-        DataError: the file is no image.
+        DataError: the file is not a readable image.
     """
     try:
         with path.open("rb") as file:
@@ -46,7 +46,7 @@ def describe(path: Path) -> str:
                 file.seek(0)
                 return "({},{},{})".format(*tiff_layout(file))
         with Image.open(path) as image:
-            # A palette or an alpha channel is not what training reads: 3 channels, unless the image is grey.
+            # Training reads 3 channels whatever the palette or alpha channel, or 1 if the image is grey.
             channels = 1 if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;") else 3
             height, width = image_size(path)
             return f"({height},{width},{channels})"
@@ -58,31 +58,31 @@ def describe(path: Path) -> str:
 
 def _images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder")
+        raise DataError(f"{folder}: no such folder")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     if not found:
-        raise DataError(f"{folder}: no image in this folder or below")
+        raise DataError(f"{folder}: no image in this folder or its subfolders")
     return check_names(found, folder)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="safmn prepare meta",
-        description="Write a meta-info file, a line 'name.png (height,width,channels)' for each image of a folder, for "
-        "the option meta_info_file (paired sets) or meta_info (real-world training).",
+        description="Write a meta-info file with a line 'name.png (height,width,channels)' for each image of a folder, "
+        "for the option meta_info_file (paired sets) or meta_info (real-world training).",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="default: meta_info_<DIR>.txt beside the folder"
     )
-    parser.add_argument("--recursive", action="store_true", help="also the images in subfolders")
+    parser.add_argument("--recursive", action="store_true", help="include the images in subfolders")
     parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
     return parser
 
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 2 for a user's mistake or an unreadable image."""
+    """Run the command. Return 0, or 2 for a user's mistake or an unreadable image."""
     arguments = _parser().parse_args(argv)
     folder = named(arguments.folder)
     output = arguments.output or folder.with_name(f"meta_info_{folder.name}.txt")

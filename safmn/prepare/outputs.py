@@ -1,4 +1,4 @@
-"""What the steps that make PNG images share: which inputs, what is there already, what to read."""
+"""Shared by the steps that make PNG images: find the inputs, read them, and recognise outputs that exist."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from safmn.system.files import write_atomically
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
 _TEXT, _KEYWORD = b"tEXt", b"safmn\0"  # the chunk that says how a file was made
-_LONGEST = 80  # bytes of it
+_LONGEST = 80  # bytes of this chunk
 
 
 def inputs(folder: Path) -> list[Path]:
-    """The images of a folder, of which no two differ in the suffix only.
+    """Return the images of a folder.
 
     Raises:
-        DataError: no folder, no image, or two images of one name (their outputs would overwrite each other).
+        DataError: the folder or images are missing, or two names differ only in the suffix, so that their outputs would
+            overwrite each other.
     """
     paths, seen = list_images(folder), dict[str, Path]()
     for path in paths:
@@ -32,52 +33,52 @@ def inputs(folder: Path) -> list[Path]:
 
 
 def named(folder: Path) -> Path:
-    """A folder under a name that others can stand beside: ``.`` and ``..`` have none."""
+    """Return the folder under a proper name, from which names beside it can be derived; ``.`` and ``..`` have none."""
     return folder.resolve() if folder.name in ("", "..") else folder
 
 
 def read_colours(path: Path) -> np.ndarray:
-    """An image as stored, (H, W) or (H, W, 3): no alpha."""
+    """Read an image as stored, but without alpha: (H, W) or (H, W, 3)."""
     image = read_image(path)
     return image[..., :3] if image.ndim == 3 else image
 
 
 def write_made(path: Path, image: np.ndarray, recipe: str = "") -> None:
-    """Write a PNG file, whole or not at all, that says how it was made (a text chunk), unless that is self-evident."""
+    """Write a PNG file atomically; if ``recipe`` is given, a text chunk stores it to say how the file was made."""
     chunks = [(_TEXT, _KEYWORD + recipe.encode("latin-1"))] if recipe else []
     write_atomically(path, with_png_chunks(encode_png(image), chunks), flush=False)
 
 
 def recipe_of(path: Path) -> str | None:
-    """What :func:`write_made` says in a file; None where it says nothing, or there is none."""
+    """Return the recipe that :func:`write_made` stored in a file; None if there is no recipe or no file."""
     try:
         with path.open("rb") as file:
             file.seek(PNG_HEADER)
-            return _told(file)
+            return _recipe_chunk(file)
     except OSError:
         return None
 
 
-def _told(file: BinaryIO) -> str | None:
-    """The text of the chunk at this place of a PNG file."""
+def _recipe_chunk(file: BinaryIO) -> str | None:
+    """Return the recipe in the PNG chunk at the current position; None if it is another chunk."""
     length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
     content = file.read(min(length, _LONGEST))
-    told = kind == _TEXT and content.startswith(_KEYWORD)
-    return content.removeprefix(_KEYWORD).decode("latin-1") if told else None
+    stored = kind == _TEXT and content.startswith(_KEYWORD)
+    return content.removeprefix(_KEYWORD).decode("latin-1") if stored else None
 
 
 def is_made(path: Path, size: tuple[int, int], source: Path, recipe: str = "") -> bool:
-    """Whether ``path`` is a whole PNG file of this (height, width), no older than its source, made as ``recipe`` says.
+    """Return whether ``path`` is a complete PNG file of this (height, width), not older than its source, by ``recipe``.
 
-    The same size may show something else: another place of the image, or other borders.
+    The size alone is not enough: the file may show another part of the image or have other borders.
     """
     try:
         with path.open("rb") as file:
             head = file.read(PNG_HEADER)
-            told = _told(file) or ""
+            stored = _recipe_chunk(file) or ""
             file.seek(-len(_PNG_END), 2)
             whole = head.startswith(_PNG_START) and file.read() == _PNG_END
         found = int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-        return whole and told == recipe and found == size and path.stat().st_mtime >= source.stat().st_mtime
+        return whole and stored == recipe and found == size and path.stat().st_mtime >= source.stat().st_mtime
     except OSError:  # missing, or too short to seek
         return False

@@ -1,4 +1,4 @@
-"""Work on many images at once: in threads (decoding, resizing, encoding release Python's lock), with a bar."""
+"""Process many images in threads, with a progress bar. Decoding, resizing and encoding release Python's lock."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 @dataclass
 class Outcome:
-    """What became of the items: how many files were made, how many were there already, and messages of failures."""
+    """The result for all items: the number of files made, the number already there, and the failure messages."""
 
     made: int = 0
     kept: int = 0
     failures: list[str] = field(default_factory=list)
 
     def report(self, title: str) -> int:
-        """Say it in a line, the failures below it, and return the exit status: 0, or 1 where something failed."""
+        """Print a summary line and the failures; return the exit status: 0, or 1 if something failed."""
         say_line(f"{title}: {self.made} made, {self.kept} already there, {len(self.failures)} failed")
         for message in self.failures[:_SHOWN_FAILURES]:
             say_line(f"  {message}")
@@ -47,15 +47,15 @@ class Outcome:
 
 
 def default_jobs() -> int:
-    """The processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def for_each(work: Callable[[Item], tuple[int, int]], items: Sequence[Item], *, jobs: int, description: str) -> Outcome:
-    """Run ``work`` on every item; it returns how many files it made and how many it found in order.
+    """Run ``work`` on every item; it returns how many files it made and how many it kept.
 
-    A DataError fails its item only and is collected. Any other error, and Ctrl-C, lets the running items finish,
-    starts no more, and is raised.
+    A DataError fails only its item and is collected. After any other error or Ctrl-C, the running items finish, no new
+    ones start, and the error is raised.
     """
     outcome = Outcome()
     with contextlib.closing(in_order(work, items, jobs)) as results:
@@ -75,15 +75,15 @@ def in_order(
 ) -> Generator[Callable[[], Result], None, None]:
     """Yield for each item, in order, a function that returns (or raises) what ``work`` returned (or raised).
 
-    Closing the generator (``contextlib.closing``) lets the running items finish and starts no more. Ctrl-C raises
-    KeyboardInterrupt between two items, never inside the machinery of threads, whose locks it could leave taken.
+    When the generator is closed (``contextlib.closing``), the running items finish and no new ones start. Ctrl-C raises
+    KeyboardInterrupt only between two items, so that it cannot leave the locks of the thread pool held.
     """
     waiting: deque[Future[Result]] = deque()
     with _CtrlC() as ctrl_c, _one_thread_per_library(), ThreadPoolExecutor(max(jobs, 1)) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > 4 * max(jobs, 1):  # bounds what is finished but not yet taken
+                if len(waiting) > 4 * max(jobs, 1):  # limits the finished results that wait
                     yield waiting.popleft().result
                     ctrl_c.check()
             while waiting:
@@ -94,7 +94,7 @@ def in_order(
 
 
 def progress(items: Iterable[Item], total: int, description: str, unit: str = "image") -> Iterator[Item]:
-    """A tqdm bar on a terminal; elsewhere a plain line now and then."""
+    """Yield the items while showing progress: a tqdm bar on a terminal, a plain line now and then elsewhere."""
     bar = tqdm(items, total=total, desc=one_line(description), unit=unit, disable=None)
     last = time.monotonic()
     for number, item in enumerate(bar, start=1):
@@ -105,11 +105,11 @@ def progress(items: Iterable[Item], total: int, description: str, unit: str = "i
 
 
 class _CtrlC:
-    """Context in which Ctrl-C is noted, for :meth:`check` to raise; a second Ctrl-C raises at once."""
+    """Context that records Ctrl-C until :meth:`check` raises it; a second Ctrl-C raises immediately."""
 
     def __init__(self) -> None:
         self._pressed = False
-        self._in_main_thread = threading.current_thread() is threading.main_thread()  # only there are signals handled
+        self._in_main_thread = threading.current_thread() is threading.main_thread()  # where signals are handled
 
     def __enter__(self) -> _CtrlC:
         if self._in_main_thread:
@@ -132,7 +132,7 @@ class _CtrlC:
 
 @contextlib.contextmanager
 def _one_thread_per_library() -> Iterator[None]:
-    """One thread per image is enough: OpenCV and PyTorch are kept from starting more inside each."""
+    """Limit OpenCV and PyTorch to one thread each within the block: the images already run in parallel."""
     before = cv2.getNumThreads(), torch.get_num_threads()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

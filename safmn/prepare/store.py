@@ -1,7 +1,7 @@
-"""``safmn prepare store``: decode HR and LR images once, into one file that training slices patches from.
+"""``safmn prepare store``: decode HR and LR images once into one file, from which training reads patches.
 
-The file grows image by image under the name ``FILE.partial``, beside a journal of what is in it; a build that was
-killed goes on after the last image whose pixels are intact. Only a complete store gets the name ``FILE``.
+The build appends images to ``FILE.partial`` and records them in a journal beside it. A killed build resumes after the
+last image whose pixels are intact. Only a complete store gets the name ``FILE``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 class Decoded(NamedTuple):
-    """The pixels of a pair, planar uint8 (3, H, W) and (3, h, w), and what their files were."""
+    """The pixels of a pair, planar uint8 (3, H, W) and (3, h, w), and records of their files."""
 
     gt: np.ndarray
     lq: np.ndarray
@@ -56,13 +56,13 @@ class Decoded(NamedTuple):
 
 
 def build_store(output: Path, source: Source, *, jobs: int) -> int:
-    """Build the store, or go on with an unfinished build of the same source; returns how many images were decoded.
+    """Build the store or resume an unfinished build of the same source; return the number of decoded images.
 
-    A store at ``output`` that is up to date is left alone; one that is not is replaced when the new one is complete.
+    A store at ``output`` that is up to date is kept; an outdated one is replaced once the new one is complete.
 
     Raises:
-        DataError: an image is missing, unreadable or does not fit its counterpart (what was built is kept); another
-            process is building the same store.
+        DataError: an image is missing, unreadable or does not fit its counterpart (the unfinished build is kept), or
+            another process is building the same store.
     """
     pairs = find_pairs(source)
     if is_up_to_date(output, source, pairs):
@@ -87,7 +87,7 @@ def build_store(output: Path, source: Source, *, jobs: int) -> int:
 
 
 def find_pairs(source: Source) -> list[Pair]:
-    """Paths of the images in the order of the data set; where LR is to be made, both are the HR image's path.
+    """Return the paths of the images in the order of the data set; if the store makes LR, both are the HR path.
 
     Raises:
         DataError: a folder or an image is missing.
@@ -101,13 +101,13 @@ def find_pairs(source: Source) -> list[Pair]:
 
 
 def is_up_to_date(output: Path, source: Source, pairs: Sequence[Pair]) -> bool:
-    """Whether ``output`` is a store of exactly these images as they are now."""
+    """Return whether ``output`` is a store of exactly these images in their current state."""
     if not output.exists():
         return False
     try:
         index = read_index(output)
     except DamagedStore as error:
-        logger.warning("%s It is being made anew.", str(error).removesuffix(" Make it anew with safmn prepare store."))
+        logger.warning("%s Making it again.", str(error).removesuffix(" Make it anew with safmn prepare store."))
         return False
     wanted = [(os.path.relpath(pair.gt, source.hr_folder), _lr_name(pair, source)) for pair in pairs]
     found = [(image.hr.name, image.lr.name if image.lr else None) for image in index.images]
@@ -115,17 +115,17 @@ def is_up_to_date(output: Path, source: Source, pairs: Sequence[Pair]) -> bool:
 
 
 def _lr_name(pair: Pair, source: Source) -> str | None:
-    """The LQ image's name in the folder of LR images; None where the store makes them."""
+    """Return the LQ image's name in the folder of LR images; None if the store makes them."""
     return os.path.relpath(pair.lq, source.lr_folder) if source.lr_folder and pair.lq else None
 
 
 def decode(pair: Pair, source: Source) -> Decoded:
-    """Read a pair; the LQ image is made by MATLAB's bicubic where the source has none. GT is cropped to fit LQ.
+    """Read a pair; if the source has no LQ image, make it with MATLAB's bicubic. GT is cropped to fit LQ.
 
-    The LQ image of a store of GT images alone has no pixels.
+    In a store of GT images only, the LQ image has no pixels.
 
     Raises:
-        DataError: an image is missing, unreadable, or the sizes do not fit; names it.
+        DataError: an image is missing or unreadable, or the sizes do not fit; the message names it.
     """
     gt, hr = _read(pair.gt, source.hr_folder)
     if source.gt_alone:
@@ -143,10 +143,10 @@ def decode(pair: Pair, source: Source) -> Decoded:
 
 
 def damaged_images(path: Path, *, jobs: int) -> list[str]:
-    """Names of the images whose pixels in the store are not those that were written. Reads the whole file.
+    """Return the names of the images whose pixels in the store are damaged. Reads the whole file.
 
     Raises:
-        DataError: the file is no store, or its index is damaged.
+        DataError: the file is not a store, or its index is damaged.
     """
     store = StoreFile(path)
     with contextlib.closing(in_order(store.is_intact, range(len(store)), jobs)) as results:
@@ -155,7 +155,7 @@ def damaged_images(path: Path, *, jobs: int) -> list[str]:
 
 
 def _append(file: BinaryIO, source: Source, pairs: Sequence[Pair], offset: int, jobs: int) -> Iterator[StoredImage]:
-    """Decode in parallel, write in order; an image is yielded when its pixels are in the file."""
+    """Decode in parallel and write in order; yield an image when its pixels are in the file."""
     with contextlib.closing(in_order(lambda pair: decode(pair, source), pairs, jobs)) as results:
         for result in progress(results, len(pairs), "building"):
             pixels = result()
@@ -165,13 +165,13 @@ def _append(file: BinaryIO, source: Source, pairs: Sequence[Pair], offset: int, 
                 _write(file, pixels.gt, offset)
                 _write(file, pixels.lq, image.lq_offset(source.scale))
             except OSError as error:
-                raise DataError(f"cannot write the store: {error.strerror}. The same command goes on later.") from error
+                raise DataError(f"cannot write the store: {error.strerror}. Run the same command to resume.") from error
             yield image
             offset = image.end(source.scale)
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open for reading and writing without emptying it; unbuffered, so that what is written survives a kill."""
+    """Open for reading and writing, keeping the content; unbuffered, so that written data survives a kill."""
     return open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)  # type: ignore[return-value]
 
 
@@ -183,16 +183,19 @@ def _write(file: BinaryIO, block: np.ndarray, offset: int) -> None:
 
 
 def _intact_images(file: BinaryIO, notes: BinaryIO, source: Source, pairs: Sequence[Pair]) -> list[StoredImage]:
-    """What an unfinished build keeps: a prefix of ``pairs``, checked against files and pixels; the rest is cut off."""
+    """Return the images of an unfinished build that are still valid, a prefix of ``pairs``; truncate the rest.
+
+    Each image is checked against its source files and its pixels.
+    """
     notes.seek(0)
-    lines = notes.read().split(b"\n")[:-1]  # what follows the last line end was cut off
+    lines = notes.read().split(b"\n")[:-1]  # a last line without an end is incomplete
     opening = msgspec.json.encode(source)
     images = []
     if lines and lines[0] == opening:
         for line, pair in zip(lines[1:], pairs, strict=False):
             try:
                 image = msgspec.json.decode(line, type=StoredImage)
-            except (msgspec.DecodeError, UnicodeDecodeError):  # of a disk that failed: the pixels are decoded again
+            except (msgspec.DecodeError, UnicodeDecodeError):  # from a failed disk; decode again
                 break
             if not _is_kept(file, image, source, pair):
                 break
@@ -251,20 +254,20 @@ def _planar(image: np.ndarray) -> np.ndarray:
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="safmn prepare store",
-        description="Decode HR and LR images into one file for data sets of type PatchStore, or HR images alone for "
-        "RealESRGANDataset. Full images are best: the store makes sub-images unnecessary. Running it again goes on "
-        "where it stopped, or does nothing.",
+        description="Decode HR and LR images into one file for data sets of type PatchStore, or only HR images for "
+        "RealESRGANDataset. Use full images: the store makes sub-images unnecessary. Run the command again to resume a "
+        "stopped build; a store that is up to date is kept.",
     )
     parser.add_argument("--hr", type=Path, metavar="DIR", help="folder of HR (GT) images")
     parser.add_argument(
-        "--lr", type=Path, metavar="DIR", help="folder of LR images (default: made by MATLAB's bicubic)"
+        "--lr", type=Path, metavar="DIR", help="folder of LR images (default: made with MATLAB's bicubic)"
     )
     parser.add_argument("--filename-tmpl", default="{}", metavar="T", help="name of the LR image of HR image {}")
     parser.add_argument(
         "--meta-info", type=Path, metavar="FILE", help="use the images that this file lists, in its order"
     )
     parser.add_argument("--scale", type=int, metavar="S", help="HR size / LR size")
-    parser.add_argument("--gt-only", action="store_true", help="store HR images alone, for training that degrades them")
+    parser.add_argument("--gt-only", action="store_true", help="store only HR images, for training that degrades them")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the store to make")
     parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N", help="threads (default: all cores)")
     parser.add_argument("--verify", type=Path, metavar="FILE", help="instead: check all pixels of a store")
@@ -273,14 +276,14 @@ def _parser() -> argparse.ArgumentParser:
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 1 when ``--verify`` found damage; 2 for a user's mistake."""
+    """Run the command. Return 0, 1 if ``--verify`` found damage, or 2 for a user's mistake."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     jobs = max(arguments.jobs, 1)
     if arguments.verify:
         return _verify(arguments.verify, jobs)
     if not (arguments.hr and arguments.output and bool(arguments.scale) != arguments.gt_only):
-        parser.error("--hr, -o and either --scale or --gt-only are needed (or --verify FILE)")
+        parser.error("give --hr, -o and either --scale or --gt-only (or --verify FILE)")
     if arguments.gt_only and arguments.lr:
         parser.error("--gt-only stores no LR images; leave out --lr")
     absolute = [str(path.resolve()) if path else None for path in (arguments.hr, arguments.lr, arguments.meta_info)]
@@ -296,5 +299,5 @@ def _verify(path: Path, jobs: int) -> int:
     damaged = damaged_images(path, jobs=jobs)
     for name in damaged:
         say_line(f"damaged: {name}")
-    say_line(f"{path}: {len(damaged)} damaged images" + (". Delete it and make it anew." if damaged else ""))
+    say_line(f"{path}: {len(damaged)} damaged images" + (". Delete the store and make it again." if damaged else ""))
     return EXIT_FAILED if damaged else 0

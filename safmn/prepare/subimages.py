@@ -1,7 +1,7 @@
-"""``safmn prepare subimages``: cut HR images, and their LR images alike, into overlapping squares for training.
+"""``safmn prepare subimages``: cut HR images and their LR images into overlapping squares for training.
 
-Small files are faster to read than 2K images of which a patch is used. The published recipe: HR 480x480 with a step of
-240, LR at 1/scale of both; the last row and column are moved inward to end at the border.
+Reading a small file is faster than reading a 2K image to use one patch. The published recipe: HR 480x480 with a step of
+240, LR 1/scale of both. The last row and column move inward to end at the border.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cut:
-    """How to cut, in HR pixels: squares of ``side`` every ``step``, one more at the end if over ``thresh`` remain."""
+    """The grid in HR pixels: squares of ``side`` every ``step``, and one more if over ``thresh`` pixels remain."""
 
     side: int = 480
     step: int = 240
     thresh: int = 0
 
     def starts(self, length: int) -> list[int]:
-        """Where the squares start along an axis of this length (at least ``side``)."""
+        """Return the start positions of the squares along an axis of this length (at least ``side``)."""
         starts = list(range(0, length - self.side + 1, self.step))
         if length - (starts[-1] + self.side) > self.thresh:
             starts.append(length - self.side)
         return starts
 
     def check(self, scales: Sequence[int]) -> None:
-        """Refuse numbers that are not positive or not multiples of every scale.
+        """Check that the numbers are positive and multiples of every scale.
 
         Raises:
-            DataError: names the number and the scale.
+            DataError: they are not; the message names the number and the scale.
         """
         if self.side < 1 or self.step < 1 or self.thresh < 0:
             raise DataError(
-                f"--crop {self.side}, --step {self.step} must be positive, --thresh {self.thresh} not negative"
+                f"--crop {self.side} and --step {self.step} must be positive, --thresh {self.thresh} not negative"
             )
         for scale in scales:
             if scale < 1 or self.side % scale or self.step % scale:
@@ -68,14 +68,14 @@ def cut_subimages(
 ) -> Outcome:
     """Cut every image of ``hr`` into ``output/<name>_s001.png`` ..., row by row.
 
-    With ``scales``, the LR images ``lr/X<s>/<name>x<s>.png`` are cut into ``lr_output/X<s>/<name>_s001.png`` ...: the
-    same names as their HR counterparts, as published. HR images are first cropped to what all their LR images show.
-    Images smaller than a square are left out, with a warning. Sub-images that are there, whole, no older than their
-    source and cut at the same place (each file says where) are left alone.
+    With ``scales``, the LR images ``lr/X<s>/<name>x<s>.png`` are cut into ``lr_output/X<s>/<name>_s001.png`` ..., with
+    the names of their HR counterparts, as published. HR images are first cropped to the area that all their LR images
+    show. Images smaller than a square are skipped with a warning. Existing sub-images are kept if they are complete,
+    not older than their source, and cut at the same place, which each file records.
 
     Raises:
-        DataError: a folder or an LR image is missing, or a number does not fit. An unreadable image, or a pair whose
-            sizes do not fit, or one of which more squares are there than are cut now, fails alone (in the outcome).
+        DataError: a folder or an LR image is missing, or a number does not fit. Some errors are only failures in the
+            outcome: an unreadable image, a pair whose sizes do not fit, or more existing squares than are cut now.
     """
     cut = cut or Cut()
     cut.check(scales)
@@ -83,12 +83,12 @@ def cut_subimages(
     counterparts: list[Mapping[int, Path]] = [{} for _ in sources]
     if scales:
         if lr is None or lr_output is None:
-            raise DataError("scales without folders of LR images")
+            raise DataError("scales need folders of LR images")
         counterparts = [{scale: lr_path(lr, source.stem, scale) for scale in scales} for source in sources]
         missing = [str(path) for paths in counterparts for path in paths.values() if not path.is_file()]
         if missing:
             raise DataError(
-                f"{len(missing)} LR images are missing, the first is {missing[0]}. Make them with: "
+                f"{len(missing)} LR images are missing; the first is {missing[0]}. Make them with: "
                 f"safmn prepare lr --hr {hr} -o {lr} --scales {' '.join(map(str, scales))}"
             )
     work = partial(_cut_pair, output=output, lr_output=lr_output or output, cut=cut)
@@ -100,7 +100,7 @@ def _cut_pair(pair: tuple[Path, Mapping[int, Path]], *, output: Path, lr_output:
     source, counterparts = pair
     height, width = _common_size(source, counterparts)
     if min(height, width) < cut.side:
-        logger.warning("%s: %dx%d (width x height) is smaller than %d: left out", source, width, height, cut.side)
+        logger.warning("%s: %dx%d (width x height) is smaller than %d: skipped", source, width, height, cut.side)
         corners = []
     else:
         corners = [(top, left) for top in cut.starts(height) for left in cut.starts(width)]
@@ -112,12 +112,12 @@ def _cut_pair(pair: tuple[Path, Mapping[int, Path]], *, output: Path, lr_output:
 
 
 def _check_other_scales(name: str, lr_output: Path, scales: Iterable[int], corners: Sequence[tuple[int, int]]) -> None:
-    """Refuse to cut HR on another grid than the LR images of scales that are not cut now: pairs would not fit any more.
+    """Check that the HR grid matches existing LR squares of scales that are not cut now, so that pairs still fit.
 
-    The common multiple of the scales that are cut together decides where the last row and column begin.
+    The common multiple of the scales that are cut together determines where the last row and column start.
 
     Raises:
-        DataError: names a square of another scale that shows another place.
+        DataError: a square of another scale shows another place; the message names its folder.
     """
     for folder in lr_output.glob("X*"):
         first = folder / f"{name}_s001.png"
@@ -127,8 +127,8 @@ def _check_other_scales(name: str, lr_output: Path, scales: Iterable[int], corne
         surplus = folder / f"{name}_s{len(corners) + 1:03d}.png"
         if not corners or surplus.exists() or recipe_of(last) != _place(corners[-1]):
             raise DataError(
-                f"{folder} was cut on another grid of {name} than this would be: cut all scales together (--scales), "
-                f"or remove {folder}"
+                f"{folder} was cut on another grid of {name} than this one: cut all scales together (--scales), or "
+                f"remove {folder}"
             )
 
 
@@ -139,13 +139,13 @@ def _place(corner: tuple[int, int]) -> str:
 def _cut_one(
     source: Path, output: Path, corners: Sequence[tuple[int, int]], side: int, *, scale: int, name: str | None = None
 ) -> int:
-    """Cut one image at corners given in HR pixels; returns how many sub-images were missing and so were made."""
+    """Cut one image at corners given in HR pixels; return how many sub-images were missing and are now made."""
     small, name = side // scale, name or source.stem
     paths = {output / f"{name}_s{number:03d}.png": at for number, at in enumerate(corners, start=1)}
     surplus = output / f"{name}_s{len(corners) + 1:03d}.png"
     if surplus.exists():
         raise DataError(
-            f"{surplus} is there, but {source} gives {len(corners)} squares only: {output} was cut otherwise. Remove "
+            f"{surplus} exists, but {source} gives only {len(corners)} squares: {output} was cut differently. Remove "
             "it, or cut into another folder"
         )
     recipes = {path: _place(at) for path, at in paths.items()}
@@ -159,10 +159,10 @@ def _cut_one(
 
 
 def _common_size(source: Path, counterparts: Mapping[int, Path]) -> tuple[int, int]:
-    """The (height, width) of HR that every LR image shows, a multiple of all scales.
+    """Return the (height, width) of HR that every LR image shows, a multiple of all scales.
 
     Raises:
-        DataError: an LR image has not the size of its HR image divided by the scale.
+        DataError: the size of an LR image is not that of its HR image divided by the scale.
     """
     height, width = image_size(source)
     for scale, path in counterparts.items():
@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="safmn prepare subimages",
         description="Cut HR images (and, with --scales, their LR images) into overlapping squares, HR_sub and "
-        "LR_bicubic_sub/X<s>, under equal names. Running it again makes only what is missing or damaged.",
+        "LR_bicubic_sub/X<s>, with equal names. A second run makes only squares that are missing or damaged.",
     )
     parser.add_argument("--hr", type=Path, required=True, metavar="DIR", help="folder of HR images")
     parser.add_argument(
@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--crop", type=int, default=Cut.side, metavar="N", help="side of a square in HR (default: 480)")
     parser.add_argument("--step", type=int, default=Cut.step, metavar="N", help="distance of squares (default: 240)")
     parser.add_argument(
-        "--thresh", type=int, default=Cut.thresh, metavar="N", help="a rest of up to N pixels is dropped (default: 0)"
+        "--thresh", type=int, default=Cut.thresh, metavar="N", help="drop a remainder of up to N pixels (default: 0)"
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
     return parser
@@ -206,7 +206,7 @@ def _beside(folder: Path) -> Path:
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; 1 where images failed; 2 for a user's mistake."""
+    """Run the command. Return 0, 1 if images failed, or 2 for a user's mistake."""
     arguments = _parser().parse_args(argv)
     hr = named(arguments.hr)
     lr = named(arguments.lr or hr.parent / "LR_bicubic")

@@ -1,1 +1,1 @@
-"""Where and how a process computes: devices, precision, ranks."""
+"""Where and how a process computes: devices, precision and ranks."""

@@ -1,11 +1,11 @@
-"""What the ranks of a job tell each other about errors, so that none waits for one that has stopped.
+"""Share errors between the ranks of a job, so that no rank waits for one that has stopped.
 
-There are two ways. Where every rank can still answer (before a step, after a checkpoint), the error of one rank is
-raised on all: :func:`agreed`, :func:`raise_together`. Elsewhere (in the middle of a step) a rank notes its error in the
-job's key-value store and leaves. The collective calls of the others then fail, and they read the note:
+There are two ways. If every rank can still answer (before a step, after a checkpoint), all ranks raise the error of one
+rank: :func:`agreed`, :func:`raise_together`. Otherwise (in the middle of a step), a rank writes its error to the job's
+key-value store and leaves. The collective calls of the other ranks then fail, and these ranks read the error:
 :func:`together`, :func:`explain_lost_ranks`.
 
-Single processes pass through all of this unchanged.
+Nothing here has an effect in a single process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from safmn.system.memory import OUT_OF_MEMORY
 
 T = TypeVar("T")
 
-_GRACE = 5.0  # seconds to wait for the note of a rank that is gone
+_GRACE = 5.0  # seconds to wait for the error note of a lost rank
 _SIGNS_OF_A_LOST_RANK = (
     "connection closed by peer",
     "connection reset by peer",
@@ -44,9 +44,9 @@ _SIGNS_OF_A_LOST_RANK = (
 
 
 def describe(error: BaseException) -> str:
-    """What an error says, for the other ranks; with its kind where it is no user's mistake, without its traceback."""
+    """Return an error's message for the other ranks: no traceback, but the class if it is not a user's mistake."""
     text = str(error).strip()
-    if "Traceback (most recent call last)" in text:  # of a loader worker, as torch hands it on
+    if "Traceback (most recent call last)" in text:  # torch passes on the traceback of a loader worker
         lines = text.splitlines()
         notes = itertools.takewhile(lambda line: not line.startswith((" ", "Traceback")), reversed(lines))
         text = "; ".join(reversed([line for line in notes if line.strip()])) or lines[-1]
@@ -73,9 +73,12 @@ def _as_error(note: dict[str, Any]) -> RankError:
 
 
 def raise_together(error: Exception | None) -> None:
-    """Raise ``error``, this rank's, and on the other ranks a RankError that says what it was. None: it has none.
+    """Raise ``error`` on this rank, and a RankError that quotes it on the other ranks.
 
-    Every rank calls it at the same place.
+    Every rank must call this function at the same point.
+
+    Args:
+        error: this rank's error; None if it has none.
     """
     if not distributed.is_active():
         if error is not None:
@@ -90,7 +93,7 @@ def raise_together(error: Exception | None) -> None:
 
 
 class _Fetched(Generic[T]):
-    """One item, or the error in its place, and what the ranks find out about it in the background."""
+    """One item, or the error raised instead; the ranks exchange in the background whether there was an error."""
 
     def __init__(self, items: Iterator[T]) -> None:
         self.item: T | None = None
@@ -107,16 +110,17 @@ class _Fetched(Generic[T]):
         self._work = dist.all_reduce(self._failed, dist.ReduceOp.MAX, group=distributed.control_group(), async_op=True)
 
     def settle(self) -> None:
-        """Raise the error of whichever rank has one."""
+        """Raise the error if any rank has one."""
         self._work.wait()
         if self._failed:
             raise_together(self.error)
 
 
 def agreed(items: Iterator[T]) -> Iterator[T]:
-    """The same items; an error of one rank is raised on all, before any of them gets the item.
+    """Yield the items; if one rank has an error, all ranks raise it before any of them gets the item.
 
-    Every rank must have as many. One is fetched ahead, so that the ranks agree on it while the one before is worked on.
+    Every rank must have the same number of items. The next item is fetched ahead, so that the ranks agree on it while
+    they process the current one.
     """
     if not distributed.is_active():
         yield from items
@@ -125,12 +129,12 @@ def agreed(items: Iterator[T]) -> Iterator[T]:
     while not upcoming.at_end:
         upcoming.settle()
         item, upcoming = upcoming.item, _Fetched(items)
-        yield item  # type: ignore[misc]  # no error, so there is an item
+        yield item  # type: ignore[misc]  # without an error there is an item
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Goes around all that the ranks do together: notes this rank's error for the others, explains theirs."""
+    """Context for the joint work of the ranks: share this rank's error with the others and explain theirs."""
     if not distributed.is_active():
         yield
         return
@@ -147,9 +151,9 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_lost_ranks() -> Iterator[None]:
-    """The error of a collective call whose other end is gone becomes a RankError that says which rank, and why.
+    """Context that turns an error of a collective call with a lost rank into a RankError.
 
-    It waits a few seconds for the note of that rank.
+    It waits a few seconds for the error note of that rank, to name the rank and the reason.
     """
     try:
         yield
@@ -166,7 +170,7 @@ def _is_of_a_lost_rank(error: RuntimeError) -> bool:
 
 
 def _why() -> RankError:
-    """Why a rank is gone: what it noted, or that it noted nothing."""
+    """Return the error that a lost rank noted, or an error that says that it noted nothing."""
     _write("survivor", "1")
     others = [rank for rank in range(dist.get_world_size()) if rank != dist.get_rank()]
     deadline = time.monotonic() + _GRACE
@@ -182,8 +186,8 @@ def _why() -> RankError:
     if not names:
         return RankError("the connection between the ranks broke", status=EXIT_FAILED)
     return RankError(
-        f"{' or '.join(names)} is gone without a word: it was killed (SIGKILL; by the system where memory ran out), or "
-        "its machine or the connection to it failed",
+        f"{' or '.join(names)} ended without an error message: it was killed (SIGKILL, for example by the system when "
+        "memory ran out), or its machine or the connection to it failed",
         status=EXIT_FAILED,
     )
 
@@ -193,13 +197,13 @@ def _key(kind: str, rank: int) -> str:
 
 
 def _write(kind: str, text: str) -> None:
-    """Note something for the other ranks. The store may be gone with rank 0; then nobody is left to read it."""
+    """Write a note for the other ranks. Ignore errors: the store may be gone with rank 0."""
     with contextlib.suppress(Exception):
         distributed.store().set(_key(kind, dist.get_rank()), text)
 
 
 def _read(kind: str, rank: int) -> str:
-    """What a rank noted; empty where it noted nothing, or the store is gone."""
+    """Return a rank's note; empty if there is none or the store is gone."""
     with contextlib.suppress(Exception):
         if distributed.store().check([_key(kind, rank)]):
             return str(distributed.store().get(_key(kind, rank)).decode())

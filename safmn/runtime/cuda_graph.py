@@ -1,4 +1,4 @@
-"""A training step recorded as one CUDA graph: the host launches it as a whole instead of kernel by kernel."""
+"""Record a training step as one CUDA graph: the host launches the whole step instead of single kernels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 Result = TypeVar("Result")
 Batches = Sequence[Mapping[str, Any]]
 
-_WARM_UP = 3  # steps taken one by one before recording: libraries choose and set up their kernels in them
+_WARM_UP = 3  # steps before recording, in which libraries choose and set up their kernels
 
 
 class GraphedStep(Generic[Result]):
-    """``step`` as a function of the images in its micro-batches.
+    """A function that runs ``step`` as a CUDA graph.
 
-    The first steps run as they are. Then one is recorded, with inputs and outputs in memory of its own, and from then
-    on replayed: what it computes on the host happens no more, so learning rates and the like must be tensors that are
-    set between the steps. A result is overwritten by the next step.
+    The first steps run normally. Then one step is recorded, with its own memory for inputs and outputs, and replayed
+    from then on. A replay does not repeat computations on the host, so values such as learning rates must be tensors
+    that are set between steps. The next step overwrites the result.
 
     Args:
         step: takes the micro-batches; must not wait for the device.
@@ -33,18 +33,18 @@ class GraphedStep(Generic[Result]):
         self._result: Result | None = None
 
     def reset(self) -> None:
-        """Forget the recorded step, whose tensors are no longer those in use."""
+        """Drop the recorded step because its tensors are no longer in use."""
         self._taken, self._graph, self._result, self._inputs = 0, None, None, []
 
     def __call__(self, batches: Batches) -> Result:
-        """Take a step.
+        """Run a step.
 
         Raises:
-            ValueError: the images have another size than those of the recorded step.
+            ValueError: the images differ in size from those of the recorded step.
         """
         self._taken += 1
         if self._taken <= _WARM_UP:
-            return self._beside(batches)
+            return self._on_side_stream(batches)
         if self._graph is None:
             self._record(batches)
         self._copy(batches)
@@ -53,8 +53,8 @@ class GraphedStep(Generic[Result]):
         self._graph.replay()
         return self._result
 
-    def _beside(self, batches: Batches) -> Result:
-        """On a stream other than the default one, as recording will be."""
+    def _on_side_stream(self, batches: Batches) -> Result:
+        """Run the step on a side stream, as recording does."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -68,7 +68,7 @@ class GraphedStep(Generic[Result]):
             for batch in batches
         ]
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads go on meanwhile: one that loads data may ask for page-locked memory.
+        # Other threads keep running: a data-loading thread may allocate page-locked memory during the recording.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._result = self._step(self._inputs)
 

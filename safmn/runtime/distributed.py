@@ -1,4 +1,4 @@
-"""One process or many: which rank this is, where it computes, and the few collective calls the engine needs."""
+"""Distributed jobs: the rank of this process, joining and leaving, and the collective calls that training needs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from safmn.errors import OptionError
 logger = logging.getLogger(__name__)
 
 _RESTARTS = "TORCHELASTIC_RESTART_COUNT"
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 _TIMEOUT = timedelta(minutes=30)  # a long validation or store build on rank 0 must not look like a dead rank
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Place of this process in the job. ``local_rank`` counts the processes of one machine."""
+    """The place of this process in the job. ``local_rank`` counts the processes on one machine."""
 
     rank: int = 0
     world_size: int = 1
@@ -45,40 +45,40 @@ class Ranks:
 
 
 def launched_by_torchrun() -> bool:
-    """Whether ``torchrun`` (or anything that sets its variables) started this process."""
+    """Return whether ``torchrun`` (or anything that sets its variables) started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ and "LOCAL_RANK" in os.environ
 
 
 def start_number() -> int:
-    """How many times torchrun has started this job anew after a failure (``--max-restarts``)."""
+    """Return how many times torchrun has restarted this job after a failure (``--max-restarts``)."""
     return int(os.environ.get(_RESTARTS, "0")) if launched_by_torchrun() else 0
 
 
 def restarted() -> bool:
-    """Whether torchrun started this job anew after a failure."""
+    """Return whether torchrun has restarted this job after a failure."""
     return start_number() > 0
 
 
 def _leave_with_parent() -> None:
-    """Ask Linux for a SIGTERM when torchrun itself dies: nobody would watch over this rank any more."""
+    """Ask Linux to send SIGTERM when torchrun dies, because then nothing would stop this rank."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _slurm_environment(port: int | None) -> None:
-    """Translate SLURM's variables of this step into those that torch.distributed reads."""
+    """Translate SLURM's variables of this job step into those that torch.distributed reads."""
     if "SLURM_PROCID" not in os.environ:
         raise OptionError("--launcher slurm: this process was not started by srun (SLURM_PROCID is not set)")
     for name in ("SLURM_NODELIST", "SLURM_NTASKS"):
         if name not in os.environ:
-            raise OptionError(f"--launcher slurm: {name} is not set: start with srun and --ntasks (docs/scaling.md)")
+            raise OptionError(f"--launcher slurm: {name} is not set; start with srun and --ntasks (docs/scaling.md)")
     try:
         hosts = subprocess.run(
             ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], capture_output=True, text=True, check=True
         ).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip()
-        raise OptionError(f"--launcher slurm: scontrol does not tell the hosts of this job ({said})") from error
+        raise OptionError(f"--launcher slurm: scontrol cannot list the hosts of this job ({said})") from error
     os.environ.update(
         RANK=os.environ["SLURM_PROCID"],
         WORLD_SIZE=os.environ["SLURM_NTASKS"],
@@ -92,10 +92,10 @@ def join(launcher: str, *, backend: str = "nccl", port: int | None = None, use_c
     """Join the job that the launcher describes and return this process's place in it.
 
     Args:
-        launcher: ``none``, ``pytorch`` (torchrun) or ``slurm``. A process that torchrun started joins in any case.
+        launcher: ``none``, ``pytorch`` (torchrun) or ``slurm``. A process started by torchrun always joins.
         backend: nccl or gloo; without ``use_cuda`` always gloo.
-        port: where rank 0 listens, for SLURM; torchrun says it itself.
-        use_cuda: compute on GPUs.
+        port: the port of rank 0 for SLURM; torchrun sets its own.
+        use_cuda: whether to compute on GPUs.
 
     Raises:
         OptionError: the launcher's environment is missing.
@@ -117,15 +117,15 @@ def join(launcher: str, *, backend: str = "nccl", port: int | None = None, use_c
 
 
 def _start_process_group(backend: str, ranks: Ranks) -> None:
-    """Find the other ranks.
+    """Connect to the other ranks.
 
-    torchrun keeps one key-value store over its restarts, in which the ranks of this start would find the addresses of
-    the dead ones (pytorch issue 135712). A prefix keeps the keys of each start apart. It cannot with several nodes,
-    each of which counts its own restarts; docs/scaling.md has the setting for those.
+    torchrun keeps one key-value store across its restarts. Restarted ranks would find the addresses of dead ranks in it
+    (pytorch issue 135712), so each start gets its own key prefix. This does not work with several nodes, because each
+    node counts its own restarts; docs/scaling.md has the setting for that case.
     """
     store = None
     if restarted() and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-        from torch.distributed.rendezvous import rendezvous  # which not every build of torch has
+        from torch.distributed.rendezvous import rendezvous  # missing in some builds of torch
 
         shared, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
         store = dist.PrefixStore(f"start-{os.environ[_RESTARTS]}", shared)
@@ -138,35 +138,35 @@ _control: list[Any] = []  # one item while this process is in a job
 
 
 def control_group() -> Any:
-    """The group for what the ranks tell each other beside their tensors: on the CPU, whatever they compute on."""
+    """Return the process group for messages other than tensors; it always uses the CPU."""
     return _control[0] if _control else None
 
 
 def store() -> Any:
-    """The job's key-value store."""
-    return dist.distributed_c10d._get_default_store()  # torch offers it under no public name
+    """Return the job's key-value store."""
+    return dist.distributed_c10d._get_default_store()  # torch has no public name for it
 
 
 def is_active() -> bool:
-    """Whether this process is in a job of several."""
+    """Return whether this process is in a job with several processes."""
     return dist.is_available() and dist.is_initialized()
 
 
 def leave() -> None:
-    """Leave the job; does nothing in a single process."""
+    """Leave the job; do nothing in a single process."""
     _control.clear()
     if is_active():
         dist.destroy_process_group()
 
 
 def barrier() -> None:
-    """Wait for every rank; does nothing in a single process."""
+    """Wait for every rank; do nothing in a single process."""
     if is_active():
         dist.barrier()
 
 
 def on_all_ranks(value: Any) -> list[Any]:
-    """Every rank's ``value`` (any picklable object), by rank, on every rank."""
+    """Return the ``value`` (any picklable object) of every rank, in rank order, on every rank."""
     if not is_active():
         return [value]
     values = [None] * dist.get_world_size()
@@ -175,7 +175,7 @@ def on_all_ranks(value: Any) -> list[Any]:
 
 
 def mean_over_ranks(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each scalar averaged over the ranks, in one collective call."""
+    """Average each scalar over the ranks in one collective call."""
     if not (values and is_active()):
         return values
     stacked = torch.stack([value.detach().float() for value in values.values()])  # (number of losses,)

@@ -1,4 +1,4 @@
-"""How a run computes: device, precision, compilation, memory format. Decided here and nowhere else."""
+"""Choose how a run computes: device, precision, compilation and memory format. All such decisions are made here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Execution:
-    """The decisions, as plain data. ``precision`` is that of the forward; weights and losses stay float32."""
+    """The decisions as plain data. ``precision`` applies to the forward pass; weights and losses stay float32."""
 
     device: torch.device
     precision: Precision = "fp32"
@@ -37,22 +37,22 @@ class Execution:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What ``precision`` means."""
+        """The torch data type of ``precision``."""
         return _DTYPES[self.precision]
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Memory format of images and weights."""
+        """The memory format of images and weights."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Context of the forward: autocast to the precision, or nothing in float32."""
+        """Return the context of the forward pass: autocast to the precision, or nothing for float32."""
         if self.precision == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def place(self, network: nn.Module) -> nn.Module:
-        """Move a network to the device, and its 4-D weights into the memory format: no other rank has it."""
+        """Move a network to the device, and convert its 4-D tensors to the memory format; it needs 4 dimensions."""
         network.to(self.device)
         if self.channels_last:
             for tensor in (*network.parameters(), *network.buffers()):
@@ -61,7 +61,7 @@ class Execution:
         return network
 
     def describe(self) -> str:
-        """One line for the log."""
+        """Return a one-line description for the log."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         how = "native kernels" if self.kernels == "native" else "compiled" if self.compile else "eager"
         parts = [name, self.precision, how]
@@ -72,10 +72,10 @@ class Execution:
 
 
 def named_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
-    """A device of torch's, or for ``auto`` what is there: CUDA (the GPU of this rank), then MPS, then the CPU.
+    """Return a torch device; for ``auto`` the first available of CUDA (this rank's GPU), MPS and the CPU.
 
     Raises:
-        OptionError: there is no such device on this machine.
+        OptionError: this machine does not have the device.
     """
     if str(name) == "auto":
         if torch.cuda.is_available():
@@ -84,16 +84,17 @@ def named_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
     try:
         found = torch.device(name)
         torch.zeros(1, device=found).item()  # the device "meta" has no values
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch raises any of these
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch may raise any of these
         raise OptionError(f"device {str(name)!r} cannot be used on this machine: {first_line(error)}") from error
     return found
 
 
 def choose_device(num_gpu: int | None, local_rank: int = 0) -> torch.device:
-    """The device that ``num_gpu`` asks for; where there is no GPU the CPU, saying so.
+    """Return the device that ``num_gpu`` requests; if there is no GPU, the CPU, with a warning.
 
     Args:
-        num_gpu: BasicSR's key: 0 the CPU, 1 or more one GPU for each process; None what is there.
+        num_gpu: BasicSR's key: 0 for the CPU, 1 or more for one GPU per process, None for the available device.
+        local_rank: the number of this process on its machine, which selects its GPU.
     """
     device = torch.device("cpu") if num_gpu == 0 else named_device("auto", local_rank)
     if num_gpu and device.type == "cpu":
@@ -102,7 +103,7 @@ def choose_device(num_gpu: int | None, local_rank: int = 0) -> torch.device:
 
 
 def device_count() -> int:
-    """How many devices other than the CPU there are: what ``num_gpu: auto`` stands for."""
+    """Return the number of devices other than the CPU, the value of ``num_gpu: auto``."""
     return torch.cuda.device_count() or int(torch.backends.mps.is_available())
 
 
@@ -116,14 +117,14 @@ def choose_execution(
     deterministic: bool = False,
     cuda_graph: bool = False,
 ) -> Execution:
-    """Fill what the option file leaves open with the defaults measured to be fastest (docs/performance.md).
+    """Complete the options with defaults that were measured to be fastest (docs/performance.md).
 
     Raises:
-        OptionError: the device cannot do what is asked.
+        OptionError: the device does not support the options.
     """
     chosen = precision or "fp32"
     if chosen not in _DTYPES:
-        raise OptionError(f"train.precision: {precision!r}; choose fp32, bf16 or fp16")
+        raise OptionError(f"train.precision: unknown precision {precision!r}; choose fp32, bf16 or fp16")
     if chosen == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise OptionError("train.precision: bf16 is not supported by this GPU; choose fp16 or fp32")
     if compile and device.type == "cpu" and compiler() is None:
@@ -132,8 +133,8 @@ def choose_execution(
         _check_native(device, chosen, compile=bool(compile))
     if cuda_graph and (device.type != "cuda" or chosen == "fp16"):
         raise OptionError(
-            f"train.cuda_graph: true is for NVIDIA GPUs in fp32 or bf16; this run is on {device.type}, {chosen}. Leave "
-            "it out, or change num_gpu or precision"
+            f"train.cuda_graph: true needs an NVIDIA GPU and fp32 or bf16; this run uses {device.type}, {chosen}. "
+            "Remove it, or change num_gpu or precision"
         )
     return Execution(
         device,
@@ -151,18 +152,18 @@ def _check_native(device: torch.device, precision: str, *, compile: bool) -> Non
     if precision not in possible.get(device.type, ()) or compile:
         how = "compiled" if compile else precision
         raise OptionError(
-            "train.kernels: native is for the CPU in fp32 and for NVIDIA GPUs in fp32 or bf16, without compile; this "
-            f"run is on {device.type}, {how}. Leave it out, or change num_gpu, precision or compile"
+            "train.kernels: native needs the CPU in fp32, or an NVIDIA GPU in fp32 or bf16, without compile; this run "
+            f"uses {device.type}, {how}. Remove it, or change num_gpu, precision or compile"
         )
 
 
 def apply_global_settings(execution: Execution) -> None:
-    """Settings of torch and of the C library that hold for the whole process."""
+    """Apply the settings of torch and the C library for the whole process."""
     if execution.device.type == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.benchmark = not execution.deterministic
     if execution.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to be deterministic
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # makes cuBLAS deterministic
         torch.use_deterministic_algorithms(True)
     if execution.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -171,7 +172,7 @@ def apply_global_settings(execution: Execution) -> None:
 
 @contextlib.contextmanager
 def comparable_convolutions() -> Iterator[None]:
-    """No TensorFloat-32, and no search for the fastest kernel for the size of each image, for the block."""
+    """Disable TensorFloat-32 and the search for the fastest kernel per image size, within the block."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
     cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = False, False, False

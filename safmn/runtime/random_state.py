@@ -1,4 +1,4 @@
-"""Random states as a function of a seed and a position, so that resuming needs none of them saved."""
+"""Random states as functions of a seed and a position, so that resuming needs no saved random state."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 
 
 def seed_everything(seed: int, *position: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators from ``seed`` and a position (iteration, rank, ...).
+    """Seed the global generators of Python, NumPy and torch from ``seed`` and a position (iteration, rank, ...).
 
-    Whatever a network draws in a step (dropout, stochastic depth) then depends on the step, not on what came before it.
+    Random numbers that a network draws in a step (dropout, stochastic depth) then depend only on the step, not on
+    earlier steps.
     """
     words = np.random.SeedSequence([seed, *position]).generate_state(4, dtype=np.uint32)
     random.seed(int(words[0]))
@@ -23,7 +24,7 @@ def seed_everything(seed: int, *position: int) -> None:
 
 
 def named_rng(seed: int, *position: str | int) -> np.random.Generator:
-    """The generator that belongs to a seed and a position: names and numbers, such as a set and an image's index."""
+    """Return the generator for a seed and a position: names and numbers, such as a data set and an image's index."""
     words = [part if isinstance(part, int) else _number_of(part) for part in position]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *words])))
 
@@ -34,10 +35,11 @@ def _number_of(name: str) -> int:
 
 @contextmanager
 def global_generators(rng: np.random.Generator, device: torch.device | None = None) -> Iterator[None]:
-    """Seed the generators of python, numpy and torch from ``rng``; put their states back afterwards.
+    """Seed the global generators of Python, NumPy and torch from ``rng``; restore their states after the block.
 
     Args:
-        device: a GPU whose generator is treated likewise.
+        rng: the source of the seeds.
+        device: a GPU whose generator is also seeded and restored.
     """
     gpu = device if device is not None and device.type == "cuda" else None
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.default_generator.get_state()

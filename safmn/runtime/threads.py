@@ -1,4 +1,4 @@
-"""What objects need that many threads call at once, also in processes that were forked from this one."""
+"""Tools for objects that many threads call at once, including threads of forked processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Lock:
-    """A lock that its thread may take again, and that is free in a process forked while another thread had it."""
+    """A reentrant lock that is always free in a forked process, even if another thread held it during the fork."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -30,18 +30,18 @@ class Lock:
         self._lock.release()
 
     def renew(self) -> None:
-        """Make it free, whoever had it."""
+        """Free the lock, whichever thread holds it."""
         self._lock = threading.RLock()
 
 
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 BUILDING = Lock()
-"""Held while a back end is made: torch's exporter and compiler keep global state, and serve one thread at a time."""
+"""Held while a back end is built: torch's exporter and compiler have global state and allow one thread at a time."""
 
 
 class SharedLock:
-    """A lock that any number of readers hold at the same time, or one writer alone. A writer may also read."""
+    """A lock for any number of readers or one writer. The writer may also read."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
@@ -51,7 +51,7 @@ class SharedLock:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold it together with other readers."""
+        """Hold the lock together with other readers."""
         own = self._writer == threading.get_ident()
         if not own:
             with self._changed:
@@ -67,7 +67,7 @@ class SharedLock:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold it alone. New readers wait from now on."""
+        """Hold the lock exclusively. New readers wait as soon as the writer does."""
         with self._changed:
             self._changed.wait_for(lambda: self._writer is None)
             self._writer = threading.get_ident()
@@ -80,7 +80,7 @@ class SharedLock:
                 self._changed.notify_all()
 
     def renew(self) -> None:
-        """Make it free, whoever had it."""
+        """Free the lock, whichever threads hold it."""
         self._changed, self._readers, self._writer = threading.Condition(threading.Lock()), 0, None
 
 
@@ -89,11 +89,11 @@ _kept: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class Pool(Generic[T]):
-    """Objects that serve one call at a time: a call takes one that is free, or a new one.
+    """A pool of objects that serve one call at a time. A call takes a free object or a new one.
 
     Args:
-        make: gives a new one. Any number of threads may call it at once.
-        idle: how many are kept while no call uses them.
+        make: returns a new object. Several threads may call it at once.
+        idle: the number of unused objects to keep.
     """
 
     def __init__(self, make: Callable[[], T], idle: int = 8) -> None:
@@ -103,7 +103,7 @@ class Pool(Generic[T]):
 
     @contextlib.contextmanager
     def one(self) -> Iterator[T]:
-        """An object that nobody else has. It does not come back when the block raises."""
+        """Yield an object for exclusive use. If the block raises, the object does not return to the pool."""
         try:
             item = self._free.pop()
         except IndexError:
@@ -114,14 +114,14 @@ class Pool(Generic[T]):
 
 
 class Once:
-    """True for the first caller and false for all others, whatever thread they are in."""
+    """A callable that returns True for the first call and False for all later ones, across threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._done = False
 
     def __call__(self) -> bool:
-        """Whether this is the first call."""
+        """Return whether this is the first call."""
         with self._lock:
             first, self._done = not self._done, True
         return first
@@ -129,7 +129,7 @@ class Once:
 
 # Forks
 
-_forked: int | None = None  # the thread that this process began with, if it was forked
+_forked: int | None = None  # the first thread of this process if it was forked
 
 
 def _after_fork() -> None:
@@ -148,10 +148,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def in_usable_thread(function: Callable[[], T]) -> T:
-    """``function()``, in a new thread where this one's OpenMP team was lost in a fork.
+    """Return ``function()``; run it in a new thread if a fork lost this thread's OpenMP workers.
 
-    OpenMP (GNU's) remembers for each thread the threads that help it. A fork copies that memory, but not the helpers,
-    and the first parallel loop waits for them for ever. A new thread gets helpers of its own.
+    GNU OpenMP stores a team of worker threads for each thread. A fork copies this record but not the workers, and the
+    first parallel loop then waits for them endlessly. A new thread gets new workers.
     """
     if threading.get_ident() != _forked:
         return function()
@@ -161,7 +161,7 @@ def in_usable_thread(function: Callable[[], T]) -> T:
     def run() -> None:
         try:
             results.append(function())
-        except BaseException as error:  # the caller's
+        except BaseException as error:  # raised again in the calling thread
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True, name="safmn-forked")
@@ -173,9 +173,9 @@ def in_usable_thread(function: Callable[[], T]) -> T:
 
 
 def keep_in_forks(thing: Any) -> None:
-    """Let processes that are forked from now on never free an object: its end would wait for threads they do not have.
+    """Keep an object alive in future forked processes: freeing it there would wait for threads that do not exist.
 
     Args:
-        thing: anything that weak references can point to.
+        thing: any object that supports weak references.
     """
     _kept.add(thing)

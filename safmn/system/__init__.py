@@ -1,1 +1,1 @@
-"""What the package needs of the operating system: files, the terminal, signals, memory."""
+"""Access to the operating system: files, the terminal, signals and memory."""

@@ -1,7 +1,7 @@
-"""What the commands say on the terminal, and in logs. The library itself logs and never prints.
+"""Terminal output and log formatting for the commands. The library itself logs and never prints.
 
-Names of files, keys of option files and the like are anybody's, and may hold what a terminal obeys: escape sequences,
-carriage returns, marks that turn the direction of writing. Here they become visible.
+File names, keys of option files and similar text are untrusted. They may contain control characters that a terminal
+executes: escape sequences, carriage returns, marks that change the writing direction. These are escaped here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NoReturn
 from tabulate import tabulate
 from tqdm import tqdm
 
-# Control characters, marks of writing direction, line separators, and halves of surrogate pairs (from names that are no
-# text); not the tab and the end of a line.
+# Control characters, marks of writing direction, line separators, and single surrogates (from undecodable file names);
+# tab and newline are not included.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _INDENT = "  "
 
 
 def printable(text: object) -> str:
-    """A text of several lines with everything that a terminal would obey, but the ends of lines, as Python escapes it.
+    """Return a text with control characters escaped as Python does, except newlines and tabs.
 
     >>> printable("photo\\x1b[2J.png")
     'photo\\\\x1b[2J.png'
@@ -32,12 +32,12 @@ def printable(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """The same for what belongs in one line, such as a file's name: ends of lines are escaped as well."""
+    """Return a text for one line, such as a file name: like :func:`printable`, but newlines and tabs are escaped."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def message(text: object) -> str:
-    """The same for a message: lines after the first are indented, so that no name looks like a message of its own."""
+    """Return a printable message with lines after the first indented, so that no name can look like a new message."""
     first, *rest = printable(text).split("\n")
     if any(line and not line.startswith(" ") for line in rest):
         rest = [_INDENT + line if line else line for line in rest]
@@ -45,12 +45,12 @@ def message(text: object) -> str:
 
 
 def say(text: str = "") -> None:
-    """Write text to standard output without tearing a progress bar."""
+    """Write text to standard output without breaking a progress bar."""
     tqdm.write(printable(text))
 
 
 def say_line(text: object) -> None:
-    """Write one line, which may hold names of files, to standard output."""
+    """Write one line, which may contain file names, to standard output."""
     tqdm.write(one_line(text))
 
 
@@ -60,36 +60,36 @@ def complain(text: object) -> None:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, whose complaints about arguments are escaped."""
+    """argparse's parser with escaped error messages."""
 
     def error(self, text: str) -> NoReturn:  # type: ignore[override]  # argparse calls it by position
-        """Complain, and leave with status 2."""
+        """Print the error and exit with status 2."""
         super().error(one_line(text))
 
 
 class Formatter(logging.Formatter):
-    """Of log records: what a terminal would obey is escaped, and lines after the first are indented."""
+    """Log formatter that escapes control characters and indents lines after the first."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
+        """Return the record as text."""
         return message(super().format(record))
 
 
 def log_warnings_to_stderr() -> None:
-    """Show the library's warnings on standard error, for commands that keep no log."""
+    """Show the library's warnings on standard error, for commands without a log file."""
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 def escape_last_resort() -> None:
-    """Let warnings that are logged before a command sets up its log be escaped as well."""
+    """Also escape warnings that are logged before a command sets up its log."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Formatter())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table with aligned columns: the first column to the left, the others to the right."""
+    """Return a Markdown table, with the first column left-aligned and the others right-aligned."""
     aligned = ["left", *["right"] * (len(header) - 1)]
     return tabulate(
         [[one_line(cell) for cell in row] for row in rows],

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written beside their place, flushed to the disk, then renamed into it."""
+"""Write files atomically: write to a temporary name, flush to the disk, then rename. Also lock files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-TEMPORARY = ".tmp-"  # prefix of everything unfinished
+TEMPORARY = ".tmp-"  # prefix of all unfinished files
 
 
 def flush_file(path: Path) -> None:
-    """Wait until the file's content is on the disk."""
+    """Wait until the content of the file is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -26,20 +26,20 @@ def flush_file(path: Path) -> None:
 
 
 def flush_directory(path: Path) -> None:
-    """Wait until the directory's entries (a rename into it, say) are on the disk."""
+    """Wait until the entries of the directory, for example a rename, are on the disk."""
     flush_file(path)
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str, *, flush: bool = True) -> Iterator[Path]:
-    """A temporary path in the same directory, with the same ending, that becomes ``path`` when the block succeeds.
+    """Yield a temporary path in the same directory, with the same ending, that becomes ``path`` if the block succeeds.
 
-    On an exception the temporary file is removed and what stood at ``path`` before stays as it was. Without ``flush``
-    nothing waits for the disk: for the many small files that are cheap to make again.
+    After an exception the temporary file is removed and an existing ``path`` is unchanged. Without ``flush`` nothing
+    waits for the disk, which suits many small files that are cheap to make again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by the process's number alone: two containers that share a folder may both be process 1.
+    # The process number alone is not unique: two containers that share a folder may both be process 1.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
@@ -53,13 +53,13 @@ def atomic_path(path: Path | str, *, flush: bool = True) -> Iterator[Path]:
 
 
 def write_atomically(path: Path | str, content: bytes | str, *, flush: bool = True) -> None:
-    """Write a whole file atomically (text as UTF-8); ``flush`` as in :func:`atomic_path`."""
+    """Write a file atomically (text as UTF-8); see :func:`atomic_path` for ``flush``."""
     with atomic_path(path, flush=flush) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a folder or file to ``<name>_archived_<time>``, as BasicSR does, and return that; nothing is lost."""
+    """Rename a folder or file to ``<name>_archived_<time>``, as BasicSR does, and return the new path."""
     name = f"{path.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
     names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
     aside = next(other for other in map(path.with_name, names) if not other.exists())
@@ -67,19 +67,19 @@ def set_aside(path: Path) -> Path:
 
 
 def take_lock(path: Path) -> BinaryIO | None:
-    """The file at ``path``, made if it is not there, which no other process may take until it is closed.
+    """Lock the file at ``path`` for this process until it is closed; create it if necessary.
 
-    The lock ends with this process, however it ends: it is a record lock, which unlike flock's does not stay with the
-    workers that were forked. Closing any other descriptor of the file in this process gives it up.
+    The lock always ends with this process: it is a record lock, which forked workers do not inherit, unlike a flock
+    lock. Closing any other descriptor of the file in this process releases it.
 
     Returns:
-        The file, open for reading and writing, without a buffer, so that what is written survives a kill; None where
-        another process has it.
+        The file, open for reading and writing, unbuffered, so that written data survives a kill; None if another
+        process has the lock.
     """
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)  # noqa: SIM115 - the caller's
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)  # noqa: SIM115 - the caller closes it
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # another process, done with it meanwhile, may have renamed or removed it
+        # Another process may have finished in the meantime and renamed or removed the file.
         taken = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
     except (BlockingIOError, PermissionError):
         taken = False
@@ -89,9 +89,9 @@ def take_lock(path: Path) -> BinaryIO | None:
 
 
 def cache_folder() -> Path:
-    """Where what takes long to build is kept between runs: ``$SAFMN_CACHE``, or ``safmn`` in the user's cache.
+    """Return the folder for files that take long to build: ``$SAFMN_CACHE``, or ``safmn`` in the user's cache folder.
 
-    A user without a home (in a container, say) gets a folder of its own among the temporary files.
+    A user without a home, for example in a container, gets a separate folder among the temporary files.
     """
     if given := os.environ.get("SAFMN_CACHE"):
         return Path(given)

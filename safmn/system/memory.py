@@ -1,4 +1,4 @@
-"""How much memory a computation takes, how much there is, whether there was too little, and what malloc keeps."""
+"""Memory: measure peak use, find the free amount, recognise out-of-memory errors, and configure malloc."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from <malloc.h>
 _HEAP_BLOCK = 2**22
 _CGROUP = Path("/sys/fs/cgroup")
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-"""What says so by its class alone; see :func:`is_out_of_memory`."""
+"""Exception classes that always mean out of memory; see :func:`is_out_of_memory`."""
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts, while it is active, the bytes of the tensors that live at the same time; meta tensors are counted too.
+    """Context that counts the bytes of the tensors that exist at the same time, including meta tensors.
 
     Attributes:
-        peak: the most bytes so far. What libraries use for themselves is not seen.
+        peak: the maximum in bytes so far, without the internal memory of libraries.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class PeakMemory(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and count what it made."""
+        """Run the operation and count its results."""
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
@@ -58,18 +58,18 @@ class PeakMemory(TorchDispatchMode):
 
 
 def _cgroup_free() -> int | None:
-    """What the container's limit leaves, in bytes; None where there is none."""
+    """Return the bytes left below the container's limit; None if there is no limit."""
     try:
         limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
     except OSError:
         return None
-    cached = int(statistics.get("inactive_file", 0))  # files that were read: the system drops them when it needs room
+    cached = int(statistics.get("inactive_file", 0))  # cached files, which the system drops when it needs memory
     return None if limit == "max" else int(limit) - int(used) + cached
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device: the GPU's, or what the machine (and the container) can still give."""
+    """Return the free memory of a device in bytes: the GPU's, or the machine's within the container's limit."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
@@ -79,25 +79,25 @@ def free_bytes(device: torch.device) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Ask the C library (glibc) to keep the memory of freed tensors for the next ones.
+    """Ask the C library (glibc) to keep the memory of freed tensors for new ones.
 
-    Activations of tens of MB are freed and made again in every training step. Returned to the system each time, they
-    come back as new pages that the kernel clears: an eighth of the step (docs/performance.md).
+    Every training step frees and allocates activations of tens of MB. If glibc returns them to the system each time,
+    the kernel must clear new pages, which takes an eighth of the step (docs/performance.md).
     """
     _set_malloc({_M_MMAP_THRESHOLD: 2**30, _M_TRIM_THRESHOLD: 2**31 - 1})  # the largest that fits
 
 
 def keep_heap_small() -> None:
-    """Have glibc give large blocks back to the system at once, for commands that own their process.
+    """Make glibc return large blocks to the system immediately; only for commands that own their process.
 
-    By default its threshold for doing so grows to 32 MiB with use, and the bands of features, freed in another order
-    than they were made, leave holes of 0.4 GiB.
+    By default, glibc's threshold grows to 32 MiB with use. The bands of features are not freed in the order of their
+    allocation and would leave holes of 0.4 GiB.
     """
     _set_malloc({_M_MMAP_THRESHOLD: _HEAP_BLOCK})
 
 
 def _set_malloc(settings: Mapping[int, int]) -> None:
-    """glibc's ``mallopt``; does nothing with other C libraries."""
+    """Call glibc's ``mallopt`` for each setting; do nothing with other C libraries."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for key, value in settings.items():
@@ -105,7 +105,7 @@ def _set_malloc(settings: Mapping[int, int]) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, whichever library raised it."""
+    """Return whether an exception means out of memory, whichever library raised it."""
     if isinstance(error, OUT_OF_MEMORY):
         return True
     text = str(error).lower()

@@ -1,4 +1,4 @@
-"""An iterator that runs ahead in a thread of its own, so that reading, computing and writing overlap."""
+"""Run an iterator ahead in a separate thread, so that reading, computing and writing overlap."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 
 class _End(Generic[T]):
-    """What the thread sends last: the error that ended it, if any."""
+    """The last object that the thread sends: the end, with the error that caused it, if any."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
 
 def prefetch(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
-    """The items in order, while a thread already makes the next ``depth``. Its exceptions are raised here.
+    """Yield the items in order while a thread makes the next ``depth`` items; raise the thread's exceptions here.
 
-    When the consumer stops early and closes the generator, that waits for the item which the thread is making.
+    Closing the generator early waits for the item that the thread is making.
     """
     ready: queue.Queue[T | _End[T]] = queue.Queue(depth)
     stopped = threading.Event()

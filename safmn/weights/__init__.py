@@ -1,8 +1,8 @@
-"""Weight files: reading and writing them, telling whose they are, and putting them into networks.
+"""Read and write weight files, recognise their network, and load weights into networks.
 
-- :mod:`safmn.weights.files`: ``.pth`` and ``.safetensors`` to state dicts and back.
-- :mod:`safmn.weights.recognise`: the network and its arguments from names and shapes alone.
-- :mod:`safmn.weights.networks`: weights into a network, and a network from weights.
+- :mod:`safmn.weights.files`: convert ``.pth`` and ``.safetensors`` files to state dicts and back.
+- :mod:`safmn.weights.recognise`: find the network and its arguments from names and shapes.
+- :mod:`safmn.weights.networks`: load weights into a network, or build a network from weights.
 """
 
 from __future__ import annotations

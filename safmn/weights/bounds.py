@@ -1,4 +1,4 @@
-"""Bounds what another package builds from names and shapes: a file of 1 kB must not become a network of 10 GB."""
+"""Limit the networks that another package builds from names and shapes: 1 kB of file must not become 10 GB."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_SPARE, _TIMES = 2**30, 4  # bytes that building may take: this many, and so many times those of the weights
-_UNNAMED = 16  # so many layers without weights (activations, say) may stand beside each tensor
-_FEW = 64
+_SPARE, _TIMES = 2**30, 4  # building may take this many bytes plus this multiple of the weights' bytes
+_UNNAMED = 16  # layers without weights, such as activations, that are allowed per tensor
+_FEW = 64  # layers that are always allowed
 
 
 class NetworkTooLarge(ValueError):
-    """The network would be far larger than the weights that it is to be built for."""
+    """The network would be far larger than its weights."""
 
 
 class _Bounded(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made, before they are."""
+    """Counts the bytes of new tensors before they are allocated, where possible."""
 
     def __init__(self, allowed: int) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class _Bounded(TorchDispatchMode):
         self.made += size
         if self.made > self.allowed:
             raise NetworkTooLarge(
-                f"its names and shapes ask for a network of more than {self.allowed / 1e6:,.0f} MB, far more than its "
-                "weights are: it is damaged, or made to exhaust the memory."
+                f"its names and shapes describe a network of more than {self.allowed / 1e6:,.0f} MB, far larger than "
+                "its weights. The file is damaged, or made to exhaust the memory."
             )
 
 
@@ -54,25 +54,25 @@ def _makes_tensors(func: Any) -> bool:
 
 
 def check_layers(state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse names that number a layer far beyond the number of tensors: so many layers would be built.
+    """Check that no name contains a layer number far above the number of tensors; all those layers would be built.
 
     Raises:
-        NetworkTooLarge: names the number.
+        NetworkTooLarge: a name does; the message names the number.
     """
     numbers = (int(part) for name in state_dict for part in re.findall(r"(?<![^.])\d{1,18}(?![^.])", name))
     highest = max(numbers, default=0)
     if highest > _UNNAMED * len(state_dict) + _FEW:
         raise NetworkTooLarge(
-            f"its names number a layer {highest}, but there are {len(state_dict)} tensors: not weights."
+            f"not weights: a name has layer number {highest}, but there are only {len(state_dict)} tensors."
         )
 
 
 @contextlib.contextmanager
 def bounded_building(state_dict: Mapping[str, Tensor]) -> Iterator[None]:
-    """Build a network for these weights within the block, and let it take no more memory than theirs warrants.
+    """Limit the memory that the block takes to build a network for these weights.
 
     Raises:
-        NetworkTooLarge: it would.
+        NetworkTooLarge: the network needs far more memory than its weights.
     """
     own = sum(tensor.numel() * tensor.element_size() for tensor in state_dict.values())
     with _Bounded(_SPARE + _TIMES * own):

@@ -1,4 +1,4 @@
-"""Weights into a network, and a network from weights."""
+"""Load weights into a network, or build a network from weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class ForeignNetwork(nn.Module):
-    """A network that spandrel recognised, in the form of ours.
+    """A wrapper that gives a network recognised by spandrel the interface of our networks.
 
     Attributes:
         scale: output pixels per input pixel, along each side.
-        window: what both sides of its input should be multiples of.
-        halo: None, not known.
-        network: the network itself.
+        window: both input sides should be multiples of this number of pixels.
+        halo: None, because it is unknown.
+        network: the wrapped network.
     """
 
     def __init__(self, descriptor: Any) -> None:
@@ -39,7 +39,7 @@ class ForeignNetwork(nn.Module):
         self._descriptor = descriptor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, h, w), RGB in [0, 1], to (B, 3, h * scale, w * scale) in [0, 1]; any size, padded as spandrel does."""
+        """Upscale (B, 3, h, w) RGB in [0, 1] to (B, 3, h * scale, w * scale) in [0, 1]; spandrel pads any size."""
         image: Tensor = self._descriptor(x)
         return image
 
@@ -55,13 +55,15 @@ def load_into(
     """Load a weight file into a network that was built from an option file.
 
     Args:
-        network: the bare network (no DistributedDataParallel around it).
-        path: see :func:`safmn.weights.load_state_dict`, as ``param_key``.
-        strict: whether every name and shape must agree; otherwise what agrees is loaded and the rest is warned about.
-        section: the option file's section of the network, which a message about wrong weights then quotes.
+        network: the bare network, without a DistributedDataParallel wrapper.
+        path: see :func:`safmn.weights.load_state_dict`.
+        param_key: see :func:`safmn.weights.load_state_dict`.
+        strict: whether all names and shapes must match; otherwise matching tensors are loaded, with a warning about
+            the rest.
+        section: the option file's section of the network, for messages about wrong weights.
 
     Raises:
-        WeightsError: the file cannot be read, or does not fit; names the file and the first wrong argument.
+        WeightsError: the file cannot be read or does not fit; the message names the file and the first wrong argument.
     """
     own = network.state_dict()
     state_dict = _named_as(own, load_state_dict(path, param_key=param_key), path)
@@ -73,16 +75,16 @@ def load_into(
         raise WeightsError(f"{path}: these weights do not fit {type(network).__name__}: {problem}.")
     fitting = {name: tensor for name, tensor in state_dict.items() if expected.get(name) == tuple(tensor.shape)}
     if expected and not fitting:
-        raise WeightsError(f"{path}: nothing in it fits {type(network).__name__}: {problem}.")
+        raise WeightsError(f"{path}: no tensor fits {type(network).__name__}: {problem}.")
     if problem:
         share = f"{len(fitting)} of {len(expected)} tensors are loaded"
-        logger.warning("%s does not fit %s everywhere: %s. %s.", path, type(network).__name__, problem, share)
+        logger.warning("%s does not fit %s completely: %s. %s.", path, type(network).__name__, problem, share)
     _check_kinds(own, fitting, path)
     network.load_state_dict(fitting, strict=strict)
 
 
 def _named_as(own: Mapping[str, Tensor], state_dict: StateDict, path: str | os.PathLike[str]) -> StateDict:
-    """The weights, or, where no name of them is the network's, what a trainer put under a prefix and is."""
+    """Return the weights; if none of their names is the network's, return those below a trainer's prefix that fit."""
     if own.keys() & state_dict.keys():
         return state_dict
     for prefix, below in generators_in(state_dict):
@@ -95,31 +97,38 @@ def _named_as(own: Mapping[str, Tensor], state_dict: StateDict, path: str | os.P
 def _say_prefix(path: str | os.PathLike[str], prefix: str, state_dict: StateDict, below: StateDict) -> None:
     left = len(state_dict) - len(below)
     level = logging.WARNING if left else logging.INFO
-    logger.log(level, "%s: using the weights under %r; %d other tensors are left out.", path, prefix, left)
+    logger.log(level, "%s: using the weights under %r; ignoring %d other tensors.", path, prefix, left)
 
 
 def _check_kinds(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Refuse whole numbers where the network has floating point: they are quantised, and their scale is not known."""
+    """Check that the tensors are floating point where the network's are.
+
+    Integers would be quantised weights, and their scale is unknown.
+
+    Raises:
+        WeightsError: a tensor is not; the message names it.
+    """
     for name, tensor in state_dict.items():
         if own[name].is_floating_point() and not tensor.is_floating_point():
-            raise WeightsError(f"{path}: {name} is {tensor.dtype}; weights are floating point.")
+            raise WeightsError(f"{path}: {name} is {tensor.dtype}; weights must be floating point.")
 
 
 def load_network(
     path: str | os.PathLike[str], *, device: str | torch.device = "cpu", param_key: str | None = None
 ) -> nn.Module:
-    """A network ready to use, from a weight file alone: its names and shapes tell which network it is.
+    """Build a network from a weight file alone; the names and shapes of the tensors identify the network.
 
     Args:
-        path: see :func:`safmn.weights.load_state_dict`, as ``param_key``.
-        device: where the network shall live.
+        path: see :func:`safmn.weights.load_state_dict`.
+        device: the device of the network.
+        param_key: see :func:`safmn.weights.load_state_dict`.
 
     Returns:
-        The network in float32, in evaluation mode, without gradients, with ``scale``, ``window`` and ``halo``: one of
-        the SAFMN family, or a :class:`ForeignNetwork` where spandrel (optional) knows the weights.
+        The network in float32, in evaluation mode, without gradients, with ``scale``, ``window`` and ``halo``. It is
+        one of the SAFMN family, or a :class:`ForeignNetwork` if spandrel (optional) knows the weights.
 
     Raises:
-        WeightsError: the file cannot be read, or the network is known to nobody; names the file and the reason.
+        WeightsError: the file cannot be read or the network is unknown; the message names the file and the reason.
     """
     file = locate(path)
     state_dict = load_state_dict(file, param_key=param_key)
@@ -137,7 +146,7 @@ def load_network(
 
 
 def _recognised(state_dict: StateDict, path: Path) -> tuple[Recognised, StateDict]:
-    """The network of the family, and its weights, which may lie under a trainer's prefix."""
+    """Return the network of the SAFMN family and its weights, which may be below a trainer's prefix."""
     try:
         return recognise(state_dict), state_dict
     except UnknownNetworkError:
@@ -152,17 +161,17 @@ def _recognised(state_dict: StateDict, path: Path) -> tuple[Recognised, StateDic
 
 
 def _foreign(state_dict: StateDict, path: Path, reason: str) -> ForeignNetwork:
-    """What spandrel makes of the weights."""
+    """Build the network with spandrel."""
     try:
         check_layers(state_dict)
     except NetworkTooLarge as error:
         raise WeightsError(f"{path}: {error}") from error
     try:
-        compat.repair_torchvision()  # which spandrel imports
+        compat.repair_torchvision()  # spandrel imports torchvision
         import spandrel
     except ImportError as error:
         raise WeightsError(
-            f"{path}: {reason} The optional package spandrel knows many others: pip install spandrel."
+            f"{path}: {reason} The optional package spandrel knows many other networks: pip install spandrel."
         ) from error
     try:
         with bounded_building(state_dict):
@@ -171,12 +180,12 @@ def _foreign(state_dict: StateDict, path: Path, reason: str) -> ForeignNetwork:
         raise WeightsError(f"{path}: {error}") from error
     except spandrel.UnsupportedModelError as error:
         raise WeightsError(f"{path}: {reason} spandrel does not know it either.") from error
-    except Exception as error:  # its detection goes by a few names; what it then meets can be anything
+    except Exception as error:  # spandrel looks at a few names only, so other content can raise anything
         detail = " ".join(str(error).split())
         raise WeightsError(f"{path}: {reason} spandrel failed on it: {detail:.200}") from error
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise WeightsError(
-            f"{path}: {descriptor.architecture.name} ({descriptor.purpose}) does not map image to image."
+            f"{path}: {descriptor.architecture.name} ({descriptor.purpose}) does not map an image to an image."
         )
     if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
         raise WeightsError(

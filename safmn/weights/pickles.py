@@ -1,8 +1,8 @@
-"""Reads the pickles in PyTorch's files: what they say about tensors, and plain data. Nothing is imported or called.
+"""Read the pickles in PyTorch files: descriptions of tensors, and plain data. Nothing is imported or called.
 
-A pickle is a program for a small machine with a stack. This one knows what a state dict needs: numbers, strings, lists,
-dictionaries and PyTorch's descriptions of tensors, which stay descriptions (:class:`StoredTensor`) until their sizes
-are checked. Any other name of a class or function is refused. The names are those of ``torch/_utils.py``.
+A pickle is a program for a small stack machine. This machine supports what a state dict needs: numbers, strings, lists,
+dictionaries and PyTorch's descriptions of tensors. These stay descriptions (:class:`StoredTensor`) until their sizes
+are checked. The machine refuses the names of all other classes and functions. The names come from ``torch/_utils.py``.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import torch
 
 from safmn.errors import WeightsError
 
-_MOST_STEPS = 2_000_000  # of the machine; a network of 10,000 tensors takes half a million
-_MOST_BITS = 1024  # of a whole number
+_MOST_STEPS = 2_000_000  # of the machine; 10,000 tensors take half a million
+_MOST_BITS = 1024  # of an integer
 _MOST_DIMENSIONS = 64
 _LARGEST = 2**62  # of a size, a stride or an offset
 
 
 class DamagedPickle(ValueError):
-    """The pickle breaks off, or is no sound program."""
+    """The pickle is incomplete or not a valid program."""
 
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """A block of values in a file, as the pickle describes it: ``values`` numbers of ``dtype``."""
+    """A block of ``values`` numbers of type ``dtype`` in a file, as the pickle describes it."""
 
     key: str
     dtype: torch.dtype
@@ -38,7 +38,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A tensor as the pickle describes it: a view of a storage that lies within it (checked)."""
+    """A tensor as the pickle describes it: a view that was checked to lie within its storage."""
 
     storage: Storage
     dtype: torch.dtype
@@ -48,13 +48,13 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its values, each counted."""
+        """The bytes of all its values; repeated values count repeatedly."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)
 class Unusable:
-    """A value that is kept as its description: ``what`` says in words what it is."""
+    """A value that cannot be loaded; ``what`` describes it in words."""
 
     what: str
 
@@ -92,17 +92,17 @@ def _storage_type(name: _Name) -> torch.dtype:
     module, _, kind = name.name.rpartition(".")
     dtype = _STORAGES.get(kind.removesuffix("Storage"))
     if module not in ("torch", "torch.cuda", "torch.storage") or dtype is None:
-        raise DamagedPickle(f"{name.name} is not a kind of storage")
+        raise DamagedPickle(f"{name.name} is not a storage type")
     return dtype
 
 
 def _described(storage: Any, offset: int, shape: Any, stride: Any, dtype: torch.dtype | None = None) -> StoredTensor:
-    """A tensor, where its description is sound and lies within its storage."""
+    """Return a tensor's description after checking that it is valid and lies within its storage."""
     if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
-        raise DamagedPickle("a tensor is described wrongly")
+        raise DamagedPickle("a tensor has a wrong description")
     numbers = (offset, *shape, *stride)
     if not all(type(number) is int and 0 <= number < _LARGEST for number in numbers) or len(shape) != len(stride):
-        raise DamagedPickle(f"a tensor is described by impossible sizes ({shape}, {stride}, {offset})"[:200])
+        raise DamagedPickle(f"a tensor has impossible sizes ({shape}, {stride}, {offset})"[:200])
     dtype = storage.dtype if dtype is None else dtype
     last = offset + sum((side - 1) * step for side, step in zip(shape, stride, strict=True))
     room = storage.values * storage.dtype.itemsize // dtype.itemsize
@@ -113,7 +113,7 @@ def _described(storage: Any, offset: int, shape: Any, stride: Any, dtype: torch.
 
 def _with_dtype(storage: Any, offset: int, shape: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any) -> Any:
     if not isinstance(dtype, torch.dtype):
-        raise DamagedPickle("a tensor without a data type")
+        raise DamagedPickle("a tensor has no data type")
     return _described(storage, offset, shape, stride, dtype)
 
 
@@ -165,9 +165,9 @@ _OLD_MODULES = {"__builtin__": "builtins", "torch.tensor": "torch._tensor"}
 
 
 def _called(function: Any, arguments: Any) -> Any:
-    """What a call of the pickle gives: a description, never a call of what it names."""
+    """Return the description that stands for a call in the pickle; the named function is never called."""
     if not isinstance(function, _Name) or function.name not in _CALLS or not isinstance(arguments, tuple):
-        raise DamagedPickle("something is called that is no function")
+        raise DamagedPickle("it calls something that is not a function")
     try:
         return _CALLS[function.name](*arguments)
     except DamagedPickle:
@@ -177,29 +177,33 @@ def _called(function: Any, arguments: Any) -> Any:
 
 
 def _named(module: str, name: str) -> Any:
-    """What the pickle names, where it is allowed."""
+    """Return what the pickle names.
+
+    Raises:
+        WeightsError: the name is not allowed.
+    """
     full = f"{_OLD_MODULES.get(module, module)}.{name}"
     if full in _DTYPES:
         return _DTYPES[full]
     is_storage = full.endswith("Storage") and full.startswith("torch.")
     if full not in _CALLS and full not in _NAMED and not is_storage:
         raise WeightsError(
-            f"holds a pickled Python object ({full}) and not only weights; it is refused, since loading it would run "
+            f"contains a pickled Python object ({full}), not only weights. It is refused because loading it would run "
             "code. Ask for a plain state dict or a .safetensors file."
         )
     return _Name(full)
 
 
 def _key(key: Any) -> Any:
-    """A dictionary's key, where it is a simple one: to hash one of nested tuples may take for ever."""
+    """Return a dictionary's key if it is a simple one; hashing nested tuples could take almost forever."""
     simple = (str, int, float, bytes, type(None))
     if isinstance(key, simple) or (isinstance(key, tuple) and all(isinstance(item, simple) for item in key)):
         return key
-    raise DamagedPickle("a dictionary with a key that is neither a name nor a number")
+    raise DamagedPickle("a dictionary has a key that is neither a name nor a number")
 
 
 class _Machine:
-    """Runs one pickle. ``storages`` collects the storages that it names, by key."""
+    """A stack machine that runs one pickle. ``storages`` collects the storages that the pickle names, by key."""
 
     def __init__(self, storages: dict[str, Storage]) -> None:
         self.storages = storages
@@ -215,16 +219,16 @@ class _Machine:
                 self.stack.append(_CONSTANTS[operation.name]())
             elif operation.name in _LITERALS:
                 if isinstance(argument, int) and argument.bit_length() > _MOST_BITS:
-                    raise DamagedPickle("a number of many thousand digits")
+                    raise DamagedPickle("a number is too long")
                 self.stack.append(argument)
             elif operation.name == "STOP":
                 return self.stack.pop()
             else:
                 step = getattr(self, f"_{operation.name.lower()}", None)
                 if step is None:
-                    raise DamagedPickle(f"an operation that no weight file needs ({operation.name})")
+                    raise DamagedPickle(f"it uses an operation that no weight file needs ({operation.name})")
                 step(argument)
-        raise DamagedPickle("it breaks off")
+        raise DamagedPickle("the description of its content is incomplete")
 
     def _proto(self, _: Any) -> None:
         pass
@@ -264,7 +268,7 @@ class _Machine:
 
     def _pack(self, number: int) -> None:
         if len(self.stack) < number:
-            raise DamagedPickle("a tuple without its items")
+            raise DamagedPickle("a tuple lacks its items")
         self.stack[-number:] = [tuple(self.stack[-number:])]
 
     def _tuple1(self, _: Any) -> None:
@@ -293,11 +297,11 @@ class _Machine:
 
     def _extend(self, items: Sequence[Any]) -> None:
         if not isinstance(self.stack[-1], list):
-            raise DamagedPickle("items for something that is no list")
+            raise DamagedPickle("it adds items to something that is not a list")
         self.stack[-1].extend(items)
 
     def _additems(self, _: Any) -> None:
-        self._since_mark()  # of a set, which is kept as its description
+        self._since_mark()  # drop the items: a set is only described
 
     def _setitem(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -308,7 +312,7 @@ class _Machine:
 
     def _fill(self, items: Sequence[Any]) -> None:
         if not isinstance(self.stack[-1], dict) or len(items) % 2:
-            raise DamagedPickle("items for something that is no dictionary")
+            raise DamagedPickle("it adds items to something that is not a dictionary")
         self.stack[-1].update(zip(map(_key, items[::2]), items[1::2], strict=True))
 
     def _global(self, argument: str) -> None:
@@ -326,22 +330,22 @@ class _Machine:
     _newobj = _reduce
 
     def _build(self, _: Any) -> None:
-        """Attributes: of a dictionary (``_metadata`` of a state dict), which are no weights."""
+        """Drop the attributes of a dictionary, such as ``_metadata`` of a state dict: they are not weights."""
         self.stack.pop()
         if not isinstance(self.stack[-1], (dict, Unusable)):
-            raise DamagedPickle("attributes of something that has none")
+            raise DamagedPickle("it sets attributes of something that has none")
 
     def _binpersid(self, _: Any) -> None:
         identity = self.stack.pop()
         if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
-            raise DamagedPickle("a reference that is no storage")
+            raise DamagedPickle("a reference is not a storage")
         _, kind, key, _, values, *view = identity
         if not isinstance(kind, _Name) or type(values) is not int or not 0 <= values < _LARGEST or any(view):
-            raise DamagedPickle("a storage is described wrongly")
+            raise DamagedPickle("a storage has a wrong description")
         storage = Storage(str(key), _storage_type(kind), values)
         known = self.storages.setdefault(storage.key, storage)
         if (known.dtype, known.values) != (storage.dtype, storage.values):
-            raise DamagedPickle(f"storage {storage.key} is described in two ways")
+            raise DamagedPickle(f"storage {storage.key} has two different descriptions")
         self.stack.append(known)
 
 
@@ -361,23 +365,23 @@ _LITERALS = {*_TEXTS, *_BYTES, *_NUMBERS}
 
 
 def read_pickle(program: bytes | IO[bytes], storages: dict[str, Storage]) -> Any:
-    """The content of one pickle: plain data, :class:`StoredTensor` and :class:`Unusable`.
+    """Return the content of one pickle: plain data, :class:`StoredTensor` and :class:`Unusable`.
 
     Args:
-        program: the pickle, or a file (or memory map) that stands at its beginning, and afterwards behind its end.
-        storages: is filled with what it says about storages, by key.
+        program: the pickle, or a file (or memory map) positioned at its start; it is left positioned after its end.
+        storages: receives the described storages, by key.
 
     Raises:
-        WeightsError: it holds an object of a class that is not allowed; the message names the class.
-        DamagedPickle: it is not sound, or breaks off.
+        WeightsError: the pickle holds an object of a class that is not allowed; the message names the class.
+        DamagedPickle: the pickle is invalid or incomplete.
     """
     try:
         return _Machine(storages).run(program)
     except (IndexError, KeyError, UnicodeError, RecursionError) as error:
-        raise DamagedPickle(f"{type(error).__name__} where its content is described") from error
+        raise DamagedPickle(f"{type(error).__name__} in the description of its content") from error
     except WeightsError:
         raise
     except DamagedPickle:
         raise
-    except ValueError as error:  # of pickletools
+    except ValueError as error:  # from pickletools
         raise DamagedPickle(f"{error}"[:200]) from error

@@ -1,4 +1,4 @@
-"""Whose weights these are: the network and its arguments, from names and shapes alone."""
+"""Recognise a network and its arguments from the names and shapes of its weights."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from safmn.registry import ARCH_REGISTRY, build, find
 
 
 class UnknownNetworkError(WeightsError):
-    """The weights are of no network of the family."""
+    """The weights do not belong to a network of the SAFMN family."""
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A network of the family: its registered name, its constructor's arguments, its scale (1: same size)."""
+    """A network of the SAFMN family: its registered name, its constructor's arguments and its scale (1: same size)."""
 
     type: str
     kwargs: dict[str, Any]
     scale: int
 
     def build(self) -> nn.Module:
-        """The network on the meta device: shapes without values, which ``load_state_dict(assign=True)`` fills."""
+        """Build the network on the meta device, without values; ``load_state_dict(assign=True)`` supplies them."""
         with torch.device("meta"):
             network: nn.Module = build(ARCH_REGISTRY, {"type": self.type, **self.kwargs})
         return network
@@ -41,12 +41,12 @@ class Recognised:
 
 
 def shapes_of(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a state dict."""
+    """Return the names and shapes of a state dict."""
     return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
 
 
 def difference(expected: Shapes, found: Shapes) -> str:
-    """What keeps weights of shapes ``found`` out of a network of shapes ``expected``; empty where nothing does."""
+    """Describe why weights of shapes ``found`` do not fit a network of shapes ``expected``; empty if they fit."""
     missing = [name for name in expected if name not in found]
     surplus = [name for name in found if name not in expected]
     other = [name for name in expected if name in found and expected[name] != found[name]]
@@ -66,10 +66,11 @@ def _more(names: list[str]) -> str:
 
 
 def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
-    """The network of the SAFMN family that has exactly these weights.
+    """Return the network of the SAFMN family that has exactly these weights.
 
     Raises:
-        WeightsError: the weights are of no network of the family, or of one, but not complete.
+        UnknownNetworkError: the weights do not belong to a network of the family.
+        WeightsError: the weights resemble a network of the family but do not match it exactly.
     """
     shapes = shapes_of(state_dict)
     solid = {name: shape for name, shape in shapes.items() if shape and 0 not in shape}
@@ -82,7 +83,7 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
 
 
 def _confirmed(name: str, arguments: dict[str, Any], shapes: Shapes) -> Recognised:
-    """Every name and shape must be the network's."""
+    """Check that every name and shape is the network's, and add its scale."""
     guess = Recognised(name, arguments, scale=0)
     _check_count(guess, len(shapes))
     try:
@@ -96,12 +97,14 @@ def _confirmed(name: str, arguments: dict[str, Any], shapes: Shapes) -> Recognis
 
 
 def _check_count(guess: Recognised, tensors: int) -> None:
-    """Refuse names that ask for far more blocks than there are tensors for, before the network is built.
+    """Check, before the network is built, that its number of blocks is plausible for the number of tensors.
 
     Raises:
-        WeightsError: the network would have at least twice as many tensors as the file.
+        WeightsError: the network would have more than twice as many tensors as the file.
     """
     counted = [name for name in ("n_blocks", "num_blocks", "num_layers") if name in guess.kwargs]
+    if not counted:  # a network whose depth is fixed
+        return
     ones = Recognised(guess.type, {**guess.kwargs, **dict.fromkeys(counted, 1)}, guess.scale)
     two = Recognised(guess.type, {**ones.kwargs, counted[-1]: 2}, guess.scale)
     of_each = len(two.build().state_dict()) - len(ones.build().state_dict())
@@ -110,7 +113,7 @@ def _check_count(guess: Recognised, tensors: int) -> None:
 
 
 def check_fits(network_section: Mapping[str, Any], state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Check that weights are those of the network that an option file describes.
+    """Check that weights fit the network that an option file describes.
 
     Args:
         network_section: ``type`` and the constructor's arguments.
@@ -118,7 +121,7 @@ def check_fits(network_section: Mapping[str, Any], state_dict: Mapping[str, Tens
         source: the file they come from, for the message.
 
     Raises:
-        WeightsError: they are not; names the first wrong argument where the network is one of ours.
+        WeightsError: they do not fit; for networks of the SAFMN family, the message names the first wrong argument.
     """
     problem = difference(_section_shapes(network_section), shapes_of(state_dict))
     if not problem:
@@ -134,14 +137,14 @@ def check_fits(network_section: Mapping[str, Any], state_dict: Mapping[str, Tens
 
 
 def first_wrong_argument(section: Mapping[str, Any], found: Recognised) -> str | None:
-    """``"are upscaling_factor 2, the option file says 4"``; None where every argument agrees."""
+    """Return ``"have upscaling_factor 2, but the option file says 4"``; None if every argument agrees."""
     if section["type"] != found.type:
-        return f"are {found}, the option file says {section['type']}"
+        return f"are {found}, but the option file says {section['type']}"
     parameters = inspect.signature(find(ARCH_REGISTRY, found.type)).parameters
     for name, value in found.kwargs.items():
         wanted = section.get(name, parameters[name].default)
         if wanted != value and not (name == "ffn_scale" and int(found.kwargs["dim"] * wanted) == _hidden(found)):
-            return f"are {name} {value}, the option file says {wanted}"
+            return f"have {name} {value}, but the option file says {wanted}"
     return None
 
 
@@ -150,11 +153,11 @@ def _hidden(found: Recognised) -> int:
 
 
 def _section_shapes(section: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the network of an option file."""
+    """Return the names and shapes of the network in an option file."""
     if find(ARCH_REGISTRY, section["type"]) in FAMILY:
         with torch.device("meta"):
             network = build(ARCH_REGISTRY, section)
-    else:  # a foreign constructor may need real tensors; it must not move the random state
+    else:  # a foreign constructor may need real tensors, and must not change the random state
         with torch.random.fork_rng(devices=[]):
             network = build(ARCH_REGISTRY, section)
     return shapes_of(network.state_dict())

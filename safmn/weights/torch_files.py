@@ -1,8 +1,8 @@
-"""Reads files of ``torch.save`` without running their pickles: both forms, the zip archive and the one before it.
+"""Read files of ``torch.save`` without running their pickles, in both forms: the zip archive and the legacy form.
 
-What a file claims is checked against the file before memory is taken for it: every storage lies in the file with the
-size that the pickle says, every tensor lies in its storage, and the tensors together are not much larger than the file
-(a view with stride 0, a compressed archive and many views of one storage all make much of little).
+All sizes are checked before memory is allocated. Every storage must be in the file with the size that the pickle
+claims, every tensor must lie within its storage, and all tensors together must not be much larger than the file. A view
+with stride 0, a compressed archive or many views of one storage could otherwise expand a small file enormously.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from safmn.weights.pickles import DamagedPickle, Storage, StoredTensor, read_pic
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001  # torch/serialization.py
-_SPARE, _TIMES = 2**26, 4  # a file's tensors may have 64 MiB, and four times its own size
+_SPARE, _TIMES = 2**26, 4  # limit on the tensors' bytes: 64 MiB plus four times the file's size
 _LONGEST_PICKLE = 2**26  # bytes
-_LOCAL_HEADER = 30  # bytes of a member's header before its name
+_LOCAL_HEADER = 30  # bytes before the name in a member's header
 _ENCRYPTED = 0x1
-_DEEPEST = 64  # containers within each other
+_DEEPEST = 64  # nested containers
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Where bytes lie in the file: ``length`` of them from ``start``; ``size`` when they are inflated."""
+    """The position of bytes in the file: ``length`` bytes from ``start``, ``size`` bytes after decompression."""
 
     start: int
     length: int
@@ -51,10 +51,10 @@ class TorchFile:
         path: the file.
 
     Attributes:
-        content: dictionaries, lists and plain values; ``StoredTensor`` and ``Unusable`` in place of tensors.
+        content: dictionaries, lists and plain values, with ``StoredTensor`` and ``Unusable`` in place of tensors.
 
     Raises:
-        WeightsError: it is damaged, of another kind, or holds Python objects; says so without naming the file.
+        WeightsError: the file is damaged, is of another kind, or holds Python objects; the message does not name it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,10 +73,10 @@ class TorchFile:
             raise _damaged(error) from error
 
     def tensors(self, content: Any) -> Any:
-        """``content`` (of :attr:`content`, or a part of it) with real tensors, on the CPU, in the file's precision.
+        """Return :attr:`content`, or a part of it, with real tensors on the CPU, in the file's precision.
 
         Raises:
-            WeightsError: it claims more than the file holds, or a value's checksum is wrong.
+            WeightsError: the content claims more than the file holds, or a checksum is wrong.
         """
         wanted = list({id(tensor): tensor for tensor in _stored(content)}.values())
         storages = {tensor.storage.key: tensor.storage for tensor in wanted}
@@ -92,20 +92,20 @@ class TorchFile:
         return _replaced(content, made)
 
     def _check(self, tensors: list[StoredTensor], storages: dict[str, Storage]) -> None:
-        """Refuse claims that are not those of an honest file."""
+        """Check the claimed sizes against the file."""
         for key, storage in storages.items():
             claimed, block = storage.values * storage.dtype.itemsize, self._blocks.get(key)
             if block is None:
                 raise DamagedPickle(f"the values of storage {key} are missing")
             if block.size != claimed:
-                raise DamagedPickle(f"storage {key} has {block.size} bytes, and should have {claimed}")
+                raise DamagedPickle(f"storage {key} has {block.size} bytes instead of {claimed}")
         inflated = sum(self._blocks[key].size for key in storages)
         viewed = sum(tensor.nbytes for tensor in tensors)
         if max(inflated, viewed) > self._allowed:
             raise WeightsError(
                 f"its tensors would take {max(inflated, viewed) / 1e6:,.0f} MB, far more than the file's "
-                f"{self.path.stat().st_size / 1e6:,.3f} MB can hold: they are compressed, or repeat few values. "
-                "Refused: ask for a file with plain values."
+                f"{self.path.stat().st_size / 1e6:,.3f} MB. The file is refused because it is compressed or repeats a "
+                "few values. Ask for a file with plain values."
             )
 
     def _read_zip(self) -> Any:
@@ -115,7 +115,7 @@ class TorchFile:
                 raise zipfile.BadZipFile("two members have the same name")
             if any(name.endswith("constants.pkl") for name in names):
                 raise WeightsError(
-                    "a TorchScript archive, not a state dict: save the network's state_dict() where it was made."
+                    "a TorchScript archive, not a state dict: save the network's state_dict() with the original code."
                 )
             pickle = next((name for name in names if name.endswith("data.pkl") and name.count("/") <= 1), None)
             if pickle is None:
@@ -134,8 +134,8 @@ class TorchFile:
     def _read_legacy(self) -> Any:
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             for wanted in (_LEGACY_MAGIC, _LEGACY_VERSION):
-                if read_pickle(whole, {}) != wanted:  # type: ignore[arg-type]  # a map reads as a file does
-                    raise WeightsError("not a weight file: a Python pickle, but not one of torch.save.")
+                if read_pickle(whole, {}) != wanted:  # type: ignore[arg-type]  # a map can be read like a file
+                    raise WeightsError("not a weight file: a Python pickle that torch.save did not write.")
             read_pickle(whole, {})  # type: ignore[arg-type]  # facts about the machine
             content = read_pickle(whole, self._storages)  # type: ignore[arg-type]
             keys = read_pickle(whole, {})  # type: ignore[arg-type]
@@ -145,13 +145,13 @@ class TorchFile:
                 (values,) = struct.unpack("<q", whole.read(8))
                 size = values * self._storages[key].dtype.itemsize
                 if not 0 <= size <= len(whole) - whole.tell():
-                    raise DamagedPickle(f"storage {key} would have {size} bytes, more than the file")
+                    raise DamagedPickle(f"storage {key} claims {size} bytes, more than the file has")
                 self._blocks[key] = _Block(whole.tell(), size, size, 0, False)
                 whole.seek(size, 1)
         return content
 
     def _values(self, file: Any, storage: Storage) -> Tensor:
-        """All values of a storage, (values,)."""
+        """Return all values of a storage, shape (values,)."""
         content = self._bytes(file, self._blocks[storage.key], self._allowed)
         if not content:
             return torch.empty(0, dtype=storage.dtype)
@@ -162,15 +162,15 @@ class TorchFile:
 
     @staticmethod
     def _bytes(file: Any, block: _Block, allowed: int) -> bytearray:
-        """The bytes of a block, of which there may be ``allowed``; verified where there is a checksum."""
+        """Return the bytes of a block, at most ``allowed``; verify the checksum if there is one."""
         if block.size > allowed:
-            raise DamagedPickle(f"a member of {block.size} bytes, where {allowed} are allowed")
+            raise DamagedPickle(f"a member has {block.size} bytes, but only {allowed} are allowed")
         file.seek(block.start)
         content = bytearray(block.length)
         if file.readinto(content) != block.length:
-            raise DamagedPickle("it ends too early")
+            raise DamagedPickle("the file ends too early")
         if block.deflated:
-            # One byte more than its size: what is longer than it says is seen, and not inflated.
+            # One byte more than the claimed size is enough to detect longer content without decompressing it.
             content = bytearray(zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, block.size + 1))
         if len(content) != block.size or (block.crc and zlib.crc32(content) != block.crc):
             raise DamagedPickle("a checksum or a size is wrong")
@@ -178,9 +178,9 @@ class TorchFile:
 
 
 def _block(file: Any, info: zipfile.ZipInfo) -> _Block:
-    """Where the content of an archive's member lies."""
+    """Return the position of the content of an archive's member."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & _ENCRYPTED:
-        raise zipfile.BadZipFile(f"{info.filename} is encrypted, or compressed in an unknown way")
+        raise zipfile.BadZipFile(f"{info.filename} is encrypted or has an unknown compression")
     file.seek(info.header_offset)
     header = file.read(_LOCAL_HEADER)
     if len(header) < _LOCAL_HEADER or not header.startswith(ZIP_MAGIC):
@@ -189,19 +189,19 @@ def _block(file: Any, info: zipfile.ZipInfo) -> _Block:
     end = file.seek(0, 2)
     deflated = info.compress_type == zipfile.ZIP_DEFLATED
     if start + info.compress_size > end or not (deflated or info.compress_size == info.file_size):
-        raise zipfile.BadZipFile(f"{info.filename} would have {info.compress_size} bytes, more than the file")
+        raise zipfile.BadZipFile(f"{info.filename} claims {info.compress_size} bytes, more than the file has")
     return _Block(start, info.compress_size, info.file_size, info.CRC, deflated)
 
 
 def _other_archive(names: list[str]) -> str:
-    """What a zip archive is that PyTorch did not write."""
+    """Describe a zip archive that PyTorch did not write."""
     if any(name.endswith(".npy") for name in names):
         return "not a weight file, but a NumPy archive (.npz)."
     inside = [name for name in names if name.endswith((".pth", ".pt", ".ckpt", ".safetensors"))]
     if inside:
-        return f"not a weight file, but a zip archive with {inside[0]!r:.80} in it: unpack it, and give that file."
+        return f"not a weight file, but a zip archive that contains {inside[0]!r:.80}: unpack it and use that file."
     shown = ", ".join(f"{name!r:.40}" for name in names[:3])
-    return f"not a weight file, but a zip archive of something else (it holds {shown or 'nothing'})."
+    return f"not a weight file, but another zip archive (it contains {shown or 'nothing'})."
 
 
 def _damaged(error: Exception) -> WeightsError:
@@ -216,7 +216,7 @@ def _children(content: Any) -> Iterator[Any]:
 
 
 def _stored(content: Any) -> Iterator[StoredTensor]:
-    """Every description of a tensor in nested containers, each container looked at once."""
+    """Yield every tensor description in nested containers; visit each container once."""
     seen, waiting = {id(content)}, [content]
     while waiting:
         part = waiting.pop()
@@ -229,7 +229,7 @@ def _stored(content: Any) -> Iterator[StoredTensor]:
 
 
 def _replaced(content: Any, made: dict[int, Tensor]) -> Any:
-    """Nested containers with the tensors that were made of their descriptions."""
+    """Return the nested containers with tensors in place of their descriptions."""
     done: dict[int, Any] = {}
 
     def replace(part: Any, depth: int) -> Any:
@@ -238,7 +238,7 @@ def _replaced(content: Any, made: dict[int, Tensor]) -> Any:
         if not isinstance(part, (dict, list, tuple)):
             return part
         if depth > _DEEPEST:
-            raise WeightsError("its content is nested too deeply: not weights, nor a training state.")
+            raise WeightsError("its content is nested too deeply for weights or a training state.")
         if id(part) not in done:
             children = [replace(child, depth + 1) for child in _children(part)]
             done[id(part)] = dict(zip(part, children, strict=True)) if isinstance(part, dict) else type(part)(children)

@@ -1,7 +1,7 @@
-"""Weights that come with the package: found by name (``--weights safmn-x2``), checked by SHA-256.
+"""Weights that come with the package, found by name (``--weights safmn-x2``) and verified by SHA-256.
 
-Each is a safetensors file of about 1 MB whose header says what it is (scale, arguments, data, iterations, commit,
-metrics, licence); ``index.json`` lists names, files and checksums. docs/weights.md has a card for each.
+Each set is a safetensors file of about 1 MB. Its header describes it (scale, arguments, data, iterations, commit,
+metrics, licence). ``index.json`` lists names, files and checksums. docs/weights.md has a card for each set.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Entry:
     """One set of weights.
 
     Attributes:
-        name: for ``--weights``.
-        file: in this folder.
-        sha256: of the file.
+        name: the name for ``--weights``.
+        file: the path in this folder.
+        sha256: the file's checksum.
     """
 
     name: str
@@ -50,24 +50,24 @@ def _parsed(value: str) -> Any:
 
 
 def entries() -> dict[str, Entry]:
-    """All weights of the package, by name."""
+    """Return all weights of the package, by name."""
     index: dict[str, dict[str, str]] = json.loads(INDEX.read_text(encoding="utf-8"))
     return {name: Entry(name, FOLDER / facts["file"], facts["sha256"]) for name, facts in index.items()}
 
 
 def path(name: str) -> Path:
-    """The verified file of the weights called ``name``.
+    """Return the verified file of the weights called ``name``.
 
     Raises:
-        WeightsError: there are none of that name, or the file is not what was shipped.
+        WeightsError: no weights have that name, or the file is not the one that was shipped.
     """
     known = entries()
     if name not in known:
         raise WeightsError(
-            f"{name}: no such file, and no weights of that name come with the package.{did_you_mean(name, known)} "
+            f"{name}: no such file, and the package has no weights of that name.{did_you_mean(name, known)} "
             f"Known: {', '.join(known) or 'none'} (safmn zoo)."
         )
     entry = known[name]
     if not entry.file.is_file() or hashlib.sha256(entry.file.read_bytes()).hexdigest() != entry.sha256:
-        raise WeightsError(f"{entry.file} is missing or not the file that was shipped: install the package again")
+        raise WeightsError(f"{entry.file} is missing or not the file that was shipped: reinstall the package")
     return entry.file
