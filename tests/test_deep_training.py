@@ -13,7 +13,7 @@ from data_helpers import make_store, paired_section
 from safmn.cli.prepare import main as prepare
 from safmn.data import build_dataset
 from safmn.data.store_format import StoreFile
-from safmn.degradations.ops_array import from_uint8
+from safmn.degradations.operations import from_uint8
 from safmn.errors import DataError
 from safmn.imaging import imresize, read_rgb, write_image
 

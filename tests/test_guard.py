@@ -154,12 +154,17 @@ def test_off_it_keeps_what_the_network_makes(caplog: pytest.LogCaptureFixture) -
     assert not caplog.records
 
 
+def distinct(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """The records, once each: pytest listens twice to a logger that did not propagate when the test began."""
+    return list({id(record): record for record in caplog.records}.values())
+
+
 def test_without_a_report_a_warning_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)
     upscaler()(picture())
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelname for record in distinct(caplog)] == ["WARNING"]
     assert "12544 of 57344 pixels replaced by bicubic" in caplog.text
     assert "guard=False" in caplog.text
 
@@ -192,7 +197,7 @@ def test_a_network_that_changes_all_colours_is_left_alone_and_that_is_said_once(
     styled = upscaler(Shifting(40))
     for _ in range(2):
         assert (styled(np.full((64, 64, 3), 100, np.uint8)) == 140).all()
-    assert len(caplog.records) == 1
+    assert len(distinct(caplog)) == 1
     assert "guard against garbage is off: Shifting" in caplog.text
 
 
@@ -247,7 +252,7 @@ def test_parts_without_numbers_are_told_also_without_the_guard() -> None:
 
 def test_an_image_without_numbers_is_named_as_the_cause() -> None:
     image = np.full((16, 16, 3), np.nan, np.float32)
-    with pytest.raises(DataError, match="the image holds NaN"):
+    with pytest.raises(DataError, match="not numbers"):
         upscaler()(image)
 
 
@@ -352,7 +357,7 @@ def test_an_animation_gets_one_warning(tmp_path: Path, caplog: pytest.LogCapture
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=100, lossless=True)
     arguments = [str(tmp_path / "a.webp"), "-o", str(tmp_path / "out.webp"), "--weights", "w", "--backend", "eager"]
     assert main(arguments) == 0
-    warnings = [record.getMessage() for record in caplog.records]
+    warnings = [record.getMessage() for record in distinct(caplog)]
     assert len(warnings) == 1
     assert "a.webp: 2 of 3 frames" in warnings[0]
 

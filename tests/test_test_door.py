@@ -111,7 +111,7 @@ def test_an_option_file_gives_a_table_a_report_and_a_log(door: Door) -> None:
     status, out, err = door("-opt", "test.yml")
     assert status == 0
     lines = [line for line in out.splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in lines] == ["set", "-" * 7, "Set5", "other"]
+    assert [line.split("|")[1].strip(" :-") for line in lines] == ["set", "", "Set5", "other"]
     assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == ["set", "images", "psnr", "ssim"]
     found = report()
     assert list(found["sets"]) == ["Set5", "other"]
@@ -501,4 +501,4 @@ def test_the_published_x2_numbers_come_out(benchmark_dir: Path, weights_dir: Pat
     assert found["Set14"]["mean"]["ssim"] == pytest.approx(0.9177, abs=0.0002)
     assert len(found["Set5"]["per_image"]) == 5
     assert len(found["Set14"]["per_image"]) == 14
-    assert "| Set5  |      5 | 38.000 |     38.00 |" in done.stdout
+    assert "| Set5 | 5 | 38.000 | 38.00 |" in " ".join(done.stdout.split())

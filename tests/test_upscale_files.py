@@ -676,7 +676,7 @@ def test_an_interrupted_run_goes_on(kill: signal.Signals, upscale: Upscale, weig
         shutil.copy(folder / "001.png", folder / f"{index:03d}.png")
     arguments = ["upscale", folder, "-o", tmp_path / "out", "--weights", weights, "--backend", "eager"]
     child = subprocess.Popen(
-        [sys.executable, "-m", "safmn.cli", *map(str, arguments)],
+        [sys.executable, "-m", "safmn", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},

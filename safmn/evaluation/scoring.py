@@ -241,7 +241,10 @@ class _Forward:
             channels = lq.shape[1]
 
             def run(x: Tensor) -> Tensor:
-                with self.execution.autocast():
+                with (
+                    self.draws.of(getattr(self.network, "network", self.network), 0, "guard"),
+                    self.execution.autocast(),
+                ):
                     return in_whole_windows(self.network, x[:, :channels])
 
             self._guard = Guard(run, scale=scale, window=8, device=lq.device, name=_kind(self.network))

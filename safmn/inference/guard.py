@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from safmn.errors import DataError, WeightsError, first_line
+from safmn.errors import WeightsError, first_line
 from safmn.inference.samples import made_up_photographs
 from safmn.inference.tiling import LARGEST
 from safmn.runtime.threads import Lock, Once
@@ -182,13 +182,12 @@ class Watch:
         """Look at a plane of the result, and mend it: arguments as of :meth:`Guard.find`.
 
         Raises:
-            DataError: the image holds NaN or Inf, and so does all that was made of it.
             WeightsError: nothing of the output is finite.
         """
         guard = self._guard
         for index, broken in enumerate(self.broken):
             if broken.all():
-                self._refuse(source, index)
+                self._refuse(len(source), index)
         if self._replaces:
             blocks = guard.find(source, target, self.broken)
             guard.warn_if_off()
@@ -198,10 +197,8 @@ class Watch:
             self._found |= self.broken
         self.broken.zero_()
 
-    def _refuse(self, source: Tensor, index: int) -> None:
-        image = "" if len(source) == 1 else f"image {index} of the batch: "
-        if source.is_floating_point() and not bool(source[index].isfinite().all()):
-            raise DataError(f"{image}the image holds NaN or Inf; replace them by numbers in [0, 1]")
+    def _refuse(self, count: int, index: int) -> None:
+        image = "" if count == 1 else f"image {index} of the batch: "
         raise WeightsError(
             f"{image}the output of {self._guard.name} is not finite (NaN or Inf) anywhere: these weights are damaged "
             "or cannot do this image; choose others (--weights)"
@@ -324,7 +321,7 @@ def _grown(seeds: Tensor, weak: Tensor) -> Tensor:
 
 
 def replace(source: Tensor, target: Tensor, blocks: Tensor, scale: int) -> Tensor:
-    """Put bicubic in place of blocks of the output, and of their neighbours; it fades out over half a block.
+    """Put bicubic in place of blocks of the output, and of their neighbours; it fades out over about one block.
 
     Args:
         source, target: as in :meth:`Guard.find`; ``target`` is changed.

@@ -239,10 +239,9 @@ def drawing_rows(name: str, upscaler: Upscaler, folder: Path | None) -> Iterator
 
 
 def make_upscaler(weights: str, arguments: argparse.Namespace) -> Upscaler:
-    """As the arguments say, for all but the guard, where this version has one."""
+    """As the arguments say."""
     options: dict[str, Any] = {"backend": arguments.backend, "device": "cpu"}
-    if arguments.guard is not None:
-        options["guard"] = arguments.guard
+    options["guard"] = arguments.guard
     return Upscaler(weights, **options)
 
 
@@ -252,7 +251,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="+", help="names of the zoo, or files")
     parser.add_argument("--backend", default="native", help="of the upscaler; eager where there is no compiler")
-    parser.add_argument("--guard", action=argparse.BooleanOptionalAction, help="the upscaler's guard; default: its own")
+    parser.add_argument("--guard", action="store_true", help="measure with the guard, not the weights alone")
     parser.add_argument("--values", type=int, default=len(VALUES), help="values of a channel; 9: 729 colours")
     parser.add_argument("--random", type=int, default=0, help="as many colours at random instead")
     parser.add_argument("--no-drawings", action="store_true", help="the first table alone")
