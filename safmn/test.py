@@ -36,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--weights", metavar="FILE", help="weights to test without an option file")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto; default: num_gpu of the option file")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
+    parser.add_argument(
+        "--require_all", action="store_true", help="fail also where a set is missing that is given on request only"
+    )
     file = parser.add_argument_group("with -opt")
     file.add_argument(
         "--force_yml",
@@ -92,7 +95,7 @@ def _from_options(arguments: argparse.Namespace) -> int:
         device = _device(arguments.device, options.num_gpu, ranks.local_rank)
         with together():
             with testing.results_folder(options.name, ranks, options.path.results_root) as folder:
-                plan = testing.plan_from_options(options, folder, device)
+                plan = testing.plan_from_options(options, folder, device, require_all=arguments.require_all)
             return testing.run(plan, ranks, device)
     finally:
         distributed.leave()
@@ -116,6 +119,7 @@ def _from_weights(arguments: argparse.Namespace) -> int:
                     pairs=arguments.sets,
                     benchmark=arguments.benchmark,
                     save_images=arguments.save_img,
+                    require_all=arguments.require_all,
                 )
             return testing.run(plan, ranks, device)
     finally:

@@ -502,3 +502,19 @@ def test_the_published_x2_numbers_come_out(benchmark_dir: Path, weights_dir: Pat
     assert len(found["Set5"]["per_image"]) == 5
     assert len(found["Set14"]["per_image"]) == 14
     assert "| Set5 | 5 | 38.000 | 38.00 |" in " ".join(done.stdout.split())
+
+
+def test_a_set_on_request_is_left_out_unless_it_is_asked_for(door: Door) -> None:
+    content = yaml.safe_load(Path("test.yml").read_text())
+    first = next(iter(content["datasets"].values()))
+    missing = {"name": "Manga109", "dataroot_gt": "x/Manga109/HR", "dataroot_lq": "x/Manga109/LR"}
+    content["datasets"]["test_9"] = {**first, **missing}
+    Path("more.yml").write_text(yaml.safe_dump(content))
+    status, out, err = door("-opt", "more.yml")
+    assert status == 0
+    assert "left out: Manga109" in err
+    assert "manga109.org" in report()["left out"]["Manga109"]
+    assert "Manga109" not in out
+    assert door("-opt", "more.yml", "--require_all")[0] == 2
+    expect = "expect={Manga109: {psnr: 30, tolerance: 1}}"
+    assert door("-opt", "more.yml", "--force_yml", expect)[0] == 2

@@ -40,7 +40,7 @@ from safmn.imports import log_imports
 from safmn.metrics import network_name
 from safmn.options import Expectation, Options
 from safmn.options.datasets import degrades
-from safmn.prepare import hint
+from safmn.prepare.hints import hint, is_on_request
 from safmn.registry import ARCH_REGISTRY, build
 from safmn.runtime.distributed import Ranks
 from safmn.system.console import say
@@ -88,6 +88,7 @@ class TestPlan:
     suffix: str = ""
     option_file: str | None = None
     options: Mapping[str, Any] | None = None
+    require_all: bool = False
     seed: int = 0
 
 
@@ -112,7 +113,7 @@ def results_folder(name: str, ranks: Ranks, root: str | None = None) -> Iterator
     log.write_to(folder / f"test_{name}_{time.strftime('%Y%m%d_%H%M%S')}.log")
 
 
-def plan_from_options(options: Options, folder: Path, device: torch.device) -> TestPlan:
+def plan_from_options(options: Options, folder: Path, device: torch.device, *, require_all: bool = False) -> TestPlan:
     """The test that an option file describes, with the network loaded.
 
     Raises:
@@ -148,6 +149,7 @@ def plan_from_options(options: Options, folder: Path, device: torch.device) -> T
         suffix=(val.suffix if val is not None else None) or options.name,
         option_file=options.source,
         options=options.raw,
+        require_all=require_all,
         seed=options.manual_seed,
     )
 
@@ -175,6 +177,7 @@ def plan_from_weights(
     pairs: Sequence[str] = (),
     benchmark: str | None = None,
     save_images: bool = False,
+    require_all: bool = False,
 ) -> TestPlan:
     """The usual test (Y channel, crop = scale) of a weight file: its network is recognised.
 
@@ -213,6 +216,7 @@ def plan_from_weights(
         metrics={"psnr": {"type": "calculate_psnr", **measure}, "ssim": {"type": "calculate_ssim", **measure}},
         save_images=save_images,
         suffix=folder.name,
+        require_all=require_all,
     )
 
 
@@ -269,9 +273,12 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
     """
     results: dict[str, SetResult] = {}
     failures: dict[str, str] = {}
+    left_out = _left_out(plan)
     try:
         with sigterm_as_ctrl_c():
             for name, section in plan.sets.items():
+                if name in left_out:
+                    continue
                 try:
                     results[name] = _run_set(plan, name, section, ranks, device)
                 except (UserError, OSError, *OUT_OF_MEMORY) as error:
@@ -279,11 +286,13 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
                         raise
                     failures[name] = _explain(name, section, error)
     except BaseException:  # whatever it was, the sets before it are tested
-        failures |= {name: f"{name}: not finished" for name in plan.sets if name not in {**results, **failures}}
+        failures |= {
+            name: f"{name}: not finished" for name in plan.sets if name not in {**results, **failures, **left_out}
+        }
         if ranks.is_main:
-            _report(_board(plan, results, failures, device), plan.folder)
+            _report(_board(plan, results, failures, left_out, device), plan.folder)
         raise
-    board = _board(plan, results, failures, device)
+    board = _board(plan, results, failures, left_out, device)
     if ranks.is_main:
         _report(board, plan.folder)
     if board.drifts():
@@ -291,8 +300,28 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
     return EXIT_USER_ERROR if failures else 0
 
 
+def _left_out(plan: TestPlan) -> dict[str, str]:
+    """Sets that are missing because they are given on request only: set -> what to do. The test goes on without them.
+
+    A set that the option file expects numbers of is not among them, nor is the only one, nor any with ``require_all``.
+    """
+    found = {
+        name: hint(section["dataroot_gt"])
+        for name, section in plan.sets.items()
+        if name not in plan.expect
+        and section.get("dataroot_gt")
+        and is_on_request(section["dataroot_gt"])
+        and not os.path.exists(section["dataroot_gt"])
+    }
+    return {} if plan.require_all or len(found) == len(plan.sets) else found
+
+
 def _board(
-    plan: TestPlan, results: Mapping[str, SetResult], failures: Mapping[str, str], device: torch.device
+    plan: TestPlan,
+    results: Mapping[str, SetResult],
+    failures: Mapping[str, str],
+    left_out: Mapping[str, str],
+    device: torch.device,
 ) -> Scoreboard:
     return Scoreboard(
         metrics=plan.metrics,
@@ -300,6 +329,7 @@ def _board(
         scale=plan.scale,
         results=results,
         failures=failures,
+        left_out=left_out,
         expect=plan.expect,
         facts=_facts(plan, device),
         options=plan.options,
@@ -348,6 +378,8 @@ def _report(board: Scoreboard, folder: Path) -> None:
         logger.warning(line)
     for line in board.drifts():
         logger.error("drifted: %s", line)
+    for name, line in board.left_out.items():
+        logger.warning("left out: %s is not here. %s", name, line)
     for line in board.failures.values():
         logger.error("not tested: %s", line)
     logger.info("report: %s and metrics.md", folder / _REPORT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Scoreboard:
         scale: scale of super-resolution.
         results: set -> scores.
         failures: set -> why there are none.
+        left_out: set -> how to get it: sets that are given on request only, and are not here.
         expect: set -> the numbers that must come out.
         facts: what else belongs in the report: weights, option file, versions, device.
         options: the option file's contents, for the JSON.
@@ -46,6 +47,7 @@ class Scoreboard:
     facts: Mapping[str, Any]
     options: Mapping[str, Any] | None = None
     degraded: Collection[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def drifts(self) -> list[str]:
         """One line for each expected number that did not come out; sets that could not be tested are not counted."""
@@ -115,7 +117,12 @@ class Scoreboard:
             }
             for name, result in self.results.items()
         }
-        outcome = {"sets": sets, "failed": dict(self.failures), "drifted": self.drifts()}
+        outcome = {
+            "sets": sets,
+            "failed": dict(self.failures),
+            "left out": dict(self.left_out),
+            "drifted": self.drifts(),
+        }
         return {**self.facts, **outcome, "options": self.options}
 
     def write(self, folder: Path) -> None:
@@ -126,7 +133,13 @@ class Scoreboard:
 
     def _markdown(self) -> str:
         lines = [f"# {self.facts['name']}", "", self.table() if self.results else "No set could be tested."]
-        notes = ("Failed", self.failures.values()), ("Drifted", self.drifts()), ("Garbage", self.garbage())
+        absent = [f"{name}: {how}" for name, how in self.left_out.items()]
+        notes = (
+            ("Failed", self.failures.values()),
+            ("Left out", absent),
+            ("Drifted", self.drifts()),
+            ("Garbage", self.garbage()),
+        )
         for title, each in notes:
             lines += ["", f"## {title}", "", *(f"- {line}" for line in each)] if each else []
         lines += ["", "## How", ""]

@@ -6,6 +6,7 @@ import os
 from pathlib import PurePath
 
 _DOWNLOADED_BENCHMARKS = ("Set5", "Set14", "B100", "Urban100")
+_ON_REQUEST = ("Manga109",)
 _LAYOUT = "datasets/README.md explains how to download, make and lay out data sets."
 
 
@@ -24,6 +25,11 @@ def hint(path: str | os.PathLike[str]) -> str:
     if name.endswith(".txt"):
         return f"Make it with: safmn prepare meta DIR -o {place}"
     return _by_set(place) or _from_hr(place) or _LAYOUT
+
+
+def is_on_request(path: str | os.PathLike[str]) -> bool:
+    """Whether the data set at ``path`` is given on request only, because its licence forbids passing it on."""
+    return any(part in _ON_REQUEST for part in PurePath(path).parts)
 
 
 def _by_set(place: PurePath) -> str | None:
