@@ -1,4 +1,4 @@
-"""What helps at a given budget: variants of ``options/scratch_x4.yml`` trained alike, tested on Set5 and Set14.
+"""What helps at a given budget: variants of ``options/zoo/study_x4.yml`` trained alike, tested on Set5 and Set14.
 
 Every run sees as many LR pixels (``--patches`` times 32x32), and differs from ``base`` in what its name says. Runs are
 kept in ``experiments/study_<variant>_<seed>``; what is finished is not trained again. Prints a Markdown table: PSNR-Y
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the
 
 from safmn.system.console import say
 
-OPTIONS = Path("options/scratch_x4.yml")
+OPTIONS = Path("options/zoo/study_x4.yml")
 TEST = Path("options/test_x4.yml")
 SCALE = 4
 SETS = ("Set5", "Set14")
