@@ -1,4 +1,7 @@
-"""The package, with ranges. Exact versions that were tested stand in requirements.txt; `make setup` installs those."""
+"""The package, with ranges of versions. Exact versions that were tested are in requirements.txt; `make setup` installs those.
+
+The code is under Apache-2.0; the weights in safmn/weights/zoo are under CC BY-SA 4.0 (their NOTICE.md).
+"""
 
 from pathlib import Path
 
@@ -21,6 +24,21 @@ setup(
     description="Efficient image super-resolution with SAFMN: train, test, upscale",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Multimedia :: Graphics",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
+    keywords="super-resolution, upscaling, image restoration, SAFMN, BasicSR, PyTorch",
     packages=find_packages(include=["safmn", "safmn.*"]),
     package_data={
         "safmn.options": ["schema.json"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 # Importing one of these packages registers its components.
 for _package in ("archs", "losses", "metrics", "data", "training.models"):

@@ -1,6 +1,6 @@
 """Train the first iterations of a shipped run again, and compare every logged loss with the log that is shipped.
 
-``scripts/zoo/rerun.py docs/runs/body_x2.jsonl -opt options/zoo/safmn_x2_2_body.yml`` (200 iterations, a minute). Equal losses are
+``rerun.py docs/runs/body_x2.jsonl -opt options/zoo/safmn_x2_2_body.yml`` (200 iterations, a minute). Equal losses are
 expected on the same kind of processor with the same torch and number of threads; elsewhere the last digits differ.
 """
 
