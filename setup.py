@@ -1,4 +1,4 @@
-"""The package, with ranges of versions. Exact versions that were tested are in requirements.txt; `make setup` installs those.
+"""The package, with ranges of versions. requirements.txt has the exact versions that were tested.
 
 The code is under Apache-2.0; the weights in safmn/weights/zoo are under CC BY-SA 4.0 (their NOTICE.md).
 """

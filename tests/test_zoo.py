@@ -77,3 +77,9 @@ def test_option_files_expect_what_was_measured(test: str) -> None:
     for name, wanted in options.expect.items():
         for metric, value in measured[name].items():
             assert wanted.values[metric] == pytest.approx(value, abs=0.0005 if metric == "psnr" else 0.00005)
+
+
+def test_a_folder_does_not_hide_weights_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "safmn-x2").mkdir()
+    assert weights.load_network("safmn-x2").scale == 2

@@ -46,7 +46,9 @@ def locate(source: str | os.PathLike[str]) -> Path:
         WeightsError: the source is neither a file nor a known name.
     """
     path = Path(source)
-    if path.suffix or len(path.parts) != 1 or path.exists():
+    if path.suffix or len(path.parts) != 1 or path.is_file():
+        return path
+    if path.exists() and str(source) not in zoo.entries():  # a folder does not hide weights of the same name
         return path
     return zoo.path(str(source))
 

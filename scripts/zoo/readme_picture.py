@@ -1,6 +1,6 @@
 """Draw the picture at the top of the README: a detail of a photograph as LQ, bicubic, safmn-x4 and GT.
 
-``python scripts/zoo/readme_picture.py`` writes docs/example.webp. The photograph (public domain) comes with scikit-image.
+``readme_picture.py`` writes docs/example.webp. The photograph (public domain) comes with scikit-image.
 """
 
 from __future__ import annotations
