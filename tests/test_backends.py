@@ -184,7 +184,7 @@ def exact(x: Tensor) -> Tensor:
 
 def choose(monkeypatch: pytest.MonkeyPatch, *candidates: type[Backend], precision: str = "fp32") -> Backend:
     """What ``auto`` has chosen after its first input."""
-    monkeypatch.setitem(auto._CANDIDATES, "cpu", candidates)
+    monkeypatch.setattr(auto, "candidates_of_auto", lambda device_type: candidates)
     network, x = small(), photo(64, 64)
     backend = make_backend("auto", network, precision=precision)
     assert backend.name == "auto"
@@ -203,7 +203,7 @@ def test_auto_does_not_judge_by_an_input_on_which_the_network_overshoots(
         seen.append(x)
         return exact(x) + (100.0 if float(x.std()) < 1e-3 else 1e-6)
 
-    monkeypatch.setitem(auto._CANDIDATES, "cpu", (fake("amplified", amplified),))
+    monkeypatch.setattr(auto, "candidates_of_auto", lambda device_type: (fake("amplified", amplified),))
     backend = make_backend("auto", network)
     with caplog.at_level(logging.WARNING):
         backend(torch.zeros(1, 3, 64, 64))
@@ -219,7 +219,7 @@ def test_auto_runs_eagerly_what_gives_no_numbers(
     network = small()
     with torch.no_grad():
         next(network.parameters()).fill_(torch.nan)
-    monkeypatch.setitem(auto._CANDIDATES, "cpu", (fake("fast", lambda x: x),))
+    monkeypatch.setattr(auto, "candidates_of_auto", lambda device_type: (fake("fast", lambda x: x),))
     backend = make_backend("auto", network)
     with caplog.at_level(logging.WARNING):
         backend(photo(64, 64))
@@ -309,7 +309,7 @@ def test_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "openvin"}, r"no back end 'openvin'\. Did you mean 'openvino'\? Known: auto, eager, "),
+        ({"name": "openvin"}, r"no back end 'openvin'\. Did you mean 'openvino'\? Known: auto, "),
         ({"name": "eager", "precision": "half"}, "precision 'half': choose fp32, bf16, fp16"),
         ({"name": "eager", "precision": "fp16"}, "precision 'fp16' is for GPUs; on the CPU choose bf16 or fp32"),
         ({"name": "cuda-graphs"}, "CUDA graphs need a CUDA device, not cpu"),

@@ -21,6 +21,8 @@ from safmn.archs.complexity import complexity
 from safmn.archs.stages import stages_of
 from safmn.data import SampleKey, build_dataset, sample_rng
 from safmn.degradations import apply_recipe, draw_recipe, from_json, parse_options, to_json
+from safmn.errors import OptionError
+from safmn.inference.backends.base import BACKENDS
 from safmn.options import described
 from safmn.registry import (
     ARCH_REGISTRY,
@@ -52,7 +54,7 @@ def example(tmp_path: Path) -> Iterator[Any]:
     """A function that imports an example as a file of its own; what it registered is forgotten afterwards."""
     import_basicsr()  # or what it registers meanwhile would be forgotten, too
     before = [dict(registry._obj_map) for registry in REGISTRIES]
-    steps, family = dict(DEGRADATION_REGISTRY._components), list(FAMILY)
+    steps, family, backends = dict(DEGRADATION_REGISTRY._components), list(FAMILY), dict(BACKENDS)
     imported = []
 
     def load(title: str) -> ModuleType:
@@ -75,6 +77,8 @@ def example(tmp_path: Path) -> Iterator[Any]:
     DEGRADATION_REGISTRY._components.clear()
     DEGRADATION_REGISTRY._components.update(steps)
     FAMILY[:] = family
+    BACKENDS.clear()
+    BACKENDS.update(backends)
     for name in imported:
         del sys.modules[name]
 
@@ -137,3 +141,13 @@ def test_a_degradation_step(example: Any) -> None:
     image = np.full((96, 96, 3), 0.8, np.float32)
     lq = apply_recipe(from_json(to_json(recipe)), image)
     assert 0 < np.mean(lq < 0.4) < 0.05
+
+
+def test_a_back_end(example: Any) -> None:
+    example("A back end")
+    network = safmn.load_network("safmn-x2")
+    image = np.random.default_rng(0).random((40, 56, 3), dtype=np.float32)
+    ours, eager = (safmn.Upscaler(network, backend=name, device="cpu")(image) for name in ("scripted", "eager"))
+    assert np.abs(ours - eager).max() < 1e-4
+    with pytest.raises(OptionError, match="fp32"):
+        safmn.Upscaler(network, backend="scripted", device="cpu", precision="bf16")

@@ -21,5 +21,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
 def test_files_that_are_named_are_there(page: Path) -> None:
     named = re.findall(r"\b((?:scripts|options|safmn|tests)/[\w/]+\.(?:py|yml|json|cpp|sh))\b", page.read_text("utf-8"))
-    example = re.compile(r"my_x4|tiny_arch|gradient_loss|mean_error|gradients|dust")  # files of examples
+    example = re.compile(
+        r"my_x4|scripted_backend|tiny_arch|gradient_loss|mean_error|gradients|dust"
+    )  # files of examples
     assert sorted({name for name in named if not (REPOSITORY / name).exists() and not example.search(name)}) == []

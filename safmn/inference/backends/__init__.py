@@ -12,26 +12,23 @@ import torch
 from torch import nn
 
 from safmn.errors import OptionError, did_you_mean
-from safmn.inference.backends.auto import Auto
-from safmn.inference.backends.base import PRECISIONS, Backend, check_precision
-from safmn.inference.backends.native_backend import Native
-from safmn.inference.backends.onnx_backends import OnnxRuntime, TensorRT
-from safmn.inference.backends.openvino_backend import OpenVINO
-from safmn.inference.backends.torch_backends import Compiled, CudaGraphs, Eager
+from safmn.inference.backends import auto as auto
+from safmn.inference.backends import native_backend as native_backend
+from safmn.inference.backends import onnx_backends as onnx_backends
+from safmn.inference.backends import openvino_backend as openvino_backend
+from safmn.inference.backends import torch_backends as torch_backends
+from safmn.inference.backends.base import BACKENDS, PRECISIONS, Backend, check_precision
 from safmn.runtime.threads import BUILDING
 
 __all__ = ["NAMES", "PRECISIONS", "Backend", "available_backends", "make_backend"]
 
-_CLASSES: dict[str, type[Backend]] = {
-    backend.name: backend for backend in (Auto, Eager, Native, Compiled, OpenVINO, OnnxRuntime, CudaGraphs, TensorRT)
-}
-NAMES = tuple(_CLASSES)
+NAMES = ("auto", *sorted(name for name in BACKENDS if name != "auto"))
 """All names that :func:`make_backend` knows."""
 
 
 def available_backends(device: str | torch.device = "cpu") -> dict[str, str | None]:
     """Every back end by name, with None where it can be used on ``device`` and otherwise why not and what to do."""
-    return {name: backend.missing(torch.device(device)) for name, backend in _CLASSES.items()}
+    return {name: backend.missing(torch.device(device)) for name, backend in BACKENDS.items()}
 
 
 def make_backend(
@@ -54,10 +51,10 @@ def make_backend(
         OptionError: no such back end or precision, it is not installed (the message says how to), or it cannot do this.
     """
     device = torch.device(device)
-    if name not in _CLASSES:
+    if name not in BACKENDS:
         raise OptionError(f"no back end {name!r}.{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
     check_precision(precision, device)
-    backend = _CLASSES[name]
+    backend = BACKENDS[name]
     problem = backend.missing(device) or backend.unfit(network, precision)
     if problem:
         raise OptionError(f"back end {name!r} cannot be used: {problem}.")

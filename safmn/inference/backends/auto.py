@@ -9,22 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from safmn.errors import first_line
-from safmn.inference.backends.base import Backend
-from safmn.inference.backends.native_backend import Native
-from safmn.inference.backends.onnx_backends import OnnxRuntime
-from safmn.inference.backends.openvino_backend import OpenVINO
-from safmn.inference.backends.torch_backends import CudaGraphs, Eager
+from safmn.inference.backends.base import Backend, candidates_of_auto, register_backend
+from safmn.inference.backends.torch_backends import Eager
 from safmn.inference.samples import made_up_photographs
 from safmn.runtime.threads import BUILDING
 
 logger = logging.getLogger(__name__)
 
-# Fastest first, as benchmark_inference.py measures them (docs/performance.md). What takes a minute or more to start
-# ("compile", "tensorrt") is only used when asked for by name.
-_CANDIDATES: dict[str, tuple[type[Backend], ...]] = {
-    "cpu": (Native, OpenVINO, OnnxRuntime),
-    "cuda": (CudaGraphs, OnnxRuntime),
-}
 
 # Against eager float32, for values in [0, 1]. One level of 8 bits is 3.9e-3: what is left is rounding ties.
 _RUNS = 3
@@ -33,6 +24,7 @@ LARGEST_ERROR = 2e-4
 LEAST_PSNR = 56.0
 
 
+@register_backend
 class Auto(Backend):
     """Decides at the first input: the fastest candidate that is installed, fits, is right, and beats eager.
 
@@ -81,7 +73,7 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
         logger.info("Back end eager, %s: not even eager gives finite numbers, so that none can be checked.", precision)
         return eager
     limit, _ = _fastest(eager, x)
-    for candidate in _CANDIDATES.get(device.type, ()):
+    for candidate in candidates_of_auto(device.type):
         problem = candidate.missing(device) or candidate.unfit(network, precision)
         if problem:
             logger.info("Back end %s: not used: %s.", candidate.name, problem)

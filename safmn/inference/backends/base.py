@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +19,18 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 class Backend(ABC):
     """Runs one network on one device. Any number of threads may call it at the same time, with different sizes.
 
-    It belongs to the process that made it: processes forked later make their own (:class:`safmn.Upscaler` does so).
+    Register a subclass with :func:`register_backend`. A back end belongs to the process that made it: processes forked
+    later make their own (:class:`safmn.Upscaler` does so).
 
     Attributes:
         name: how a person asks for it.
+        tried_by_auto: device type -> place in the order in which "auto" tries back ends there, the lowest first. What
+            takes a minute or more to start is left out, and used only when it is asked for by name.
         precision: "fp32", "bf16" or "fp16"; input and output are float32 in any case.
     """
 
     name: str
+    tried_by_auto: ClassVar[Mapping[str, int]] = {}
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
         self.device = device
@@ -53,6 +59,22 @@ class Backend(ABC):
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
         """Why this back end cannot run ``network`` in ``precision``; None where it can."""
         return None
+
+
+BACKENDS: dict[str, type[Backend]] = {}
+"""Every registered back end, by name."""
+
+
+def register_backend(kind: type[Backend]) -> type[Backend]:
+    """Make a back end known by its name. A decorator."""
+    BACKENDS[kind.name] = kind
+    return kind
+
+
+def candidates_of_auto(device_type: str) -> list[type[Backend]]:
+    """The back ends that "auto" tries on a type of device (``cpu``, ``cuda``), in this order."""
+    tried = [kind for kind in BACKENDS.values() if device_type in kind.tried_by_auto]
+    return sorted(tried, key=lambda kind: kind.tried_by_auto[device_type])
 
 
 def input_channels(network: nn.Module) -> int:

@@ -8,12 +8,14 @@ pooled levels of the modulation at their own resolution.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from safmn.archs.stages import StageModule
-from safmn.inference.backends.base import Backend
+from safmn.inference.backends.base import Backend, register_backend
 from safmn.inference.backends.torch_backends import Eager
 from safmn.inference.optimize import frozen_copy
 from safmn.kernels.cpu.build import compiler
@@ -24,6 +26,7 @@ from safmn.runtime.threads import Once
 logger = logging.getLogger(__name__)
 
 
+@register_backend
 class Native(Backend):
     """SAFMN (any size), SAFMN_BCIE and the NTIRE 2023 entry, and the stages of the first two.
 
@@ -32,6 +35,7 @@ class Native(Backend):
     """
 
     name = "native"
+    tried_by_auto: ClassVar[Mapping[str, int]] = {"cpu": 1}
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
         super().__init__(network, device=device, precision=precision)

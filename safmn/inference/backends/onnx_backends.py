@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from safmn.inference.backends.base import Backend, example_input, package_missing
+from safmn.inference.backends.base import Backend, example_input, package_missing, register_backend
 from safmn.inference.onnx_graph import INPUT, OUTPUT, onnx_bytes
 from safmn.inference.optimize import InHalf, for_graph
 from safmn.system.files import cache_folder
 
 
+@register_backend
 class OnnxRuntime(Backend):
     """ONNX Runtime: its CPU kernels, or CUDA where the device is a GPU. Any size without a rebuild."""
 
     name = "onnxruntime"
+    tried_by_auto: ClassVar[Mapping[str, int]] = {"cpu": 3, "cuda": 2}
     provider = "CUDAExecutionProvider"
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
@@ -81,10 +84,12 @@ class OnnxRuntime(Backend):
         return "ONNX Runtime has no bfloat16 convolutions" if precision == "bf16" else None
 
 
+@register_backend
 class TensorRT(OnnxRuntime):
     """TensorRT engines, built by ONNX Runtime for each input size and kept in the user's cache. Minutes at first."""
 
     name = "tensorrt"
+    tried_by_auto: ClassVar[Mapping[str, int]] = {}
     provider = "TensorrtExecutionProvider"
 
     def _in_precision(self, graph: nn.Module) -> nn.Module:

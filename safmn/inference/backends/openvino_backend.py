@@ -6,13 +6,14 @@ import functools
 import importlib
 import os
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import psutil
 import torch
 from torch import Tensor, nn
 
-from safmn.inference.backends.base import Backend, example_input, package_missing
+from safmn.inference.backends.base import Backend, example_input, package_missing, register_backend
 from safmn.inference.onnx_graph import onnx_bytes
 from safmn.inference.optimize import for_graph
 from safmn.runtime.threads import BUILDING, Lock, Pool, keep_in_forks
@@ -39,6 +40,7 @@ def _core(process: int) -> Any:
     return core
 
 
+@register_backend
 class OpenVINO(Backend):
     """OpenVINO's CPU plugin.
 
@@ -49,6 +51,7 @@ class OpenVINO(Backend):
     """
 
     name = "openvino"
+    tried_by_auto: ClassVar[Mapping[str, int]] = {"cpu": 2}
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
         super().__init__(network, device=device, precision=precision)

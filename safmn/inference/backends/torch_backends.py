@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from safmn.inference.backends.base import Backend
+from safmn.inference.backends.base import Backend, register_backend
 from safmn.inference.optimize import replica, with_precision
 from safmn.kernels.cpu.build import compiler
 from safmn.runtime.threads import BUILDING, Lock, Pool, SharedLock
@@ -19,6 +19,7 @@ from safmn.runtime.threads import BUILDING, Lock, Pool, SharedLock
 _GRAPHS = 4  # input sizes for which a CUDA graph is kept; each holds the memory of all activations
 
 
+@register_backend
 class Eager(Backend):
     """The network as it is. Each call takes a replica, since a network may keep what it computes in its attributes."""
 
@@ -43,6 +44,7 @@ _compiling = SharedLock()
 """Written while torch compiles: it sets flags that code which is compiled already takes for its own."""
 
 
+@register_backend
 class Compiled(Backend):
     """``torch.compile``: sizes that differ are compiled once more, then dynamically.
 
@@ -119,6 +121,7 @@ class Recording:
             self._finished.synchronize()
 
 
+@register_backend
 class CudaGraphs(Backend):
     """The network's kernels recorded once for each input size and launched as one: for networks bound by launches.
 
@@ -126,6 +129,7 @@ class CudaGraphs(Backend):
     """
 
     name = "cuda-graphs"
+    tried_by_auto: ClassVar[Mapping[str, int]] = {"cuda": 1}
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
         super().__init__(network, device=device, precision=precision)
