@@ -15,6 +15,7 @@ from safmn.options import differences, load_options
 from safmn.options.losses import loss_entries
 from safmn.registry import LOSS_REGISTRY
 from safmn.train import main
+from safmn.training.models.base_model import joined
 from safmn.weights import load_state_dict
 
 
@@ -92,6 +93,7 @@ def test_a_gan_takes_a_list(images: Path, tmp_path: Path) -> None:
         ([{"type": "L1Loss", "role": "artifact"}], r"train\.losses\[0\]\.role: .*artefact"),
         ([{"type": "GANLoss", "gan_type": "vanilla"}], r"train\.losses\[0\]: has no effect: SRModel"),
         ([L1, {"type": "L1Loss", "role": "artefact"}], r"train\.losses\[1\]: has no effect: SRModel"),
+        ([{**L1, "loss_weight": -1}], r"train\.losses\[0\]\.loss_weight: .*negative"),
         ([L1, "FFTLoss"], r"train\.losses\[1\]"),
         ([], r"no loss is given"),
     ],
@@ -100,6 +102,13 @@ def test_mistakes_name_the_entry(losses: list[Any], message: str, images: Path, 
     path = tiny_run.write_options(tmp_path, content(images, tmp_path, losses))
     with pytest.raises(OptionError, match=message):
         load_options(path, mode="train")
+
+
+def test_no_loss_is_lost_to_another_of_its_name(images: Path, tmp_path: Path) -> None:
+    [first, *_] = train(images, tmp_path, [{**L1, "name": "flat"}], flat_areas={"colours": 2})
+    assert {"l_flat", "l_flat_2"} <= first.keys()
+    with pytest.raises(OptionError, match="two losses are called l_a"):
+        joined({"l_a": torch.zeros(())}, {"l_a": torch.ones(())})
 
 
 def test_names_are_unique() -> None:

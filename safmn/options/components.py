@@ -83,6 +83,9 @@ def check_loss(entry: LossEntry | None, given: Any, where: KeyPath, problems: Pr
         if key in given:
             to_type(hint, given[key], (*where, key), problems)
     _check(section, component, where, problems)
+    weight = section.get("loss_weight")
+    if isinstance(weight, (int, float)) and weight < 0:
+        problems.add((*where, "loss_weight"), f"is {weight:g}: with a negative weight training makes the error larger")
     ours = component.__module__.startswith(("basicsr.", "safmn."))
     if ours and isinstance(section.get("reduction"), str) and section["reduction"] not in ("mean", "sum"):
         problems.add((*where, "reduction"), f"expected mean or sum, got {section['reduction']!r}: a loss is one number")

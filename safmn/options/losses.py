@@ -26,6 +26,9 @@ PUBLISHED: dict[str, tuple[str, Role]] = {
 }
 
 
+_RESERVED = ("flat", "style")  # losses that have these names in the log and are not entries
+
+
 class EntryKeys(Struct, frozen=True, kw_only=True):
     """Keys of an entry of ``train.losses`` that are not arguments of the loss itself.
 
@@ -70,7 +73,7 @@ def loss_entries(train: Mapping[str, Any]) -> list[LossEntry]:
     entries: list[LossEntry] = []
     for where, given in given_losses(train):
         if isinstance(given, Mapping) and isinstance(given.get("type"), str):
-            entries.append(_entry(where, given, {entry.name for entry in entries}))
+            entries.append(_entry(where, given, {*_RESERVED, *(entry.name for entry in entries)}))
     return entries
 
 

@@ -43,6 +43,9 @@ class StepResult:
     nonfinite: Tensor
 
 
+_PUBLISHED_PERCEPTUAL = ("l_percep", "l_g_percep")  # their style loss is called as in BasicSR
+
+
 @dataclass(frozen=True)
 class Criterion:
     """A loss of the run. See :class:`safmn.options.losses.LossEntry`; ``name`` is that of the log, prefix included."""
@@ -210,7 +213,7 @@ class Model(ABC):
             sharpened = self._sharpened(criterion)
             if sharpened not in targets:
                 targets[sharpened] = target_of(batch, sharpened=sharpened)
-            losses |= image_loss(criterion, output, targets[sharpened])
+            losses = joined(losses, image_loss(criterion, output, targets[sharpened]))
         return losses
 
     def _predict(self, network: TrainedNetwork, lq: Tensor) -> Tensor:
@@ -250,9 +253,21 @@ def image_loss(criterion: Criterion, prediction: Tensor, target: Tensor) -> dict
     value = criterion.module(prediction, target)
     if not isinstance(value, tuple):
         return {criterion.name: value}
-    style = "l_style" if criterion.name.endswith("percep") else f"{criterion.name}_style"
+    style = "l_style" if criterion.name in _PUBLISHED_PERCEPTUAL else f"{criterion.name}_style"
     parts = dict(zip((criterion.name, style), value, strict=True))
     return {name: loss for name, loss in parts.items() if loss is not None}
+
+
+def joined(losses: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All losses of both, by name.
+
+    Raises:
+        OptionError: two have the same name, so that one would be lost.
+    """
+    twice = [name for name in more if name in losses]
+    if twice:
+        raise OptionError(f"two losses are called {twice[0]} in the log; give one another `name` in train.losses")
+    return {**losses, **more}
 
 
 def target_of(batch: Batch, *, sharpened: bool) -> Tensor:

@@ -12,7 +12,7 @@ from safmn.registry import MODEL_REGISTRY, OURS
 from safmn.runtime.cuda_graph import GraphedStep
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
-from safmn.training.models.base_model import Batch, Model, StepResult
+from safmn.training.models.base_model import Batch, Model, StepResult, joined
 from safmn.training.models.flat_areas import FlatAreas, draw_colours
 from safmn.training.models.teacher import Teacher
 
@@ -79,7 +79,7 @@ class SRModel(Model):
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
-        return self._image_losses(batch, output) | self._flat_loss(batch)
+        return joined(self._image_losses(batch, output), self._flat_loss(batch))
 
 
 @MODEL_REGISTRY.register(suffix=OURS)
