@@ -303,7 +303,8 @@ def test_weights_alone_with_sets_of_ones_own(door: Door, workplace: Path) -> Non
     assert door("--weights", "small.pth", "--benchmark", "sets")[0] == 0
     status, _, err = door("--weights", "small.pth")
     assert status == 2
-    assert err.count("is missing") == 5  # the sets that the papers use
+    assert err.count("is missing") == 4  # the sets that the papers use,
+    assert "left out: Manga109" in err  # but for the one that is given on request only
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
