@@ -12,6 +12,7 @@ import pytest
 import tiny_run
 import torch
 
+from safmn.runtime import distributed
 from safmn.train import main
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.models.sr_model import SRModel
@@ -90,4 +91,29 @@ def test_resumed_from_every_iteration(fresh: Path, uninterrupted: Path, monkeypa
         assert Checkpointer(fresh / "experiments/tiny/training_states").iterations()[-1] == stop_at
     assert main(["-opt", option_file, "--auto_resume"]) == 0
     torch.set_num_threads(threads)
+    assert_same_end(fresh, uninterrupted)
+
+
+def _lose_a_rank_while_averaging() -> None:
+    """Fail where rank 0 waits for the losses of another rank, after step 8."""
+    average, calls = distributed.mean_over_ranks, []
+
+    def mean_over_ranks(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        calls.append(values)
+        if len(calls) == 8:
+            raise RuntimeError("Connection closed by peer")
+        return average(values)
+
+    distributed.mean_over_ranks = mean_over_ranks
+
+
+def test_rank_lost_between_step_and_record(fresh: Path, uninterrupted: Path) -> None:
+    """A step whose losses could not be recorded is not saved, so that the record has no gap after the resume."""
+    option_file = fresh / "options.yml"
+    process = tiny_run.start(option_file, prepare=_lose_a_rank_while_averaging)
+    process.join()
+    assert process.exitcode != 0
+    assert Checkpointer(fresh / "experiments/tiny/training_states").iterations()[-1] == 6
+    assert "iteration 8 is not recorded yet, and is not saved" in option_file.with_suffix(".log").read_text()
+    assert tiny_run.finish(option_file, "--auto_resume") == 0
     assert_same_end(fresh, uninterrupted)

@@ -117,6 +117,7 @@ class Trainer:
         self.watch = Watch(model.execution.device, model.ranks)
         self._waited = 0.0
         self._in_step = False
+        self._losses_are_due = False  # a step is done, and its losses have yet to be averaged over the ranks
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint; an optimiser of another kind than its own starts anew.
@@ -166,6 +167,7 @@ class Trainer:
         with fits, _explain_torch(), explain_lost_ranks():
             result = self.model.training_step(batches, self.progress.iteration)
         self._in_step = False
+        self._losses_are_due = self._log_due(self.progress.iteration)
         return result
 
     def _after_step(self, log: Reporter, interrupt: Interrupt, verdicts: list[Verdict]) -> bool:
@@ -221,6 +223,9 @@ class Trainer:
                 logger.error("iteration %d was done in part, and is not saved", self.progress.iteration)
                 return
             self.progress.iteration -= 1
+        elif self._losses_are_due:  # a rank is gone; saving now would leave a gap in the record of losses
+            logger.error("iteration %d is not recorded yet, and is not saved", self.progress.iteration)
+            return
         nonfinite = sum(verdict.nonfinite for verdict in self.watch.drain())
         if nonfinite and self.train.on_nonfinite == "stop":
             return
@@ -244,6 +249,7 @@ class Trainer:
 
     def _log(self, log: Reporter, result: StepResult) -> None:
         losses = {name: float(loss) for name, loss in distributed.mean_over_ranks(result.losses).items()}
+        self._losses_are_due = False
         now = time.perf_counter()
         share = self._waited / max(now - self._began, 1e-9)
         self._waited, self._began = 0.0, now
