@@ -22,7 +22,7 @@ from safmn.runtime.distributed import Ranks
 from safmn.train import main
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.models.sr_model import SRModel
-from safmn.training.step_flags import Watch
+from safmn.training.step_flags import StepFlags
 from safmn.weights import save_weights
 
 pytestmark = [
@@ -203,7 +203,7 @@ def test_optimiser_that_is_not_fused_is_guarded_too(
 
 
 def test_watch_reads_flags_two_iterations_late_and_all_of_them_when_drained() -> None:
-    watch = Watch(torch.device("cuda"), Ranks())
+    watch = StepFlags(torch.device("cuda"), Ranks())
     verdicts = []
     for iteration in range(1, 6):
         flag = torch.tensor(float(iteration == 2), device="cuda")

@@ -25,7 +25,7 @@ from safmn.runtime.distributed import Ranks
 from safmn.system.signals import Interrupt
 from safmn.training.build import _check_ranks_agree
 from safmn.training.checkpoint import Checkpointer
-from safmn.training.step_flags import Watch
+from safmn.training.step_flags import StepFlags
 from safmn.weights import load_network
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -209,7 +209,7 @@ def test_a_signal_ends_a_validation_on_every_rank(monkeypatch: pytest.MonkeyPatc
 def test_all_ranks_leave_with_the_status_of_the_signal_that_one_received(monkeypatch: pytest.MonkeyPatch) -> None:
     other = torch.tensor([0.0, float(signal.SIGUSR1)])
     monkeypatch.setattr("torch.distributed.all_reduce", lambda flags, op: flags.copy_(torch.maximum(flags, other)))
-    watch = Watch(torch.device("cpu"), Ranks(0, 2))
+    watch = StepFlags(torch.device("cpu"), Ranks(0, 2))
     verdicts = watch.push(7, torch.tensor(0.0), stop=0, batches=[])
     assert [(verdict.iteration, verdict.nonfinite, verdict.stop) for verdict in verdicts] == [
         (7, False, signal.SIGUSR1)

@@ -34,12 +34,13 @@ from safmn.runtime.execution import Execution
 from safmn.train import main
 from safmn.training import build as setup
 from safmn.training.checkpoint import Checkpointer
-from safmn.training.device_batches import feed
+from safmn.training.device_batches import batches_on_device
 from safmn.training.experiment import Experiment
 from safmn.training.models import RealGANModel
 from safmn.training.models.sr_model import SRModel
 from safmn.training.models.trained_network import TrainedNetwork
-from safmn.training.trainer import Trainer
+from safmn.training.progress import Progress
+from safmn.training.saving import Saver
 from safmn.training.validation import Validator
 from safmn.weights import save_weights
 
@@ -72,10 +73,15 @@ def batch(size: int) -> dict[str, torch.Tensor]:
     }
 
 
+def accumulate(network: TrainedNetwork, batches: list[dict[str, torch.Tensor]]) -> None:
+    for part in network.micro_batches(batches, parts=len(batches)):
+        network.backward({"l1": (network.forward(part["lq"]) - part["gt"]).abs().mean()})
+
+
 def step(network: TrainedNetwork, batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    losses = network.accumulate(batches, lambda b: {"l1": (network.forward(b["lq"]) - b["gt"]).abs().mean()})
-    network.update(losses)
-    return losses
+    accumulate(network, batches)
+    network.update()
+    return network.losses
 
 
 def test_accumulated_micro_batches_equal_the_large_batch() -> None:
@@ -153,8 +159,8 @@ def test_nonfinite_gradient_changes_nothing() -> None:
     before = copy.deepcopy(network.state())
     poisoned = batch(2)
     poisoned["gt"][0, 0, 0, 0] = float("nan")
-    losses = network.accumulate([poisoned], lambda b: {"l1": (network.forward(b["lq"]) - b["gt"]).abs().mean()})
-    assert network.update(losses) == 1.0
+    accumulate(network, [poisoned])
+    assert network.update() == 1.0
     for part in ("params", "params_ema"):
         assert all(torch.equal(before[part][name], value) for name, value in network.state()[part].items())
     assert network.optimizer.state_dict()["state"][0]["step"] == before["optimizer"]["state"][0]["step"]
@@ -222,13 +228,13 @@ def test_data_that_cannot_be_read_lose_no_iteration(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def ends_after_five(*arguments: Any) -> Any:
-        yield from itertools.islice(feed(*arguments), 5)
+        yield from itertools.islice(batches_on_device(*arguments), 5)
         raise DataError("photo.png: cannot be read")
 
     whole = tmp_path / "whole"
     whole.mkdir()
     assert main(["-opt", str(write(images, whole))]) == 0
-    monkeypatch.setattr("safmn.training.trainer.feed", ends_after_five)
+    monkeypatch.setattr("safmn.training.trainer.batches_on_device", ends_after_five)
     assert main(["-opt", str(write(images, tmp_path))]) == 2
     captured = capfd.readouterr()
     assert "photo.png" in captured.err
@@ -479,7 +485,7 @@ def test_a_validation_that_ends_early_loses_nothing_and_is_done_again(
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize(("fails_in", "saved"), [("_adversarial_loss", 7), ("_discriminator_losses", 6)])
+@pytest.mark.parametrize(("fails_in", "saved"), [("_adversarial_loss", 7), ("_discriminator_loss", 6)])
 def test_an_error_in_a_step_leaves_the_step_before_it(
     fails_in: str, saved: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -869,8 +875,8 @@ def test_a_step_that_stops_the_run_leaves_the_loss_scale(monkeypatch: pytest.Mon
     before = network.state()["scaler"]
     bad = batch(2)
     bad["gt"][0, 0, 0, 0] = float("nan")
-    losses = network.accumulate([bad], lambda b: {"l1": (network.forward(b["lq"]) - b["gt"]).abs().mean()})
-    assert network.update(losses)
+    accumulate(network, [bad])
+    assert network.update()
     assert network.state()["scaler"] == before
 
 
@@ -902,12 +908,11 @@ def test_folders_that_are_no_checkpoints_are_left_alone(images: Path, tmp_path: 
 
 
 def test_the_best_checkpoint_is_that_of_the_best_weights() -> None:
-    """Where the first set has no GT, and so no value, both go by the next one."""
-    trainer = types.SimpleNamespace(
+    """Both follow the first set that has a value; a set without GT has none."""
+    saver = types.SimpleNamespace(
         options=types.SimpleNamespace(logger=types.SimpleNamespace(keep_best=True)),
         validator=types.SimpleNamespace(datasets={"a": [], "b": []}, val=types.SimpleNamespace(metrics={"psnr": {}})),
-        progress=types.SimpleNamespace(best={"b": {"psnr": {"iteration": 4}}}),
     )
-    assert Trainer._best_iteration(trainer) == 4  # type: ignore[arg-type]
-    trainer.progress.best = {}
-    assert Trainer._best_iteration(trainer) is None  # type: ignore[arg-type]
+    best = Progress(best={"b": {"psnr": {"iteration": 4}}})
+    assert Saver.best_iteration(saver, best) == 4  # type: ignore[arg-type]
+    assert Saver.best_iteration(saver, Progress()) is None  # type: ignore[arg-type]

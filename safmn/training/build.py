@@ -29,6 +29,7 @@ from safmn.training.checkpoint import load as load_checkpoint
 from safmn.training.experiment import Experiment, HeldLog, environment, start_logging
 from safmn.training.models.base_model import training_section
 from safmn.training.models.teacher import is_excepted
+from safmn.training.saving import Saver
 from safmn.training.trainer import Trainer
 from safmn.training.validation import Validator
 
@@ -224,10 +225,10 @@ def _check_unchanged(
 
 def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_changes: bool) -> None:
     if trainer.model.ranks.is_main:
-        trainer.checkpointer.tidy()
+        trainer.saver.checkpointer.tidy()
     distributed.barrier()
     newest = _newest(trainer) if auto_resume else None
-    source, folder = options.path.resume_state, trainer.checkpointer.folder
+    source, folder = options.path.resume_state, trainer.saver.checkpointer.folder
     if newest is not None:
         _restore(trainer, newest, options, allow_changes=allow_changes)
     elif source is not None and not Path(source).is_dir():
@@ -240,7 +241,7 @@ def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chan
     if trainer.model.ranks.is_main:
         other = source is not None and (Path(source).is_file() or Path(source).resolve().parent != folder.resolve())
         foreign = newest is None and other
-        trainer.checkpointer.set_aside_after(
+        trainer.saver.checkpointer.set_aside_after(
             trainer.progress.iteration, "damaged" if newest else "superseded", foreign=foreign
         )
         if foreign and trainer.experiment.record.exists():
@@ -249,7 +250,7 @@ def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chan
 
 def _newest(trainer: Trainer) -> Checkpoint | None:
     """The newest checkpoint of this experiment that is whole, the same on every rank."""
-    checkpoint = trainer.checkpointer.load_latest()
+    checkpoint = trainer.saver.checkpointer.load_latest()
     _check_ranks_agree(checkpoint, trainer.experiment)
     return checkpoint
 
@@ -293,6 +294,7 @@ def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, 
     checkpointer = Checkpointer(
         experiment.training_states, keep_last=options.logger.keep_last, keep_every=options.logger.keep_every
     )
-    trainer = Trainer(options, model, loader, validator, experiment, checkpointer, fingerprints)
+    saver = Saver(options, model, validator, experiment, checkpointer)
+    trainer = Trainer(options, model, loader, validator, experiment, saver, fingerprints)
     _resume(trainer, options, auto_resume=auto_resume, allow_changes=allow_changes)
     return trainer

@@ -1,4 +1,4 @@
-"""Batches on the device: on a GPU the copy of the next batch overlaps with the computation of this one."""
+"""Move batches to the device. On a GPU the copy of the next batch overlaps with the current step."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Batch = dict[str, Any]
 
 
 def _move(batch: Batch, execution: Execution) -> Batch:
-    """To the device, in its memory format.
+    """Return a batch with its images on the device, in the memory format of ``execution``.
 
-    On a GPU the GT alone stays as data sets make it: so does pixel shuffle give the output that it is compared with.
+    On a GPU the GT keeps the memory format of the data set: pixel shuffle returns the output in the same one.
     """
-    as_it_is = execution.device.type == "cuda"
+    keep_format = execution.device.type == "cuda"
 
     def moved(key: str, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dim() != 4:  # (B, C, H, W)
             return value
-        memory_format = torch.preserve_format if as_it_is and key != "lq" else execution.memory_format
+        memory_format = torch.preserve_format if keep_format and key != "lq" else execution.memory_format
         return value.to(execution.device, non_blocking=True, memory_format=memory_format)
 
     return {key: moved(key, value) for key, value in batch.items()}
@@ -33,11 +33,11 @@ def _on_gpu(batches: list[Batch]) -> bool:
     return any(isinstance(value, Tensor) and value.is_cuda for batch in batches for value in batch.values())
 
 
-def feed(batches: Iterator[list[Batch]], execution: Execution) -> Iterator[list[Batch]]:
-    """The same micro-batches with every image tensor on the device, in its memory format.
+def batches_on_device(batches: Iterator[list[Batch]], execution: Execution) -> Iterator[list[Batch]]:
+    """Yield the same micro-batches with every image tensor on the device.
 
-    On a GPU the copies run on a stream of their own, so they overlap with the step before, which is still computing. A
-    batch that was made on the GPU stays on the stream that makes it: another would read it before it is there.
+    On a GPU the copies run on a separate stream and overlap with the current step. A batch that was made on the GPU is
+    not copied on that stream, which could read it before it is complete.
     """
     stream = torch.cuda.Stream(execution.device) if execution.device.type == "cuda" else None
     for micro_batches in batches:

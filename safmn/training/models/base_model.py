@@ -279,8 +279,3 @@ def target_of(batch: Batch, *, sharpened: bool) -> Tensor:
         usm: Tensor = batch["gt_usm"]
         return usm
     return torch.stack([sharpen(image) for image in batch["gt"]])
-
-
-def total_nonfinite(*flags: Tensor) -> Tensor:
-    """1.0 where any of the flags is."""
-    return torch.stack(flags).max()

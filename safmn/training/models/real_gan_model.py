@@ -13,7 +13,7 @@ from safmn.errors import OptionError
 from safmn.registry import MODEL_REGISTRY, OURS
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
-from safmn.training.models.base_model import Batch, Criterion, Model, StepResult, target_of, total_nonfinite
+from safmn.training.models.base_model import Batch, Criterion, Model, StepResult, target_of
 
 if TYPE_CHECKING:
     from safmn.options import Options
@@ -63,46 +63,44 @@ class RealGANModel(Model):
         self.net_d = self._add_network("net_d", options.network_d)
         if self.net_g.average is None and any(criterion.role == "artefact" for criterion in self.criteria):
             raise OptionError(f"{options.source}: train.ldl_opt compares with the average; set train.ema_decay")
-        self._outputs: list[Tensor] = []
-        self._seen: list[Tensor] = []  # the discriminator's buffers before the step under way
+        self._buffers_before: list[Tensor] = []  # the discriminator's, before the current step
 
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
-        """The generator's step, where it is its turn, then the discriminator's."""
-        self._outputs = []
-        self._seen = self.net_d.buffers()  # the generator's step moves them, too
-        train = self.train
+        """Train the generator where it is its turn, then the discriminator on the generator's outputs."""
+        net_g, net_d, train, parts = self.net_g, self.net_d, self.train, len(batches)
+        self._buffers_before = net_d.buffers()  # the generator's step also changes them
         losses: dict[str, Tensor] = {}
-        flags = []
+        bad = []  # for each update whether a loss or gradient was NaN or Inf
         if iteration > train.net_d_init_iters and iteration % train.net_d_iters == 0:
-            with frozen(self.net_d.bare):
-                losses |= self.net_g.accumulate(batches, self._generator_losses)
-            flags.append(self.net_g.update(losses))
+            outputs = []
+            with frozen(net_d.bare):
+                for batch in net_g.micro_batches(batches, parts=parts):
+                    output = self._predict(net_g, batch["lq"])  # (B, 3, s*h, s*w)
+                    outputs.append(output.detach())
+                    net_g.backward(self._generator_losses(batch, output))
+            bad.append(net_g.update())
+            losses = net_g.losses
         else:
-            self._only_predict(batches)
-        judged = [
-            (batch, output, real) for batch, output in zip(batches, self._outputs, strict=True) for real in (1, 0)
-        ]
-        discriminator = self.net_d.accumulate(judged, self._discriminator_losses, parts=len(batches))
-        flags.append(self.net_d.update(discriminator))
-        bad = total_nonfinite(*flags)
-        self.net_d.put_back(self._seen, bad)
-        return StepResult(losses | discriminator, bad)
+            with torch.no_grad():
+                outputs = [self._predict(net_g, batch["lq"]) for batch in batches]
+            net_g.average_alone()
+        pairs = zip(batches, outputs, strict=True)
+        judged = [(batch, output, is_real) for batch, output in pairs for is_real in (True, False)]
+        for batch, output, is_real in net_d.micro_batches(judged, parts=parts):  # two backward passes, as in BasicSR
+            net_d.backward(self._discriminator_loss(batch, output, is_real=is_real))
+        bad.append(net_d.update())
+        any_bad = torch.stack(bad).max()
+        net_d.put_back(self._buffers_before, any_bad)
+        return StepResult(losses | net_d.losses, any_bad)
 
     def abandon_step(self) -> bool:
         """As every model's."""
         whole = super().abandon_step()
-        if whole and self._seen:
-            self.net_d.put_back(self._seen, torch.ones((), device=self.execution.device))
+        if whole and self._buffers_before:
+            self.net_d.put_back(self._buffers_before, torch.ones((), device=self.execution.device))
         return whole
 
-    def _only_predict(self, batches: Sequence[Batch]) -> None:
-        with torch.no_grad():
-            self._outputs = [self._predict(self.net_g, batch["lq"]) for batch in batches]
-        self.net_g.average_alone()
-
-    def _generator_losses(self, batch: Batch) -> dict[str, Tensor]:
-        output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
-        self._outputs.append(output.detach())
+    def _generator_losses(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         losses = self._image_losses(batch, output)
         for criterion in self.criteria:
             if criterion.role == "artefact":
@@ -129,12 +127,11 @@ class RealGANModel(Model):
         loss: Tensor = criterion.module(weight * output, weight * batch["gt"])
         return loss
 
-    def _discriminator_losses(self, judged: tuple[Batch, Tensor, int]) -> dict[str, Tensor]:
-        """The loss on real images or on outputs; each has a backward pass of its own, as in BasicSR."""
-        batch, output, real = judged
-        images = self._target(batch, "gan_gt_usm") if real else output
-        name = "l_d_real" if real else "l_d_fake"
-        return {name: self.gan(self._judge(self.net_d.forward, images), bool(real), is_disc=True)}
+    def _discriminator_loss(self, batch: Batch, output: Tensor, *, is_real: bool) -> dict[str, Tensor]:
+        """Return the loss on the real images of a batch or on the generator's outputs."""
+        images = self._target(batch, "gan_gt_usm") if is_real else output
+        name = "l_d_real" if is_real else "l_d_fake"
+        return {name: self.gan(self._judge(self.net_d.forward, images), is_real, is_disc=True)}
 
     def _judge(self, discriminator: object, images: Tensor) -> Tensor:
         if not self.execution.channels_last:  # the generator's output may lie otherwise
@@ -180,10 +177,9 @@ class ESRGANModel(SRGANModel):
         )
         return loss / 2
 
-    def _discriminator_losses(self, judged: tuple[Batch, Tensor, int]) -> dict[str, Tensor]:
-        """As the base class's, half of each; the discriminator sees the images in BasicSR's order."""
-        batch, output, real = judged
-        if real:
+    def _discriminator_loss(self, batch: Batch, output: Tensor, *, is_real: bool) -> dict[str, Tensor]:
+        """Return half of the base class's loss; the discriminator sees the images in BasicSR's order."""
+        if is_real:
             with torch.no_grad():
                 fake = self._judge(self.net_d.bare, output).mean()
             scores = self._judge(self.net_d.forward, self._target(batch, "gan_gt_usm"))

@@ -74,12 +74,11 @@ class SRModel(Model):
             self._graphed.reset()
 
     def _step(self, batches: Sequence[Batch]) -> StepResult:
-        losses = self.net_g.accumulate(batches, self._losses)
-        return StepResult(losses, self.net_g.update(losses))
-
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        output = self._predict(self.net_g, batch["lq"])  # (B, 3, s*h, s*w)
-        return joined(self._image_losses(batch, output), self._flat_loss(batch))
+        net_g = self.net_g
+        for batch in net_g.micro_batches(batches, parts=len(batches)):
+            output = self._predict(net_g, batch["lq"])  # (B, 3, s*h, s*w)
+            net_g.backward(joined(self._image_losses(batch, output), self._flat_loss(batch)))
+        return StepResult(net_g.losses, net_g.update())
 
 
 @MODEL_REGISTRY.register(suffix=OURS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ _STATE_IN_GROUPS = ("params", "lr", "steps")  # what is no setting: lr follows f
 
 Batch = Mapping[str, Any]
 Losses = dict[str, Tensor]
+T = TypeVar("T")
 
 
 def accelerated(network: nn.Module, execution: Execution) -> Callable[..., Tensor]:
@@ -111,6 +112,8 @@ class TrainedNetwork:
             self.average = MovingAverage(self.bare, ema_decay, warmup=ema_warmup, average=twin)
         self._buffers = list(self.bare.buffers())
         self._buffers_before: list[Tensor] = []  # the step under way: forward passes move them (batch normalisation)
+        self.losses: Losses = {}  # of the current step: each averaged over its micro-batches, detached, on the device
+        self._parts = 1
         self.moved = False  # whether the step under way has changed anything that stays
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(optimizer, self.parameters, graph_on=self._graph_device)
@@ -168,31 +171,32 @@ class TrainedNetwork:
             rate = self.schedule(iteration, group["initial_lr"])
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
-    def accumulate(
-        self, batches: Sequence[Any], compute: Callable[[Any], Losses], *, parts: int | None = None
-    ) -> Losses:
-        """Gradients of the losses averaged over ``batches``; the optimiser has not moved yet.
+    def micro_batches(self, batches: Iterable[T], *, parts: int) -> Iterator[T]:
+        """Yield the micro-batches of one step. The loop's body runs :meth:`forward` and :meth:`backward` on each.
 
         Args:
-            compute: forward of one batch; returns named, weighted losses (scalars).
-            parts: what the sum over the batches is divided by, if not by their number.
-
-        Returns:
-            Each loss averaged over the batches, detached, on the device.
+            parts: divisor of the sum over the micro-batches, usually their number.
         """
         self.optimizer.zero_grad(set_to_none=True)
         self._buffers_before = self.buffers()
-        parts = parts or len(batches)
-        totals: Losses = {}
+        self._parts, self.losses = parts, {}
+        batches = list(batches)
         for number, batch in enumerate(batches):
             with self._exchange_gradients(last=number == len(batches) - 1):
-                losses = {name: _scalar(name, loss) for name, loss in compute(batch).items()}
-                total = torch.stack(list(losses.values())).sum() / parts
-                self.scaler.scale(total).backward()
-            for name, loss in losses.items():
-                share = loss.detach() / parts
-                totals[name] = totals[name] + share if name in totals else share
-        return totals
+                yield batch
+
+    def backward(self, losses: Losses) -> None:
+        """Add the gradients of one micro-batch's weighted losses, and the losses to :attr:`losses`.
+
+        Raises:
+            TypeError: a loss is not a single number; names it.
+        """
+        losses = {name: _scalar(name, loss) for name, loss in losses.items()}
+        total = torch.stack(list(losses.values())).sum() / self._parts
+        self.scaler.scale(total).backward()
+        for name, loss in losses.items():
+            share = loss.detach() / self._parts
+            self.losses[name] = self.losses[name] + share if name in self.losses else share
 
     def _exchange_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """DDP exchanges gradients once for each step: with the last micro-batch."""
@@ -200,7 +204,7 @@ class TrainedNetwork:
             return self.forward.no_sync()
         return contextlib.nullcontext()
 
-    def update(self, losses: Losses) -> Tensor:
+    def update(self) -> Tensor:
         """Clip, step and average, unless a loss or gradient is NaN or Inf: then nothing moves.
 
         Returns:
@@ -211,7 +215,7 @@ class TrainedNetwork:
             self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        watched = [*losses.values()] if self.scaler.is_enabled() else [*losses.values(), norm]
+        watched = [*self.losses.values()] if self.scaler.is_enabled() else [*self.losses.values(), norm]
         bad = (~torch.isfinite(torch.stack([value.detach().float() for value in watched]))).any().float()
         if self.ranks.distributed:
             dist.all_reduce(bad, dist.ReduceOp.MAX)
