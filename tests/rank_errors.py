@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from safmn.data.keys import KeyedDataset
 from safmn.errors import DataError
-from safmn.training import trainer
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.models import SRModel
 
@@ -33,15 +32,15 @@ def planted() -> None:
 
 def in_step(what: Any) -> None:
     """Run ``what`` on rank 1 inside the forward pass of an iteration."""
-    losses = SRModel._losses
+    losses = SRModel._image_losses
 
-    def failing(self: SRModel, batch: Any) -> Any:
+    def failing(self: SRModel, *arguments: Any) -> Any:
         if RANK == 1 and self.net_g.iteration == AT:
             planted()
             what()
-        return losses(self, batch)
+        return losses(self, *arguments)
 
-    SRModel._losses = failing  # type: ignore[method-assign]
+    SRModel._image_losses = failing  # type: ignore[method-assign]
 
 
 def image(at: int = AT) -> None:
@@ -103,7 +102,7 @@ def disk() -> None:
             raise self.cannot_write("the checkpoint", iteration, OSError(errno.ENOSPC, "No space left on device"))
         save(self, iteration, *arguments)
 
-    trainer.Checkpointer.save = full  # type: ignore[method-assign]
+    Checkpointer.save = full  # type: ignore[method-assign]
 
 
 def setup() -> None:

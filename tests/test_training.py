@@ -504,8 +504,10 @@ def test_an_error_in_a_step_leaves_the_step_before_it(
             compute = getattr(RealGANModel, fails_in)
             reached = []
 
-            def out_of_memory(self: RealGANModel, *batch: Any, compute: Any = compute, reached: Any = reached) -> Any:
-                result = compute(self, *batch)
+            def out_of_memory(
+                self: RealGANModel, *batch: Any, compute: Any = compute, reached: Any = reached, **kind: Any
+            ) -> Any:
+                result = compute(self, *batch, **kind)
                 if self.net_d.iteration == 8:
                     reached.append(8)
                     raise MemoryError("no room")
@@ -564,7 +566,7 @@ def test_a_full_disk_names_the_weights_and_the_checkpoint_that_is_left(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save_weights(path, **keywords)
 
-    monkeypatch.setattr("safmn.training.trainer.save_weights", full_at_the_second)
+    monkeypatch.setattr("safmn.training.saving.save_weights", full_at_the_second)
     assert main(["-opt", str(write(images, tmp_path))]) == 2
     message = capfd.readouterr().err.splitlines()[-1]
     assert re.search(r"net_g_6\.pth.*No space left.*MiB free.*iteration 3 is whole.*--auto_resume", message)
