@@ -25,6 +25,8 @@ lint: $(READY)
 	$(VENV)/bin/ruff check safmn scripts tests setup.py
 	$(VENV)/bin/ruff format --check safmn scripts tests setup.py
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --platform win32
+	$(VENV)/bin/mypy --platform darwin
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -49,6 +49,8 @@ setup(
     install_requires=[
         "torch>=2.10",
         "numpy>=1.26",
+        "filelock>=4.0",
+        "platformdirs>=4.0",
         "opencv-python>=4.8",
         "lmdb>=1.4",
         "pillow>=10.3",

@@ -65,7 +65,10 @@ def cases_dir() -> Path:
 @pytest.fixture
 def locked_elsewhere() -> Callable[[Path], AbstractContextManager[Any]]:
     """A block in which another process holds the lock of a file."""
-    code = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    code = (
+        "import pathlib, sys; from safmn.system.locks import Lock; lock = Lock(pathlib.Path(sys.argv[1])); "
+        "assert lock.take(); print(); sys.stdin.read()"
+    )
 
     @contextlib.contextmanager
     def locked(path: Path) -> Iterator[None]:

@@ -289,8 +289,8 @@ def test_two_builds_of_one_store_at_a_time_are_refused(
     folders: tuple[Path, Path], tmp_path: Path, locked_elsewhere: Callable[[Path], AbstractContextManager[Any]]
 ) -> None:
     with (
-        locked_elsewhere(tmp_path / "images.store.partial"),
-        pytest.raises(DataError, match=r"another process.*images\.store\.partial"),
+        locked_elsewhere(tmp_path / "images.store.lock"),
+        pytest.raises(DataError, match=r"process \d+ on .*images\.store\.partial"),
     ):
         make_store(*folders, tmp_path / "images.store")
     make_store(*folders, tmp_path / "images.store")
@@ -471,7 +471,7 @@ def test_an_index_that_points_elsewhere_is_refused(store: Path, change: dict[str
     end = last.end(index.source.scale)
     with store.open("r+b") as file:
         file.truncate(end)
-        finish_file(file.fileno(), end, changed)
+        finish_file(file, end, changed)
     with pytest.raises(DataError, match="the index of the patch store"):
         open_store(store)
     with store.open("r+b") as file:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import _thread
-import fcntl
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -31,7 +31,7 @@ from safmn.prepare import hint
 from safmn.prepare.outputs import write_made
 from safmn.prepare.parallel import for_each, in_order
 from safmn.prepare.subimages import Cut
-from safmn.system.files import take_lock
+from safmn.system.locks import Lock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -482,23 +482,26 @@ def test_the_current_folder_has_a_name(hr: Path, monkeypatch: pytest.MonkeyPatch
 def test_lmdb_has_one_builder_at_a_time(
     hr: Path, locked_elsewhere: Callable[[Path], AbstractContextManager[Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    building = hr.parent / "HR.lmdb.partial"
-    building.mkdir()
-    with locked_elsewhere(building / "build.lock"):
+    with locked_elsewhere(hr.parent / "HR.lmdb.lock"):
         assert main(["lmdb", str(hr)]) == 2
-    assert "another process" in capsys.readouterr().err
+    assert re.search(r"process \d+ on .* is writing", capsys.readouterr().err)
     assert main(["lmdb", str(hr)]) == 0
 
 
-def test_a_lock_that_was_done_with_meanwhile_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lockf = fcntl.lockf
+def test_an_lmdb_that_another_process_finishes_meanwhile_is_kept(hr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be finished between the first look and the lock."""
+    take, taken = Lock.take, []
 
-    def removed_before(file: Any, operation: int) -> None:
-        (tmp_path / "lock").unlink()
-        lockf(file, operation)
+    def take_late(lock: Lock) -> bool:
+        if not taken:
+            taken.append(lock)
+            assert main(["lmdb", str(hr)]) == 0
+        return take(lock)
 
-    monkeypatch.setattr("fcntl.lockf", removed_before)
-    assert take_lock(tmp_path / "lock") is None
+    monkeypatch.setattr(Lock, "take", take_late)
+    assert safmn.prepare.image_lmdb.make_lmdb(hr, hr.parent / "HR.lmdb") == 0
+    assert taken
+    assert not list(hr.parent.glob("*.lock*"))
 
 
 def test_lmdb_names_an_unreadable_image_and_keeps_the_rest(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -143,13 +143,28 @@ def _first_change(folder: str, files: Sequence[SourceFile], names: set[str] | No
     return None
 
 
-def finish_file(descriptor: int, end: int, index: StoreIndex) -> None:
+def finish_file(file: BinaryIO, end: int, index: StoreIndex) -> None:
     """Write index and header to a file whose pixels end at ``end``; each is on the disk before the next is written."""
     content = msgspec.msgpack.encode(index)
-    os.pwrite(descriptor, content, end)
-    os.fsync(descriptor)
-    os.pwrite(descriptor, _HEADER.pack(_MAGIC, end, len(content), digest_of(content)), 0)
-    os.fsync(descriptor)
+    header = _HEADER.pack(_MAGIC, end, len(content), digest_of(content))
+    for offset, block in ((end, content), (0, header)):
+        write_at(file, offset, block)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_at(file: BinaryIO, offset: int, block: bytes | memoryview) -> None:
+    """Write a whole block at ``offset`` of a file."""
+    file.seek(offset)
+    rest = memoryview(block)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Return ``size`` bytes from ``offset`` on, or fewer at the end of the file."""
+    file.seek(offset)
+    return file.read(size)
 
 
 class DamagedStore(DataError):
@@ -174,7 +189,7 @@ def read_index(path: str | Path) -> StoreIndex:
             )
         _, offset, length, digest = _HEADER.unpack(header)
         whole = offset + length == os.fstat(file.fileno()).st_size
-        content = os.pread(file.fileno(), length, offset) if whole else b""
+        content = read_at(file, offset, length) if whole else b""
     if not whole or digest_of(content) != digest:
         raise DamagedStore(f"the patch store {path} is cut short or damaged. {_REMAKE}")
     try:

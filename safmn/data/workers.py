@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ import cv2
 import torch
 
 from safmn.errors import DataError
+from safmn.system.signals import ignore_group_signals, wait_for_sigterm
 
 _POLL_SECONDS = 0.5
 
@@ -24,12 +24,8 @@ def _watch(parent: int) -> None:
     """Leave as soon as the parent is gone or asks for it with SIGTERM. Runs in a thread of the worker."""
     process = multiprocessing.parent_process()  # also right where a fork server, not the parent, started the worker
     while process is not None and process.is_alive():
-        if hasattr(signal, "sigtimedwait"):
-            received = signal.sigtimedwait({signal.SIGTERM}, _POLL_SECONDS)
-            if received is not None and received.si_pid == parent:
-                break
-        else:
-            time.sleep(_POLL_SECONDS)
+        if wait_for_sigterm(parent, _POLL_SECONDS):
+            break
     os._exit(0)
 
 
@@ -141,8 +137,5 @@ def prepare_worker(worker_id: int, *, parent: int) -> None:
     torch.set_num_threads(1)
     if cv2.getNumThreads() != 1:  # in a spawned process; for forked ones see one_opencv_thread
         cv2.setNumThreads(1)
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigtimedwait"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    ignore_group_signals()
     threading.Thread(target=_watch, args=(parent,), name=f"safmn-watch-{worker_id}", daemon=True).start()

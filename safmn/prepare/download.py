@@ -28,7 +28,7 @@ from tqdm import tqdm
 from safmn.errors import DataError, exit_status
 from safmn.prepare.parallel import progress
 from safmn.system.console import ArgumentParser, say_line
-from safmn.system.files import atomic_path
+from safmn.system.files import atomic_path, replace
 
 _CHUNK = 2**16  # bytes; a broken connection loses less than this
 _TIMEOUT = (10, 60)  # seconds: to connect, and between bytes
@@ -201,7 +201,7 @@ def fetch(archive: Archive, path: Path, *, tries: int = _TRIES, pause: float = 2
         except DataError:
             begun.unlink()
             raise
-        begun.replace(path)
+        replace(begun, path)
     else:
         _verify(archive, path)
 

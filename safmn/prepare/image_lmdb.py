@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -26,11 +25,12 @@ from safmn.imaging import encode_png, image_size
 from safmn.prepare.outputs import inputs, named, read_colours
 from safmn.prepare.parallel import default_jobs, in_order, progress
 from safmn.system.console import ArgumentParser, say_line
-from safmn.system.files import flush_directory, take_lock, write_atomically
+from safmn.system.files import flush_directory, replace, write_atomically
+from safmn.system.locks import Lock
 
 logger = logging.getLogger(__name__)
 
-_META, _LOCK = "meta_info.txt", "build.lock"
+_META = "meta_info.txt"
 _COMPARED = 8  # compare at least this many of the existing images
 _COMMIT_EVERY = 200  # images
 _CHANNELS_OF_COLOUR_TYPE = {0: 1, 2: 3}  # PNG's colour types
@@ -72,12 +72,17 @@ def _make(paths: dict[str, Path], output: Path, compression: int, jobs: int) -> 
         _check_up_to_date(output, paths)
         return 0
     building = output.with_name(f"{output.name}.partial")
-    building.mkdir(parents=True, exist_ok=True)
-    lock = take_lock(building / _LOCK)
-    if lock is None:
-        raise DataError(f"another process is writing {building}: wait for it to end")
-    with lock:
+    lock = Lock(output.with_name(f"{output.name}.lock"))
+    if not lock.take():
+        raise DataError(f"{lock.owner} is writing {building}: wait for it to end")
+    try:
+        if output.exists():  # another process has just built it
+            _check_up_to_date(output, paths)
+            return 0
+        building.mkdir(exist_ok=True)
         return _build(paths, building, output, compression, jobs)
+    finally:
+        lock.release()
 
 
 def _build(paths: dict[str, Path], building: Path, output: Path, compression: int, jobs: int) -> int:
@@ -92,8 +97,7 @@ def _build(paths: dict[str, Path], building: Path, output: Path, compression: in
             shapes = {key: _shape(transaction.get(key.encode(), b"")) for key in sorted(paths)}
     lines = [f"{key}.png {shape} {compression}\n" for key, shape in shapes.items()]
     write_atomically(building / _META, "".join(lines))
-    (building / _LOCK).unlink()
-    os.replace(building, output)
+    replace(building, output)
     flush_directory(output.parent)
     return made
 

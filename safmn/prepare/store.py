@@ -35,13 +35,16 @@ from safmn.data.store_format import (
     StoreIndex,
     digest_of,
     finish_file,
+    read_at,
     read_index,
+    write_at,
 )
 from safmn.errors import EXIT_FAILED, DataError, exit_status
 from safmn.imaging import decode_rgb, imresize, mod_crop
 from safmn.prepare.parallel import default_jobs, in_order, progress
 from safmn.system.console import ArgumentParser, say_line
-from safmn.system.files import flush_directory, take_lock
+from safmn.system.files import flush_directory, replace
+from safmn.system.locks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +72,27 @@ def build_store(output: Path, source: Source, *, jobs: int) -> int:
         return 0
     output.parent.mkdir(parents=True, exist_ok=True)
     partial, journal = (output.with_name(f"{output.name}.{ending}") for ending in ("partial", "journal"))
-    lock = take_lock(partial)
-    if lock is None:
-        raise DataError(f"another process is building {partial}. Wait for it to end.")
-    with lock as file, _open(journal) as notes:
+    lock = Lock(output.with_name(f"{output.name}.lock"))
+    if not lock.take():
+        raise DataError(f"{lock.owner} is building {partial}. Wait for it to end.")
+    try:
+        if is_up_to_date(output, source, pairs):  # another process has just built it
+            return 0
+        return _build(output, partial, journal, source, pairs, jobs)
+    finally:
+        lock.release()
+
+
+def _build(output: Path, partial: Path, journal: Path, source: Source, pairs: Sequence[Pair], jobs: int) -> int:
+    with _open(partial) as file, _open(journal) as notes:
         images = _intact_images(file, notes, source, pairs)
         done = len(images)
         for image in _append(file, source, pairs[done:], images[-1].end(source.scale) if images else ALIGNMENT, jobs):
             notes.write(msgspec.json.encode(image) + b"\n")
             images.append(image)
         end = images[-1].end(source.scale)
-        finish_file(file.fileno(), end, StoreIndex(source, images))
-        os.replace(partial, output)
+        finish_file(file, end, StoreIndex(source, images))
+    replace(partial, output)
     flush_directory(output.parent)
     journal.unlink()
     return len(pairs) - done
@@ -176,10 +188,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _write(file: BinaryIO, block: np.ndarray, offset: int) -> None:
-    content = block.reshape(-1).data
-    while content:
-        written = os.pwrite(file.fileno(), content, offset)
-        content, offset = content[written:], offset + written
+    write_at(file, offset, block.reshape(-1).data)
 
 
 def _intact_images(file: BinaryIO, notes: BinaryIO, source: Source, pairs: Sequence[Pair]) -> list[StoredImage]:
@@ -214,8 +223,8 @@ def _is_kept(file: BinaryIO, image: StoredImage, source: Source, pair: Pair) -> 
         return False
     if source.lr_folder and not (image.lr and image.lr.is_unchanged(source.lr_folder)):
         return False
-    gt = os.pread(file.fileno(), image.gt_bytes(source.scale), image.offset)
-    lq = os.pread(file.fileno(), image.lq_bytes(source.scale), image.lq_offset(source.scale))
+    gt = read_at(file, image.offset, image.gt_bytes(source.scale))
+    lq = read_at(file, image.lq_offset(source.scale), image.lq_bytes(source.scale))
     return digest_of(gt, lq) == image.digest
 
 

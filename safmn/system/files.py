@@ -1,24 +1,26 @@
-"""Write files atomically: write to a temporary name, flush to the disk, then rename. Also lock files."""
+"""Write files atomically: write to a temporary name, flush to the disk, then rename."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+
+import platformdirs
 
 TEMPORARY = ".tmp-"  # prefix of all unfinished files
+_PATIENCE = 2.0  # seconds to wait for another program to close a file, on Windows
 
 
 def flush_file(path: Path) -> None:
     """Wait until the content of the file is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -26,8 +28,31 @@ def flush_file(path: Path) -> None:
 
 
 def flush_directory(path: Path) -> None:
-    """Wait until the entries of the directory, for example a rename, are on the disk."""
-    flush_file(path)
+    """Wait until the entries of the directory, for example a rename, are on the disk. Windows has no such call."""
+    if sys.platform != "win32":
+        flush_file(path)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file or folder over ``target``.
+
+    Windows refuses while a program, such as a virus scanner or a viewer, has one of them open. This waits for it.
+
+    Raises:
+        PermissionError: the file is still open after two seconds; names it.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError as error:
+            if sys.platform != "win32":
+                raise
+            if time.monotonic() > deadline:
+                message = "another program has the file open; close it"
+                raise PermissionError(error.errno, message, str(target)) from error
+            time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -45,7 +70,7 @@ def atomic_path(path: Path | str, *, flush: bool = True) -> Iterator[Path]:
         yield temporary
         if flush:
             flush_file(temporary)
-        os.replace(temporary, path)
+        replace(temporary, path)
         if flush:
             flush_directory(path.parent)
     finally:
@@ -63,29 +88,8 @@ def set_aside(path: Path) -> Path:
     name = f"{path.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
     names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
     aside = next(other for other in map(path.with_name, names) if not other.exists())
-    return path.rename(aside)
-
-
-def take_lock(path: Path) -> BinaryIO | None:
-    """Lock the file at ``path`` for this process until it is closed; create it if necessary.
-
-    The lock always ends with this process: it is a record lock, which forked workers do not inherit, unlike a flock
-    lock. Closing any other descriptor of the file in this process releases it.
-
-    Returns:
-        The file, open for reading and writing, unbuffered, so that written data survives a kill; None if another
-        process has the lock.
-    """
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)  # noqa: SIM115 - the caller closes it
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Another process may have finished in the meantime and renamed or removed the file.
-        taken = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except (BlockingIOError, PermissionError):
-        taken = False
-    if not taken:
-        file.close()
-    return file if taken else None  # type: ignore[return-value]
+    replace(path, aside)
+    return aside
 
 
 def cache_folder() -> Path:
@@ -95,9 +99,9 @@ def cache_folder() -> Path:
     """
     if given := os.environ.get("SAFMN_CACHE"):
         return Path(given)
-    if root := os.environ.get("XDG_CACHE_HOME"):
-        return Path(root) / "safmn"
-    try:
-        return Path.home() / ".cache" / "safmn"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"safmn-{os.getuid()}"
+    folder = platformdirs.user_cache_path("safmn", appauthor=False)
+    if folder.is_absolute():
+        return folder
+    if sys.platform == "win32":
+        return Path(tempfile.gettempdir()) / "safmn"  # the folder of temporary files is the user's own
+    return Path(tempfile.gettempdir()) / f"safmn-{os.getuid()}"

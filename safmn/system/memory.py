@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import sys
 import weakref
 from collections.abc import Mapping
@@ -94,6 +96,23 @@ def keep_heap_small() -> None:
     allocation and would leave holes of 0.4 GiB.
     """
     _set_malloc({_M_MMAP_THRESHOLD: _HEAP_BLOCK})
+
+
+def private_pages(size: int) -> mmap.mmap:
+    """Return ``size`` bytes of memory from the system, on huge pages if it has them.
+
+    The memory is not shared with forked processes, unlike Python's default: these could compute in it as well.
+
+    Raises:
+        OSError: there is not enough memory.
+    """
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # this kernel has no huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def _set_malloc(settings: Mapping[int, int]) -> None:

@@ -1,6 +1,7 @@
 """Handle signals that tell a run to finish its step, save and exit. The exit status is 128 + the signal's number.
 
 The signals are SIGTERM and SIGUSR1 (from schedulers), SIGINT (Ctrl-C), SIGHUP (the terminal was closed) and SIGQUIT.
+On Windows they are SIGINT, SIGTERM, and SIGBREAK (Ctrl-Break, or the console window was closed).
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
@@ -17,7 +20,30 @@ from safmn.runtime.distributed import launched_by_torchrun
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGQUIT)
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP", "SIGQUIT", "SIGBREAK")
+_SIGNALS: tuple[int, ...] = tuple(int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name))
+
+
+def ignore_group_signals() -> None:
+    """Ignore, in a worker process, the signals that a terminal or a scheduler sends to all processes of a run.
+
+    SIGTERM is blocked, where the system can block it, so that the worker can ask who sent it; see
+    :func:`wait_for_sigterm`.
+    """
+    for number in _SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "win32" and hasattr(signal, "sigtimedwait"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def wait_for_sigterm(parent: int, seconds: float) -> bool:
+    """Wait; return True as soon as the parent process sends SIGTERM. macOS and Windows only wait."""
+    if sys.platform == "linux":
+        received = signal.sigtimedwait({signal.SIGTERM}, seconds)
+        return received is not None and received.si_pid == parent
+    time.sleep(seconds)
+    return False
 
 
 class Interrupt:
@@ -30,8 +56,8 @@ class Interrupt:
         if threading.current_thread() is not threading.main_thread():  # Python handles signals only in the main thread
             self._previous = {}
             return self
-        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        wanted = [number for number in _SIGNALS if not (nohup and number == signal.SIGHUP)]
+        hangup = getattr(signal, "SIGHUP", None)  # ignored under nohup
+        wanted = [number for number in _SIGNALS if number != hangup or signal.getsignal(number) != signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._note) for number in wanted}
         return self
 
@@ -51,8 +77,8 @@ class Interrupt:
     def exit_status(self) -> int:
         """128 + the signal's number, as shells report it.
 
-        On Linux: 129 SIGHUP, 130 SIGINT, 131 SIGQUIT, 138 SIGUSR1, 143 SIGTERM. Also 143 if another rank's signal ended
-        a validation early.
+        On Linux: 129 SIGHUP, 130 SIGINT, 131 SIGQUIT, 138 SIGUSR1, 143 SIGTERM. On Windows also 149 SIGBREAK. Also 143
+        if another rank's signal ended a validation early.
         """
         return 128 + (self.signal_number or signal.SIGTERM)
 

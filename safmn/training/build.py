@@ -139,17 +139,21 @@ def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[E
         yield experiment
     else:
         experiment.lock()
-        experiment.tidy()
-        log = HeldLog()
-        for key, value in environment().items():
-            logger.info("%s: %s", key, value)
-        log_imports()
-        logger.info("options of %s:\n%s", options.source, dump(options))
-        yield experiment
-        nothing_left = not experiment.has_checkpoints() and any(experiment.models.glob("*.pth"))
-        if not resuming or (nothing_left and not _source_in(experiment, options)):
-            _check_source(options)
-            experiment.archive()
+        try:
+            experiment.tidy()
+            log = HeldLog()
+            for key, value in environment().items():
+                logger.info("%s: %s", key, value)
+            log_imports()
+            logger.info("options of %s:\n%s", options.source, dump(options))
+            yield experiment
+            nothing_left = not experiment.has_checkpoints() and any(experiment.models.glob("*.pth"))
+            if not resuming or (nothing_left and not _source_in(experiment, options)):
+                _check_source(options)
+                experiment.archive()
+        except BaseException:
+            experiment.unlock()
+            raise
         log.write_to(experiment.root / f"train_{options.name}.log")
     distributed.barrier()
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from safmn.errors import CheckpointError, first_line
-from safmn.system.files import TEMPORARY, flush_directory, flush_file
+from safmn.system.files import TEMPORARY, flush_directory, flush_file, replace
 from safmn.training import state_format
 
 logger = logging.getLogger(__name__)
@@ -101,12 +101,12 @@ class Checkpointer:
         replaced = final.with_name(_REPLACED + final.name)
         if final.exists():
             shutil.rmtree(replaced, ignore_errors=True)
-            os.rename(final, replaced)
+            replace(final, replaced)
         try:
-            os.rename(temporary, final)
+            replace(temporary, final)
         except OSError:
             if replaced.exists():
-                os.rename(replaced, final)
+                replace(replaced, final)
             raise
         flush_directory(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -131,7 +131,7 @@ class Checkpointer:
                 shutil.rmtree(entry)
             elif entry.name.startswith(_REPLACED):
                 final = entry.with_name(entry.name.removeprefix(_REPLACED))
-                shutil.rmtree(entry) if final.exists() else os.rename(entry, final)
+                shutil.rmtree(entry) if final.exists() else replace(entry, final)
 
     def load_latest(self) -> Checkpoint | None:
         """The newest checkpoint that verifies; each damaged one is named in the log. ``None`` where there is none.
@@ -163,7 +163,7 @@ class Checkpointer:
         for later in self.iterations():
             if foreign or later > iteration:
                 aside = self._unused(f"{reason}-{later:09d}")
-                os.rename(self.path(later), aside)
+                replace(self.path(later), aside)
                 logger.warning(
                     "the run goes on from iteration %d: %s is kept as %s", iteration, self.path(later), aside
                 )

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from safmn import __version__
 from safmn.errors import UserError
 from safmn.options import Options
 from safmn.system import console
-from safmn.system.files import TEMPORARY, set_aside, take_lock, write_atomically
+from safmn.system.files import TEMPORARY, set_aside, write_atomically
+from safmn.system.locks import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Experiment:
         self.training_states = root / "training_states"
         self.visualization = root / "visualization"
         self.record = root / "record.jsonl"
-        self._lock: BinaryIO | None = None
+        self._lock = Lock(root.with_name(f".{root.name}.lock"))  # beside the folder, which archive() renames
 
     @classmethod
     def of(cls, options: Options) -> Experiment:
@@ -57,21 +58,15 @@ class Experiment:
         Raises:
             UserError: another run holds it; names its process.
         """
+        if not self._lock.take():
+            raise UserError(
+                f"{self.root} is in use by {self._lock.owner}: wait for it, stop it, or give this run another name"
+            )
         self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / ".lock"
-        lock = take_lock(path)
-        if lock is None:
-            owner = path.read_text(encoding="utf-8") or "another process"
-            raise UserError(f"{self.root} is in use by {owner}: wait for it, stop it, or give this run another name")
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}".encode())
-        self._lock = lock
 
     def unlock(self) -> None:
         """Let the next run write here."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def tidy(self) -> None:
         """Remove the half-written files of killed runs; only the holder of the lock may."""
@@ -82,12 +77,11 @@ class Experiment:
     def archive(self) -> None:
         """Make room for a new run of the same name: an older one is renamed, never overwritten (as BasicSR does).
 
-        Only the holder of the lock may; afterwards it holds that of the new folder.
+        Only the holder of the lock may call this.
         """
         if self.training_states.is_dir() or self.models.is_dir():
             aside = set_aside(self.root)
-            self.unlock()
-            self.lock()
+            self.root.mkdir()
             logger.info(
                 "an older run of this name is kept as %s; to go on with that one, rename it back to %s and start with "
                 "--auto_resume",

@@ -107,6 +107,7 @@ class Trainer:
         finally:
             log.close()
             self.loader.close()
+            self.experiment.unlock()
 
     def _batches(self) -> Iterator[Sequence[Mapping[str, Any]]]:
         """Yield the micro-batches of each remaining iteration, on the device; measure the time spent waiting."""

@@ -17,7 +17,7 @@ from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Si
 from safmn.inference.export.graph import subject_of
 from safmn.inference.export.profiles import UPSCAYL, check_name, note
 from safmn.inference.export.verification import TOLERANCE, Checked, verify
-from safmn.system.files import TEMPORARY, flush_directory, flush_file
+from safmn.system.files import TEMPORARY, flush_directory, flush_file, replace
 
 __all__ = ["FORMATS", "TOLERANCE", "UPSCAYL", "ExportError", "Exported", "export_network", "format_of"]
 
@@ -150,6 +150,6 @@ def _put(path: Path, target: Path) -> tuple[Path, ...]:
     places = [target if file == path else target.with_name(file.name) for file in written]
     for file, place in zip(written, places, strict=True):
         flush_file(file)
-        os.replace(file, place)
+        replace(file, place)
     flush_directory(target.parent)
     return tuple(reversed(places))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from safmn.kernels.cpu.build import load_for_this_machine
 from safmn.runtime.threads import BUILDING, Pool
+from safmn.system.memory import private_pages
 
 SOURCE = Path(__file__).with_name("inference.cpp")
 
@@ -116,17 +115,10 @@ def workspace() -> Workspace:
 
 
 def _allocate(floats: int) -> Tensor:
-    """Allocate memory, on huge pages if the system has them: rows of many channels span more pages than the TLB holds.
-
-    The memory is private. Python's default is to share it with forked processes, which could compute in it as well.
-    """
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    """Allocate memory, on huge pages if the system has them. Rows of many channels span more pages than the TLB has."""
     try:
-        memory = mmap.mmap(-1, 4 * floats, **private)
+        memory = private_pages(4 * floats)
     except OSError as error:
         raise MemoryError(f"cannot allocate {4 * floats} bytes for the native kernels") from error
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # this kernel has no huge pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
     with torch.inference_mode(False):  # the caller may be in inference mode, and this memory outlives the call
         return torch.frombuffer(memory, dtype=torch.float32)
