@@ -115,7 +115,7 @@ def system_calls(monkeypatch: pytest.MonkeyPatch, crash_at: int | None, error: B
     steps: list[tuple[Any, str]] = [
         (module, "flush_file"),
         (module, "flush_directory"),
-        (module.os, "rename"),
+        (module, "replace"),
         (Path, "write_bytes"),
         (Path, "write_text"),
         (Path, "mkdir"),
