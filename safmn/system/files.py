@@ -99,9 +99,10 @@ def cache_folder() -> Path:
     """
     if given := os.environ.get("SAFMN_CACHE"):
         return Path(given)
-    folder = platformdirs.user_cache_path("safmn", appauthor=False)
-    if folder.is_absolute():
-        return folder
+    with contextlib.suppress(RuntimeError):  # newer versions of platformdirs: there is no home
+        folder = platformdirs.user_cache_path("safmn", appauthor=False)
+        if folder.is_absolute():  # older ones return "~/.cache/safmn" as it is
+            return folder
     if sys.platform == "win32":
         return Path(tempfile.gettempdir()) / "safmn"  # the folder of temporary files is the user's own
     return Path(tempfile.gettempdir()) / f"safmn-{os.getuid()}"
