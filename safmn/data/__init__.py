@@ -1,4 +1,4 @@
-"""Data sets and the loader that feeds training: samples are a function of (seed, epoch, index)."""
+"""Data sets, and the loader that feeds training. Each sample is a function of (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ __all__ = [
 
 
 def build_dataset(section: Mapping[str, Any], *, phase: str, scale: int, seed: int = 0) -> Any:
-    """Build the data set that a section of an option file names; the section itself is not modified.
+    """Build the data set that a section of an option file describes. The section itself is not modified.
 
     Args:
-        section: has ``type``; anything registered in BasicSR's ``DATASET_REGISTRY`` works.
+        section: the section, with the key ``type``: any name registered in BasicSR's ``DATASET_REGISTRY``.
         phase: ``train``, ``val`` or ``test``.
-        scale: the option file's scale.
-        seed: of what its constructor draws from the global generators.
+        scale: the scale that the option file sets.
+        seed: seeds the global generators while the constructor runs.
 
     Raises:
-        OptionError: no data set of that type, or a key it needs is missing.
+        OptionError: there is no data set of that type, a key is missing, or the constructor fails.
         DataError: images are missing or do not match.
     """
     build = find(DATASET_REGISTRY, section["type"])
@@ -57,12 +57,12 @@ def build_dataset(section: Mapping[str, Any], *, phase: str, scale: int, seed: i
     try:
         with global_generators(named_rng(seed, "build", str(name))):
             return build(options)
-    except KeyError as error:  # how BasicSR's data sets report a missing key
+    except KeyError as error:  # BasicSR's data sets report a missing key this way
         raise OptionError(f"data set {name!r} ({section['type']}): missing key {error}") from error
-    except AssertionError as error:  # how they report folders that do not match
+    except AssertionError as error:  # and folders that do not match this way
         raise DataError(f"data set {name!r} ({section['type']}): {error}") from error
     except (UserError, OSError):
         raise
-    except Exception as error:  # constructors may be anybody's, and raise anything
+    except Exception as error:  # a user's constructor may raise any exception
         reason = f"{type(error).__name__}: {error}"
         raise OptionError(f"data set {name!r} ({section['type']}) cannot be built: {reason}") from error

@@ -1,8 +1,8 @@
-"""The draws for a whole batch at once, equal to those that each sample's own generator makes.
+"""Compute the random draws of a whole batch at once, equal to those of one generator per sample.
 
-At a hundred batches a second, making a generator for each sample takes longer than the rest of a training step takes on
-the host. What is computed here is numpy's: ``SeedSequence`` (M. O'Neill's seed_seq, with its constants) and the first
-block of ``Philox`` (4x64, ten rounds; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+At a hundred batches a second, creating a generator for each sample takes longer than all other host work of a training
+step. This module vectorizes two algorithms of numpy: ``SeedSequence`` (M. O'Neill's seed_seq, with its constants) and
+the first block of ``Philox`` (4x64, ten rounds; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint32]
 Longs = NDArray[np.uint64]
 
-DRAWS = 3  # of each sample; one block of Philox gives four numbers
-_POOL = 4  # words of a SeedSequence
+DRAWS = 3  # per sample; one block of Philox gives four numbers
+_POOL = 4  # words in the pool of a SeedSequence
 _INIT_A, _MULT_A = 0x43B0D7E5, 0x931E8875
 _INIT_B, _MULT_B = 0x8B51F9DD, 0x58F38DED
 _MIX_LEFT, _MIX_RIGHT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715)
@@ -27,7 +27,7 @@ _HALF = np.uint32(16)
 
 
 class _Hash:
-    """SeedSequence's hash, whose constant moves on with each word."""
+    """The hash function of SeedSequence; its constant changes with each word."""
 
     def __init__(self, start: int, factor: int) -> None:
         self.constant, self.factor = start, factor
@@ -45,7 +45,7 @@ def _mixed(left: Words, right: Words) -> Words:
 
 
 def _seed_words(entropy: Words) -> Longs:
-    """``SeedSequence(row).generate_state(2, uint64)`` for each row of at most four words: (n, 2)."""
+    """Return ``SeedSequence(row).generate_state(2, uint64)`` for each row of at most four words: (n, 2)."""
     digest = _Hash(_INIT_A, _MULT_A)
     padded = np.zeros((len(entropy), _POOL), np.uint32)
     padded[:, : entropy.shape[1]] = entropy
@@ -60,7 +60,7 @@ def _seed_words(entropy: Words) -> Longs:
 
 
 def _product(left: Longs, right: np.uint64) -> tuple[Longs, Longs]:
-    """High and low 64 bits of the product."""
+    """Return the high and the low 64 bits of the product."""
     half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
     low_left, high_left, low_right, high_right = left & mask, left >> half, right & mask, right >> half
     middle = high_left * low_right + (low_left * low_right >> half)
@@ -69,7 +69,10 @@ def _product(left: Longs, right: np.uint64) -> tuple[Longs, Longs]:
 
 
 def _philox(keys: Longs) -> list[Longs]:
-    """The first four numbers of Philox for each key (n, 2): block 1, for numpy counts before it computes."""
+    """Return the first four numbers of Philox for each key (n, 2).
+
+    They are block 1, not 0, because numpy increments the counter before it computes a block.
+    """
     key0, key1 = keys[:, 0], keys[:, 1]
     zero = np.zeros_like(key0)
     block = [zero + np.uint64(1), zero, zero, zero]
@@ -83,13 +86,13 @@ def _philox(keys: Longs) -> list[Longs]:
 
 
 def first_draws(entropy: Sequence[tuple[int, int, int]]) -> NDArray[np.float64]:
-    """``Generator(Philox(SeedSequence(row))).random(3)`` for each of the rows: (n, 3) in [0, 1).
+    """Return ``Generator(Philox(SeedSequence(row))).random(3)`` for each row: (n, 3) in [0, 1).
 
     Args:
-        entropy: (seed, epoch, index), none negative.
+        entropy: rows of (seed, epoch, index), not negative.
     """
     rows = np.array(entropy, np.uint64).reshape(-1, DRAWS)
-    if (rows >> np.uint64(32)).any():  # such a number is two words of entropy
+    if (rows >> np.uint64(32)).any():  # SeedSequence splits such a number into two words
         generators = (np.random.Generator(np.random.Philox(np.random.SeedSequence(row.tolist()))) for row in rows)
         return np.array([generator.random(DRAWS) for generator in generators])
     numbers = _philox(_seed_words(rows.astype(np.uint32)))[:DRAWS]

@@ -1,4 +1,4 @@
-"""Photographs that come inside the installed scikit-image: training data that needs no download, for the demo."""
+"""The photographs inside the installed scikit-image, as training data for the demo without a download."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class BundledPhotosOptions(CropOptions, frozen=True, kw_only=True):
 
     Attributes:
         names: Files in scikit-image's data folder, such as ``coffee.png``.
-        color: ``y`` reads the Y channel alone (BT.601, 16/255 to 235/255); null or ``rgb``: colours.
-        mean: One number for each channel, subtracted from values in [0, 1].
-        std: One number for each channel, by which values are divided after that.
+        color: ``y``: the Y channel only (BT.601, 16/255 to 235/255); null or ``rgb``: all three channels.
+        mean: One number per channel, subtracted from the values in [0, 1].
+        std: One number per channel; values are divided by it after the subtraction.
     """
 
     names: list[str]
@@ -34,7 +34,7 @@ class BundledPhotosOptions(CropOptions, frozen=True, kw_only=True):
 
 
 def photo_folder() -> Path:
-    """The data folder of the installed scikit-image.
+    """Return the data folder of the installed scikit-image.
 
     Raises:
         DataError: scikit-image is not installed.
@@ -55,7 +55,7 @@ class BundledPhotos(PairedImageDataset):
 
     Raises:
         OptionError: a key is missing or wrong.
-        DataError: scikit-image is not installed, or has no such photograph.
+        DataError: scikit-image is not installed or does not contain a photograph.
     """
 
     OPTIONS: ClassVar[Any] = BundledPhotosOptions

@@ -1,7 +1,7 @@
-"""Draws images that no photograph looks like: flat colours, edges, gradients, text, icons, screens, charts, halftones.
+"""Draw synthetic images that photographs do not cover: flat colours, edges, gradients, text, icons, screens and so on.
 
-Each kind is a function ``(rng, side) -> image``, uint8 (side, side, 3), and depends on what ``rng`` draws alone. Sizes
-are in pixels of the image that is drawn, and spread over all scales: an area of one colour may fill the image.
+Each kind of image is a function ``(rng, side) -> image``, uint8 (side, side, 3), that depends only on the draws from
+``rng``. Sizes are in pixels of the drawn image and cover all scales: an area of one colour may fill the image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz" * 4 + "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456
 
 
 def colour(rng: np.random.Generator) -> Colour:
-    """Any colour (0.4), a saturated one (0.3), one on the surface of the colour cube (0.15), or a grey (0.15)."""
+    """Draw a colour: any (probability 0.4), saturated (0.3), on the surface of the RGB cube (0.15) or grey (0.15)."""
     kind = rng.random()
     if kind < 0.4:
         values = rng.integers(256, size=3)
@@ -44,25 +44,25 @@ def colour(rng: np.random.Generator) -> Colour:
 
 
 def blank(side: int, fill: Colour) -> Array:
-    """An image of one colour."""
+    """Return an image of the colour ``fill``."""
     return np.full((side, side, 3), fill, np.uint8)
 
 
 def paint(image: Array, distance: Array, ink: Colour, soft: bool = True) -> None:
-    """Fill where ``distance`` (pixels, negative inside) says so; ``soft``: with an edge that is anti-aliased."""
+    """Fill the shape with the signed ``distance`` (pixels, negative inside), in-place; ``soft``: anti-aliased."""
     cover = np.clip(0.5 - distance, 0, 1) if soft else (distance < 0).astype(np.float64)
     cover = cover[..., None]
     image[...] = np.rint(image * (1 - cover) + np.array(ink) * cover).astype(np.uint8)
 
 
 def grid(side: int) -> Grid:
-    """Coordinates x (1, side) and y (side, 1) of the pixels' centres."""
+    """Return the coordinates x (1, side) and y (side, 1) of the pixel centres."""
     steps = np.arange(side) + 0.5
     return steps[None, :], steps[:, None]
 
 
 def box(at: Grid, left: float, top: float, width: float, height: float, corner: float = 0.0) -> Array:
-    """Signed distance of the pixels ``at`` to a rectangle with round corners."""
+    """Return the signed distance of the pixels ``at`` to a rectangle with round corners."""
     x, y = at
     across = np.abs(x - left - width / 2) - (width / 2 - corner)
     down = np.abs(y - top - height / 2) - (height / 2 - corner)
@@ -71,48 +71,48 @@ def box(at: Grid, left: float, top: float, width: float, height: float, corner: 
 
 
 def disc(at: Grid, x0: float, y0: float, radius: float) -> Array:
-    """Signed distance of the pixels ``at`` to a disc."""
+    """Return the signed distance of the pixels ``at`` to a disc."""
     x, y = at
     return np.hypot(x - x0, y - y0) - radius
 
 
 def half_plane(side: int, angle: float, offset: float) -> Array:
-    """Signed distance (side, side) to the points beyond a line, ``offset`` pixels from the centre."""
+    """Return the signed distance (side, side) to a half plane whose edge is ``offset`` pixels from the centre."""
     x, y = grid(side)
     return (x - side / 2) * math.cos(angle) + (y - side / 2) * math.sin(angle) - offset
 
 
 def size(rng: np.random.Generator, low: float, high: float) -> float:
-    """A length, uniform in its logarithm."""
+    """Draw a length whose logarithm is uniformly distributed."""
     return float(np.exp(rng.uniform(math.log(low), math.log(max(high, low * 1.01)))))
 
 
 @functools.lru_cache(maxsize=_LARGEST_FONT)
 def font(height: int) -> Any:
-    """The font that Pillow brings, ``height`` pixels."""
+    """Return the default font of Pillow with a size of ``height`` pixels."""
     return ImageFont.load_default(height)
 
 
 def write(image: Array, words: str, left: float, top: float, height: int, ink: Colour) -> None:
-    """Write one line, anti-aliased; what lies outside is not shown."""
+    """Write one line of text in-place, anti-aliased and clipped to the image."""
     canvas = Image.fromarray(image)
     ImageDraw.Draw(canvas).text((left, top), words, fill=ink, font=font(min(max(height, 6), _LARGEST_FONT)))
     image[...] = np.asarray(canvas)
 
 
 def words(rng: np.random.Generator, count: int) -> str:
-    """Random words of ``count`` letters together."""
+    """Draw ``count`` characters, some of them spaces."""
     letters = [_LETTERS[index] for index in rng.integers(len(_LETTERS), size=count)]
     return "".join(" " if rng.random() < 0.17 else letter for letter in letters)
 
 
 def flat(rng: np.random.Generator, side: int) -> Array:
-    """One colour."""
+    """Draw an image of one colour."""
     return blank(side, colour(rng))
 
 
 def edges(rng: np.random.Generator, side: int) -> Array:
-    """Large areas of two to four colours with edges at any angle."""
+    """Draw large areas of two to four colours with edges at any angle."""
     image = blank(side, colour(rng))
     for _ in range(rng.integers(1, 4)):
         form, soft = rng.integers(3), bool(rng.integers(2))
@@ -131,7 +131,7 @@ def edges(rng: np.random.Generator, side: int) -> Array:
 
 
 def gradient(rng: np.random.Generator, side: int) -> Array:
-    """From one colour to another, along a line or from a point."""
+    """Draw a gradient between two colours, along a line or around a point."""
     first, second = np.array(colour(rng)), np.array(colour(rng))
     if rng.random() < 0.7:
         angle = rng.uniform(0, 2 * math.pi) if rng.random() < 0.5 else math.pi / 2 * rng.integers(4)
@@ -144,7 +144,7 @@ def gradient(rng: np.random.Generator, side: int) -> Array:
 
 
 def text(rng: np.random.Generator, side: int) -> Array:
-    """Lines of letters on one colour, or on two."""
+    """Draw lines of letters on a flat background or on one with edges."""
     image = edges(rng, side) if rng.random() < 0.3 else flat(rng, side)
     height = int(size(rng, 9, side / 4))
     ink = colour(rng)
@@ -155,12 +155,12 @@ def text(rng: np.random.Generator, side: int) -> Array:
 
 
 def _icon(rng: np.random.Generator, image: Array, left: float, top: float, width: float, ink: Colour) -> None:
-    """One sign of ``width`` pixels: a disc, a ring, a box, a polygon, strokes or a letter."""
+    """Draw one icon of ``width`` pixels in-place: a disc, a ring, a box, a polygon, strokes or a letter."""
     form, middle, side = rng.integers(6), width / 2, len(image)
     x0, y0 = math.floor(left), math.floor(top)
     area = tuple(slice(max(start, 0), max(min(start + math.ceil(width) + 1, side), 0)) for start in (y0, x0))
     x, y = grid(side)
-    part, at = image[area], (x[:, area[1]], y[area[0]])  # only what the sign covers
+    part, at = image[area], (x[:, area[1]], y[area[0]])  # only the pixels that the icon covers
     if form < 2:
         paint(part, disc(at, left + middle, top + middle, middle), ink)
         if form == 1:
@@ -183,7 +183,7 @@ def _icon(rng: np.random.Generator, image: Array, left: float, top: float, width
 
 
 def icons(rng: np.random.Generator, side: int) -> Array:
-    """Signs in rows on one colour, each in its own ink or all in one."""
+    """Draw rows of icons on a flat background, in one colour or in several."""
     image, cell = flat(rng, side), size(rng, 16, side)
     ink = colour(rng) if rng.random() < 0.5 else None
     for top in np.arange(rng.uniform(-cell / 2, 0), side, cell):
@@ -194,11 +194,11 @@ def icons(rng: np.random.Generator, side: int) -> Array:
 
 
 def screen(rng: np.random.Generator, side: int) -> Array:
-    """A part of a user interface: bars, panels, buttons, lines of text, signs."""
+    """Draw a part of a user interface: a header, panels, buttons, paragraphs and icons."""
     unit, at = size(rng, 14, 64), grid(side)  # the unit is the height of a button
     page = blank(side, colour(rng) if rng.random() < 0.5 else (255 if rng.random() < 0.7 else 24,) * 3)
     theme, ink = colour(rng), colour(rng) if rng.random() < 0.3 else (int(rng.choice([0, 40, 96, 255])),) * 3
-    if rng.random() < 0.7:  # a header, which may hide all else
+    if rng.random() < 0.7:  # a header, which may fill the page
         height = size(rng, unit, side)
         paint(page, box(at, -9, round(rng.uniform(-height / 2, 0)), side + 18, round(height)), theme, False)
         write(page, words(rng, 20), rng.uniform(0, unit), height / 4, int(unit * 0.5), (255, 255, 255))
@@ -225,7 +225,7 @@ def screen(rng: np.random.Generator, side: int) -> Array:
 
 
 def chart(rng: np.random.Generator, side: int) -> Array:
-    """Bars, lines or a pie, with axes, ticks and labels."""
+    """Draw a chart with bars, lines or a pie, with axes, grid lines and labels."""
     image, ink = blank(side, (255, 255, 255) if rng.random() < 0.6 else colour(rng)), colour(rng)
     form, count = rng.integers(3), int(rng.integers(2, 12))
     if rng.random() < 0.5:
@@ -267,7 +267,7 @@ def chart(rng: np.random.Generator, side: int) -> Array:
 
 
 def halftone(rng: np.random.Generator, side: int) -> Array:
-    """Dots on a turned grid whose size changes along a line, or stripes: printed colour."""
+    """Draw a printer's halftone: dots on a rotated grid, or stripes, that grow along a line."""
     image, x_y, cell = flat(rng, side), grid(side), size(rng, 5, 32)
     angle = rng.uniform(0, math.pi)
     along = (x_y[0] * math.cos(angle) + x_y[1] * math.sin(angle)) / cell
@@ -281,7 +281,7 @@ def halftone(rng: np.random.Generator, side: int) -> Array:
     return image
 
 
-# How often each is drawn, unless the option file says otherwise.
+# Name -> the function, and the default weight with which the kind is drawn.
 KINDS: Mapping[str, tuple[Kind, float]] = MappingProxyType(
     {
         "flat": (flat, 3.0),
@@ -297,17 +297,20 @@ KINDS: Mapping[str, tuple[Kind, float]] = MappingProxyType(
 
 
 def shares_of(kinds: Mapping[str, float] | None) -> tuple[list[str], Array]:
-    """Names of the kinds and their probabilities, from relative weights; None: as :data:`KINDS` has them.
+    """Return the names of the kinds and their probabilities.
+
+    Args:
+        kinds: relative weights; None: the defaults of :data:`KINDS`.
 
     Raises:
-        OptionError: there is no such kind, a weight is negative, or all are zero.
+        OptionError: there is no such kind, a weight is negative or not finite, or all are zero.
     """
     weights = {name: share for name, (_, share) in KINDS.items()} if kinds is None else dict(kinds)
     for name, weight in weights.items():
         if name not in KINDS:
-            raise OptionError(f"kinds: nothing is drawn by the name {name!r}.{did_you_mean(name, KINDS)}")
+            raise OptionError(f"kinds: there is no kind {name!r}.{did_you_mean(name, KINDS)}")
         if not (weight >= 0 and math.isfinite(weight)):
-            raise OptionError(f"kinds: {name}: {weight} is no weight; give a number from 0 on")
+            raise OptionError(f"kinds: {name}: {weight} is not a weight; give a number of at least 0")
     total = sum(weights.values())
     if not total:
         raise OptionError("kinds: give at least one kind a weight above 0")
@@ -315,6 +318,6 @@ def shares_of(kinds: Mapping[str, float] | None) -> tuple[list[str], Array]:
 
 
 def draw(rng: np.random.Generator, side: int, names: list[str], probabilities: Array) -> tuple[str, Array]:
-    """The name of a kind, and an image of it: uint8 (side, side, 3)."""
+    """Draw a kind, then an image of it; return its name and the image, uint8 (side, side, 3)."""
     name = names[int(rng.choice(len(names), p=probabilities))]
     return name, KINDS[name][0](rng, side)

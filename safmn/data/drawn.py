@@ -1,4 +1,4 @@
-"""Drawn images as a data set: pairs made while training, which need no files and never repeat."""
+"""The drawn images of :mod:`safmn.data.drawing` as a data set: no files, and no two training samples are the same."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class DrawnOptions(CropOptions, frozen=True, kw_only=True):
     """Keys of :class:`DrawnImages`.
 
     Attributes:
-        kinds: How often each kind is drawn, relative to the others: flat, edges, gradient, text, icons, screen, chart,
-            halftone. null: all kinds, as :data:`safmn.data.drawing.KINDS` weights them.
-        length: Images per epoch; in validation, how many there are.
+        kinds: Relative weight of each kind: flat, edges, gradient, text, icons, screen, chart, halftone. null: all
+            kinds with the weights of :data:`safmn.data.drawing.KINDS`.
+        length: Images per epoch; for validation, the number of images.
     """
 
     kinds: dict[str, float] | None = None
@@ -35,10 +35,10 @@ class DrawnOptions(CropOptions, frozen=True, kw_only=True):
 
 @DATASET_REGISTRY.register()
 class DrawnImages(torch.utils.data.Dataset[Sample]):
-    """Drawings (flat colours, edges, text, screens, ...) of ``gt_size`` pixels, with their MATLAB-exact reductions.
+    """Drawings (flat colours, edges, text, screens, ...) and their MATLAB-exact bicubic reductions.
 
-    For training, each sample is drawn from its own generator, so that no epoch repeats another. For validation, image i
-    is always the same.
+    For training, GT images have ``gt_size`` pixels a side, and each sample is drawn from a separate generator, so no
+    epoch repeats another. For validation, LQ images have 128 pixels a side, and image i is always the same.
 
     Args:
         opt: the data set's section of the option file, with ``phase`` and ``scale``.
@@ -62,11 +62,11 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
         return self.options.length
 
     def image_names(self) -> list[str]:
-        """The names that samples may have, one for each kind."""
+        """Return the names that samples may have, one for each kind that is drawn."""
         return [f"drawn_{name}" for name, share in zip(self._names, self._probabilities, strict=True) if share]
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """A pair drawn from ``rng``; ``index`` is not used.
+        """Draw a pair from ``rng``; ``index`` is not used.
 
         Returns:
             ``lq`` (3, p, p) and ``gt`` (3, s*p, s*p), float32 in [0, 1]; ``lq_path`` and ``gt_path``:
@@ -78,7 +78,7 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
         return {"lq": to_tensor(imresize(gt, 1 / scale)), "gt": to_tensor(gt), "lq_path": path, "gt_path": path}
 
     def __getitem__(self, index: int) -> Sample:
-        """Pair ``index`` of validation, drawn from seed 0, epoch 0 and the index."""
+        """Return validation pair ``index``, drawn from seed 0, epoch 0 and the index."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         sample = self.sample(index, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))

@@ -1,6 +1,6 @@
-"""Which sample, and its randomness: a function of (seed, epoch, index), never of what was drawn before.
+"""Sample keys and their random draws, which are a function of (seed, epoch, index) and of no earlier draw.
 
-This is what makes a run resumable at any iteration and its batches the same for any number of loader workers.
+Therefore a run can resume at any iteration, and its batches are the same for any number of loader workers.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Batch = dict[str, Any]
 
 
 class SampleKey(NamedTuple):
-    """One sample of a training run.
+    """The key of one sample of a training run.
 
-    ``index`` counts the *enlarged* data set (``dataset_enlarge_ratio``): the image is ``index % len(dataset)``, so that
-    each of an image's appearances in an epoch gets a crop of its own.
+    ``index`` is an index into the *enlarged* data set (``dataset_enlarge_ratio``); the image is
+    ``index % len(dataset)``. So an image that appears several times in an epoch gets a different crop each time.
     """
 
     epoch: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used here
 
 
 class Patch(NamedTuple):
-    """Where to cut (in LQ pixels) and how to turn what was cut: first the flips, then the transposition."""
+    """Position of a crop (in LQ pixels) and how to augment it: first the flips, then the transposition."""
 
     top: int
     left: int
@@ -42,12 +42,12 @@ class Patch(NamedTuple):
 
 
 def sample_rng(seed: int, key: SampleKey) -> np.random.Generator:
-    """The generator that every draw for this sample comes from (counter-based, about 10 microseconds to make)."""
+    """Return the generator for all draws of this sample (counter-based; takes about 10 microseconds to create)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, key.epoch, key.index])))
 
 
 class Patches(NamedTuple):
-    """A :class:`Patch` for each sample of a batch: (n,) each, int64 and bool."""
+    """The :class:`Patch` of each sample of a batch, as arrays of shape (n,)."""
 
     top: NDArray[np.int64]
     left: NDArray[np.int64]
@@ -57,14 +57,14 @@ class Patches(NamedTuple):
 
 
 def patches_of(draws: NDArray[np.float64], lq_h: Any, lq_w: Any, lq_patch: int, hflip: bool, rot: bool) -> Patches:
-    """Crop positions and flips as BasicSR draws them: uniform position, each of the three turns with probability 1/2.
+    """Turn draws into crops with the distribution of BasicSR: uniform position, each augmentation with probability 1/2.
 
-    Always three draws, so that the position does not depend on which turns are allowed. Every data set of ours draws
-    through this function: the same key gives the same crop from a folder, an lmdb and a patch store.
+    A crop always takes three draws, so its position does not depend on the allowed augmentations. Folders, lmdbs and
+    patch stores all use this function, so the same key gives the same crop from each of them.
 
     Args:
         draws: (n, 3), in [0, 1).
-        lq_h, lq_w: sizes of the LQ images, (n,) or one for all, at least ``lq_patch``.
+        lq_h, lq_w: height and width of the LQ images, (n,) or one number for all, at least ``lq_patch``.
         lq_patch: side of the square LQ crop.
         hflip: allow the horizontal flip.
         rot: allow the vertical flip and the transposition (together: rotations).
@@ -81,17 +81,18 @@ def patches_of(draws: NDArray[np.float64], lq_h: Any, lq_w: Any, lq_patch: int, 
 
 
 def draw_patch(rng: np.random.Generator, lq_h: int, lq_w: int, lq_patch: int, hflip: bool, rot: bool) -> Patch:
-    """Draw one; arguments as those of :func:`patches_of`."""
+    """Draw one patch; the arguments are those of :func:`patches_of`."""
     patches = patches_of(rng.random((1, DRAWS)), lq_h, lq_w, lq_patch, hflip, rot)
     top, left, *turns = (values.item() for values in patches)
     return Patch(top, left, *map(bool, turns))
 
 
 class KeyedDataset:
-    """Makes any map-style data set a function of :class:`SampleKey`.
+    """Wraps a map-style data set so that its samples are a function of :class:`SampleKey`.
 
-    Ours provide ``sample(index, rng)``, or ``batch(keys, seed)`` for a whole batch at once. For any other (BasicSR's, a
-    user's), the global generators of python, numpy and torch are seeded from the key around ``dataset[index]``.
+    SAFMN's data sets provide ``sample(index, rng)``, or ``batch(keys, seed)`` for a whole batch. For all others
+    (BasicSR's, a user's), the global generators of python, numpy and torch are seeded from the key for the call of
+    ``dataset[index]``.
 
     Args:
         dataset: has ``__len__`` and one of ``batch``, ``sample``, ``__getitem__``.
@@ -105,11 +106,11 @@ class KeyedDataset:
 
     @property
     def is_pure(self) -> bool:
-        """Whether drawing a sample leaves the global generators alone, so that any thread may do it."""
+        """Whether samples can be drawn without the global generators, so that any thread may draw them."""
         return hasattr(self.dataset, "sample") or hasattr(self.dataset, "batch")
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        """The sample of ``key``."""
+        """Return the sample of ``key``."""
         rng = sample_rng(self.seed, key)
         index = key.index % self.length
         try:
@@ -120,19 +121,19 @@ class KeyedDataset:
                 sample = self.dataset[index]
             return sample
         except (UserError, OSError):
-            raise  # they name the file
+            raise  # these name the file already
         except Exception as error:
             notes = [*getattr(error, "__notes__", []), self._name(index)]
             error.__notes__ = notes  # type: ignore[attr-defined]  # add_note, which Python 3.10 does not have
             raise
 
     def _name(self, index: int) -> str:
-        """Which sample: the name of its image, where the data set tells names."""
+        """Return a note that names the sample, and its image if the data set has ``image_names``."""
         names = self.dataset.image_names() if hasattr(self.dataset, "image_names") else None
         return f"while loading sample {index} of {type(self.dataset).__name__}" + (f", {names[index]}" if names else "")
 
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
-        """The samples of ``keys`` stacked (tensors) or listed (the rest), with the keys themselves as ``keys``."""
+        """Return the samples of ``keys``, stacked (tensors) or listed (all else), and the list ``keys`` itself."""
         if hasattr(self.dataset, "batch"):
             batch: Batch = self.dataset.batch(keys, self.seed)
         else:

@@ -1,4 +1,4 @@
-"""Several data sets as one: each training sample comes from one of them, drawn by its share."""
+"""A data set that mixes others: each training sample comes from one of them, drawn by its share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file
 
 
 def _expanded(value: Any) -> Any:
-    """With the home folder for a leading ``~``, as the paths of a section outside of a mixture have it."""
+    """Replace a leading ``~`` by the home folder, as is done for the paths of a section outside a mixture."""
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
@@ -27,9 +27,9 @@ class MixedOptions(CommonOptions, frozen=True, kw_only=True):
     """Keys of :class:`MixedDataset`.
 
     Attributes:
-        parts: A name of your choice -> the section of a data set. A part that does not give ``gt_size``, ``use_hflip``
-            or ``use_rot`` takes those of the mixture.
-        shares: Name of a part -> how often it is drawn, relative to the others; null: all alike.
+        parts: A name of your choice -> the section of a data set. A part without ``gt_size``, ``use_hflip`` or
+            ``use_rot`` takes those of the mixture.
+        shares: Name of a part -> its relative weight; null: equal weights.
         gt_size: Side of the GT patch in pixels, a multiple of the scale; needed for training.
         use_hflip: Flip half of the patches left to right.
         use_rot: Flip half of the patches top to bottom, and transpose half of them.
@@ -46,15 +46,16 @@ class MixedOptions(CommonOptions, frozen=True, kw_only=True):
 class MixedDataset(torch.utils.data.Dataset[Sample]):
     """Training samples of several data sets, mixed by shares.
 
-    An epoch is as long as the longest part; which part a sample comes from is drawn from the sample's own generator.
+    An epoch is as long as the longest part. The generator of a sample also draws the part that it comes from.
 
     Args:
-        opt: the data set's section of the option file, with ``phase`` and ``scale``; and ``degradation`` where one of
+        opt: the data set's section of the option file, with ``phase`` and ``scale``; and ``degradation`` if one of
             the parts degrades images.
 
     Raises:
-        OptionError: a key is missing or wrong, or a part is no data set of ours that is drawn sample by sample.
-        DataError: as the parts raise it.
+        OptionError: a key is missing or wrong, or the data set of a part has no ``sample()``, ``image_names()`` or
+            ``OPTIONS``.
+        DataError: a part raised it.
     """
 
     OPTIONS: ClassVar[type[MixedOptions]] = MixedOptions
@@ -102,11 +103,11 @@ class MixedDataset(torch.utils.data.Dataset[Sample]):
         return max(map(len, self.parts.values()))
 
     def image_names(self) -> list[str]:
-        """The names of the images of all parts, one part after the other."""
+        """Return the image names of all parts, one part after the other."""
         return [name for part in self.parts.values() for name in part.image_names()]
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """A training sample of one of the parts; every draw comes from ``rng``.
+        """Return a training sample of one of the parts; all draws come from ``rng``.
 
         Returns:
             ``lq`` (3, p, p) and ``gt`` (3, s*p, s*p), float32 in [0, 1]; ``gt_path``.

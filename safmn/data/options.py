@@ -1,4 +1,4 @@
-"""The keys of a data set's section in an option file, as typed Structs: each data set's class attribute ``OPTIONS``."""
+"""The keys of data set sections in option files, as typed Structs. Each data set names its Struct as ``OPTIONS``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Options = TypeVar("Options", bound=msgspec.Struct)
 
 
 class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Keys of every data set of ours.
+    """Keys that all data sets of SAFMN share.
 
     Attributes:
-        type: The data set.
-        name: What logs and tables call it.
-        phase: Filled in: what the section's name says.
-        scale: Filled in: the option file's.
+        type: Name of the data set class.
+        name: Name of the data set in logs and tables.
+        phase: Set by SAFMN from the section's name.
+        scale: Set by SAFMN from the option file's ``scale``.
     """
 
     type: str
@@ -29,7 +29,7 @@ class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class CropOptions(CommonOptions, frozen=True, kw_only=True):
-    """Keys of a data set that is cut into training patches.
+    """Keys of a data set that provides random training patches.
 
     Attributes:
         gt_size: Side of the GT patch in pixels, a multiple of the scale; needed for training.
@@ -43,31 +43,31 @@ class CropOptions(CommonOptions, frozen=True, kw_only=True):
 
     @property
     def lq_patch(self) -> int:
-        """Side of the LQ crop.
+        """Side of the LQ crop in pixels.
 
         Raises:
-            OptionError: ``gt_size`` is missing or no multiple of the scale.
+            OptionError: ``gt_size`` is missing, less than 1, or not a multiple of the scale.
         """
         if self.gt_size is None:
             raise OptionError(f"data set {self.name!r}: gt_size is needed for training")
         if self.gt_size < 1:
-            raise OptionError(f"data set {self.name!r}: gt_size {self.gt_size} is no size; set it to 128 or more")
+            raise OptionError(f"data set {self.name!r}: gt_size {self.gt_size} is too small; set it to 128 or more")
         if self.gt_size % self.scale:
-            raise OptionError(f"data set {self.name!r}: gt_size {self.gt_size} is no multiple of scale {self.scale}")
+            raise OptionError(f"data set {self.name!r}: gt_size {self.gt_size} is not a multiple of scale {self.scale}")
         return self.gt_size // self.scale
 
 
 class IoBackend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How images are stored: files in a folder, or an lmdb."""
+    """How images are stored: as files in a folder, or in an lmdb."""
 
     type: Literal["disk", "lmdb"] = "disk"
 
 
 def read_options(kind: type[Options], section: Mapping[str, Any]) -> Options:
-    """The keys of ``section`` that the Struct ``kind`` declares, checked; others (the loader's, say) are left alone.
+    """Check and convert the keys of ``section`` that the Struct ``kind`` declares; ignore others, such as the loader's.
 
     Raises:
-        OptionError: a key is missing or of the wrong type; names data set and key.
+        OptionError: a key is missing or has the wrong type; the message names data set and key.
     """
     declared = {field.encode_name for field in msgspec.structs.fields(kind)}
     try:

@@ -1,4 +1,4 @@
-"""Data sets of GT and LQ image pairs, and of LQ images alone, with BasicSR's option keys and meaning."""
+"""Data sets of GT/LQ image pairs and of LQ images only, with the option keys of BasicSR."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def _say_unread(meta_info_file: str | None, set_name: str) -> None:
-    """An lmdb is taken as a whole, as in BasicSR."""
+    """Warn about a ``meta_info_file`` beside an lmdb: all images of an lmdb are used, as in BasicSR."""
     if meta_info_file is not None:
         logger.warning("data set %r: meta_info_file has no effect with io_backend lmdb", set_name)
 
@@ -46,12 +46,13 @@ class PairedOptions(CropOptions, frozen=True, kw_only=True):
     Attributes:
         dataroot_gt: Folder of the GT images, or an lmdb.
         dataroot_lq: Folder of the LQ images, or an lmdb.
-        meta_info_file: A text file that lists the GT images to use; null: all in the folder.
-        filename_tmpl: Name of the LQ image of the GT image ``{}``, both without ending; for example ``{}x4``.
-        io_backend: ``{type: disk}`` for folders, ``{type: lmdb}`` for lmdb data bases.
-        color: ``y`` reads the Y channel alone (BT.601, 16/255 to 235/255); null or ``rgb``: colours.
-        mean: One number for each channel, subtracted from values in [0, 1].
-        std: One number for each channel, by which values are divided after that.
+        meta_info_file: A text file that lists the GT images to use; null: all images of the folder.
+        filename_tmpl: Name of an LQ image, where ``{}`` is the name of its GT image, both without file ending; for
+            example ``{}x4``.
+        io_backend: ``{type: disk}`` for folders, ``{type: lmdb}`` for lmdbs.
+        color: ``y``: the Y channel only (BT.601, 16/255 to 235/255); null or ``rgb``: all three channels.
+        mean: One number per channel, subtracted from the values in [0, 1].
+        std: One number per channel; values are divided by it after the subtraction.
     """
 
     dataroot_gt: str
@@ -69,11 +70,11 @@ class SingleOptions(CommonOptions, frozen=True, kw_only=True):
 
     Attributes:
         dataroot_lq: Folder of the LQ images, or an lmdb.
-        meta_info_file: A text file that lists the images to use; null: all in the folder.
+        meta_info_file: A text file that lists the images to use; null: all images of the folder.
         io_backend: ``{type: disk}`` for a folder, ``{type: lmdb}`` for an lmdb.
-        color: ``y`` reads the Y channel alone (BT.601, 16/255 to 235/255); null or ``rgb``: colours.
-        mean: One number for each channel, subtracted from values in [0, 1].
-        std: One number for each channel, by which values are divided after that.
+        color: ``y``: the Y channel only (BT.601, 16/255 to 235/255); null or ``rgb``: all three channels.
+        mean: One number per channel, subtracted from the values in [0, 1].
+        std: One number per channel; values are divided by it after the subtraction.
     """
 
     dataroot_lq: str
@@ -85,7 +86,7 @@ class SingleOptions(CommonOptions, frozen=True, kw_only=True):
 
 
 def finish(image: np.ndarray, options: PairedOptions | SingleOptions) -> Tensor:
-    """uint8 or uint16 RGB (H, W, 3) -> float32 (C, H, W) in [0, 1]: colour space, then mean and standard deviation."""
+    """Convert RGB (H, W, 3), uint8 or uint16, to float32 (C, H, W) in [0, 1], then apply ``mean`` and ``std``."""
     if options.color == "y":
         levels = image if image.dtype == np.uint8 else image / 257.0  # 0 to 255
         tensor = torch.from_numpy((rgb_to_y(levels) / 255.0).astype(np.float32))[None]  # (1, H, W)
@@ -99,25 +100,25 @@ def finish(image: np.ndarray, options: PairedOptions | SingleOptions) -> Tensor:
 
 
 def cut(image: np.ndarray, patch: Patch, side: int, factor: int) -> np.ndarray:
-    """The square of ``side`` pixels at ``factor`` times the patch's position, turned: (H, W, 3) -> (side, side, 3)."""
+    """Cut ``side`` x ``side`` pixels at ``factor`` times the patch's position and augment them: (side, side, 3)."""
     top, left = patch.top * factor, patch.left * factor
     return augment(image[top : top + side, left : left + side], patch.hflip, patch.vflip, patch.rot90)
 
 
 @DATASET_REGISTRY.register(suffix=OURS)
 class PairedImageDataset(torch.utils.data.Dataset[Sample]):
-    """GT and LQ images in two folders or two lmdb data bases.
+    """GT and LQ images in two folders or two lmdbs.
 
-    For training, ``sample`` cuts a random patch; ``dataset[index]`` is the whole pair, the GT image cropped to
-    ``scale`` times the LQ image.
+    For training, ``sample`` cuts a random patch. ``dataset[index]`` is the whole pair, with the GT image cropped to
+    ``scale`` times the size of the LQ image.
 
     Args:
         opt: the data set's section of the option file, with ``phase`` and ``scale``; keys as in BasicSR.
 
     Raises:
         OptionError: a key is missing or wrong.
-        DataError: a folder is missing, or the two do not hold the same images (checked here); an image is unreadable,
-            or the sizes of a pair do not fit (when it is read).
+        DataError: a folder is missing or the two folders do not hold the same images (raised here); an image is
+            unreadable or the sizes of a pair do not fit (raised when it is read).
     """
 
     OPTIONS: ClassVar[type[PairedOptions]] = PairedOptions
@@ -149,7 +150,7 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
         return len(self.pairs)
 
     def image_names(self) -> list[str]:
-        """The GT images' names, without folder and ending, in the order of their indices."""
+        """Return the names of the GT images, without folder and ending, in the order of their indices."""
         return [image_name(pair.gt) for pair in self.pairs]
 
     def _read(self, index: int) -> tuple[np.ndarray, np.ndarray, Pair]:
@@ -159,7 +160,7 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
         return gt, lq, pair
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """A training sample of image ``index``; every draw comes from ``rng``.
+        """Return a training sample of image ``index``; all draws come from ``rng``.
 
         Returns:
             ``lq`` (C, p, p) and ``gt`` (C, gt_size, gt_size), float32 in [0, 1]; ``lq_path``, ``gt_path``.
@@ -175,7 +176,7 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
         return self._sample(cut(gt, patch, side * scale, scale), cut(lq, patch, side, 1), pair)
 
     def __getitem__(self, index: int) -> Sample:
-        """The whole pair: ``lq`` (C, h, w) and ``gt`` (C, scale*h, scale*w), float32 in [0, 1]; their paths."""
+        """Return the whole pair: ``lq`` (C, h, w) and ``gt`` (C, scale*h, scale*w), float32 in [0, 1]; their paths."""
         gt, lq, pair = self._read(index)
         scale = self.options.scale
         return self._sample(gt[: lq.shape[0] * scale, : lq.shape[1] * scale], lq, pair)
@@ -198,7 +199,7 @@ class SingleImageDataset(torch.utils.data.Dataset[Sample]):
 
     Raises:
         OptionError: a key is missing or wrong.
-        DataError: the folder or an image is missing (checked here), or unreadable (when it is read).
+        DataError: the folder or an image is missing (raised here); an image is unreadable (raised when it is read).
     """
 
     OPTIONS: ClassVar[type[SingleOptions]] = SingleOptions
@@ -229,6 +230,6 @@ class SingleImageDataset(torch.utils.data.Dataset[Sample]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """``lq`` (C, h, w), float32 in [0, 1]; ``lq_path``."""
+        """Return ``lq`` (C, h, w), float32 in [0, 1], and ``lq_path``."""
         path = self.paths[index]
         return {"lq": finish(self.reader.read(path), self.options), "lq_path": path}

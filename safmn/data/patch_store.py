@@ -1,4 +1,4 @@
-"""Training patches from decoded pixels: slices of a memory map, or one gather from the memory of a GPU."""
+"""Training patches from decoded pixels: slices of a memory map, or one gather from GPU memory."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from safmn.registry import DATASET_REGISTRY
 
 logger = logging.getLogger(__name__)
 
-_UPLOAD_BYTES = 1 << 28  # how much is copied to the device at a time
+_UPLOAD_BYTES = 1 << 28  # copied to the device at a time
 
 
 class StoreOptions(CropOptions, frozen=True, kw_only=True):
     """Keys of :class:`PatchStore`.
 
     Attributes:
-        dataroot: The file that ``safmn prepare store`` made.
-        device: Where patches are cut: ``cuda`` keeps all pixels in the GPU's memory.
-        check_source: When to compare the store with the images it was made from, and refuse it where they changed.
+        dataroot: A file made with ``safmn prepare store``.
+        device: Where patches are cut. ``cuda`` keeps all pixels in GPU memory.
+        check_source: When to compare the store with its source images and refuse it if they changed: ``always``,
+            ``if_present`` (only if their folders exist) or ``never``.
     """
 
     dataroot: str
@@ -43,10 +44,10 @@ class StoreOptions(CropOptions, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the pixels of a batch of patches are, as addresses into the store's bytes.
+    """The addresses of the pixels of a batch of patches, as offsets into the bytes of the store.
 
-    Pixel (c, y, x) of patch b is at ``origin + c * plane + y * down + x * across``, with these four the b-th row of
-    ``gt`` or ``lq``: int64, (B, 4). Flips are negative steps; a transposition swaps the last two.
+    Row b of ``gt`` or ``lq`` (int64, (B, 4)) holds origin, plane, down and across: pixel (c, y, x) of patch b is at
+    ``origin + c * plane + y * down + x * across``. Flips are negative steps; a transposition swaps down and across.
     """
 
     keys: list[SampleKey]
@@ -56,7 +57,7 @@ class Plan:
 
 
 class _Planes(NamedTuple):
-    """Where the images' pixels begin, and their sizes: int64, (images,) each."""
+    """Offsets and sizes of the images in the store: int64, (images,) each."""
 
     offset: NDArray[np.int64]
     height: NDArray[np.int64]
@@ -64,13 +65,13 @@ class _Planes(NamedTuple):
 
     @classmethod
     def of(cls, images: Sequence[StoredImage], offsets: Sequence[int], factor: int) -> _Planes:
-        """Planes that begin at ``offsets``, ``factor`` times as large as the LQ images."""
+        """Return the planes of images that begin at ``offsets`` and are ``factor`` times as large as the LQ images."""
         sizes = [(image.lq_height * factor, image.lq_width * factor) for image in images]
         height, width = np.array(sizes, np.int64).reshape(-1, 2).T
         return cls(np.array(offsets, np.int64), height, width)
 
     def addresses(self, images: NDArray[np.int64], patches: Patches, side: int, factor: int) -> NDArray[np.int64]:
-        """Rows of :class:`Plan` for a patch of each of these images, whose positions count ``factor`` pixels."""
+        """Return rows of :class:`Plan` for one patch of each image, at ``factor`` times the patch's position."""
         offset, height, width = (values[images] for values in self)
         top = patches.top * factor + np.where(patches.vflip, side - 1, 0)
         left = patches.left * factor + np.where(patches.hflip, side - 1, 0)
@@ -80,11 +81,12 @@ class _Planes(NamedTuple):
 
 
 def gather(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
-    """Patches as one gather, on the device of ``pixels``.
+    """Cut a batch of patches with one gather, on the device of ``pixels``.
 
     Args:
         pixels: uint8, (bytes,).
         addresses: int64, (B, 4), as in :class:`Plan`, on the same device.
+        side: side of the patches in pixels.
 
     Returns:
         float32 (B, 3, side, side) in [0, 1].
@@ -95,7 +97,7 @@ def gather(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
 
 @functools.cache
 def _gather_kernel(device: torch.device) -> Callable[[Tensor, Tensor, int], Tensor] | None:
-    """One kernel for it, where there is Triton and it gives what it should; says where it does not."""
+    """Return the Triton kernel that gathers patches, or None without Triton; None with a warning if it fails a test."""
     if importlib.util.find_spec("triton") is None:
         return None
     pixels = torch.arange(256, device=device).to(torch.uint8)
@@ -105,8 +107,8 @@ def _gather_kernel(device: torch.device) -> Callable[[Tensor, Tensor, int], Tens
 
         if torch.equal(gpu_gather.gather(pixels, addresses, 8), _gather_by_torch(pixels, addresses, 8)):
             return gpu_gather.gather
-        reason = "it gives other pixels"
-    except Exception as error:  # whatever a compiler or a driver raises
+        reason = "it returns wrong pixels"
+    except Exception as error:  # compilers and drivers raise many types
         reason = f"{type(error).__name__}: {first_line(error)}"
     logger.warning("patches are cut by torch, which is slower: our kernel cannot run on this machine: %s", reason)
     return None
@@ -117,16 +119,16 @@ def _gather_by_torch(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
     steps = torch.arange(side, device=pixels.device)
     channel = torch.arange(3, device=pixels.device).view(1, 3, 1, 1)
     index = origin + channel * plane + steps.view(1, 1, -1, 1) * down + steps.view(1, 1, 1, -1) * across
-    # A divisor on the device (made there: a copy would wait for the GPU): by a number, CUDA multiplies with its
-    # reciprocal, which gives another float.
+    # The divisor is a tensor because CUDA multiplies by the reciprocal of a Python number, which rounds differently. It
+    # is created on the device because a copy would wait for the GPU.
     return pixels[index].to(torch.float32).div_(torch.full((), 255.0, device=pixels.device))
 
 
 def slice_patches(pixels: np.ndarray, addresses: np.ndarray, side: int) -> Tensor:
-    """The same patches, cut one by one from a memory map; arguments and result as :func:`gather`."""
+    """Cut the patches one by one from a memory map; arguments and result are those of :func:`gather`."""
     result = torch.empty(len(addresses), 3, side, side, dtype=torch.float32)
     cut, source = np.empty((3, side, side), np.uint8), pixels.data
-    # Computed by numpy: this runs in a thread beside the training step and must not use torch's pool of threads.
+    # Use numpy: this runs in a thread beside the training step and must not occupy torch's thread pool.
     for patch, (origin, *steps) in zip(result.numpy(), addresses.tolist(), strict=True):
         cut[...] = np.ndarray(cut.shape, np.uint8, source, origin, steps)
         patch[...] = cut
@@ -136,15 +138,15 @@ def slice_patches(pixels: np.ndarray, addresses: np.ndarray, side: int) -> Tenso
 
 @DATASET_REGISTRY.register()
 class PatchStore(torch.utils.data.Dataset[Sample]):
-    """The images of a patch store, as the same data set on disk would give them, bit for bit.
+    """The image pairs of a patch store. Samples are bit-identical to those of the same images in folders.
 
     Args:
         opt: the data set's section of the option file, with ``phase`` and ``scale``.
 
     Raises:
-        OptionError: a key is missing or wrong; the store has another scale.
-        DataError: the store is missing, damaged or no longer what its source images are; an image is smaller than the
-            crop; the GPU's memory is too small for it.
+        OptionError: a key is missing or wrong; the store has a different scale or holds GT images only.
+        DataError: the store is missing, damaged or out of date, or an image is smaller than the crop (raised here);
+            there is no GPU or its memory is too small (raised at the first batch).
     """
 
     OPTIONS: ClassVar[type[StoreOptions]] = StoreOptions
@@ -159,13 +161,13 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         self._lq = _Planes.of(self.images, [image.lq_offset(self.scale) for image in self.images], 1)
         if self.store.index.source.gt_alone:
             raise OptionError(
-                f"data set {self.options.name!r}: the patch store {self.store.path} holds GT images alone; degrade "
+                f"data set {self.options.name!r}: the patch store {self.store.path} holds GT images only; degrade "
                 "them with type: RealESRGANDataset and io_backend: {type: store}, or make the store with --scale"
             )
         if self.scale != self.options.scale:
             raise OptionError(
-                f"data set {self.options.name!r}: the patch store {self.store.path} is for scale {self.scale}, the "
-                f"option file says {self.options.scale}"
+                f"data set {self.options.name!r}: the patch store {self.store.path} is for scale {self.scale}, but the "
+                f"option file sets scale {self.options.scale}"
             )
         self.store.check_sources(self.options.check_source, self.options.name)
         if self.options.phase == "train":
@@ -185,16 +187,16 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         return len(self.images)
 
     def image_names(self) -> list[str]:
-        """The GT images' names, without folder and ending, in the order of their indices."""
+        """Return the names of the GT images, without folder and ending, in the order of their indices."""
         return [image_name(image.hr.name) for image in self.images]
 
     @property
     def on_device(self) -> bool:
-        """Whether batches are made on the GPU: planned by any thread, gathered by the one that trains."""
+        """Whether batches are made on the GPU: any thread may plan them, the training thread gathers them."""
         return self.options.device != "cpu"
 
     def plan(self, keys: Sequence[SampleKey], seed: int) -> Plan:
-        """Draw crops and turns of a batch; cheap, and the same for every way to read the pixels."""
+        """Draw the crops and augmentations of a batch. This is cheap and does not depend on the device."""
         images = np.array([key.index for key in keys], np.int64) % len(self.images)
         gt, lq = self._places(images, first_draws([(seed, key.epoch, key.index) for key in keys]))
         return Plan(list(keys), [self._path(index) for index in images], gt, lq)
@@ -211,7 +213,15 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         )
 
     def gather(self, plan: Plan) -> Batch:
-        """The batch of a plan: ``lq`` (B, 3, p, p), ``gt`` (B, 3, gt_size, gt_size), float32 in [0, 1]; paths; keys."""
+        """Return the batch of a plan.
+
+        Returns:
+            ``lq`` (B, 3, p, p) and ``gt`` (B, 3, gt_size, gt_size), float32 in [0, 1]; ``lq_path``, ``gt_path``,
+            ``keys``.
+
+        Raises:
+            DataError: there is no GPU, or its memory is too small for the store.
+        """
         side = self.lq_patch
         if self.on_device:
             pixels = self._uploaded()
@@ -223,11 +233,11 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         return {"lq": lq, "gt": gt, "lq_path": plan.paths, "gt_path": list(plan.paths), "keys": plan.keys}
 
     def batch(self, keys: Sequence[SampleKey], seed: int) -> Batch:
-        """The training batch of ``keys``; see :meth:`gather`."""
+        """Return the training batch of ``keys``; see :meth:`gather`."""
         return self.gather(self.plan(keys, seed))
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """A training sample of image ``index``, on the CPU; every draw comes from ``rng``."""
+        """Return a training sample of image ``index``, on the CPU; all draws come from ``rng``."""
         gt, lq = self._places(np.array([index]), rng.random((1, DRAWS)))
         path, side, pixels = self._path(index), self.lq_patch, self.store.pixels
         return {
@@ -238,7 +248,7 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         }
 
     def __getitem__(self, index: int) -> Sample:
-        """The whole pair: ``lq`` (3, h, w) and ``gt`` (3, scale*h, scale*w), float32 in [0, 1]; paths."""
+        """Return the whole pair: ``lq`` (3, h, w) and ``gt`` (3, scale*h, scale*w), float32 in [0, 1]; their paths."""
         lq, gt = (torch.from_numpy(image / np.float32(255)) for image in (self.store.lq(index), self.store.gt(index)))
         path = self._path(index)
         return {"lq": lq, "gt": gt, "lq_path": path, "gt_path": path}
@@ -247,7 +257,7 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         return f"{self.store.path}/{self.images[index].hr.name}"
 
     def _uploaded(self) -> Tensor:
-        """The store's bytes in the memory of the current device of ``options.device``; copied on the first call."""
+        """Return the bytes of the store in the memory of ``options.device``; the first call copies them there."""
         if self._device_pixels is None:
             self._device_pixels = _upload(self.store, torch.device(self.options.device))
         return self._device_pixels
@@ -262,12 +272,12 @@ def _upload(store: StoreFile, device: torch.device) -> Tensor:
     pixels = store.pixels
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise DataError("device: cuda of a PatchStore needs a CUDA device, and there is none. Set device: cpu.")
+            raise DataError("device: cuda of a PatchStore needs a CUDA device, but there is none. Set device: cpu.")
         free, _ = torch.cuda.mem_get_info()
         if len(pixels) > free:
             raise DataError(
-                f"the patch store {store.path} has {len(pixels) / 2**30:.1f} GiB and the GPU {free / 2**30:.1f} GiB "
-                "free. Set device: cpu."
+                f"the patch store {store.path} has {len(pixels) / 2**30:.1f} GiB, but the GPU has only "
+                f"{free / 2**30:.1f} GiB free. Set device: cpu."
             )
     uploaded = torch.empty(len(pixels), dtype=torch.uint8, device=device)
     for start in range(0, len(pixels), _UPLOAD_BYTES):

@@ -1,4 +1,4 @@
-"""GT images and the degraded images made from them while they are loaded: training data for real-world models."""
+"""GT images that are degraded while they are loaded: training data for real-world models."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ _VALIDATION_SEED = 0
 
 
 class GtBackend(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the GT images are stored: files in a folder, an lmdb, or a patch store (``dataroot_gt`` is its file)."""
+    """How the GT images are stored: as files in a folder, in an lmdb, or in the patch store ``dataroot_gt``."""
 
     type: Literal["disk", "lmdb", "store"] = "disk"
-    check_source: CheckSource = "always"  # refuse a store when its source images changed
+    check_source: CheckSource = "always"  # when to refuse a store with changed source images
 
 
 class RealESRGANOptions(BlurKeys, frozen=True, kw_only=True):
     """Keys of :class:`RealESRGANDataset`; those of the blur are documented in :class:`BlurKeys`.
 
     Attributes:
-        type: The data set.
-        name: What logs and tables call it.
-        phase: Filled in: what the section's name says.
-        scale: Filled in: the option file's.
+        type: Name of the data set class.
+        name: Name of the data set in logs and tables.
+        phase: Set by SAFMN from the section's name.
+        scale: Set by SAFMN from the option file's ``scale``.
         dataroot_gt: Folder of the GT images, an lmdb, or a patch store.
-        meta_info: A text file that lists the images to use; null: all in the folder.
-        io_backend: ``{type: disk}``, ``{type: lmdb}`` or ``{type: store}``; the last takes ``check_source`` as well.
+        meta_info: A text file that lists the images to use; null: all images of the folder.
+        io_backend: ``{type: disk}``, ``{type: lmdb}`` or ``{type: store}``; a store also takes ``check_source``.
     """
 
     type: str
@@ -63,21 +63,23 @@ class RealESRGANOptions(BlurKeys, frozen=True, kw_only=True):
 
 @DATASET_REGISTRY.register(suffix=OURS)
 class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
-    """GT images, degraded as :mod:`safmn.degradations` draws it (Real-ESRGAN, arXiv 2107.10833).
+    """GT images and degraded versions of them, with the random recipes of :mod:`safmn.degradations`.
 
-    For training, ``sample`` cuts a square of ``crop_size`` (400) pixels, degrades it, and cuts the patch from the pair.
-    For validation, ``dataset[index]`` is the whole image and its degraded version, always by the same recipe.
+    The degradation is that of Real-ESRGAN (arXiv 2107.10833). For training, ``sample`` cuts a square of ``crop_size``
+    (400) pixels, degrades it, and cuts the patch from the pair. For validation, ``dataset[index]`` is the whole image
+    and its degraded version, always with the same recipe.
 
     Args:
         opt: the data set's section of the option file, keys as in BasicSR, with ``phase`` and ``scale``; and under
-            ``degradation`` the keys outside the section (:class:`safmn.degradations.keys.DegradationKeys`).
+            ``degradation`` the degradation keys outside the section
+            (:class:`safmn.degradations.keys.DegradationKeys`).
 
     Attributes:
-        degrades: whether option files pass ``degradation`` on to it.
+        degrades: tells the builder of data sets to pass ``degradation``.
 
     Raises:
         OptionError: a key is missing or wrong.
-        DataError: the folder or an image is missing (checked here), or unreadable (when it is read).
+        DataError: the folder or an image is missing (raised here); an image is unreadable (raised when it is read).
     """
 
     OPTIONS: ClassVar[type[RealESRGANOptions]] = RealESRGANOptions
@@ -95,8 +97,8 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
     def _read_degradation(self, opt: Mapping[str, Any]) -> DegradationOptions:
         if "degradation" not in opt:
             raise OptionError(
-                f"data set {self.options.name!r}: the key 'degradation' is missing; it holds what an option file says "
-                "outside the data set's section (resize_prob, noise_range, ...). {} means the published values."
+                f"data set {self.options.name!r}: the key 'degradation' is missing; it holds the degradation keys "
+                "from outside the data set's section (resize_prob, noise_range, ...). {} means the published values."
             )
         degradation = opt["degradation"]
         is_training = self.options.phase == "train"
@@ -129,29 +131,30 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         return len(self.paths)
 
     def image_names(self) -> list[str]:
-        """The GT images' names, without folder and ending, in the order of their indices."""
+        """Return the names of the GT images, without folder and ending, in the order of their indices."""
         return [image_name(path) for path in self.paths]
 
     def sample(self, index: int, rng: np.random.Generator, batch_rng: np.random.Generator | None = None) -> Sample:
-        """A training sample of image ``index``.
+        """Return a training sample of image ``index``.
 
         Args:
-            rng: where every draw comes from.
-            batch_rng: where those come from that ``mode: batch_pool`` makes once for a batch.
+            index: number of the image.
+            rng: generator for the draws of this sample.
+            batch_rng: generator for the draws that ``mode: batch_pool`` makes once per batch.
 
         Returns:
-            ``lq`` (3, p, p) and ``gt`` (3, gt_size, gt_size), float32 in [0, 1]; ``gt_usm``, the sharpened GT, where
-            the options ask for it; ``gt_path``.
+            ``lq`` (3, p, p) and ``gt`` (3, gt_size, gt_size), float32 in [0, 1]; ``gt_usm``, the sharpened GT, if the
+            options ask for it; ``gt_path``.
         """
         recipe = draw_recipe(self.degradation, rng, batch_rng)
         image = self.reader.read(self.paths[index])
         return self._sample(make_pair(recipe, image, sharpened=self.degradation.needs_sharpened), index)
 
     def batch(self, keys: Sequence[Any], seed: int) -> Batch:
-        """The samples of ``keys``, stacked (images) or listed (paths).
+        """Return the samples of ``keys``, stacked (images) or listed (paths).
 
         Args:
-            keys: :class:`SampleKey`, or what :meth:`arrange` made of them.
+            keys: :class:`SampleKey`, or the keys that :meth:`arrange` yields.
             seed: the run's seed.
         """
         samples = []
@@ -169,10 +172,10 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
     def arrange(
         self, keys: Callable[[int], Iterator[list[SampleKey]]], *, start: int, accumulate: int, seed: int
     ) -> Iterator[list[Any]]:
-        """The order in which the loader asks for samples: that of ``keys``, or, for ``batch_pool``, through the pool.
+        """Yield keys in the order in which the loader loads them; ``mode: batch_pool`` passes them through the pool.
 
         Args:
-            keys: gives the micro-batches of keys from the iteration after the given one on.
+            keys: ``keys(i)`` yields the keys of the micro-batches after iteration ``i``.
             start: the iteration after which to begin.
             accumulate: micro-batches per iteration.
             seed: the run's seed.
@@ -182,9 +185,11 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         return pooled(keys(0), size=self.degradation.queue_size, seed=seed, skip=start * accumulate)
 
     def __getitem__(self, index: int) -> Sample:
-        """A whole image for validation: ``gt`` (3, H, W), cropped to a multiple of the scale, and ``lq``; their paths.
+        """Return a whole image for validation, degraded with the recipe of seed 0, epoch 0 and ``index``.
 
-        The recipe is that of seed 0, epoch 0 and ``index``.
+        Returns:
+            ``gt`` (3, H, W), cropped to a multiple of the scale, and ``lq`` (3, H / scale, W / scale), float32 in
+            [0, 1]; ``gt_path`` and ``lq_path``.
         """
         recipe = draw_recipe(self.degradation, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
         gt = from_uint8(np.ascontiguousarray(mod_crop(self.reader.read(self.paths[index]), self.options.scale)))
@@ -196,5 +201,5 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
 
 
 def _planes(image: Array) -> Tensor:
-    """(H, W, 3) array -> contiguous (3, H, W) tensor."""
+    """Convert an (H, W, 3) array to a contiguous (3, H, W) tensor."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -1,4 +1,4 @@
-"""Where images come from (folders, meta-info files, lmdb data bases), and which LQ image belongs to which GT image."""
+"""Read images from folders, lmdbs and patch stores, and find the LQ image of each GT image."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from safmn.errors import DataError
 from safmn.imaging import decode_rgb, read_rgb
 from safmn.imaging.file_names import IMAGE_SUFFIXES, template_mistake
 
-_REMAKE_LMDB = "Copy it again, or make it anew with safmn prepare lmdb."
-_SHAPE = re.compile(r"\s+\(\s*\d+(\s*,\s*\d+){1,2}\s*\)(\s[^()]*)?$")  # and what follows it, the compression say
+_REMAKE_LMDB = "Copy it again, or rebuild it with safmn prepare lmdb."
+_SHAPE = re.compile(r"\s+\(\s*\d+(\s*,\s*\d+){1,2}\s*\)(\s[^()]*)?$")  # with the rest of the line, e.g. a compression
 _LMDB_HEADER = struct.Struct("<16x2I16xI")
 _LMDB_PAGES = {2**exponent for exponent in range(8, 17)}
-_LONGEST_LIST = 2**28  # bytes of a list of image names
-_NAMED_AT_MOST = 3  # missing images that a message names before it counts the rest
+_LONGEST_LIST = 2**28  # largest accepted list of image names, bytes
+_NAMED_AT_MOST = 3  # missing images that a message names; it gives only the number of the others
 
 
 class Pair(NamedTuple):
-    """Paths, or lmdb keys, of a GT image and its LQ counterpart."""
+    """The paths or lmdb keys of a GT image and its LQ image."""
 
     gt: str
     lq: str
@@ -38,7 +38,11 @@ class Reader(Protocol):
     """Reads images by path or key."""
 
     def read(self, name: str) -> np.ndarray:
-        """The image as RGB (H, W, 3), uint8; uint16 where it has more bits. Raises DataError that names it."""
+        """Return the image as RGB (H, W, 3), uint8, or uint16 if it has more bits.
+
+        Raises:
+            DataError: the image is missing or damaged; the message names it.
+        """
         ...
 
 
@@ -46,18 +50,18 @@ class DiskReader:
     """Reads image files."""
 
     def read(self, name: str) -> np.ndarray:
-        """The image file as uint8 or uint16 RGB (H, W, 3)."""
+        """Return the image file as uint8 or uint16 RGB (H, W, 3)."""
         return read_rgb(name, deep=True)
 
 
 class LmdbReader:
-    """Reads encoded images from an lmdb in BasicSR's form: ``data.mdb`` and ``meta_info.txt`` in a folder.
+    """Reads encoded images from an lmdb in BasicSR's format: a folder with ``data.mdb`` and ``meta_info.txt``.
 
-    The data base is opened when first read from. It may be read from several threads, and after a fork (nothing is
-    locked and nothing written, so processes have no state to share); the reader may be pickled.
+    The lmdb is opened at the first read. Several threads may read from it, also after a fork: it is opened read-only
+    and without locks, so processes share no state. The reader can be pickled.
 
     Raises:
-        DataError: the folder or one of its two files is missing; when read from, that one of them is damaged.
+        DataError: the folder or one of the two files is missing (raised here) or damaged (raised when it is read).
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -65,16 +69,16 @@ class LmdbReader:
         for file in ("data.mdb", "meta_info.txt"):
             if not os.path.isfile(os.path.join(self.folder, file)):
                 raise DataError(
-                    f"{self.folder} is no lmdb of images: {file} is missing. Make one with safmn prepare lmdb."
+                    f"{self.folder} is not an lmdb of images: {file} is missing. Make one with safmn prepare lmdb."
                 )
         self._environment: Any = None
 
     def keys(self) -> list[str]:
-        """The keys that ``meta_info.txt`` lists, in its order."""
+        """Return the keys that ``meta_info.txt`` lists, in its order."""
         return [os.path.splitext(name)[0] for name in _names_in(os.path.join(self.folder, "meta_info.txt"))]
 
     def read(self, name: str) -> np.ndarray:
-        """The image of a key as uint8 or uint16 RGB (H, W, 3)."""
+        """Return the image of a key as uint8 or uint16 RGB (H, W, 3)."""
         try:
             if self._environment is None:
                 self._environment = _open(os.path.realpath(self.folder))
@@ -83,7 +87,10 @@ class LmdbReader:
         except lmdb.Error as error:
             raise DataError(f"{self.folder} cannot be read as an lmdb ({error}). {_REMAKE_LMDB}") from error
         if content is None:
-            raise DataError(f"{self.folder} has no image {name!r}, although its meta_info.txt lists it. Make it anew.")
+            raise DataError(
+                f"{self.folder} has no image {name!r}, but its meta_info.txt lists it. Rebuild it with safmn prepare "
+                "lmdb."
+            )
         return decode_rgb(content, f"{self.folder}:{name}", deep=True)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,27 +101,27 @@ class StoreReader:
     """Reads the GT images of a patch store by name.
 
     Args:
-        path: the file that ``safmn prepare store --gt-only`` made.
+        path: a file made with ``safmn prepare store --gt-only``.
         check_source: see :meth:`StoreFile.check_sources`.
-        set_name: the data set that messages name.
+        set_name: name of the data set, for messages.
 
     Raises:
-        DataError: the store is missing, damaged or out of date, or holds pairs, whose GT images may have been cropped.
+        DataError: the store is missing, damaged or out of date, or holds pairs (their GT images may be cropped).
     """
 
     def __init__(self, path: str | Path, check_source: CheckSource, set_name: str) -> None:
         self.store = StoreFile(path)
         if not self.store.index.source.gt_alone:
             raise DataError(
-                f"the patch store {path} holds pairs of images; make one of GT images with: safmn prepare store "
-                f"--gt-only --hr DIR -o FILE"
+                f"the patch store {path} holds pairs of images; make a store of GT images only with: safmn prepare "
+                f"store --gt-only --hr DIR -o FILE"
             )
         self.store.check_sources(check_source, set_name)
-        self.names = [image.hr.name for image in self.store.index.images]  # one may stand there twice
+        self.names = [image.hr.name for image in self.store.index.images]  # may repeat names
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
     def read(self, name: str) -> np.ndarray:
-        """The image as uint8 RGB (H, W, 3), a view of the file: only the pixels that are used are loaded."""
+        """Return the image as uint8 RGB (H, W, 3), a view of the mapped file: only the used pixels are loaded."""
         return self.store.gt(self._numbers[name]).transpose(1, 2, 0)
 
 
@@ -122,7 +129,7 @@ _environments: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def _open(folder: str) -> Any:
-    """The environment of a folder: lmdb allows one in a process, so all readers share it."""
+    """Return the lmdb environment of a folder; all readers share it because lmdb allows only one per process."""
     environment = _environments.get(folder)
     if environment is None:
         _check_header(folder)
@@ -133,12 +140,12 @@ def _open(folder: str) -> Any:
 
 
 def _check_header(folder: str) -> None:
-    """Refuse a data base whose header names an impossible page size: the library would divide by it.
+    """Refuse an lmdb whose header has an impossible page size, because the library divides by it.
 
-    The layout is that of MDB_meta in lmdb's mdb.c, behind a page's header of 16 bytes.
+    The layout is that of MDB_meta in lmdb's mdb.c, after the 16 bytes of the page header.
 
     Raises:
-        DataError: names the file.
+        DataError: the header is wrong; the message names the file.
     """
     with open(os.path.join(folder, "data.mdb"), "rb") as file:
         header = file.read(_LMDB_HEADER.size)
@@ -146,14 +153,14 @@ def _check_header(folder: str) -> None:
         magic, version, page = _LMDB_HEADER.unpack(header)
         if (magic, version) == (0xBEEFC0DE, 1) and page in _LMDB_PAGES:
             return
-    raise DataError(f"{folder}/data.mdb is damaged, or no lmdb. {_REMAKE_LMDB}")
+    raise DataError(f"{folder}/data.mdb is damaged or not an lmdb. {_REMAKE_LMDB}")
 
 
 def check_whole(folder: str, environment: Any) -> None:
-    """Refuse a data base that was cut off: reading beyond the end of the mapped file would kill the process.
+    """Refuse a truncated lmdb, because reading beyond the end of the mapped file would kill the process.
 
     Raises:
-        DataError: names the file.
+        DataError: the file is too short; the message names it.
     """
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size = os.path.getsize(os.path.join(folder, "data.mdb"))
@@ -162,21 +169,21 @@ def check_whole(folder: str, environment: Any) -> None:
 
 
 def list_images(folder: str | Path) -> list[str]:
-    """The names of the image files of a folder (not of its subfolders), ordered by name without ending.
+    """Return the names of the image files directly in a folder, sorted by name without ending.
 
-    The order is that of an lmdb's keys, so that index i is the same image whichever way a set is stored.
+    An lmdb sorts its keys the same way, so index i is the same image in a folder and in an lmdb.
 
     Raises:
-        DataError: no such folder, or no image in it.
+        DataError: the folder does not exist or has no images.
     """
     return sorted((path.name for path in imaging.list_images(folder)), key=os.path.splitext)
 
 
 def pairs_from_folders(gt_folder: str, lq_folder: str, template: str = "{}") -> list[Pair]:
-    """Pair two folders: the LQ image of ``NAME.png`` is ``template.format("NAME")`` with any image ending.
+    """Pair the images of two folders: the LQ image of ``NAME.png`` is ``template.format("NAME")`` with any ending.
 
     Raises:
-        DataError: a folder is missing or empty, or images of one have no counterpart in the other; names them.
+        DataError: a folder is missing or empty, or images have no counterpart; the message names them.
     """
     gt_names, lq_names = list_images(gt_folder), list_images(lq_folder)
     pairs = _pair(gt_names, lq_names, gt_folder, lq_folder, template)
@@ -193,7 +200,7 @@ def pairs_from_meta_info(gt_folder: str, lq_folder: str, meta_info: str, templat
     """Pair the images that a meta-info file lists, in its order (lines such as ``0001_s001.png (480,480,3)``).
 
     Raises:
-        DataError: the file, a folder or an image is missing; names them.
+        DataError: the file, a folder or an image is missing; the message names it.
     """
     names = names_from_meta_info(meta_info)
     missing = [name for name in names if not os.path.isfile(os.path.join(gt_folder, name))]
@@ -205,10 +212,10 @@ def pairs_from_meta_info(gt_folder: str, lq_folder: str, meta_info: str, templat
 
 
 def pairs_from_lmdb(gt: LmdbReader, lq: LmdbReader, template: str = "{}") -> list[Pair]:
-    """Pair two lmdb data bases by key: the same key, or ``template.format(key)`` on the LQ side; ordered by key.
+    """Pair two lmdbs by key, sorted by key: the LQ key is the same, or ``template.format(key)``.
 
     Raises:
-        DataError: the keys do not match; names them.
+        DataError: the keys do not match; the message names them.
     """
     _check_template(template)
     gt_keys, lq_keys = sorted(gt.keys()), set(lq.keys())
@@ -224,10 +231,10 @@ def pairs_from_lmdb(gt: LmdbReader, lq: LmdbReader, template: str = "{}") -> lis
 
 
 def names_from_meta_info(path: str | Path) -> list[str]:
-    """The image names that a meta-info file lists, in its order.
+    """Return the image names that a meta-info file lists, in its order.
 
     Raises:
-        DataError: there is no such file, it is not UTF-8 text, or it lists nothing.
+        DataError: the file does not exist, is not UTF-8 text, or is empty; a name leads out of the image folder.
     """
     if not os.path.isfile(path):
         raise DataError(f"no such meta_info_file: {path}")
@@ -236,19 +243,21 @@ def names_from_meta_info(path: str | Path) -> list[str]:
         raise DataError(f"the meta_info_file {path} lists no images")
     for name in names:
         if os.path.isabs(name) or ".." in name.split("/"):
-            raise DataError(f"the meta_info_file {path} lists {name!r:.100}: names are below the folder of the images")
+            raise DataError(
+                f"the meta_info_file {path} lists {name!r:.100}: names must be below the folder of the images"
+            )
     return names
 
 
 def check_sizes(gt: np.ndarray, lq: np.ndarray, scale: int, pair: Pair, *, training: bool = True) -> None:
-    """Refuse a pair whose sizes do not fit the scale: such images often show shifted content as well.
+    """Refuse a pair whose sizes do not fit the scale, because the content of such images is often shifted, too.
 
-    A GT image may exceed ``scale`` times its LQ image by the fewer than ``scale`` pixels that cropping to a multiple
-    left. In testing its LQ image may also be that of the GT image cropped to a multiple of 12: benchmarks share HR
-    images between scales.
+    A GT image may be up to ``scale`` - 1 pixels larger than ``scale`` times its LQ image: the LQ image was made from
+    the GT image cropped to a multiple of the scale. In testing, it may also be cropped to a multiple of 12, because
+    benchmarks use the same HR images for all scales.
 
     Raises:
-        DataError: names both images and their sizes.
+        DataError: the sizes do not fit; the message names both images and their sizes.
     """
     sides = list(zip(gt.shape[:2], lq.shape[:2], strict=True))
     fits = all(0 <= gt_side - scale * lq_side < scale for gt_side, lq_side in sides)
@@ -271,7 +280,7 @@ def _pair(
         stem, ending = os.path.splitext(base)
         wanted = template.format(stem)
         lq_name = wanted + ending if wanted + ending in present else by_stem.get(wanted)
-        for other in (ending, *IMAGE_SUFFIXES) if folder else ():  # the LQ images may have the same subfolders
+        for other in (ending, *IMAGE_SUFFIXES) if folder else ():  # the LQ folder may have the same subfolders
             if os.path.isfile(os.path.join(lq_folder, folder, wanted + other)):
                 lq_name = os.path.join(folder, wanted + other)
                 break
@@ -293,7 +302,7 @@ def _pair(
 
 
 def _flat(folder: str) -> list[str]:
-    """The images directly in a folder, of which there may be none: listed ones may lie below it."""
+    """Return the images directly in a folder; there may be none, because listed images may be in subfolders."""
     try:
         return list_images(folder)
     except DataError:
@@ -307,19 +316,19 @@ def _check_template(template: str) -> None:
 
 
 def _names_in(path: str | Path) -> list[str]:
-    """The image names in the lines of a meta-info file."""
+    """Return the image names in the lines of a meta-info file."""
     size = os.path.getsize(path)
     if size > _LONGEST_LIST:
-        raise DataError(f"{path} has {size / 1e6:,.0f} MB: not a list of images")
+        raise DataError(f"{path} has {size / 1e6:,.0f} MB, so it is not a list of images")
     try:
         with open(path, encoding="utf-8-sig") as lines:
             return [_meta_name(line) for line in lines if line.strip()]
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8, or make it anew") from error
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8, or make it again") from error
 
 
 def _meta_name(line: str) -> str:
-    """``"a (1).png (480,480,3) 1"`` -> ``"a (1).png"``."""
+    """Return the image name of a line: ``"a (1).png (480,480,3) 1"`` -> ``"a (1).png"``."""
     return _SHAPE.sub("", line.strip())
 
 

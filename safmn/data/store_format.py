@@ -1,9 +1,9 @@
-"""The file of a patch store: decoded images behind one another, so that a crop is a slice of a memory map.
+"""The file format of patch stores: decoded images one after another, so that a crop is a slice of a memory map.
 
-``header | pixels of image 0: GT, LQ | pixels of image 1 ... | index``. Pixels are uint8 RGB, planar (3, H, W), each
-block on a multiple of 64 bytes; the index (msgpack) holds sizes, offsets, a checksum of each image's pixels, and what
-the source files were. The header points to the index and is written when all else is on the disk. A store of scale 1
-that was made without LR images holds GT images alone, for training that degrades them.
+``header | pixels of image 0: GT, LQ | pixels of image 1 ... | index``. Pixels are uint8 RGB, planar (3, H, W); each
+block starts at a multiple of 64 bytes. The index (msgpack) holds sizes, offsets, a checksum of each image's pixels, and
+a description of the source files. The header points to the index and is written last, when all else is on the disk.
+A store of scale 1 that was made without LR images holds GT images only, for training with degradations.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ ALIGNMENT = 64
 _MAGIC = b"SAFMNPS\x01"
 _HEADER = struct.Struct("<8sQQ16s")  # magic and version, offset and length of the index, its digest
 CheckSource: TypeAlias = Literal["always", "if_present", "never"]
-_REMAKE = "Make it anew with safmn prepare store."
+_REMAKE = "Rebuild it with safmn prepare store."
 _LARGEST_SCALE = 64
-_CHECKED_AT_MOST = 4096  # source files looked at when a store is opened: start-up must not grow with the data
+_CHECKED_AT_MOST = 4096  # source files checked when a store is opened, to limit the start-up time
 
 
 def digest_of(*blocks: bytes | np.ndarray) -> bytes:
-    """BLAKE2b, 16 bytes, of the blocks (of arrays: their elements in C order) in turn."""
+    """Return the BLAKE2b digest (16 bytes) of the concatenated blocks; arrays must be C-contiguous."""
     digest = hashlib.blake2b(digest_size=16)
     for block in blocks:
         digest.update(block if isinstance(block, bytes) else block.reshape(-1).data)
@@ -39,12 +39,12 @@ def digest_of(*blocks: bytes | np.ndarray) -> bytes:
 
 
 def aligned(size: int) -> int:
-    """``size`` rounded up to the alignment of blocks."""
+    """Round ``size`` up to the alignment of blocks."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 class SourceFile(msgspec.Struct, frozen=True, array_like=True):
-    """An image file as it was when the store was built."""
+    """The state of an image file when the store was built."""
 
     name: str
     size: int
@@ -52,10 +52,10 @@ class SourceFile(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
 
     def is_unchanged(self, folder: str) -> bool:
-        """Whether the file is the same: by size and time, or where only the time differs (a copy), by content.
+        """Whether the file has the same size and time, or, if only the time differs (a copy), the same content.
 
         Raises:
-            OSError: there is no such file.
+            OSError: the file does not exist.
         """
         path = Path(folder, self.name)
         now = path.stat()
@@ -65,7 +65,10 @@ class SourceFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StoredImage(msgspec.Struct, frozen=True, array_like=True):
-    """One pair of images in a store. ``lr`` is None where the LQ image was made from the GT image, or there is none."""
+    """One pair of images in a store.
+
+    ``lr`` is None if the LQ image was made from the GT image or there is no LQ image.
+    """
 
     offset: int
     lq_height: int
@@ -75,26 +78,27 @@ class StoredImage(msgspec.Struct, frozen=True, array_like=True):
     lr: SourceFile | None
 
     def lq_bytes(self, scale: int) -> int:
-        """Bytes of the LQ pixels: none in a store of GT images alone."""
+        """Return the number of bytes of the LQ pixels; 0 in a store of GT images only."""
         return 0 if scale == 1 and self.lr is None else 3 * self.lq_height * self.lq_width
 
     def gt_bytes(self, scale: int) -> int:
-        """Bytes of the GT pixels."""
+        """Return the number of bytes of the GT pixels."""
         return 3 * self.lq_height * self.lq_width * scale * scale
 
     def lq_offset(self, scale: int) -> int:
-        """Where the LQ pixels start in the file."""
+        """Return the offset of the LQ pixels in the file."""
         return self.offset + aligned(self.gt_bytes(scale))
 
     def end(self, scale: int) -> int:
-        """Where the next image starts in the file."""
+        """Return the offset of the next image in the file."""
         return self.lq_offset(scale) + aligned(self.lq_bytes(scale))
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where the images of a store came from.
+    """The folders and options from which a store was made.
 
-    ``lr_folder`` is None where LQ was made from GT by MATLAB's bicubic, or, at scale 1, where there is no LQ.
+    ``lr_folder`` is None if the LQ images were made from the GT images with MATLAB's bicubic or, at scale 1, if there
+    are no LQ images.
     """
 
     scale: int
@@ -110,15 +114,16 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class StoreIndex(msgspec.Struct, frozen=True):
-    """What a store holds."""
+    """The index of a store: its source and its images."""
 
     source: Source
     images: list[StoredImage]
 
     def first_change(self, *, at_most: int = _CHECKED_AT_MOST) -> str | None:
-        """What is different now in the sources, in words; None when nothing is.
+        """Describe the first change in the source images since the store was built; None if nothing changed.
 
-        Looks at the names in the folders and at up to ``at_most`` files, evenly spread.
+        New names are looked for in the HR folder unless a meta-info file chose the images. At most ``at_most`` images,
+        evenly spread, are checked for changes.
         """
         checked = self.images[:: -(-len(self.images) // at_most)]
         names = {image.hr.name for image in self.images} if self.source.meta_info is None else None
@@ -144,7 +149,7 @@ def _first_change(folder: str, files: Sequence[SourceFile], names: set[str] | No
 
 
 def finish_file(file: BinaryIO, end: int, index: StoreIndex) -> None:
-    """Write index and header to a file whose pixels end at ``end``; each is on the disk before the next is written."""
+    """Write the index at ``end``, the end of the pixels, wait until it is on the disk, then write the header."""
     content = msgspec.msgpack.encode(index)
     header = _HEADER.pack(_MAGIC, end, len(content), digest_of(content))
     for offset, block in ((end, content), (0, header)):
@@ -168,15 +173,15 @@ def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 class DamagedStore(DataError):
-    """A patch store that is cut short, or whose index is damaged."""
+    """A patch store is truncated or its index is damaged."""
 
 
 def read_index(path: str | Path) -> StoreIndex:
-    """The index of a store.
+    """Read the index of a store.
 
     Raises:
-        DataError: the file is missing, or no patch store.
-        DamagedStore: it is cut short, or its index is damaged.
+        DataError: the file is missing or not a patch store.
+        DamagedStore: it is truncated or its index is damaged.
     """
     if not os.path.isfile(path):
         raise DataError(f"no such patch store: {path}. Make one with: safmn prepare store --hr DIR --scale S -o {path}")
@@ -184,14 +189,14 @@ def read_index(path: str | Path) -> StoreIndex:
         header = file.read(_HEADER.size)
         if len(header) < _HEADER.size or header[:8] != _MAGIC:
             raise DataError(
-                f"{path} is no patch store, or one of another version. Delete it, if so, and make it anew with safmn "
-                "prepare store."
+                f"{path} is not a patch store, or has a different version. If it is an old patch store, delete it and "
+                "rebuild it with safmn prepare store."
             )
         _, offset, length, digest = _HEADER.unpack(header)
         whole = offset + length == os.fstat(file.fileno()).st_size
         content = read_at(file, offset, length) if whole else b""
     if not whole or digest_of(content) != digest:
-        raise DamagedStore(f"the patch store {path} is cut short or damaged. {_REMAKE}")
+        raise DamagedStore(f"the patch store {path} is truncated or damaged. {_REMAKE}")
     try:
         index = msgspec.msgpack.decode(content, type=StoreIndex)
         _check_places(index, offset)
@@ -201,10 +206,10 @@ def read_index(path: str | Path) -> StoreIndex:
 
 
 def _check_places(index: StoreIndex, end: int) -> None:
-    """Check that all images lie between the header and the index: a GPU would read whatever is elsewhere.
+    """Check that all images lie between the header and the index, because a GPU does not check addresses.
 
     Raises:
-        ValueError: one does not; names it.
+        ValueError: an image or the scale is wrong; the message names it.
     """
     scale = index.source.scale
     if not 1 <= scale <= _LARGEST_SCALE:
@@ -217,7 +222,9 @@ def _check_places(index: StoreIndex, end: int) -> None:
 
 
 class StoreFile:
-    """An open patch store: its index, and its pixels as a read-only memory map (made when first used; may be pickled).
+    """An open patch store: its index, and its pixels as a read-only memory map.
+
+    The file is mapped at the first use of the pixels. The object can be pickled.
 
     Raises:
         DataError: see :func:`read_index`.
@@ -239,31 +246,31 @@ class StoreFile:
         return self._pixels
 
     def gt(self, number: int) -> np.ndarray:
-        """GT image: uint8 RGB (3, H, W), a view of the map."""
+        """Return GT image ``number``: uint8 RGB (3, H, W), a view of the map."""
         image, scale = self.index.images[number], self.index.source.scale
         block = self.pixels[image.offset : image.offset + image.gt_bytes(scale)]
         return block.reshape(3, image.lq_height * scale, image.lq_width * scale)
 
     def lq(self, number: int) -> np.ndarray:
-        """LQ image: uint8 RGB (3, h, w), a view of the map; (3, 0, 0) where there is none."""
+        """Return LQ image ``number``: uint8 RGB (3, h, w), a view of the map; (3, 0, 0) if there is none."""
         image, source = self.index.images[number], self.index.source
         size = (0, 0) if source.gt_alone else (image.lq_height, image.lq_width)
         offset = image.lq_offset(source.scale)
         return self.pixels[offset : offset + image.lq_bytes(source.scale)].reshape(3, *size)
 
     def is_intact(self, number: int) -> bool:
-        """Whether the pixels of an image are those that were written (reads all of them)."""
+        """Whether the pixels of an image match their checksum. Reads all of them."""
         return digest_of(self.gt(number), self.lq(number)) == self.index.images[number].digest
 
     def check_sources(self, check: CheckSource, set_name: str) -> None:
-        """Refuse the store where its source images are no longer what they were.
+        """Refuse the store if its source images changed since it was built.
 
         Args:
-            check: ``always``; ``if_present``: unless their folders are gone; ``never``.
-            set_name: the data set that the message names.
+            check: ``always``; ``if_present``: only if the source folders exist; ``never``.
+            set_name: name of the data set, for messages.
 
         Raises:
-            DataError: they have changed, or are not there.
+            DataError: the source images changed or are missing.
         """
         source = self.index.source
         absent = [folder for folder in (source.hr_folder, source.lr_folder) if folder and not os.path.isdir(folder)]
@@ -271,13 +278,13 @@ class StoreFile:
             return
         if absent:
             raise DataError(
-                f"cannot check that the patch store {self.path} is up to date: its source {absent[0]} is not there. If "
-                f"it was moved away on purpose, set check_source: if_present in data set {set_name!r}."
+                f"cannot check that the patch store {self.path} is up to date: its source {absent[0]} does not exist. "
+                f"If you moved it on purpose, set check_source: if_present in data set {set_name!r}."
             )
         change = self.index.first_change()
         if change:
             raise DataError(
-                f"the patch store {self.path} is out of date: {change}. Make it anew with safmn prepare store, "
+                f"the patch store {self.path} is out of date: {change}. Rebuild it with safmn prepare store, "
                 f"or set check_source: never in data set {set_name!r}."
             )
 

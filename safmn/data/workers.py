@@ -1,4 +1,7 @@
-"""Loader worker processes that behave: one thread each, deaf to group signals, never outliving their parent."""
+"""Set up the loader's worker processes, and explain their deaths.
+
+A worker uses one thread, ignores signals to the process group, and ends when its parent ends.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ _POLL_SECONDS = 0.5
 
 
 def _watch(parent: int) -> None:
-    """Leave as soon as the parent is gone or asks for it with SIGTERM. Runs in a thread of the worker."""
-    process = multiprocessing.parent_process()  # also right where a fork server, not the parent, started the worker
+    """End the worker as soon as the parent is gone or sends SIGTERM. Runs in a thread of the worker."""
+    process = multiprocessing.parent_process()  # also correct if a fork server, not the parent, forked the worker
     while process is not None and process.is_alive():
         if wait_for_sigterm(parent, _POLL_SECONDS):
             break
@@ -34,10 +37,12 @@ _START_AGAIN = "Start again with --auto_resume."
 
 
 def died(error: Exception, exit_code: int | None = None) -> DataError:
-    """The error to raise where ``error`` says that a worker is gone: what is known about how, and what to do.
+    """Return the error to raise for a dead worker; its message says how the worker ended and what to do.
 
     Args:
-        exit_code: of the worker, as multiprocessing reports it (a signal is negative); None: what ``error`` says.
+        error: the error that reports the death.
+        exit_code: exit code of the worker, as multiprocessing gives it (negative for a signal); None: read it from the
+            message of ``error``.
     """
     text = " ".join(str(error).split())
     if exit_code is None:
@@ -46,7 +51,7 @@ def died(error: Exception, exit_code: int | None = None) -> DataError:
 
 
 def _exit_code(text: str) -> int | None:
-    """What torch's message says about the end of a worker."""
+    """Return the exit code of a worker that torch's message gives; None if it gives none."""
     if found := re.search(r"exit code (\d+)", text):
         return int(found[1])
     if found := re.search(r"killed by signal: ([^.]+)\.", text):
@@ -56,14 +61,14 @@ def _exit_code(text: str) -> int | None:
 
 
 def _how(exit_code: int | None, text: str) -> str:
-    """How a worker died, and what to do about it."""
+    """Describe how a worker ended and what the user can do."""
     if exit_code is None:
-        return f"died ({text}). Its own message, if there is one, stands above."
+        return f"died ({text}). If it printed a message, that is above."
     if exit_code >= 0:
         return (
-            f"ended by itself with exit status {exit_code}: something in the data set, or in what `imports` names, "
-            "called exit or could not be started in a process of its own; its message stands above. "
-            "num_worker_per_gpu: 0 loads without workers."
+            f"ended by itself with exit status {exit_code}: the data set, or a module that `imports` names, called "
+            "exit or could not be started in a separate process; its message is above. Set num_worker_per_gpu: 0 to "
+            "load without workers."
         )
     try:
         name = signal.Signals(-exit_code).name
@@ -71,37 +76,38 @@ def _how(exit_code: int | None, text: str) -> str:
         name = f"signal {-exit_code}"
     if name == "SIGKILL":
         return (
-            "was killed (SIGKILL): by hand, or by the system because memory ran out (`dmesg` tells). For memory lower "
-            "datasets.train.num_worker_per_gpu, batch_size_per_gpu or the images' size."
+            "was killed (SIGKILL): by a user, or by the system because memory ran out (see `dmesg`). To use less "
+            "memory, lower datasets.train.num_worker_per_gpu, batch_size_per_gpu or the size of the images."
         )
     if name == "SIGBUS":
         return (
-            "was killed (SIGBUS): a file that it read was cut meanwhile, or /dev/shm is full. Give it more (docker run "
-            "--shm-size=2g), or set num_worker_per_gpu lower."
+            "was killed (SIGBUS): a file was truncated while the worker read it, or /dev/shm is full. Enlarge /dev/shm "
+            "(docker run --shm-size=2g), or lower num_worker_per_gpu."
         )
     if name in _CRASHES:
         return (
-            f"crashed ({name}) in a library: in decoding an image, or in what the data set calls. With "
+            f"crashed ({name}) in a library: while it decoded an image, or in other code that the data set calls. With "
             "num_worker_per_gpu: 0 the run itself crashes at the same image, and python -X faulthandler shows where."
         )
-    return f"was ended by {name}, from outside."
+    return f"was ended by {name}, which another process sent."
 
 
 def is_death(error: Exception) -> bool:
-    """Whether an error is torch's about a dead worker."""
+    """Whether ``error`` is torch's error about a dead worker."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def exit_code_of(workers: Iterable[Any]) -> int | None:
-    """The exit code of a worker that is gone otherwise than with 0; None where there is none."""
+    """Return the exit code of the first worker that ended with a code other than 0; None if there is none."""
     return next((worker.exitcode for worker in workers if worker.exitcode), None)
 
 
 @contextmanager
 def explain_death() -> Iterator[None]:
-    """torch's error about a dead worker as a :class:`DataError`.
+    """Turn torch's error about a dead worker into a :class:`DataError`.
 
-    torch raises it from a signal handler, so wherever the main thread is: this goes around all that runs meanwhile.
+    torch raises that error from a signal handler, at any point of the main thread. So wrap all code that runs while
+    workers exist.
     """
     try:
         yield
@@ -113,10 +119,9 @@ def explain_death() -> Iterator[None]:
 
 @contextmanager
 def one_opencv_thread() -> Iterator[None]:
-    """Fork inside this context: OpenCV's pool of threads is ended before, and may start again afterwards.
+    """Stop OpenCV's thread pool while this context is active, so that the process can fork workers.
 
-    The child of a process with such a pool has the pool but not its threads, and waits for them for ever as soon as it
-    changes their number.
+    A forked child inherits the pool but not its threads, and waits for them endlessly when it changes their number.
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -129,13 +134,13 @@ def one_opencv_thread() -> Iterator[None]:
 def prepare_worker(worker_id: int, *, parent: int) -> None:
     """Initialise a worker process (``worker_init_fn`` of torch's loader, with ``parent`` bound).
 
-    A scheduler or a terminal signals the whole process group. The main process decides what to do about it and still
-    needs its batches meanwhile, so workers ignore what it handles, and SIGTERM unless it comes from the main process.
-    A thread ends the worker within half a second of the parent's death, also by SIGKILL: torch's own watchdog looks
-    only every five seconds, only between batches, and can hang on a full pipe.
+    A scheduler or a terminal signals the whole process group. The main process handles these signals and still needs
+    batches meanwhile, so workers ignore them, and accept SIGTERM only from the main process. A thread ends the worker
+    within half a second of the parent's death, even by SIGKILL: torch's watchdog checks only every five seconds, only
+    between batches, and can hang on a full pipe.
     """
     torch.set_num_threads(1)
-    if cv2.getNumThreads() != 1:  # in a spawned process; for forked ones see one_opencv_thread
+    if cv2.getNumThreads() != 1:  # in spawned processes; for forked ones see one_opencv_thread
         cv2.setNumThreads(1)
     ignore_group_signals()
     threading.Thread(target=_watch, args=(parent,), name=f"safmn-watch-{worker_id}", daemon=True).start()
