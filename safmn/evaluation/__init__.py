@@ -1,1 +1,1 @@
-"""Scoring networks on benchmark sets, and reporting the scores."""
+"""Score networks on benchmark sets and report the scores."""

@@ -1,6 +1,6 @@
-"""From options, or from weights alone, to scores on test sets, a table and a report.
+"""Test a network on benchmark sets: plan the test from options or a weight file, run it, write table and report.
 
-:func:`plan_from_options` and :func:`plan_from_weights` say what is tested, :func:`run` tests it.
+:func:`plan_from_options` and :func:`plan_from_weights` return a :class:`TestPlan`, :func:`run` carries it out.
 """
 
 from __future__ import annotations
@@ -56,23 +56,24 @@ _RESULTS, _REPORT = "results", "metrics.json"
 
 @dataclass(frozen=True)
 class TestPlan:
-    """What is tested.
+    """A network, and the sets and metrics to test it with.
 
     Attributes:
-        name: of the results.
-        folder: where the report, the log and saved images go.
-        network: on the device, with its weights.
-        section: the network as in an option file; ``None`` where only its weights are known.
-        weights: the file the weights came from.
+        name: name of the results.
+        folder: folder for the report, the log and saved images.
+        network: the network with its weights, on the device.
+        section: the ``network_g`` section of the network; None if only the weights are known.
+        weights: file of the weights.
         scale: scale of super-resolution.
-        sets: set's name -> data set section.
-        metrics: metric's name -> section.
-        expect: set -> the numbers that must come out.
+        sets: name of a set -> its data set section.
+        metrics: name of a metric -> its section.
+        expect: name of a set -> expected means of the metrics, with tolerances.
         save_images: write the output images.
-        suffix: of their names.
-        option_file: where all this stands, if it stands in a file, and
-        options: what stands there.
-        seed: of what data sets, networks and metrics of the user's own draw.
+        suffix: suffix of the names of the output images.
+        option_file: path of the option file, if the test comes from one.
+        options: content of the option file.
+        require_all: report every missing set as a failure, also those that are available on request only.
+        seed: seeds the global generators around a user's data sets, networks and metrics.
     """
 
     name: str
@@ -94,10 +95,10 @@ class TestPlan:
 
 @contextlib.contextmanager
 def results_folder(name: str, ranks: Ranks, root: str | None = None) -> Iterator[Path]:
-    """The folder ``results/<name>`` (or ``<root>/<name>``).
+    """Yield the folder ``results/<name>`` (or ``<root>/<name>``), and prepare it at the end of the block.
 
-    When all in the block has been built, what an earlier test left there is set aside, and logging into a new file in
-    it begins, with what was logged in the block.
+    Build the plan inside the block. If the block succeeds, the results of an earlier test are set aside and a new log
+    file is started in the folder. It also gets the lines that were logged in the block.
     """
     folder = Path(root or _RESULTS) / name
     start_logging(None, is_main=ranks.is_main)
@@ -114,11 +115,11 @@ def results_folder(name: str, ranks: Ranks, root: str | None = None) -> Iterator
 
 
 def plan_from_options(options: Options, folder: Path, device: torch.device, *, require_all: bool = False) -> TestPlan:
-    """The test that an option file describes, with the network loaded.
+    """Plan the test that an option file describes, and load the network.
 
     Raises:
-        OptionError: there is nothing to test, or no weights to test.
-        WeightsError: the weights cannot be read, or are another network's.
+        OptionError: there is no test set or no weight file.
+        WeightsError: the weights cannot be read or belong to a different network.
     """
     with located(f"{options.source}: network_g"):
         network = build(ARCH_REGISTRY, options.network_g)
@@ -161,7 +162,7 @@ def _sets_by_name(options: Options) -> dict[str, Mapping[str, Any]]:
             continue
         name = section.get("name", key)
         if name in sets:
-            raise OptionError(f"{options.source}: datasets.{key}.name: another data set is called {name!r} as well")
+            raise OptionError(f"{options.source}: datasets.{key}.name: another data set has the name {name!r}, too")
         sets[name] = section
     if not sets:
         raise OptionError(f"{options.source}: datasets: there is no test set, such as test_1")
@@ -179,28 +180,32 @@ def plan_from_weights(
     save_images: bool = False,
     require_all: bool = False,
 ) -> TestPlan:
-    """The usual test (Y channel, crop = scale) of a weight file: its network is recognised.
+    """Plan the usual test (PSNR and SSIM on the Y channel, crop = scale) of a weight file; recognise its network.
 
     Args:
         source: the file, or the name of weights that come with the package.
-        folder: where results go.
-        scale: checked against the network's.
-        pairs: ``NAME=HR_DIR,LR_DIR`` each.
-        benchmark: folder with ``<Set>/HR`` and ``<Set>/LR_bicubic/X<scale>``; the default where no pairs are given.
+        folder: folder of the results.
+        device: device of the network.
+        scale: the scale that the weights must have; None: any.
+        pairs: test sets, ``NAME=HR_DIR,LR_DIR`` each.
+        benchmark: folder with ``<Set>/HR`` and ``<Set>/LR_bicubic/X<scale>``; without it and without ``pairs``,
+            ``datasets/benchmark``.
+        save_images: write the output images.
+        require_all: see :class:`TestPlan`.
 
     Raises:
-        WeightsError: the weights cannot be read, or are of another scale.
-        OptionError: a pair is misspelt, or there is nothing to test.
+        WeightsError: the weights cannot be read or have a different scale.
+        OptionError: a pair is not of the form ``NAME=HR_DIR,LR_DIR``, or a name is used twice.
     """
     network = weights.load_network(source, device=device)
     found = int(network.scale)  # type: ignore[arg-type]
     if scale is not None and scale != found:
-        raise WeightsError(f"{source}: these weights are for scale {found}, --scale says {scale}")
+        raise WeightsError(f"{source}: these weights are for scale {found}, but --scale is {scale}")
     sets: dict[str, dict[str, Any]] = {}
     for text in pairs:
         name, section = _pair_section(text, found)
         if name in sets:
-            raise OptionError(f"--set {text}: another set is called {name!r} as well")
+            raise OptionError(f"--set {text}: another set has the name {name!r}, too")
         sets[name] = section
     if benchmark is not None or not pairs:
         sets |= _benchmark_sections(Path(benchmark or "datasets/benchmark"), found)
@@ -240,7 +245,7 @@ def _pair_section(text: str, scale: int) -> tuple[str, dict[str, Any]]:
 
 
 def _benchmark_sections(root: Path, scale: int) -> dict[str, dict[str, Any]]:
-    """The sets in a benchmark folder, in the papers' order; all that the papers use if the folder holds none."""
+    """Return the sections of the sets in a benchmark folder, in the papers' order; of all papers' sets if it is empty."""
     present = [entry.parent.name for entry in sorted(root.glob("*/HR"))]
     known = [name for name in SETS if name in present]
     names = [*known, *(name for name in present if name not in known)] or list(SETS)
@@ -248,9 +253,9 @@ def _benchmark_sections(root: Path, scale: int) -> dict[str, dict[str, Any]]:
 
 
 def _section(name: str, hr: Path, lr: Path, scale: int) -> dict[str, Any]:
-    """A data set section; LR images may be called like their HR images, or have ``x<scale>`` behind the name."""
+    """Return a data set section. LR images have the names of their HR images, or these with ``x<scale>`` appended."""
     template = "{}"
-    with contextlib.suppress(DataError):  # a folder that is missing or empty: told when it is this set's turn
+    with contextlib.suppress(DataError):  # a missing or empty folder is reported when this set is tested
         stems = {image.stem for image in list_images(lr)}
         names = [image.stem for image in list_images(hr)]
         if sum(f"{name}x{scale}" in stems for name in names) > sum(name in stems for name in names):
@@ -266,10 +271,12 @@ def _section(name: str, hr: Path, lr: Path, scale: int) -> dict[str, Any]:
 
 
 def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
-    """Test every set in turn, print the table, write the report, and return the exit status.
+    """Test the sets one after another, print the table, write the report, and return the exit status.
+
+    A set that cannot be tested does not stop the others.
 
     Returns:
-        0; 1 if an expected number drifted; otherwise 2 if a set could not be tested (the others were).
+        1 if a mean differs from its expected value; otherwise 2 if a set could not be tested; otherwise 0.
     """
     results: dict[str, SetResult] = {}
     failures: dict[str, str] = {}
@@ -285,7 +292,7 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
                     if isinstance(error, RankError) and error.fatal:
                         raise
                     failures[name] = _explain(name, section, error)
-    except BaseException:  # whatever it was, the sets before it are tested
+    except BaseException:  # report the sets that were tested before, whatever the error is
         failures |= {
             name: f"{name}: not finished" for name in plan.sets if name not in {**results, **failures, **left_out}
         }
@@ -301,9 +308,10 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
 
 
 def _left_out(plan: TestPlan) -> dict[str, str]:
-    """Sets that are missing because they are given on request only: set -> what to do. The test goes on without them.
+    """Return the missing sets that are available on request only, with advice: the test leaves them out.
 
-    A set that the option file expects numbers of is not among them, nor is the only one, nor any with ``require_all``.
+    A set is not left out if the option file has expected values for it or if ``require_all`` is set. If all sets
+    would be left out, none is.
     """
     found = {
         name: hint(section["dataroot_gt"])
@@ -359,19 +367,19 @@ def _run_set(plan: TestPlan, name: str, section: Mapping[str, Any], ranks: Ranks
 
 
 def _explain(name: str, section: Mapping[str, Any], error: Exception) -> str:
-    """Why a set could not be tested, in one line; where its files are missing, with the command that gets them."""
+    """Describe in one line why a set could not be tested; if its files are missing, with the command that gets them."""
     places = [section[key] for key in ("dataroot_gt", "dataroot_lq", "meta_info_file") if section.get(key)]
     missing = [place for place in places if not os.path.exists(place)]
     if missing:
         return f"{name} is missing: there is no {' and no '.join(missing)}. {hint(missing[0])}"
     if isinstance(error, OUT_OF_MEMORY):
-        advice = "images are tested whole: use another --device, or a larger one"
+        advice = "images are tested whole: use a --device with more memory"
         return f"{name}: memory ran out, {advice} ({first_line(error)})"
     return f"{name}: {error}"
 
 
 def _report(board: Scoreboard, folder: Path) -> None:
-    board.write(folder)  # first: whoever reads the table may be gone
+    board.write(folder)  # first: printing fails if the reader of a pipe is gone
     if board.results and board.metrics:
         say(f"\n{board.table()}\n")
     for line in board.garbage():
@@ -379,7 +387,7 @@ def _report(board: Scoreboard, folder: Path) -> None:
     for line in board.drifts():
         logger.error("drifted: %s", line)
     for name, line in board.left_out.items():
-        logger.warning("left out: %s is not here. %s", name, line)
+        logger.warning("left out: %s is missing. %s", name, line)
     for line in board.failures.values():
         logger.error("not tested: %s", line)
     logger.info("report: %s and metrics.md", folder / _REPORT)
@@ -398,7 +406,7 @@ def _facts(plan: TestPlan, device: torch.device) -> dict[str, Any]:
 
 
 def _identity(path: Path | None) -> dict[str, str] | None:
-    """A file's path and SHA-256."""
+    """Return the path and the SHA-256 of a file."""
     if path is None:
         return None
     return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

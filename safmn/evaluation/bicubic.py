@@ -1,4 +1,4 @@
-"""Bicubic enlargement as a network: the baseline of every table."""
+"""Bicubic upscaling in the form of a network, as the baseline in tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from safmn.imaging import imresize, to_tensor, to_uint8
 
 
 def bicubic(scale: int) -> Callable[[Tensor], Tensor]:
-    """MATLAB's bicubic enlargement: (1, 3, h, w) to (1, 3, scale * h, scale * w), RGB in [0, 1], 8-bit steps."""
+    """Return a function that upscales as MATLAB's bicubic does, with input and output rounded to 8 bits.
+
+    The function maps (1, 3, h, w) to (1, 3, scale * h, scale * w), RGB in [0, 1].
+    """
 
     def enlarge(lq: Tensor) -> Tensor:
         return to_tensor(imresize(to_uint8(lq[0]), scale))[None]

@@ -1,6 +1,6 @@
-"""What the papers report, as data: quality on the benchmark sets and cost, for the networks of the field.
+"""Published results of efficient super-resolution networks: quality on the benchmark sets, and cost.
 
-Quality is PSNR in dB and SSIM, both on the Y channel with a crop border equal to the scale, on LR images made by
+Quality is PSNR in dB and SSIM, both on the Y channel with a crop border equal to the scale, for LR images made with
 MATLAB's bicubic. Cost is for a 1280x720 output: parameters in thousands, multiply-adds in 10^9 as fvcore counts them,
 activations (outputs of convolutions) in millions.
 
@@ -22,9 +22,11 @@ _ALIASES = {"bsd100": "b100", "bsds100": "b100"}
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a published table; ``None`` where the source gives no number.
+    """One row of a published table; ``None`` for numbers that the source does not give.
 
     Attributes:
+        network: name of the network.
+        scale: scale of super-resolution.
         quality: set -> (PSNR, SSIM).
         params: parameters in thousands.
         madds: multiply-adds in 10^9.
@@ -78,10 +80,11 @@ ROWS: tuple[Row, ...] = (
 
 
 def published(network: str, scale: int, set_name: str) -> tuple[float, float | None] | None:
-    """The reported (PSNR in dB, SSIM) of a network on a set, Y channel, crop = scale; ``None`` if not reported.
+    """Return the published (PSNR in dB, SSIM) of a network on a set, Y channel, crop = scale; ``None`` if unpublished.
 
     Args:
         network: a name as in :data:`ROWS`, such as ``SAFMN`` or ``SAFMN-L``; case does not matter.
+        scale: scale of super-resolution.
         set_name: ``Set5``, ``Set14``, ``B100`` (also ``BSD100``), ``Urban100`` or ``Manga109``; case does not matter.
     """
     wanted = set_name.lower()
@@ -93,7 +96,7 @@ def published(network: str, scale: int, set_name: str) -> tuple[float, float | N
 
 
 def network_name(section: Mapping[str, Any]) -> str | None:
-    """The published name of the network that an option file's ``network_g`` describes, if it is one of :data:`ROWS`."""
+    """Return the name in :data:`ROWS` of the network that a ``network_g`` section describes; ``None`` for others."""
     if section.get("type") != "SAFMN" or section.get("ffn_scale", 2.0) != 2.0:
         return None
     sizes = {(36, 8): "SAFMN", (128, 16): "SAFMN-L"}

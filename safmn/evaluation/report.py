@@ -1,4 +1,4 @@
-"""What a test found, beside what the paper says and what the option file expects: table, JSON and Markdown."""
+"""Report the scores of a test beside the published and the expected values, as table, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safmn.options import Expectation
 from safmn.system.console import table
 from safmn.system.files import write_atomically
 
-_PAPER = {"calculate_psnr": 0, "calculate_ssim": 1}  # metric -> its place in a published pair
+_PAPER = {"calculate_psnr": 0, "calculate_ssim": 1}  # metric -> its index in a published pair
 _DECIMALS = {"calculate_psnr": 3}
 _PAPER_DECIMALS = {"calculate_psnr": 2}
 _OTHER_DECIMALS = 4
@@ -27,15 +27,15 @@ class Scoreboard:
 
     Attributes:
         metrics: metric -> its section of the option file, in the order of the columns.
-        network_name: the network's name in published tables, if it has one.
+        network_name: name of the network in published tables, if it has one.
         scale: scale of super-resolution.
         results: set -> scores.
-        failures: set -> why there are none.
-        left_out: set -> how to get it: sets that are given on request only, and are not here.
-        expect: set -> the numbers that must come out.
-        facts: what else belongs in the report: weights, option file, versions, device.
-        options: the option file's contents, for the JSON.
-        degraded: sets whose LQ images are not those of the published tables.
+        failures: set -> why it could not be tested.
+        left_out: missing set that is available on request only -> how to get it.
+        expect: set -> expected means, with tolerances.
+        facts: further entries of the report: weights, option file, versions, device.
+        options: content of the option file, for the JSON.
+        degraded: sets with degraded LQ images, which cannot be compared with published values.
     """
 
     metrics: Mapping[str, Mapping[str, Any]]
@@ -50,7 +50,7 @@ class Scoreboard:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def drifts(self) -> list[str]:
-        """One line for each expected number that did not come out; sets that could not be tested are not counted."""
+        """Return one line for each mean that differs from its expected value; skip sets that could not be tested."""
         return [
             f"{name}: {metric} is {self._show(metric, found)}, expected {self._show(metric, value)}"
             f" within {expectation.tolerance[metric]:g}"
@@ -58,21 +58,21 @@ class Scoreboard:
             if name in self.results
             for metric, value in expectation.values.items()
             for found in [self.results[name].mean.get(metric, math.nan)]
-            if not abs(found - value) <= expectation.tolerance[metric]  # also catches NaN
+            if not abs(found - value) <= expectation.tolerance[metric]  # also true for NaN
         ]
 
     def garbage(self) -> list[str]:
-        """One line for each set in whose outputs the guard of ``safmn upscale`` would have replaced something."""
+        """Return one line for each set with output pixels that the guard of ``safmn upscale`` would replace."""
         return [
             f"{name}: the guard of safmn upscale would replace {sum(result.garbage.values())} pixels by bicubic in "
             f"{len(result.garbage)} of {len(result.per_image)} images ({', '.join(list(result.garbage)[:3])}"
-            f"{', ...' if len(result.garbage) > 3 else ''}); the scores are those without it"
+            f"{', ...' if len(result.garbage) > 3 else ''}); the scores are without the guard"
             for name, result in self.results.items()
             if result.garbage
         ]
 
     def paper(self, set_name: str) -> dict[str, float]:
-        """Metric -> published value of this network on a set; only metrics measured as in papers (Y, crop = scale)."""
+        """Return the published values of this network on a set, for metrics measured as in papers (Y, crop = scale)."""
         known = self.network_name is not None and set_name not in self.degraded
         pair = published(self.network_name, self.scale, set_name) if known else None  # type: ignore[arg-type]
         if pair is None:
@@ -87,7 +87,7 @@ class Scoreboard:
         return {metric: value for metric, value in values.items() if value is not None}
 
     def table(self) -> str:
-        """A Markdown table: one row for each set, published values and differences beside the measured ones."""
+        """Return a Markdown table with one row per set: measured values, published values and differences."""
         compared = {metric for name in self.results for metric in self.paper(name)}
         header = ["set", "images"]
         for metric in self.metrics:
@@ -105,7 +105,7 @@ class Scoreboard:
         return table(header, rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, as it stands in ``metrics.json``."""
+        """Return the content of ``metrics.json``."""
         sets = {
             name: {
                 "images": len(result.per_image),
@@ -126,7 +126,7 @@ class Scoreboard:
         return {**self.facts, **outcome, "options": self.options}
 
     def write(self, folder: Path) -> None:
-        """Write ``metrics.json`` and ``metrics.md`` into ``folder``, each complete or not at all."""
+        """Write ``metrics.json`` and ``metrics.md`` into ``folder``, each atomically."""
         text = json.dumps(_finite(self.as_dict()), indent=2, allow_nan=False)
         write_atomically(folder / "metrics.json", text + "\n")
         write_atomically(folder / "metrics.md", self._markdown())
@@ -156,7 +156,7 @@ class Scoreboard:
 
 
 def _finite(value: Any) -> Any:
-    """The same with ``"inf"`` (the PSNR of equal images) and ``"nan"`` as text, since JSON has no such numbers."""
+    """Replace infinity (the PSNR of equal images) and NaN by ``"inf"`` and ``"nan"``: JSON has no such numbers."""
     if isinstance(value, Mapping):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Run a network over a test set and score what comes out: the one place that validation and ``safmn test`` share."""
+"""Run a network on a test set and score its outputs, for ``safmn test`` and for validation."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from safmn.system.memory import OUT_OF_MEMORY, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
-_SCORES_WAITING = 2  # outputs held in memory until the scoring thread gets to them
+_SCORES_WAITING = 2  # outputs that wait in memory for the scoring thread
 
 
 class Interrupted(Exception):
-    """What ``network`` may raise to end an evaluation early; every rank then raises it."""
+    """Raised by ``network`` to end an evaluation early; then all ranks raise it."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class SetResult:
         name: the set's name.
         per_image: image (name of the LQ file without ending) -> metric -> value, in the order of the data set.
         mean: metric -> mean over the images.
-        garbage: image -> how many output pixels the guard (:mod:`safmn.inference.guard`) would replace; only images
-            that have some. The scores are those without it.
-        seconds: wall-clock time: reading, network, scoring and saving.
+        garbage: image -> number of output pixels that the guard (:mod:`safmn.inference.guard`) would replace, without
+            images that have none. The scores are without the guard.
+        seconds: wall-clock time of reading, network, scoring and saving.
     """
 
     name: str
@@ -79,36 +79,37 @@ def evaluate(
     precision: Precision = "fp32",
     seed: int = 0,
 ) -> SetResult:
-    """Score ``network`` on every item of ``dataset``, whole images (see :func:`in_whole_windows`).
+    """Score ``network`` on every item of ``dataset``, with whole images (see :func:`in_whole_windows`).
 
-    With several ranks, image i is done by rank i modulo ``world_size``; every rank gets all results, and they are the
-    same numbers as with one. Call it on all ranks, with a network that is not wrapped for distributed training.
+    With several ranks, rank i modulo ``world_size`` processes image i. All ranks return all results, and the numbers
+    are those of a single rank. Call this on all ranks, with a network that is not wrapped for distributed training.
+    TensorFloat-32 is off for the call, because it changes the third decimal of the scores on a GPU.
 
     Args:
-        network: (1, C, h, w) in [0, 1] to (1, C, h * scale, w * scale). A module runs in eval mode.
-        dataset: ``dataset[i]`` is a dict: ``lq`` and, where there is one, ``gt``: float (C, H, W) RGB in [0, 1];
+        network: maps (1, C, h, w) in [0, 1] to (1, C, h * scale, w * scale). A module runs in eval mode.
+        dataset: ``dataset[i]`` is a dict with ``lq`` and, if available, ``gt``: float (C, H, W) RGB in [0, 1];
             ``lq_path`` and ``gt_path``.
-        name: the set's name, for the bar and for messages.
-        metrics: metric's name -> section of an option file: ``type`` is a registered function, the rest its arguments.
-            It is called with ``img`` and ``img2``, uint8 (H, W, C) BGR; where there is no GT, those that need one are
-            left out, with a warning.
-        device: where the network is.
-        save_dir: folder for the output images, ``<image>_<suffix>.png``; ``None``: they are not saved.
+        name: name of the set, for the progress bar and messages.
+        metrics: name of a metric -> its section of the option file: ``type`` is a registered function, the other keys
+            are its arguments. It gets ``img`` and ``img2``, uint8 (H, W, C) BGR. Without GT, metrics that need
+            ``img2`` are left out with a warning.
+        device: device of the network.
+        save_dir: folder for the output images, ``<image>_<suffix>.png``; ``None``: do not save them.
         suffix: see ``save_dir``; ``None``: ``<image>.png``.
-        progress: show a bar (rank 0, on a terminal).
+        rank: rank of this process.
+        world_size: number of ranks.
+        progress: show a progress bar (rank 0, on a terminal).
         precision: ``bf16`` and ``fp16`` run the network under autocast.
-        seed: what a data set, network or metric that is not ours draws from the global generators of python, numpy and
-            torch is a function of it, of ``name`` and of the image's index: the same in every call, on any rank.
-
-    TensorFloat-32 is off meanwhile: it would move the numbers of a GPU in the third decimal.
+        seed: seeds the global generators of python, numpy and torch around a user's data set, network and metrics,
+            with ``name`` and the index of the image, so every call on any rank draws the same.
 
     Raises:
         DataError: the set is empty, an image cannot be read, a GT image is not ``scale`` times its LQ image, or the
-            network or a metric fails on one.
-        OSError, MemoryError, torch.OutOfMemoryError: a full disk, an unreadable folder, too large an image. What one
-            rank raises comes on every rank; the others say which rank it was.
+            network or a metric fails on an image.
+        OSError, MemoryError, torch.OutOfMemoryError: a full disk, an unreadable folder, an image that is too large. An
+            error on one rank is raised on all ranks; on the others as a RankError that names the rank.
         OptionError: a metric is not registered.
-        Interrupted: the network raised it, on this or another rank.
+        Interrupted: the network raised it on this or another rank.
     """
     start = time.perf_counter()
     if len(dataset) == 0:
@@ -123,16 +124,16 @@ def evaluate(
         try:
             with _in_eval_mode(network), comparable_convolutions():
                 outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar))
-        except Exception as error:  # whatever it is, the other ranks wait for it
+        except Exception as error:  # any error must reach the other ranks, which wait for this one
             outcome = error
     return _collect(name, _gather(outcome, world_size), start)
 
 
 def check_first_pair(dataset: Any, name: str, scale: int) -> None:
-    """Refuse, before a run has begun, a set whose first GT image is not ``scale`` times its LQ image.
+    """Refuse, before a run begins, a set whose first GT image is not ``scale`` times its LQ image.
 
     Raises:
-        DataError: names the set and both images; or the first image cannot be read.
+        DataError: the sizes do not fit (the message names the set and both images) or an image cannot be read.
     """
     if not len(dataset):
         return
@@ -147,13 +148,13 @@ def check_first_pair(dataset: Any, name: str, scale: int) -> None:
 
 
 def in_whole_windows(network: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor:
-    """``network(lq)``, also where its layers work in windows (SwinIR) whose size does not divide the sides of ``lq``.
+    """Return ``network(lq)``; pad ``lq`` if the network has window layers (SwinIR) that do not fit its size.
 
-    As BasicSR's ``SwinIRModel`` does: padded by reflection at the right and at the bottom, and the output cropped.
-    Networks that state their ``window``, as ours do, take any size and are left alone.
+    As in BasicSR's ``SwinIRModel``, the input is padded by reflection at the right and at the bottom, and the output is
+    cropped. Networks with an attribute ``window``, such as those of SAFMN, take any size and get no padding.
 
     Args:
-        network: (B, C, h, w) to (B, C, h * scale, w * scale).
+        network: maps (B, C, h, w) to (B, C, h * scale, w * scale).
         lq: (B, C, h, w).
     """
     if not isinstance(network, nn.Module) or hasattr(network, "window"):
@@ -179,17 +180,20 @@ class _Score:
 
 
 class _Draws:
-    """Makes what others' code draws at random a function of the seed, the set and the image."""
+    """Makes the random draws of a user's code a function of the seed, the set and the image."""
 
     def __init__(self, seed: int, set_name: str, device: torch.device) -> None:
         self.seed = seed
         self.set_name = set_name
         self.device = device
-        self._generators = threading.Lock()  # they are the process's: reading, network and scoring take turns
+        self._generators = threading.Lock()  # global generators: the reading, network and scoring threads take turns
 
     @contextlib.contextmanager
     def of(self, owner: Any, index: int, what: str) -> Iterator[None]:
-        """The block, in which ``owner`` (a data set, network or metric) is asked about an image. Ours do not draw."""
+        """Seed the global generators while ``owner``, a user's data set, network or metric, processes an image.
+
+        The code of SAFMN and BasicSR's metrics do not use these generators, so nothing is done for them.
+        """
         module = getattr(owner if inspect.isfunction(owner) else type(owner), "__module__", "")
         if module.startswith(("safmn.", "basicsr.metrics.")):
             yield
@@ -200,7 +204,11 @@ class _Draws:
 
 
 class _Forward:
-    """The network on one item: float (C, h, w) in [0, 1] to uint8 (H, W, C) RGB, and the guard's count of pixels."""
+    """Runs the network on one item.
+
+    A call takes ``lq``, float (C, h, w) in [0, 1], and returns the output, uint8 (H, W, C) RGB, and the number of its
+    pixels that the guard would replace.
+    """
 
     def __init__(self, network: Callable[[Tensor], Tensor], set_name: str, execution: Execution, draws: _Draws) -> None:
         self.network = network
@@ -229,14 +237,14 @@ class _Forward:
             raise DataError(f"the network {_kind(self.network)} gives {found}, not images (B, C, H, W)")
         output = images[0].float()
         if not torch.isfinite(output).all():
-            logger.warning("the network's output for %s holds NaN or Inf: its scores mean nothing", item["lq_path"])
+            logger.warning("the network's output for %s holds NaN or Inf: its scores are meaningless", item["lq_path"])
         return to_uint8(output), self._garbage(lq, images)
 
     def _garbage(self, lq: Tensor, images: Tensor) -> int:
-        """How many pixels the guard would replace."""
+        """Return the number of pixels that the guard would replace."""
         scale = images.shape[2] // lq.shape[2]
         if images.shape[1:] != (lq.shape[1], lq.shape[2] * scale, lq.shape[3] * scale) or lq.shape[1] not in (1, 3):
-            return 0  # nothing that shrinks to its input: a network that makes something else
+            return 0  # the guard compares the reduced output with the input, which this network does not allow
         if self._guard is None or self._guard.scale != scale:
             channels = lq.shape[1]
 
@@ -256,7 +264,7 @@ def _kind(network: object) -> str:
 
 
 def _lq_paths(dataset: Any) -> list[str]:
-    """The paths of a data set's LQ images, as far as it tells them without being read."""
+    """Return the paths of the LQ images as far as the data set's ``pairs`` or ``paths`` list them."""
     pairs = getattr(dataset, "pairs", None)
     paths = getattr(dataset, "paths", []) if pairs is None else [getattr(pair, "lq", None) for pair in pairs]
     return [str(path) for path in paths if path is not None]
@@ -264,7 +272,7 @@ def _lq_paths(dataset: Any) -> list[str]:
 
 @contextlib.contextmanager
 def _in_eval_mode(network: object) -> Iterator[None]:
-    """Puts a module into eval mode for the block; leaves anything else alone."""
+    """Put a module into eval mode for the block; ignore other callables."""
     module = network if isinstance(network, nn.Module) and network.training else None
     if module is not None:
         module.eval()
@@ -276,17 +284,17 @@ def _in_eval_mode(network: object) -> Iterator[None]:
 
 
 def _item(dataset: Any, index: int, draws: _Draws) -> Mapping[str, Any]:
-    """An item of a data set, with a path where it has none.
+    """Return an item of a data set; add ``lq_path`` if it has none.
 
     Raises:
-        DataError: the data set, which may be anybody's, fails on it, or gives something else; names it.
+        DataError: the data set (maybe a user's) fails on the item or returns a wrong one; the message names it.
     """
     name = draws.set_name
     try:
         with draws.of(dataset, index, "data"):
             item = dataset[index]
         if not torch.is_tensor(item["lq"]) or item["lq"].ndim != 3:
-            raise TypeError("its lq is no tensor (C, h, w)")
+            raise TypeError("its lq is not a tensor (C, h, w)")
     except (UserError, OSError, *OUT_OF_MEMORY):
         raise
     except Exception as error:
@@ -295,9 +303,9 @@ def _item(dataset: Any, index: int, draws: _Draws) -> Mapping[str, Any]:
 
 
 def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: _Scorer) -> Iterator[_Score]:
-    """The scores of ``indices`` in order. While the network runs, the next item is read and the last one scored.
+    """Yield the scores of ``indices`` in order; read the next item and score the last one while the network runs.
 
-    One thread reads and one scores, so neither data sets nor metrics need to be thread-safe.
+    One thread reads and one scores, so data sets and metrics need not be thread-safe.
     """
     with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "score") as scoring:
         waiting: deque[Future[_Score]] = deque()
@@ -313,7 +321,7 @@ def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: 
 
 
 def _shown(scores: Iterator[_Score], bar: tqdm[Any]) -> Iterator[_Score]:
-    """The same scores, with the bar moved on by each and the means so far beside it."""
+    """Yield the scores unchanged; advance the progress bar and show the means so far beside it."""
     sums: dict[str, float] = {}
     for done, score in enumerate(scores, 1):
         for metric, value in score.values.items():
@@ -335,7 +343,7 @@ class _Metric:
 
 
 class _Scorer:
-    """Saves an output image and measures it against its GT."""
+    """Saves output images and computes their metrics."""
 
     def __init__(
         self,
@@ -351,7 +359,7 @@ class _Scorer:
         self._images = Counter(name for path in paths for name in {image_name(path), Path(path).name})
         self.save_dir = save_dir
         self.ending = f"_{suffix}.png" if suffix else ".png"
-        # `better` tells validation which way is up; it is no argument of the function
+        # `better` is for validation (higher or lower); it is not an argument of the function
         self.metrics = {
             name: _Metric(
                 find(METRIC_REGISTRY, section["type"]),
@@ -363,7 +371,7 @@ class _Scorer:
         self._saved: set[str] = set()
 
     def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray, garbage: int = 0) -> _Score:
-        """Score one item, given the network's output, uint8 (H, W, C) RGB, and how many pixels of it are garbage."""
+        """Score one item; ``output`` is uint8 (H, W, C) RGB, ``garbage`` how many pixels the guard would replace."""
         path = str(item["lq_path"])
         image = image_name(path)
         if self.save_dir is not None:
@@ -374,7 +382,7 @@ class _Scorer:
         return _Score(index, image, path, self._measure(index, path, images), garbage)
 
     def _file_name(self, index: int, image: str, file: str) -> str:
-        """A name that no other image of the set gets: ``a``, ``a.jpg`` beside ``a.png``, or with the image's index."""
+        """Return a unique file name: ``a``; with ending (``a.jpg``) if ``a.png`` exists, too; or with the index."""
         names = [image, file, f"{image}_{index:04d}"]
         unique = [
             name for name in names if self._images.get(name, 1) == 1 and f"{name}{self.ending}" not in self._saved
@@ -394,7 +402,7 @@ class _Scorer:
                     values[name] = float(metric.function(**images, **metric.arguments))
             except UserError as error:
                 raise type(error)(f"data set {self.set_name!r}, {path}: metric {name!r}: {error}") from error
-            except Exception as error:  # a metric may be anybody's, and raise anything
+            except Exception as error:  # a user's metric may raise any exception
                 raise DataError(
                     f"data set {self.set_name!r}, {path}: metric {name!r} failed on an image of {_size(images['img'])}:"
                     f" {type(error).__name__}: {error}"
@@ -412,15 +420,15 @@ def _size(image: np.ndarray) -> str:
 
 
 def _bgr(image: np.ndarray) -> np.ndarray:
-    """RGB (H, W, 3) to BGR, the order of BasicSR's metrics; grey (H, W, 1) as it is."""
+    """Convert RGB (H, W, 3) to BGR, the order of BasicSR's metrics; grey (H, W, 1) stays."""
     return np.ascontiguousarray(image[..., ::-1])
 
 
 def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
-    """The part of the GT that the output shows; fewer than ``scale`` rows and columns may be left over.
+    """Crop the GT to the size of the output; it may have up to ``scale`` - 1 more rows and columns.
 
     Raises:
-        DataError: the sizes do not belong together; names both images.
+        DataError: the sizes do not fit; the message names both images.
     """
     height, width = output.shape[:2]
     lq_height, lq_width = item["lq"].shape[-2:]
@@ -429,15 +437,15 @@ def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np
     if not all(0 <= pixels < scale for pixels in excess):
         raise DataError(
             f"{item.get('gt_path', 'the GT image')} is {gt.shape[1]}x{gt.shape[0]}, but {item['lq_path']}"
-            f" ({lq_width}x{lq_height}) upscaled by {scale} is {width}x{height}: they are no pair at this scale"
+            f" ({lq_width}x{lq_height}) upscaled by {scale} is {width}x{height}: they are not a pair at this scale"
         )
     return gt[:height, :width]
 
 
 def _gather(outcome: list[_Score] | Exception, world_size: int) -> list[_Score]:
-    """The scores of all ranks, in the order of the data set; an error of one of them is raised on all.
+    """Return the scores of all ranks in the order of the data set; raise an error of one rank on all ranks.
 
-    Elsewhere than on its own rank it is a RankError.
+    On the other ranks it is a RankError.
     """
     if world_size == 1:
         if isinstance(outcome, Exception):
@@ -456,7 +464,7 @@ def _collect(name: str, scores: Sequence[_Score], start: float) -> SetResult:
     garbage: dict[str, int] = {}
     for score in scores:
         if score.image in per_image:
-            logger.warning("data set %r: another image is also called %r: %s", name, score.image, score.path)
+            logger.warning("data set %r: two images have the name %r: %s", name, score.image, score.path)
         image = score.path if score.image in per_image else score.image
         per_image[image] = score.values
         if score.garbage:
