@@ -1,8 +1,7 @@
 """Building blocks that several networks of the SAFMN family share.
 
 Sun, Dong, Tang and Pan: Spatially-Adaptive Feature Modulation for Efficient Image Super-Resolution, ICCV 2023
-(arXiv 2302.13800); https://github.com/sunny2109/SAFMN. The parameters are
-named as in the published checkpoints.
+(arXiv 2302.13800); https://github.com/sunny2109/SAFMN. The parameters have the names of the published checkpoints.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280)) -
 
     Args:
         network: takes (B, 3, h, w). The input size follows from its attribute ``scale`` (1 if it has none).
-        output_size: (height, width) of the output. The input size is rounded up if this is no multiple of the scale.
+        output_size: (height, width) of the output. If it is not a multiple of the scale, the input size is rounded up.
     """
     scale = int(getattr(network, "scale", 1))
     height, width = (-(-side // scale) for side in output_size)

@@ -30,7 +30,7 @@ class Member(Protocol):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> Arguments | None:
-        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None if they are another network's."""
 
 
 FAMILY: list[type[Any]] = []

@@ -98,7 +98,7 @@ class LightSAFMNPP(nn.Module):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None if they are another network's."""
         if not {
             "to_feat.weight",
             "feats.0.conv1.proj.weight",

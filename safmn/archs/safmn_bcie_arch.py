@@ -107,7 +107,7 @@ class SAFMN_BCIE(nn.Module):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None if they are another network's."""
         first = "feats.0.layers.0"
         if not {"to_feat.1.weight", f"{first}.norm1.weight", f"{first}.ccm.ccm.0.weight", "to_img.0.weight"} <= set(
             shapes

@@ -87,7 +87,7 @@ class SAFMN_NTIRE23(nn.Module):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None if they are another network's."""
         if not {"norm.gamma", "to_feat.weight", "feats.0.ccm.ccm.0.weight", "to_img.0.weight"} <= set(shapes):
             return None
         dim = shapes["to_feat.weight"][0]

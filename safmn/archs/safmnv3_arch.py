@@ -96,7 +96,7 @@ class SAFMNv3(nn.Module):
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
-        """Return the constructor's arguments, read from a state dict's shapes; None for another network's."""
+        """Return the constructor's arguments, read from a state dict's shapes; None if they are another network's."""
         if not {
             "to_feat.weight",
             "feats.0.conv1.conv3.weight",

@@ -245,7 +245,7 @@ def _pair_section(text: str, scale: int) -> tuple[str, dict[str, Any]]:
 
 
 def _benchmark_sections(root: Path, scale: int) -> dict[str, dict[str, Any]]:
-    """Return the sections of the sets in a benchmark folder, in the papers' order; of all papers' sets if it is empty."""
+    """Return the sections of the sets in a benchmark folder, in the papers' order; without any, of all papers' sets."""
     present = [entry.parent.name for entry in sorted(root.glob("*/HR"))]
     known = [name for name in SETS if name in present]
     names = [*known, *(name for name in present if name not in known)] or list(SETS)

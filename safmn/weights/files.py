@@ -103,12 +103,12 @@ def save_weights(
 ) -> None:
     """Write weights atomically.
 
-    ``.pth``: BasicSR's form, ``{"params": ..., "params_ema": ...}``, plus ``metadata`` if given.
+    ``.pth``: BasicSR's format, ``{"params": ..., "params_ema": ...}``, plus ``metadata`` if given.
     ``.safetensors``: one flat state dict (``params_ema`` if given, otherwise ``params``), with ``metadata`` in the
     header.
 
     Raises:
-        WeightsError: the path has another ending.
+        WeightsError: the path has a different ending.
         OSError: the file cannot be written.
     """
     path = Path(path)

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class ForeignNetwork(nn.Module):
-    """A wrapper that gives a network recognised by spandrel the interface of our networks.
+    """A wrapper that gives a network recognised by spandrel the interface of the SAFMN networks.
 
     Attributes:
         scale: output pixels per input pixel, along each side.

@@ -1,4 +1,4 @@
-"""Read files of ``torch.save`` without running their pickles, in both forms: the zip archive and the legacy form.
+"""Read files of ``torch.save`` without running their pickles, in both formats: the zip archive and the legacy format.
 
 All sizes are checked before memory is allocated. Every storage must be in the file with the size that the pickle
 claims, every tensor must lie within its storage, and all tensors together must not be much larger than the file. A view
@@ -54,7 +54,8 @@ class TorchFile:
         content: dictionaries, lists and plain values, with ``StoredTensor`` and ``Unusable`` in place of tensors.
 
     Raises:
-        WeightsError: the file is damaged, is of another kind, or holds Python objects; the message does not name it.
+        WeightsError: the file is damaged, is not from ``torch.save``, or holds Python objects; the message does not
+            name the file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -4,7 +4,7 @@ It differs from the network's own operations in three ways:
 
 - images are (B, h, w, C) in memory throughout;
 - the input and output of convolutions are padded to a multiple of eight channels, because a GPU's matrix units process
-  bfloat16 in such multiples (SAFMN's 36 is none);
+  bfloat16 in such multiples, and SAFMN's 36 is not one;
 - everything between two dense convolutions is fused, including depthwise convolutions and pooling. SAFMN's own kernels
   do this (:mod:`safmn.kernels.gpu.blocks`). If the network is too wide for them or Triton is missing, ``torch.compile``
   does it, once for all blocks.
