@@ -17,15 +17,15 @@ SIZES = ((40, 52), (48, 36), (36, 36), (64, 40), (45, 71))  # of LQ images: heig
 
 
 def coordinates(height: int, width: int, number: int) -> np.ndarray:
-    """An image whose pixels say where they are: uint8 (height, width, 3) with row, column, number."""
+    """Return an image whose pixels hold their own position: uint8 (height, width, 3) with row, column, number."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, np.full_like(rows, number)], axis=-1).astype(np.uint8)
 
 
 def make_folders(root: Path, scale: int = 2, sizes: Sequence[tuple[int, int]] = SIZES) -> tuple[Path, Path]:
-    """HR and LR folders with names that sort differently with and without their ending.
+    """Make HR and LR folders with names that sort differently with and without their ending.
 
-    Every GT pixel holds the coordinates of the LQ pixel it belongs to.
+    Every GT pixel holds the coordinates of its LQ pixel.
     """
     for number, (height, width) in enumerate(sizes):
         lq = coordinates(height, width, number)
@@ -36,7 +36,7 @@ def make_folders(root: Path, scale: int = 2, sizes: Sequence[tuple[int, int]] = 
 
 
 def make_lmdb(folder: Path, target: Path, ending: str = "") -> Path:
-    """The images of a folder as an lmdb in BasicSR's form; ``ending`` is cut from the names to make the keys."""
+    """Write the images of a folder to an lmdb in BasicSR's format; the keys are the names without ``ending``."""
     target.mkdir()
     lines = []
     with lmdb.open(str(target), map_size=1 << 26) as environment, environment.begin(write=True) as transaction:
@@ -49,13 +49,13 @@ def make_lmdb(folder: Path, target: Path, ending: str = "") -> Path:
 
 
 def make_store(hr: Path, lr: Path | None, target: Path, scale: int = 2) -> Path:
-    """A patch store of two folders."""
+    """Make a patch store of two folders."""
     build_store(target, Source(scale, str(hr), str(lr) if lr else None, "{}" + f"x{scale}", None), jobs=2)
     return target
 
 
 def paired_section(hr: Path, lr: Path, **more: Any) -> dict[str, Any]:
-    """The section of an option file for two folders at scale 2, or, with ``type`` and ``dataroot``, for a store."""
+    """Return a data set section for two folders at scale 2, or, with ``type`` and ``dataroot``, for a store."""
     return {
         "name": "set",
         "type": "PairedImageDataset",

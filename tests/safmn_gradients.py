@@ -1,4 +1,4 @@
-"""Other forms of SAFMN against the network itself in float64: values and gradients, for all sizes."""
+"""Compare other forms of SAFMN with the network itself in float64: outputs and gradients, for all sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from safmn.archs import SAFMN, blocks
 
-# Networks and images, images as multiples of the network's window.
+# Random networks and images; height and width count windows of the network.
 CASES: dict[str, st.SearchStrategy[Any]] = {
     "dim": st.integers(1, 10).map(lambda chunk: 4 * chunk),
     "blocks": st.integers(1, 3),
@@ -24,17 +24,17 @@ CASES: dict[str, st.SearchStrategy[Any]] = {
     "height": st.integers(1, 4),
     "width": st.integers(1, 4),
 }
-# Three blocks over four channels magnify rounding; a wrong border or window shows in the second digit.
+# Three blocks of four channels magnify rounding errors. A wrong border or window changes the second digit.
 TOLERANCE = 5e-4
 
 
 def squares(image: Tensor) -> Tensor:
-    """The first 64x64 pixels of an image (3, h, w) as (16, 3, 16, 16)."""
+    """Return the first 64x64 pixels of an image (3, h, w) as (16, 3, 16, 16)."""
     return F.unfold(image[None, :, :64, :64], 16, stride=16).view(3, 16, 16, 16).permute(3, 0, 1, 2).contiguous()
 
 
 def network(seed: int = 0, **arguments: Any) -> SAFMN:
-    """Random weights, biases among them, whose features neither vanish nor explode."""
+    """Return a SAFMN with random weights and biases whose features neither vanish nor explode."""
     result = SAFMN(**arguments)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in result.named_parameters():
@@ -44,24 +44,24 @@ def network(seed: int = 0, **arguments: Any) -> SAFMN:
 
 
 def case(dim: int, blocks: int, ffn: float, scale: int, batch: int, height: int, width: int) -> tuple[SAFMN, Tensor]:
-    """The network and the images of a draw from CASES."""
+    """Return the network and the images of a draw from CASES."""
     images = torch.rand(batch, 3, 8 * height, 8 * width, generator=torch.Generator().manual_seed(batch))
     return network(dim, dim=dim, n_blocks=blocks, ffn_scale=ffn, upscaling_factor=scale), images
 
 
 def values(forward: nn.Module, parameters: list[nn.Parameter], images: Tensor, weights: Tensor) -> list[Tensor]:
-    """The output, and the gradients of its product with ``weights``."""
+    """Return the output and the gradients of the sum of its product with ``weights``."""
     output = forward(images)
     return [output.detach(), *torch.autograd.grad((output * weights).sum(), parameters)]
 
 
 def clear_maxima(exact: SAFMN, images: Tensor, margin: float = 6e-6) -> Tensor:
-    """Which of ``images`` have no pooling window whose two largest values are about equal: (B,) of bool.
+    """Return which of ``images`` have no pooling window with two nearly equal largest values: bool (B,).
 
-    Rounding decides which of two such values is the maximum, and so where the gradient goes: what one form of the
-    network passes on to one pixel, another, no less exact, passes on to its neighbour. ``margin`` is relative to the
-    largest value that is pooled, and wide enough for torch's AVX-512 convolutions, which round twice as far as its
-    AVX2 ones. Sizes are multiples of the network's window.
+    Rounding decides which of two such values is the maximum and gets the gradient. So two forms of the network that are
+    equally exact may pass it to different pixels. ``margin`` is relative to the largest pooled value, and wide enough
+    for torch's AVX-512 convolutions, whose rounding errors are twice those of its AVX2 ones. Sizes are multiples of the
+    network's window.
     """
     clear = torch.ones(len(images), dtype=torch.bool)
 
@@ -84,14 +84,15 @@ def assert_close(
     *,
     only_clear_maxima: bool = True,
 ) -> None:
-    """Error of ``form(own)`` against float64: of the output and each gradient, as a norm, relative to its own.
+    """Assert that ``form(own)`` has the output and gradients of float64, by the relative norms of the differences.
 
-    With ``only_clear_maxima`` images without them count for the output alone; at least one must have them.
+    With ``only_clear_maxima``, images without clear maxima (:func:`clear_maxima`) are compared only in the output. At
+    least one image must have them.
     """
     exact = SAFMN(**SAFMN.arguments_from({name: tuple(t.shape) for name, t in own.state_dict().items()}))
     exact.double().load_state_dict(own.state_dict())
     clear = clear_maxima(exact, images.double()) if only_clear_maxima else torch.ones(len(images))
-    assume(clear.any())  # a draw of hypothesis is replaced; anywhere else this raises
+    assume(clear.any())  # hypothesis replaces the draw; outside hypothesis this raises
     size = (images.shape[0], 3, *(side * own.scale for side in images.shape[2:]))
     weights = torch.randn(size, generator=torch.Generator().manual_seed(1)) * clear[:, None, None, None]
     got = values(form(own), list(own.parameters()), images, weights)

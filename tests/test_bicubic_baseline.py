@@ -1,4 +1,4 @@
-"""Bicubic enlargement measured as ``safmn test`` measures networks: the published row."""
+"""The bicubic baseline, scored as ``safmn test`` scores networks, has the published scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def test_the_published_row(
+def test_the_scores_equal_the_published_ones(
     benchmark_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set5 = benchmark_dir / "Set5"
@@ -24,7 +24,9 @@ def test_the_published_row(
     assert ssim == pytest.approx(0.8104, abs=0.0015)
 
 
-def test_nothing_to_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_metrics_it_ends_with_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(
         "sys.argv",
         ["bicubic_baseline.py", "-opt", str(REPOSITORY / "options" / "test_x4.yml"), "--force_yml", "val:metrics={}"],

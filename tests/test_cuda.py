@@ -1,4 +1,4 @@
-"""The engine on a GPU: the same losses as on the CPU, exact resume, every precision, flags that are read late."""
+"""Training on a GPU: the losses of the CPU, exact resume, all precisions, flags that are read with a delay."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _global_settings() -> Any:
-    """A run may change them for its process; a test must not for the next."""
+    """Restore the process-wide settings that a run may change."""
     deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     yield
     torch.use_deterministic_algorithms(deterministic)
@@ -50,7 +50,7 @@ def _global_settings() -> Any:
 
 
 def run(images: Path, folder: Path, *arguments: str, num_gpu: int = 1, store: bool = False, **train: Any) -> int:
-    """Train in this process; returns the exit status."""
+    """Train in this process and return the exit status."""
     content = tiny_run.options(images, **train)
     content |= {"num_gpu": num_gpu, "deterministic": True}
     content["path"]["experiments_root"] = str(folder / "experiments")
@@ -64,21 +64,21 @@ def run(images: Path, folder: Path, *arguments: str, num_gpu: int = 1, store: bo
 
 
 def losses(folder: Path) -> list[float]:
-    return [entry["l_pix"] + entry["l_freq"] for entry in tiny_run.record(folder) if "lr" in entry]
+    found = [entry["l_pix"] + entry["l_freq"] for entry in tiny_run.record(folder) if "lr" in entry]
+    assert found
+    return found
 
 
-def test_losses_are_those_of_the_cpu(images: Path, tmp_path: Path) -> None:
+def test_losses_equal_those_of_the_cpu(images: Path, tmp_path: Path) -> None:
     assert run(images, tmp_path / "cpu", num_gpu=0) == 0
     assert run(images, tmp_path / "cuda") == 0
-    # TF32 in the convolutions, and 24 steps for differences to grow
+    # TF32 in the convolutions, and differences grow over 24 steps
     assert losses(tmp_path / "cuda") == pytest.approx(losses(tmp_path / "cpu"), rel=2e-2)
     assert losses(tmp_path / "cuda")[0] == pytest.approx(losses(tmp_path / "cpu")[0], rel=2e-3)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.1), ("fp16", 0.1)])
-def test_reduced_precision_learns_what_fp32_does(
-    images: Path, tmp_path: Path, precision: str, tolerance: float
-) -> None:
+def test_reduced_precision_learns_as_fp32_does(images: Path, tmp_path: Path, precision: str, tolerance: float) -> None:
     assert run(images, tmp_path / "fp32") == 0
     assert run(images, tmp_path / precision, precision=precision) == 0
     full, reduced = losses(tmp_path / "fp32"), losses(tmp_path / precision)
@@ -89,7 +89,7 @@ def test_reduced_precision_learns_what_fp32_does(
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
-    """SIGUSR1 while that iteration is computed."""
+    """Send SIGUSR1 to this process during that iteration."""
     step = SRModel.training_step
 
     def interrupted(self: SRModel, batches: Any, number: int) -> Any:
@@ -102,7 +102,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("store", [False, True])
-def test_deterministic_run_resumes_to_the_byte(
+def test_a_deterministic_run_resumes_to_identical_files(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, store: bool
 ) -> None:
     arguments = {"precision": precision, "store": store, "grad_clip": 1.0}
@@ -111,7 +111,7 @@ def test_deterministic_run_resumes_to_the_byte(
         interrupt_at(patch, 8)
         assert run(images, tmp_path / "parts", **arguments) == 138
     stopped_at = Checkpointer(tmp_path / "parts/experiments/tiny/training_states").iterations()[-1]
-    assert 8 <= stopped_at <= 8 + 2  # the flag is read so many iterations later
+    assert 8 <= stopped_at <= 8 + 2  # the flag is read up to two iterations later
     assert run(images, tmp_path / "parts", "--auto_resume", **arguments) == 0
     prints = [
         {name: digest for name, digest in tiny_run.fingerprint(folder).items() if not name.endswith(".json")}
@@ -140,7 +140,7 @@ def test_training_from_the_store_on_the_gpu_equals_training_from_the_disk(images
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> list[dict[str, torch.Tensor]]:
-    """Infinity in the GT of these iterations; the list gets the weights before and after each of their steps."""
+    """Put infinity into the GT of these iterations; return a list that collects the weights before and after them."""
     step: Callable[..., Any] = SRModel.training_step
     seen: list[dict[str, torch.Tensor]] = []
 
@@ -165,27 +165,28 @@ def poison(monkeypatch: pytest.MonkeyPatch, at: set[int]) -> list[dict[str, torc
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_stop_on_nonfinite_leaves_the_weights_and_names_the_iteration(
+def test_stop_on_nonfinite_keeps_the_weights_and_names_the_iteration(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], precision: str
 ) -> None:
     seen = poison(monkeypatch, {5})
     assert run(images, tmp_path / precision, precision=precision) == 2
     message = capfd.readouterr().err
-    assert "iteration 5: a loss or gradient is NaN or Inf" in message
+    assert "iteration 5: " in message
+    assert "NaN or Inf" in message
     assert "photo" in message
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
     states = Checkpointer(tmp_path / precision / "experiments/tiny/training_states").iterations()
     assert states == [3]  # nothing was saved after it
 
 
-def test_skip_on_nonfinite_goes_on(
+def test_skip_on_nonfinite_keeps_the_weights_and_continues(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     seen = poison(monkeypatch, {5, 9})
     assert run(images, tmp_path / "skip", on_nonfinite="skip") == 0
     for before, after in zip(seen[::2], seen[1::2], strict=True):
         assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not torch.equal(seen[1]["to_feat.weight"], seen[2]["to_feat.weight"])  # between the two it moved
+    assert not torch.equal(seen[1]["to_feat.weight"], seen[2]["to_feat.weight"])  # changed between the two
     progress = Checkpointer(tmp_path / "skip/experiments/tiny/training_states").load_latest()
     assert progress is not None
     assert progress.progress["skipped"] == 2
@@ -193,7 +194,7 @@ def test_skip_on_nonfinite_goes_on(
     assert "max_skips" in capfd.readouterr().err
 
 
-def test_optimiser_that_is_not_fused_is_guarded_too(
+def test_skip_works_with_an_optimiser_that_is_not_fused(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = poison(monkeypatch, {5})
@@ -242,7 +243,9 @@ def test_graphed_step_equals_eager(images: Path, tmp_path: Path, optimizer: dict
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-2), ("bf16", 5e-2)])
-def test_native_kernels_learn_what_torchs_do(images: Path, tmp_path: Path, precision: str, tolerance: float) -> None:
+def test_native_kernels_have_the_losses_of_torch(
+    images: Path, tmp_path: Path, precision: str, tolerance: float
+) -> None:
     assert run(images, tmp_path / "torch") == 0
     assert run(images, tmp_path / "native", kernels="native", precision=precision, cuda_graph=True) == 0
     assert losses(tmp_path / "native") == pytest.approx(losses(tmp_path / "torch"), rel=tolerance)
@@ -250,7 +253,7 @@ def test_native_kernels_learn_what_torchs_do(images: Path, tmp_path: Path, preci
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-3), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("dim", [8, 36, 64])
-def test_triton_kernels_give_what_the_unfused_form_gives(dim: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_triton_kernels_equal_the_unfused_form(dim: int, dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(dim)
     network = SAFMN(dim=dim, n_blocks=2).to("cuda")
     assert kernel_error(network, dtype) < tolerance
@@ -260,7 +263,7 @@ def test_triton_kernels_give_what_the_unfused_form_gives(dim: int, dtype: torch.
 @pytest.mark.parametrize(
     "how", [{}, {"precision": "bf16", "kernels": "native", "cuda_graph": True, "optim_g": MUON}], ids=["eager", "fast"]
 )
-def test_a_teacher_teaches_what_it_does_on_the_cpu(images: Path, tmp_path: Path, how: dict[str, Any]) -> None:
+def test_a_run_with_a_teacher_has_the_losses_of_the_cpu(images: Path, tmp_path: Path, how: dict[str, Any]) -> None:
     teacher = tmp_path / "teacher.pth"
     save_weights(teacher, params=build_network(tiny_run.options(images)["network_g"]).state_dict())
     keys = {"teacher": {"weights": str(teacher), "except_images": "photo3.png"}, **how}
@@ -270,7 +273,9 @@ def test_a_teacher_teaches_what_it_does_on_the_cpu(images: Path, tmp_path: Path,
     assert losses(tmp_path / "cuda") == pytest.approx(losses(tmp_path / "cpu"), rel=5e-2)
 
 
-def test_graphed_run_resumes_to_the_byte(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graphed_run_resumes_to_identical_weights(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = {"precision": "bf16", "store": True, "cuda_graph": True, "kernels": "native", "optim_g": MUON}
     assert run(images, tmp_path / "whole", **arguments) == 0
     with monkeypatch.context() as patch:
@@ -283,8 +288,10 @@ def test_graphed_run_resumes_to_the_byte(images: Path, tmp_path: Path, monkeypat
     assert whole == parts
 
 
-def test_graphed_step_skips_what_is_not_finite(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = poison(monkeypatch, {2, 9})  # before recording and after it
+def test_a_graphed_step_skips_nonfinite_iterations(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = poison(monkeypatch, {2, 9})  # before and after the recording
     assert run(images, tmp_path / "skip", on_nonfinite="skip", cuda_graph=True, optim_g=MUON) == 0
     for before, after in zip(seen[::2], seen[1::2], strict=True):
         assert all(torch.equal(before[name], after[name]) for name in before)

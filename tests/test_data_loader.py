@@ -1,4 +1,4 @@
-"""The order of samples, their randomness, and the loader: a function of (seed, epoch, index) and of nothing else."""
+"""The order of samples, their random draws and the loader's batches depend only on (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 import random
 import re
 import signal
+import threading
 import time
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:User
 
 
 class Numbers:
-    """A data set whose sample is its index and a draw."""
+    """A data set whose samples are their index and two random numbers."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -46,7 +48,7 @@ class Numbers:
 
 
 def take(loader: TrainingLoader, count: int, start: int = 0) -> list[list[dict[str, Any]]]:
-    """``count`` iterations from ``start``; the loader is closed afterwards."""
+    """Return ``count`` iterations after iteration ``start``, and close the loader."""
     try:
         return list(itertools.islice(loader.batches(start), count))
     finally:
@@ -54,7 +56,7 @@ def take(loader: TrainingLoader, count: int, start: int = 0) -> list[list[dict[s
 
 
 def keys_of(loader: TrainingLoader, count: int, start: int = 0) -> list[SampleKey]:
-    """The keys of ``count`` iterations of this rank, flat."""
+    """Return the keys of ``count`` iterations of this rank in one list."""
     return [key for keys in itertools.islice(loader.keys(start), count * loader.accumulate) for key in keys]
 
 
@@ -84,7 +86,7 @@ def test_any_start_continues_the_same_order(start: int) -> None:
     assert keys_of(loader, 5, start) == keys_of(loader, start + 5)[start * 4 :]
 
 
-def test_ranks_and_micro_steps_divide_the_same_iterations() -> None:
+def test_ranks_and_micro_steps_share_the_samples_of_the_same_iterations() -> None:
     alone = TrainingLoader(Numbers(50), batch_size=12, seed=1)
     ranks = [TrainingLoader(Numbers(50), batch_size=2, seed=1, rank=r, world_size=3, accumulate=2) for r in range(3)]
     micro = [itertools.islice(rank.keys(0), 20) for rank in ranks]
@@ -115,7 +117,7 @@ def test_a_set_smaller_than_one_batch_is_refused() -> None:
     TrainingLoader(Numbers(5), batch_size=16, seed=0, enlarge_ratio=4)
 
 
-def test_every_appearance_of_an_image_has_draws_of_its_own() -> None:
+def test_an_image_gets_different_draws_each_time_it_appears() -> None:
     keyed = KeyedDataset(Numbers(4), seed=0)
     draws = {tuple(keyed[SampleKey(epoch, index)]["lq"].tolist()) for epoch in range(3) for index in (1, 5, 9)}
     assert len(draws) == 9
@@ -143,7 +145,7 @@ def test_patches_are_uniform() -> None:
 
 @pytest.fixture(scope="module")
 def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The same images on disk, as lmdb and as patch store, and on disk through BasicSR's class."""
+    """Sections for the same images in folders, in lmdbs and in a patch store, and for BasicSR's class on folders."""
     root = tmp_path_factory.mktemp("same")
     hr, lr = make_folders(root)
     lmdbs = (make_lmdb(hr, root / "hr.lmdb"), make_lmdb(lr, root / "lr.lmdb", "x2"))
@@ -158,7 +160,7 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 
 
 def load(sections: dict[str, dict[str, Any]], kind: str, workers: int) -> tuple[torch.Tensor, torch.Tensor, list[Any]]:
-    """Seven iterations of two micro-batches, over an epoch's end: LQ, GT, keys."""
+    """Return LQ, GT and keys of seven iterations of two micro-batches, across the end of an epoch."""
     if kind == "basicsr":
         dataset = DATASET_REGISTRY.get("PairedImageDataset")(dict(sections[kind], io_backend={"type": "disk"}))
         dataset.paths.sort(key=lambda paths: paths["gt_path"])
@@ -179,7 +181,9 @@ def load(sections: dict[str, dict[str, Any]], kind: str, workers: int) -> tuple[
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
 @pytest.mark.parametrize("kind", ["disk", "lmdb", "store"])
-def test_the_same_batches_from_everywhere(sections: dict[str, dict[str, Any]], kind: str, workers: int) -> None:
+def test_folders_lmdbs_and_stores_give_the_same_batches(
+    sections: dict[str, dict[str, Any]], kind: str, workers: int
+) -> None:
     expected, got = load(sections, "disk", 0), load(sections, kind, workers)
     assert torch.equal(got[0], expected[0])
     assert torch.equal(got[1], expected[1])
@@ -191,7 +195,7 @@ def test_basicsr_data_sets_give_the_same_batches_for_any_worker_count(sections: 
     assert torch.equal(none[0], one[0])
     assert torch.equal(none[0], four[0])
     assert torch.equal(none[1], four[1])
-    assert len(torch.unique(none[0].flatten(1), dim=0)) > 30  # of 42: the samples do differ
+    assert len(torch.unique(none[0].flatten(1), dim=0)) > 30  # of 42 samples
 
 
 @pytest.mark.parametrize("kind", ["disk", "basicsr"])
@@ -208,7 +212,7 @@ def test_loading_leaves_the_global_generators_alone(
 def test_an_lmdb_may_be_read_before_the_workers_start(sections: dict[str, dict[str, Any]]) -> None:
     dataset = build_dataset(sections["lmdb"], phase="train", scale=2)
     expected = dataset.sample(0, sample_rng(0, SampleKey(0, 0)))["lq"]
-    other = build_dataset(sections["lmdb"], phase="val", scale=2)  # a second data set of the same files
+    other = build_dataset(sections["lmdb"], phase="val", scale=2)  # a second data set on the same files
     assert len(other[0]["lq"]) == 3
     loader = TrainingLoader(dataset, batch_size=1, seed=0, num_workers=1, enlarge_ratio=4)
     batches = {batch["keys"][0]: batch["lq"][0] for micro in take(loader, 20) for batch in micro}
@@ -239,14 +243,14 @@ class Broken(Numbers):
 
 
 class Threads(Numbers):
-    """A data set whose sample says how many threads the libraries may use."""
+    """A data set whose samples hold the numbers of threads that OpenCV and torch may use."""
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         cv2.cvtColor(np.zeros((1000, 1000, 3), np.uint8), cv2.COLOR_BGR2RGB)
         return {"threads": (cv2.getNumThreads(), torch.get_num_threads())}
 
 
-def test_workers_use_one_thread_each_even_when_this_process_has_a_pool() -> None:
+def test_workers_use_one_thread_each_even_if_this_process_has_a_thread_pool() -> None:
     before = cv2.getNumThreads()
     try:
         for _ in range(5):
@@ -262,12 +266,14 @@ def test_workers_use_one_thread_each_even_when_this_process_has_a_pool() -> None
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), EOFError("a bug"), RuntimeError("a bug")])
 def test_a_bug_in_a_data_set_keeps_its_traceback(error: Exception, workers: int) -> None:
-    with pytest.raises(type(error), match="a bug"):
+    with pytest.raises(type(error), match="a bug") as raised:
         take(TrainingLoader(Broken(error), batch_size=1, seed=0, num_workers=workers), 1)
+    text = "".join(traceback.format_exception(type(raised.value), raised.value, raised.value.__traceback__))
+    assert "in sample\n    raise self.error" in text
 
 
 class Ended(Numbers):
-    """A data set whose process ends: by a signal (negative) or with a status."""
+    """A data set that ends its process by a signal (``how`` is negative) or with an exit status."""
 
     def __init__(self, how: int) -> None:
         super().__init__(4)
@@ -289,7 +295,7 @@ class Ended(Numbers):
         (3, "exit status 3", "memory"),
     ],
 )
-def test_the_end_of_a_worker_is_told_as_it_was(how: int, said: str, unsaid: str) -> None:
+def test_the_message_says_how_a_worker_ended(how: int, said: str, unsaid: str) -> None:
     with pytest.raises(DataError, match=said) as caught:
         take(TrainingLoader(Ended(how), batch_size=1, seed=0, num_workers=1), 1)
     assert "--auto_resume" in str(caught.value)
@@ -311,12 +317,12 @@ def test_the_end_of_a_worker_is_told_as_it_was(how: int, said: str, unsaid: str)
         ),
     ],
 )
-def test_what_torch_says_of_a_worker_is_understood(torch_says: str, said: str) -> None:
+def test_the_messages_of_torch_about_a_dead_worker_are_explained(torch_says: str, said: str) -> None:
     with pytest.raises(DataError, match=said), explain_death():
         raise RuntimeError(f"DataLoader worker (pid 12) {torch_says}")
 
 
-def test_an_error_in_a_data_set_says_which_image() -> None:
+def test_an_error_in_a_data_set_names_the_image() -> None:
     class Named(Broken):
         def image_names(self) -> list[str]:
             return ["first", "second", "third", "fourth"]
@@ -331,8 +337,8 @@ def test_an_error_in_a_data_set_says_which_image() -> None:
 
 
 @pytest.mark.slow
-def test_a_spawned_worker_imports_what_the_option_file_names(tmp_path: Path) -> None:
-    """The data set is defined in a file that is on no path, beside another one that it imports."""
+def test_a_spawned_worker_imports_the_modules_that_the_option_file_names(tmp_path: Path) -> None:
+    """The data set is defined in a file outside sys.path, which imports a second file beside it."""
     (tmp_path / "shift_of_the_test.py").write_text("SHIFT = 5.0\n")
     (tmp_path / "data_of_the_test.py").write_text(
         "import multiprocessing, torch, shift_of_the_test\n"
@@ -354,7 +360,7 @@ def test_a_spawned_worker_imports_what_the_option_file_names(tmp_path: Path) -> 
     finally:
         multiprocessing.set_start_method(before, force=True)
         deadline = time.monotonic() + 60
-        while multiprocessing.active_children() and time.monotonic() < deadline:  # for the tests after this one
+        while multiprocessing.active_children() and time.monotonic() < deadline:  # other tests count the children
             time.sleep(0.05)
     assert sorted(batches[0][0]["lq"][:, 0].tolist()) == [5, 6, 7, 8]
 
@@ -372,7 +378,7 @@ def test_a_connection_lost_to_a_worker_is_explained(monkeypatch: pytest.MonkeyPa
         next(batches)
 
 
-def test_other_errors_than_the_death_of_a_worker_stay() -> None:
+def test_errors_other_than_the_death_of_a_worker_stay_unchanged() -> None:
     with pytest.raises(RuntimeError, match="out of memory"), explain_death():
         raise RuntimeError("CUDA out of memory")
 
@@ -380,14 +386,18 @@ def test_other_errors_than_the_death_of_a_worker_stay() -> None:
 def test_close_ends_workers_and_threads() -> None:
     for workers in (0, 2):
         loader = TrainingLoader(Numbers(8), batch_size=2, seed=0, num_workers=workers)
+        others = set(threading.enumerate())
         batches = loader.batches(0)
         next(batches)
+        loading = set(threading.enumerate()) - others
         assert len(multiprocessing.active_children()) == workers
+        assert workers or loading  # without workers, a thread loads ahead
         loader.close()
         deadline = time.monotonic() + 3
         while multiprocessing.active_children() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert multiprocessing.active_children() == []
+        assert workers or not any(thread.is_alive() for thread in loading)
         loader.close()
         first = next(loader.batches(0))
         assert first[0]["keys"] == next(loader.keys(0))
@@ -395,7 +405,7 @@ def test_close_ends_workers_and_threads() -> None:
 
 
 def _train(connection: Connection) -> None:
-    """A main process that handles signals as training does, and loads five batches whenever it is told to."""
+    """Run as a main process that handles signals as training does, and load five batches for each message."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: None)
@@ -429,14 +439,14 @@ def test_workers_ignore_group_signals_and_die_with_a_killed_parent() -> None:
     finally:
         process.kill()
         process.join()
-    deadline = time.monotonic() + 3  # torch alone would look every five seconds
+    deadline = time.monotonic() + 3  # torch's own watchdog checks only every five seconds
     while any(_is_running(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert [pid for pid in workers if _is_running(pid)] == []
 
 
 def _is_running(pid: int) -> bool:
-    """Whether a process runs; a zombie that waits for its reaper does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -447,11 +457,11 @@ NUMBERS = st.integers(0, 2**32 - 1) | st.integers(0, 2**40)
 
 
 @given(rows=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=20))
-def test_draws_of_a_batch_are_those_of_each_samples_generator(rows: list[tuple[int, int, int]]) -> None:
+def test_the_draws_of_a_batch_equal_those_of_the_samples_generators(rows: list[tuple[int, int, int]]) -> None:
     expected = [sample_rng(seed, SampleKey(epoch, index)).random(3) for seed, epoch, index in rows]
     assert np.array_equal(first_draws(rows), expected)
 
 
-def test_an_epoch_too_long_to_be_put_in_order() -> None:
-    with pytest.raises(DataError, match=r"11,000,000,000,000 samples.*dataset_enlarge_ratio lower than 1e\+12"):
+def test_an_epoch_with_too_many_samples_is_refused() -> None:
+    with pytest.raises(DataError, match=r"11,000,000,000,000 samples.*dataset_enlarge_ratio.*1e\+12"):
         TrainingLoader(Numbers(11), batch_size=2, seed=0, enlarge_ratio=1e12)

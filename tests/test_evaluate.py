@@ -1,4 +1,4 @@
-"""Evaluation of a set: numbers, names, pairs that do not fit, and the same results on any number of ranks."""
+"""Evaluation of a set: scores, file names, pairs that do not fit, and the same results on any number of ranks."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PSNR = {"psnr": {"type": "calculate_psnr", "crop_border": 2, "test_y_channel": F
 
 @pytest.fixture(autouse=True)
 def _log_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The doors keep the package's log to themselves; caplog listens at the root."""
+    """Let log records reach caplog at the root logger: the commands switch propagation off."""
     monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)
 
 
 def enlarge(lq: Tensor) -> Tensor:
-    """Stands in for a network: bicubic by two."""
+    """Upscale by two with bicubic interpolation, in place of a network."""
     return functional.interpolate(lq, scale_factor=2, mode="bicubic", align_corners=False)
 
 
@@ -53,7 +53,7 @@ def score(dataset: Any, network: Any = enlarge, metrics: Mapping[str, Any] = PSN
     return evaluate(network, dataset, name="set", metrics=metrics, device="cpu", progress=False, **arguments)
 
 
-def test_numbers_are_those_of_basicsr_on_a_real_set(benchmark_dir: Path) -> None:
+def test_scores_equal_basicsrs_on_a_real_set(benchmark_dir: Path) -> None:
     from basicsr.metrics import calculate_metric
     from basicsr.utils import tensor2img
 
@@ -71,10 +71,10 @@ def test_numbers_are_those_of_basicsr_on_a_real_set(benchmark_dir: Path) -> None
         images = {"img": tensor2img(enlarge(pair["lq"][None])), "img2": tensor2img(pair["gt"])}
         for metric, options in metrics.items():
             assert values[metric] == pytest.approx(calculate_metric(images, options), abs=1e-6)
-    assert result.mean["psnr_y"] == pytest.approx(33.66, abs=0.5)  # bicubic of another kind
+    assert result.mean["psnr_y"] == pytest.approx(33.66, abs=0.5)  # torch's bicubic is not MATLAB's
 
 
-def test_results_stand_in_the_order_of_the_set_with_means() -> None:
+def test_results_have_the_order_of_the_set_and_means() -> None:
     result = score([item(index) for index in range(7)])
     assert list(result.per_image) == [f"image{index}x2" for index in range(7)]
     values = [each["psnr"] for each in result.per_image.values()]
@@ -97,11 +97,11 @@ def test_images_are_saved_under_basicsrs_names(tmp_path: Path) -> None:
 
 
 class Named:
-    """Items at these paths, which a data set of ours tells before it is read."""
+    """A data set with items at ``paths``; with ``listed`` it has the attribute ``paths``, as our data sets do."""
 
-    def __init__(self, paths: list[str], told: bool) -> None:
+    def __init__(self, paths: list[str], listed: bool) -> None:
         self.items = [{**item(index), "lq_path": path} for index, path in enumerate(paths)]
-        if told:
+        if listed:
             self.paths = paths
 
     def __len__(self) -> int:
@@ -111,15 +111,15 @@ class Named:
         return self.items[index]
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("paths", [["a/x.png", "b/x.png", "c/x.png"], ["a/x", "b/x"], ["x.jpg", "x.png"]])
-def test_every_image_is_saved(paths: list[str], told: bool, tmp_path: Path) -> None:
-    score(Named(paths, told), metrics={}, save_dir=tmp_path, suffix="run")
+def test_every_image_is_saved(paths: list[str], listed: bool, tmp_path: Path) -> None:
+    score(Named(paths, listed), metrics={}, save_dir=tmp_path, suffix="run")
     assert len(list(tmp_path.iterdir())) == len(paths)
 
 
-def test_ranks_do_not_save_over_each_other(tmp_path: Path) -> None:
-    dataset = Named(["x.jpg", "y.png", "x.png"], told=True)
+def test_ranks_do_not_overwrite_each_others_images(tmp_path: Path) -> None:
+    dataset = Named(["x.jpg", "y.png", "x.png"], listed=True)
     scorers = [
         _Scorer("set", {}, tmp_path, None, dataset.paths, _Draws(0, "set", torch.device("cpu"))) for _ in range(2)
     ]
@@ -153,8 +153,8 @@ def test_a_remainder_of_the_gt_smaller_than_the_scale_is_cropped() -> None:
 
 
 @pytest.mark.parametrize("extra", [2, -1, -20])
-def test_a_pair_of_other_sizes_names_both_images(extra: int) -> None:
-    with pytest.raises(DataError, match=r"gt/image1.png is .* but lq/image1x2.png \(24x20\) upscaled by 2 is 48x40"):
+def test_the_message_about_a_pair_that_does_not_fit_names_both_images(extra: int) -> None:
+    with pytest.raises(DataError, match=r"gt/image1\.png .* lq/image1x2\.png \(24x20\) .* 48x40"):
         score([item(0), item(1, extra=extra)])
 
 
@@ -166,23 +166,21 @@ def test_without_gt_metrics_that_need_one_are_left_out_with_a_warning(caplog: py
     metrics = {**PSNR, "brightness": {"type": "brightness_testing"}}
     result = score([item(index, gt=False) for index in range(3)], metrics=metrics)
     assert set(result.mean) == {"brightness"}
-    assert [record.getMessage() for record in caplog.records] == [
-        "data set 'set' has no GT images: metrics such as 'psnr' are left out"
-    ]
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert "'set' has no GT" in warning
+    assert "'psnr'" in warning
 
 
 def test_an_empty_set_an_unknown_metric_and_a_tiny_image_are_named() -> None:
-    with pytest.raises(DataError, match="data set 'set' holds no images"):
+    with pytest.raises(DataError, match="'set' holds no images"):
         score([])
-    with pytest.raises(OptionError, match="no metric named 'calculate_pnsr' is registered"):
+    with pytest.raises(OptionError, match=r"metric .*'calculate_pnsr'"):
         score([item(0)], metrics={"psnr": {"type": "calculate_pnsr"}})
-    with pytest.raises(
-        DataError, match=r"data set 'set', lq/image0x2.png: metric 'ssim': an image of 10x8 is too small"
-    ):
+    with pytest.raises(DataError, match=r"'set', lq/image0x2\.png: metric 'ssim': .*10x8 .*too small"):
         score([item(0, size=(4, 5))], metrics={"ssim": {"type": "calculate_ssim", "crop_border": 2}})
 
 
-def test_a_network_with_windows_gets_whole_ones(benchmark_dir: Path) -> None:
+def test_the_input_of_a_network_with_windows_is_padded_to_whole_windows(benchmark_dir: Path) -> None:
     from basicsr.archs.swinir_arch import SwinIR
 
     torch.manual_seed(0)
@@ -206,12 +204,11 @@ def test_a_network_with_windows_gets_whole_ones(benchmark_dir: Path) -> None:
 
 def test_a_network_that_does_not_fit_the_images_is_named() -> None:
     grey = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.PixelShuffle(2))
-    match = r"data set 'set', lq/image0x2.png: the network Sequential does not take an input of shape \(1, 3, 20, 24\)"
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(DataError, match=r"'set', lq/image0x2\.png: .*Sequential .* shape \(1, 3, 20, 24\)"):
         score([item(0)], grey)
 
 
-def test_running_out_of_memory_is_no_mistake_of_the_data() -> None:
+def test_an_out_of_memory_error_is_not_turned_into_a_data_error() -> None:
     def full(lq: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("full")
 
@@ -221,7 +218,7 @@ def test_running_out_of_memory_is_no_mistake_of_the_data() -> None:
 
 def test_a_metric_that_fails_is_named() -> None:
     metrics = {"niqe": {"type": "calculate_niqe", "crop_border": 0}}
-    with pytest.raises(DataError, match=r"'set', lq/image0x2.png: metric 'niqe' failed on an image of 48x40: "):
+    with pytest.raises(DataError, match=r"'set', lq/image0x2\.png: metric 'niqe' failed .*48x40: "):
         score([item(0)], metrics=metrics)
 
 
@@ -231,7 +228,7 @@ class TrainingModeMatters(nn.Module):
         return enlarge(lq) * (0 if self.training else 1)
 
 
-def test_a_module_runs_in_eval_mode_without_gradients_and_gets_its_mode_back() -> None:
+def test_a_module_runs_in_eval_mode_without_gradients_and_its_mode_is_restored() -> None:
     network = TrainingModeMatters()
     assert score([item(0)], network).mean == score([item(0)]).mean
     assert network.training
@@ -241,7 +238,7 @@ def test_a_module_runs_in_eval_mode_without_gradients_and_gets_its_mode_back() -
     assert not network.training
 
 
-def test_whatever_a_network_raises_comes_through_and_modes_are_restored() -> None:
+def test_any_exception_of_a_network_is_raised_and_modes_are_restored() -> None:
     class Stop(Exception):
         pass
 
@@ -275,20 +272,20 @@ def test_low_precision_runs_under_autocast() -> None:
     assert low.mean["psnr"] == pytest.approx(full.mean["psnr"], abs=0.1)
 
 
-def test_a_network_that_yields_nan_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_with_nan_in_its_output_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     score([item(0)], lambda lq: enlarge(lq) * float("nan"))
-    assert "the network's output for lq/image0x2.png holds NaN or Inf" in caplog.text
+    assert "lq/image0x2.png holds NaN" in caplog.text
 
 
 def test_images_of_the_same_name_are_all_kept(caplog: pytest.LogCaptureFixture) -> None:
     first, second = item(0), {**item(1), "lq_path": "other/image0x2.png"}
     result = score([first, second])
     assert list(result.per_image) == ["image0x2", "other/image0x2.png"]
-    assert "another image is also called 'image0x2'" in caplog.text
+    assert "'image0x2': other/image0x2.png" in caplog.text
 
 
 class Reads:
-    """A set that fails on one image, and says which were read."""
+    """A data set that records which images are read, and fails on one of them."""
 
     def __init__(self, length: int, bad: int | None = None) -> None:
         self.length, self.bad, self.read = length, bad, []
@@ -348,13 +345,13 @@ def test_two_ranks_share_the_work_and_get_the_same_numbers_as_one(tmp_path: Path
         assert found["mean"] == single.mean
         assert found["read"] == list(range(rank, 5, 2))
         assert found["alone"] == score([item(0)]).mean  # fewer images than ranks
-        where = "" if rank == 1 else "rank 1 stopped: "  # the rank that did not meet it says who did
+        where = "" if rank == 1 else "rank 1 stopped: "  # the other rank names the rank with the error
         assert found["message"] == f"{where}image 1 cannot be read"
 
 
 @pytest.fixture
 def _fast_convolutions() -> Iterator[None]:
-    """As training on a GPU sets them."""
+    """Set the flags of convolutions as training on a GPU does."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
     cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = True, True, True
@@ -363,7 +360,7 @@ def _fast_convolutions() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fast_convolutions")
-def test_tensorfloat_32_is_off_while_images_are_scored_and_back_after() -> None:
+def test_tensorfloat_32_is_off_while_images_are_scored_and_restored_afterwards() -> None:
     seen: list[tuple[bool, ...]] = []
 
     def flags() -> tuple[bool, ...]:
@@ -383,11 +380,11 @@ def test_tensorfloat_32_is_off_while_images_are_scored_and_back_after() -> None:
     assert flags() == (True, True, True)
 
 
-# --- draws of others' code ------------------------------------------------------------------------------------------
+# --- random draws in a user's code ----------------------------------------------------------------------------------
 
 
 class Drawing:
-    """A data set of somebody's own that draws its images from all three global generators."""
+    """A user's data set that draws its images from the global generators of python, numpy and torch."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -402,7 +399,7 @@ class Drawing:
 
 
 class DrawingNetwork(torch.nn.Module):
-    """A network that draws also when it is evaluated."""
+    """A network that draws random numbers in eval mode, too."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.interpolate(x, scale_factor=2) + 0.2 * torch.rand(1)
@@ -420,7 +417,7 @@ def drawn(dataset: Drawing, monkeypatch: pytest.MonkeyPatch, *, name: str = "set
     ).per_image
 
 
-def test_what_others_draw_depends_on_seed_set_and_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_of_a_users_code_depend_only_on_seed_set_and_image(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = Drawing()
     first = drawn(dataset, monkeypatch)
     torch.manual_seed(5)
@@ -435,15 +432,14 @@ def test_what_others_draw_depends_on_seed_set_and_image_alone(monkeypatch: pytes
         assert all(other[image] != first[image] for image in first)
 
 
-def test_ranks_draw_what_one_process_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_draw_the_same_numbers_as_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     first = drawn(Drawing(), monkeypatch)
-    monkeypatch.setattr("safmn.evaluation.scoring.on_all_ranks", lambda scores: [scores])
     shares = [drawn(Drawing(), monkeypatch, rank=rank, world_size=2) for rank in range(2)]
     assert [len(share) for share in shares] == [3, 2]
     assert {**shares[0], **shares[1]} == first
 
 
-def test_what_a_data_set_draws_when_it_is_built_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_in_the_constructor_of_a_data_set_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     class Subset(Drawing):
         def __init__(self, opt: dict[str, Any]) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""What makes a training step fast must not change its numbers; and the defaults that were chosen by measurement."""
+"""Fast forms of the training step have the results of the plain one; the defaults are those measured to be best."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_channel_norm_and_its_gradients_equal_float64_to_rounding(dtype: torch.d
 
 
 def test_channel_norm_in_bf16_keeps_the_gradients_of_its_weights_in_float32() -> None:
-    """They are sums over all pixels: in bf16 they would keep 8 bits. Closer to the exact ones than torch's own."""
+    """These gradients are sums over all pixels, of which bf16 would keep only 8 bits."""
     torch.manual_seed(0)
     norm = ChannelNorm(36)
     image, direction = torch.randn(2, 8, 64, 64, 36).bfloat16()
@@ -67,8 +67,8 @@ def test_channel_norm_in_bf16_keeps_the_gradients_of_its_weights_in_float32() ->
     torch.testing.assert_close(norm(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1), plain, rtol=1e-2, atol=1e-2)
 
 
-def test_our_step_is_basicsrs(tmp_path: Path) -> None:
-    """Three steps of BasicSR's model (the benchmark's other side) and of ours: same losses, weights and averages."""
+def test_our_step_equals_basicsrs(tmp_path: Path) -> None:
+    """Three steps of BasicSR's model, as the benchmark builds it, and of ours give equal losses, weights, averages."""
     opt = benchmark_training.basicsr_options(benchmark_training.Setting(str(tmp_path), False, 2, 16, 0, None))
     network = {"dim": 8, "n_blocks": 2, "ffn_scale": 2.0, "upscaling_factor": 4}
     opt["network_g"] = {"type": "SAFMN_spandrel", **network}
@@ -100,28 +100,28 @@ def our_model(opt: dict[str, Any], network: dict[str, Any], folder: Path) -> SRM
     return SRModel(load_options(option_file, mode="train"), Execution(CPU), Ranks())
 
 
-def test_average_that_is_told_on_the_device_to_skip_stays_as_it_is() -> None:
+def test_a_skip_flag_on_the_device_keeps_the_average_unchanged() -> None:
     network = torch.nn.Linear(3, 3)
     averages = [MovingAverage(network, 0.9) for _ in range(3)]
     before = copy.deepcopy(averages[0].network.state_dict())
     torch.nn.init.normal_(network.weight)
     for average, skip in zip(averages, (None, 0.0, 1.0), strict=True):
         average.update(1, skip=None if skip is None else torch.tensor(skip))
-    plain, told_no, told_yes = (average.network.state_dict() for average in averages)
+    plain, updated, skipped = (average.network.state_dict() for average in averages)
     for name in plain:
-        torch.testing.assert_close(told_no[name], plain[name])
-        assert torch.equal(told_yes[name], before[name])
+        torch.testing.assert_close(updated[name], plain[name])
+        assert torch.equal(skipped[name], before[name])
     assert not torch.equal(plain["weight"], before["weight"])
 
 
-def test_defaults_are_the_measured_ones() -> None:
+def test_cpu_defaults_are_fp32_eager_channels_last() -> None:
     execution = choose_execution(CPU)
     assert (execution.precision, execution.compile, execution.channels_last) == ("fp32", False, True)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc only")
 def test_freed_memory_is_kept_for_the_next_tensor() -> None:
-    """In a process of its own: which arena of the C library a thread uses depends on all that it did before."""
+    """Use a separate process: the C library's arena of a thread depends on its earlier allocations."""
     script = """
 import resource
 import torch
@@ -129,7 +129,7 @@ from safmn.runtime.execution import Execution, apply_global_settings
 
 def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(20 * 2**20 // 4)  # 20 MB: 5120 pages, all of them new each time by default
+    torch.ones(20 * 2**20 // 4)  # 20 MB: 5120 pages, by default all new in each call
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 if __name__ == "__main__":

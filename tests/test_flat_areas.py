@@ -1,4 +1,4 @@
-"""Areas of one colour: the loss that keeps them, and what the shipped weights make of them."""
+"""Areas of one colour: the loss that preserves them, and the error of the shipped weights on them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def small() -> SAFMN:
     return SAFMN(dim=8, n_blocks=2, upscaling_factor=2).requires_grad_(False)
 
 
-def test_a_tile_without_end_is_the_middle_of_a_large_area() -> None:
+def test_a_tile_with_endless_borders_equals_the_middle_of_a_large_area() -> None:
     network, colours = small(), draw_colours(3, 1)
     with torch.no_grad():
         large, tile = network(tiles(colours, 128)), endless(network)(tiles(colours, 8))
     torch.testing.assert_close(large[:, :, 120:136, 120:136], tile, rtol=0, atol=1e-6)
 
 
-def test_its_gradient_reaches_the_network_that_is_trained() -> None:
+def test_training_with_the_loss_reduces_the_error_in_large_areas() -> None:
     network = small().requires_grad_(True)
     flat_areas = FlatAreas(network)
     colours = draw_colours(16, 2)
@@ -54,7 +54,7 @@ def test_its_gradient_reaches_the_network_that_is_trained() -> None:
     assert float(middle.abs().mean()) == pytest.approx(flat_areas.loss(network, colours).item(), abs=1e-5)
 
 
-def test_colours_are_a_function_of_the_seeds() -> None:
+def test_colours_depend_only_on_the_seeds() -> None:
     assert torch.equal(draw_colours(5, 1, 2), draw_colours(5, 1, 2))
     assert not torch.equal(draw_colours(5, 1, 2), draw_colours(5, 1, 3))
     many = draw_colours(500, 4)
@@ -62,7 +62,7 @@ def test_colours_are_a_function_of_the_seeds() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(zoo.entries()))
-def test_shipped_weights_keep_a_colour_that_has_no_end(name: str) -> None:
+def test_shipped_weights_preserve_a_colour_without_borders(name: str) -> None:
     network = endless(weights.load_network(name).eval())
     colours = torch.from_numpy(np.concatenate([COLOURS, GRID]).astype(np.float32)) / 255
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_shipped_weights_keep_a_colour_that_has_no_end(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(zoo.entries()))
 @pytest.mark.parametrize("side", [24, 48, 80])
-def test_shipped_weights_keep_a_colour_on_white(name: str, side: int) -> None:
+def test_shipped_weights_preserve_a_colour_on_white(name: str, side: int) -> None:
     allowed = 3 if (name, side) == ("safmn-x4-real", 24) else LEVELS
     upscaler = Upscaler(name, backend=BACKEND)
     first, last = (upscaler.scale * edge for edge in (16 + 8, 16 + side - 8))
@@ -85,7 +85,7 @@ def test_shipped_weights_keep_a_colour_on_white(name: str, side: int) -> None:
 
 
 def in_flat_areas(image: np.ndarray, reach: int = 8) -> np.ndarray:
-    """Which pixels have one colour, and no border of the image, as far as ``reach`` around them."""
+    """Return which pixels have only their own colour, and no image border, within ``reach`` pixels: bool (H, W)."""
     kernel = np.ones((2 * reach + 1,) * 2, np.uint8)
     flat = (cv2.dilate(image, kernel) == cv2.erode(image, kernel)).all(2)
     inside = np.zeros_like(flat)
@@ -95,7 +95,7 @@ def in_flat_areas(image: np.ndarray, reach: int = 8) -> np.ndarray:
 
 @pytest.mark.parametrize("name", sorted(zoo.entries()))
 @pytest.mark.parametrize("case", ["webpage", "green_chart", "green_circle"])
-def test_shipped_weights_keep_the_colours_of_a_picture(cases_dir: Path, name: str, case: str) -> None:
+def test_shipped_weights_preserve_the_flat_areas_of_an_image(cases_dir: Path, name: str, case: str) -> None:
     image = read_rgb(cases_dir / f"{case}.png")
     upscaler = Upscaler(name, backend=BACKEND)
     larger, flat = (

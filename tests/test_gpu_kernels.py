@@ -1,4 +1,4 @@
-"""The Triton kernels for GPUs against the network, on the CPU in Triton's interpreter (``pip install triton``)."""
+"""Compare the Triton kernels with the network, on the CPU in Triton's interpreter (``pip install triton``)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
-    pytest.skip("for machines without a GPU that have Triton: test_cuda.py is for GPUs", allow_module_level=True)
-os.environ["TRITON_INTERPRET"] = "1"  # before its first import
+    pytest.skip("needs Triton and no GPU; test_cuda.py is for GPUs", allow_module_level=True)
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton's first import
 
 from safmn_gradients import assert_close, case, network
 from triton.runtime import interpreter
@@ -26,7 +26,7 @@ from safmn.kernels.gpu.training import GPUTrainedSAFMN, kernel_error
 
 @pytest.fixture(autouse=True)
 def _ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.6 takes a scalar, an array of one element, for an index, which numpy 2.4 refuses."""
+    """Make scalars usable as indices: Triton 3.6 passes arrays of one element, which numpy 2.4 refuses."""
     patch = interpreter._patch_lang_tensor
 
     def patched(tensor: Any, scope: Any) -> None:
@@ -49,7 +49,7 @@ def by_kernels(own: SAFMN) -> GPUTrainedSAFMN:
     ],
     ids=lambda size: f"dim{size['dim']}",
 )
-def test_values_and_gradients(size: dict[str, Any]) -> None:
+def test_outputs_and_gradients(size: dict[str, Any]) -> None:
     assert_close(by_kernels, *case(**size))
 
 
@@ -58,21 +58,21 @@ def test_equal_pixels_share_the_gradient_of_their_maximum() -> None:
     assert_close(by_kernels, network(dim=8, n_blocks=1, upscaling_factor=2), images, only_clear_maxima=False)
 
 
-def test_programs_that_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer programs than there is work: their partial sums are of several windows each."""
+def test_programs_that_process_several_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer programs than windows, a program's partial sums cover several windows."""
     monkeypatch.setattr(gpu_blocks, "_PROGRAMS", dict.fromkeys(gpu_blocks._PROGRAMS, 2))
     images = torch.rand(1, 3, 24, 16, generator=torch.Generator().manual_seed(0))
     assert_close(by_kernels, network(dim=8, n_blocks=1, upscaling_factor=2), images)
 
 
-def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = network(dim=4, n_blocks=1, upscaling_factor=2).requires_grad_(False)  # as a teacher is
+def test_kernel_error_detects_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = network(dim=4, n_blocks=1, upscaling_factor=2).requires_grad_(False)  # as for a teacher
     assert kernel_error(own, torch.float32) < 1e-4
     monkeypatch.setattr(gpu_blocks, "_EPS", 1.0)
     assert kernel_error(own, torch.float32) > 0.2
 
 
-def test_gathered_patches() -> None:
+def test_the_gather_kernel_equals_torchs_gather_and_is_chosen() -> None:
     pixels = torch.randint(256, (5000,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     addresses = torch.tensor([[10, 1000, 20, 1], [900, 1000, -20, 1], [619, 1000, -1, -20], [0, 1000, 1, 20]])
     assert torch.equal(gpu_gather.gather(pixels, addresses, 16), patch_store.gather(pixels, addresses, 16))

@@ -1,4 +1,4 @@
-"""SAFMN in the form that is fused for GPUs, computed on the CPU without fusion: the network's values and gradients."""
+"""The GPU form of SAFMN, computed on the CPU without fusion, has the network's outputs and gradients."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ CPU = torch.device("cpu")
 
 
 def fused(own: SAFMN) -> GPUTrainedSAFMN:
-    """The form, in float32, without the fusion."""
+    """Return the GPU form in float32 without fusion."""
     return GPUTrainedSAFMN(own, fusion="none")
 
 
 @settings(max_examples=25, deadline=None)
 @given(drawn=st.fixed_dictionaries({**CASES, "batch": st.integers(1, 3)}))
-def test_values_and_gradients(drawn: dict[str, Any]) -> None:
+def test_outputs_and_gradients(drawn: dict[str, Any]) -> None:
     assert_close(fused, *case(**drawn))
 
 
@@ -46,7 +46,7 @@ def test_the_published_size_on_a_photograph(benchmark_dir: Path) -> None:
     assert_close(fused, trained.train().requires_grad_(True), images, tolerance=1e-4)
 
 
-def test_in_bfloat16_it_is_near() -> None:
+def test_bfloat16_is_close_to_float64() -> None:
     torch.manual_seed(0)
     images = torch.rand(2, 3, 32, 32)
     own = SAFMN(dim=36, n_blocks=2, upscaling_factor=4)
@@ -54,12 +54,12 @@ def test_in_bfloat16_it_is_near() -> None:
 
 
 def test_equal_pixels_share_the_gradient_of_their_maximum() -> None:
-    """Where the image is flat a window's pixels are all its maximum, and the sum over them is what counts."""
+    """In a flat image, all pixels of a window equal its maximum, so only the sum of their gradients is defined."""
     images = torch.full((1, 3, 32, 32), 0.5)
     assert_close(fused, network(dim=8, n_blocks=1, upscaling_factor=2), images, only_clear_maxima=False)
 
 
-def test_what_it_is_not_for_is_refused() -> None:
+def test_unsupported_networks_sizes_and_settings_are_refused() -> None:
     with pytest.raises(OptionError, match="only SAFMN, not SAFMNPP"):
         GPUTrainedSAFMN(SAFMNPP(), fusion="none")
     with pytest.raises(OptionError, match="multiples of 8, not 12x16"):
@@ -72,7 +72,7 @@ def test_what_it_is_not_for_is_refused() -> None:
 
 
 @pytest.mark.parametrize("obstacle", ["no Triton", "wide", "broken", "wrong"])
-def test_what_our_kernels_cannot_do_is_left_to_the_compiler(
+def test_torch_compile_is_used_if_our_kernels_cannot_run(
     obstacle: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def error(network: SAFMN, dtype: torch.dtype) -> float:
@@ -90,17 +90,17 @@ def test_what_our_kernels_cannot_do_is_left_to_the_compiler(
         "broken": "cannot run on this machine: RuntimeError: no such instruction",
         "wrong": "50.0% off",
     }[obstacle]
-    assert "native uses torch.compile" in caplog.text
+    assert "torch.compile" in caplog.text
     assert reason in caplog.text
 
 
-def test_our_kernels_are_chosen_where_they_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_kernels_are_used_if_their_error_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_training, "kernel_error", lambda network, dtype: 0.01)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert GPUTrainedSAFMN(SAFMN(dim=36, n_blocks=1)).fusion == "kernels"
 
 
-def test_a_graph_on_the_cpu_ends_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuda_graph_on_the_cpu_ends_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_run.make_images(tmp_path)
     option_file = tiny_run.write_options(tmp_path, tiny_run.options(tmp_path, cuda_graph=True))
     assert main(["-opt", str(option_file)]) == 2
@@ -108,8 +108,8 @@ def test_a_graph_on_the_cpu_ends_with_status_2(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("kind", ["Adam", "Muon"])
-def test_a_step_that_a_graph_can_record_is_the_plain_step(tmp_path: Path, kind: str) -> None:
-    """All that recording asks of a step (rates and counts as tensors, no look at the flag), taken on the CPU."""
+def test_the_step_for_graphs_equals_the_plain_step(tmp_path: Path, kind: str) -> None:
+    """On the CPU, take the step that can be recorded: rates and counters are tensors, and the flag is not read."""
     tiny_run.make_images(tmp_path)
     optimizer = {"type": kind, "lr": 1e-3, "betas": [0.9, 0.99]}
     content = tiny_run.options(tmp_path, optim_g=optimizer, ema_warmup=True, grad_clip=1.0)
@@ -125,7 +125,7 @@ def test_a_step_that_a_graph_can_record_is_the_plain_step(tmp_path: Path, kind: 
             model.set_learning_rate(iteration)
             model._step([batch])
         if iteration == 3:
-            models[1].load_state(models[1].state())  # as a resumed run does
+            models[1].load_state(models[1].state())  # as when a run resumes
     states = [model.state()["net_g"] for model in models]
     for key in ("params", "params_ema"):
         for name, tensor in states[0][key].items():

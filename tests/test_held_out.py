@@ -1,4 +1,4 @@
-"""The comparison of trained and held-out images: PSNR as it is defined, the same images each time."""
+"""The script that compares trained and held-out images: PSNR by its definition, the same images in every run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safmn.imaging import write_image
 
 
 class Grey(torch.nn.Module):
-    """Mid-grey, whatever the image."""
+    """A network whose output is always mid-grey."""
 
     scale = 2
 
@@ -28,7 +28,9 @@ def test_psnr_of_a_grey_image() -> None:
     assert held_out.psnr(Grey(), hr) == pytest.approx(-10 * np.log10(error.mean()), abs=1e-4)
 
 
-def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_ranks_the_weights_and_is_the_same_in_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(3):
         write_image(tmp_path / f"{number}.png", data.chelsea()[:70, 40 * number : 40 * number + 70])
     command = ["held_out.py", str(tmp_path), "--weights", "safmn-x2", "safmn-x4", "--limit", "2"]
@@ -42,6 +44,6 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().out == first
 
 
-def test_sides_are_multiples_of_the_scale() -> None:
+def test_images_are_cut_to_multiples_of_the_scale() -> None:
     assert held_out.cut(np.zeros((600, 250, 3), np.uint8), 4).shape == (512, 224, 3)
     assert held_out.cut(np.zeros((600, 250, 3), np.uint8), 3).shape == (480, 192, 3)

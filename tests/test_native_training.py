@@ -1,4 +1,4 @@
-"""The native training kernels: SAFMN's values and gradients for all sizes, and runs that train with them."""
+"""The native training kernels have SAFMN's outputs and gradients for all sizes, and train as torch does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compile
 
 @settings(max_examples=25, deadline=None)
 @given(drawn=st.fixed_dictionaries(CASES))
-def test_values_and_gradients(drawn: dict[str, Any]) -> None:
+def test_outputs_and_gradients(drawn: dict[str, Any]) -> None:
     assert_close(NativeSAFMN, *case(**drawn))
 
 
@@ -62,7 +62,7 @@ def test_the_default_dtype_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_lanes_are_full_and_threads_busy() -> None:
+def test_the_batch_size_chooses_the_number_of_lanes() -> None:
     widest = this_machine().lanes
     if widest != 16:
         pytest.skip("needs a processor with AVX-512")
@@ -81,7 +81,7 @@ def test_images_in_any_memory_format(images: str) -> None:
     assert torch.equal(native(given_as), native(plain))
 
 
-def test_what_there_are_no_kernels_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_networks_sizes_and_settings_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="only SAFMN, not SAFMNPP"):
         NativeSAFMN(SAFMNPP())
     with pytest.raises(OptionError, match="multiples of 8, not 12x16"):
@@ -104,10 +104,12 @@ def options(images: Path, folder: Path, **train: Any) -> Path:
 
 
 def losses(folder: Path) -> list[float]:
-    return [entry["l_pix"] for entry in tiny_run.record(folder) if "l_pix" in entry]
+    found = [entry["l_pix"] for entry in tiny_run.record(folder) if "l_pix" in entry]
+    assert found
+    return found
 
 
-def test_a_run_has_the_losses_of_torchs_and_resumes_exactly(images: Path, tmp_path: Path) -> None:
+def test_a_run_has_the_losses_of_a_torch_run_and_resumes_exactly(images: Path, tmp_path: Path) -> None:
     torchs, ours, stopped = (tmp_path / name for name in ("torch", "ours", "stopped"))
     for folder in (torchs, ours, stopped):
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Patch stores: built whole or not at all, checked against source and damage, the same crops on CPU and GPU."""
+"""Patch stores: complete builds, checks for damage and changed sources, and equal crops on CPU and GPU."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ import torch
 from data_helpers import SIZES, make_folders, make_store, paired_section
 from tqdm import tqdm
 
-from safmn import data as data_package
 from safmn.data import PatchStore, SampleKey, TrainingLoader, build_dataset, patch_store
 from safmn.data.patch_store import gather
 from safmn.data.store_format import Source, StoreFile, StoreIndex, digest_of, finish_file, read_index
 from safmn.data.workers import one_opencv_thread
 from safmn.errors import DataError, OptionError
 from safmn.imaging import imresize, list_images, mod_crop, read_rgb, write_image
+from safmn.kernels import gpu as gpu_kernels
 from safmn.prepare import store as builder
 from safmn.prepare.store import build_store, main
 
@@ -60,7 +60,7 @@ def arguments(folders: tuple[Path, Path], output: Path, *more: str) -> list[str]
     return ["--hr", hr, "--lr", lr, "--filename-tmpl", "{}x2", "--scale", "2", "-o", str(output), "--jobs", "2", *more]
 
 
-def test_a_store_holds_what_the_folders_hold(folders: tuple[Path, Path], store: Path) -> None:
+def test_a_store_holds_the_images_of_the_folders(folders: tuple[Path, Path], store: Path) -> None:
     disk, stored = build_dataset(paired_section(*folders), phase="val", scale=2), open_store(store)
     assert len(disk) == len(stored) == len(SIZES)
     for index in range(len(disk)):
@@ -85,7 +85,7 @@ def test_a_store_of_real_images_gives_the_crops_of_the_files(benchmark_dir: Path
     assert stored.images[0].hr.digest == digest_of((hr / stored.images[0].hr.name).read_bytes())
 
 
-def test_low_resolution_is_made_by_imresize(benchmark_dir: Path, tmp_path: Path) -> None:
+def test_without_an_lr_folder_lr_images_are_made_by_imresize(benchmark_dir: Path, tmp_path: Path) -> None:
     hr = benchmark_dir / "Set5" / "HR"
     path = tmp_path / "made" / "set5.store"
     assert main(["--hr", str(hr), "--scale", "3", "-o", str(path)]) == 0
@@ -124,10 +124,10 @@ def test_one_gather_equals_slices(store: Path) -> None:
 
 
 def test_batches_from_the_device_equal_those_from_the_file(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loader's way for a store on a GPU, with the CPU in its place."""
+    """Take the loader's code path for a store on a GPU, on the CPU."""
     from_file, on_device = open_store(store), open_store(store)
     monkeypatch.setattr(PatchStore, "on_device", property(lambda self: self is on_device))
-    for workers in (0, 2):  # which a store on a device does not need, and does not start
+    for workers in (0, 2):  # for a store on a device, the loader starts no workers
         loaders = [
             TrainingLoader(d, batch_size=3, seed=1, accumulate=2, enlarge_ratio=4, num_workers=workers)
             for d in (from_file, on_device)
@@ -140,6 +140,8 @@ def test_batches_from_the_device_equal_those_from_the_file(store: Path, monkeypa
                 assert one["lq_path"] == other["lq_path"]
         for loader in loaders:
             loader.close()
+    assert on_device._device_pixels is not None  # its batches were gathered from the copy
+    assert from_file._device_pixels is None
 
 
 @pytest.mark.gpu
@@ -155,7 +157,7 @@ def test_batches_on_a_gpu_equal_those_on_the_cpu(store: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_gpu_that_is_not_there_is_said(store: Path) -> None:
+def test_without_a_gpu_the_message_advises_device_cpu(store: Path) -> None:
     with pytest.raises(DataError, match="device: cpu"):
         next(TrainingLoader(open_store(store, device="cuda"), batch_size=1, seed=0).batches(0))
 
@@ -169,11 +171,11 @@ def test_a_store_can_be_pickled_after_use(store: Path) -> None:
 
 
 class Stop(Exception):
-    """Ends a build, as a kill would."""
+    """Ends a build at a chosen point, as a kill would."""
 
 
 @pytest.mark.parametrize("at", range(1, len(SIZES)))
-def test_a_build_goes_on_where_it_stopped(
+def test_a_build_continues_where_it_stopped(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     whole = make_store(*folders, tmp_path / "whole.store")
@@ -181,7 +183,7 @@ def test_a_build_goes_on_where_it_stopped(
 
     def write_some(file: Any, block: np.ndarray, offset: int) -> None:
         written.append(block)
-        if len(written) == 2 * at:  # the LQ image of the at-th pair: half of it gets written
+        if len(written) == 2 * at:  # write only half of the LQ image of pair number `at`
             write(file, block.reshape(-1)[: block.size // 2], offset)
             raise Stop
         write(file, block, offset)
@@ -198,7 +200,7 @@ def test_a_build_goes_on_where_it_stopped(
 
 
 def _interrupted(folders: tuple[Path, Path], output: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Stop a build after all images, before the index; returns the partial file and the journal."""
+    """Stop a build after the last image and before the index; return the partial file and the journal."""
 
     def stop(*_: object) -> None:
         raise Stop
@@ -254,7 +256,7 @@ def _add_image(partial: Path, journal: Path, hr: Path) -> None:
         (_add_image, 4),
     ],
 )
-def test_what_is_left_of_a_build_is_not_trusted(
+def test_damaged_remains_of_an_interrupted_build_are_not_used(
     folders: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -268,7 +270,7 @@ def test_what_is_left_of_a_build_is_not_trusted(
     assert output.read_bytes() == make_store(*folders, tmp_path / "fresh.store").read_bytes()
 
 
-def test_an_up_to_date_store_is_left_alone_and_another_replaced(folders: tuple[Path, Path], store: Path) -> None:
+def test_an_up_to_date_store_is_kept_and_an_outdated_one_replaced(folders: tuple[Path, Path], store: Path) -> None:
     source, before = Source(2, *map(str, folders), "{}x2", None), store.stat().st_mtime_ns
     assert build_store(store, source, jobs=1) == 0
     assert store.stat().st_mtime_ns == before
@@ -278,7 +280,7 @@ def test_an_up_to_date_store_is_left_alone_and_another_replaced(folders: tuple[P
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_damaged_store_is_made_anew(folders: tuple[Path, Path], store: Path, cut: bool) -> None:
+def test_a_damaged_store_is_rebuilt(folders: tuple[Path, Path], store: Path, cut: bool) -> None:
     source, before = Source(2, *map(str, folders), "{}x2", None), store.read_bytes()
     store.write_bytes(before[:-5] if cut else before[:-5] + bytes(5))
     assert build_store(store, source, jobs=1) == len(SIZES)
@@ -304,7 +306,7 @@ def test_a_store_of_changed_sources_is_refused(folders: tuple[Path, Path], store
     elif what == "changed":
         content = bytearray((hr / "c.png").read_bytes())
         content[-1] ^= 1
-        (hr / "c.png").write_bytes(content)  # of the same size
+        (hr / "c.png").write_bytes(content)  # the size stays
     elif what == "new":
         shutil.copy(hr / "c.png", hr / "d.png")
     else:
@@ -321,9 +323,9 @@ def test_copied_sources_are_recognised_by_content(folders: tuple[Path, Path], st
     assert len(open_store(store)) == len(SIZES)
 
 
-def test_absent_sources_are_said(folders: tuple[Path, Path], store: Path) -> None:
+def test_missing_source_folders_are_reported(folders: tuple[Path, Path], store: Path) -> None:
     shutil.rmtree(folders[1])
-    with pytest.raises(DataError, match=r"source .*LR is not there.*check_source: if_present.*'set'"):
+    with pytest.raises(DataError, match=r"source .*LR .*check_source: if_present.*'set'"):
         open_store(store)
     for check in ("if_present", "never"):
         assert len(open_store(store, check_source=check)) == len(SIZES)
@@ -363,7 +365,7 @@ def test_mistakes_in_options(store: Path, tmp_path: Path) -> None:
         open_store(store, gt_size=31)
     with pytest.raises(OptionError, match="tape"):
         open_store(store, device="tape")
-    with pytest.raises(OptionError, match=r"images\.store is for scale 2, the option file says 4"):
+    with pytest.raises(OptionError, match=r"images\.store .*scale 2, .*4"):
         build_dataset({"type": "PatchStore", "dataroot": str(store), "gt_size": 32}, phase="train", scale=4)
 
 
@@ -405,12 +407,12 @@ def test_meta_info_chooses_images(folders: tuple[Path, Path], tmp_path: Path) ->
 
 
 def _build(argv: list[str]) -> None:
-    tqdm.set_lock(threading.RLock())  # else a killed child leaves the lock that it shares with this process taken
+    tqdm.set_lock(threading.RLock())  # tqdm's default lock is shared: a killed child would never release it
     main(argv)
 
 
-def test_a_killed_build_goes_on(tmp_path: Path) -> None:
-    """SIGKILL a real build at several moments; what comes out is the store of a build that was left alone."""
+def test_a_killed_build_continues(tmp_path: Path) -> None:
+    """SIGKILL a real build at several moments; the result equals the store of an undisturbed build."""
     folders = make_folders(tmp_path, sizes=[(300 + number, 400) for number in range(16)])
     output = tmp_path / "images.store"
     journal, kills = output.with_name("images.store.journal"), 0
@@ -428,7 +430,7 @@ def test_a_killed_build_goes_on(tmp_path: Path) -> None:
     assert output.read_bytes() == make_store(*folders, tmp_path / "whole.store").read_bytes()
 
 
-@pytest.mark.parametrize("fault", ["raises", "other pixels"])
+@pytest.mark.parametrize("fault", ["raises", "wrong pixels"])
 def test_a_kernel_that_fails_on_this_machine_is_not_used(
     fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -438,16 +440,17 @@ def test_a_kernel_that_fails_on_this_machine_is_not_used(
         return torch.zeros(len(addresses), 3, side, side)
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "safmn.kernels.gpu.gather", types.SimpleNamespace(gather=gather))
-    monkeypatch.setattr(data_package, "gpu_gather", types.SimpleNamespace(gather=gather), raising=False)
+    replaced = types.SimpleNamespace(gather=gather)
+    monkeypatch.setitem(sys.modules, "safmn.kernels.gpu.gather", replaced)
+    monkeypatch.setattr(gpu_kernels, "gather", replaced, raising=False)  # set if the real one was imported before
     patch_store._gather_kernel.cache_clear()
     assert patch_store._gather_kernel(torch.device("cpu")) is None
     patch_store._gather_kernel.cache_clear()
-    assert {"raises": "RuntimeError: no compiler", "other pixels": "it gives other pixels"}[fault] in caplog.text
+    assert {"raises": "RuntimeError: no compiler", "wrong pixels": "wrong pixels"}[fault] in caplog.text
 
 
-def test_a_store_of_other_lq_images_is_not_up_to_date(tmp_path: Path) -> None:
-    """The pair of 1.png is 1.bmp, until there is a 1.png as well."""
+def test_a_store_is_outdated_when_other_lq_images_match(tmp_path: Path) -> None:
+    """The LQ image of 1.png is 1.bmp until a 1.png is added to the LQ folder."""
     write_image(tmp_path / "G" / "1.png", np.full((8, 8, 3), 9, np.uint8))
     write_image(tmp_path / "L" / "1.bmp", np.full((4, 4, 3), 10, np.uint8))
     (tmp_path / "list.txt").write_text("1.png (8,8,3)\n")
@@ -464,7 +467,7 @@ def test_a_store_of_other_lq_images_is_not_up_to_date(tmp_path: Path) -> None:
     ids=str,
 )
 def test_an_index_that_points_elsewhere_is_refused(store: Path, change: dict[str, int]) -> None:
-    """Its checksum is right: a GPU would read whatever is in its memory there."""
+    """The checksum of the index is right, but a GPU would read outside the pixels."""
     index = read_index(store)
     last = index.images[-1]
     changed = StoreIndex(index.source, [*index.images[:-1], msgspec.structs.replace(last, **change)])

@@ -1,4 +1,4 @@
-"""Many threads, and other processes, call one upscaler: each gets its own picture, and all at the same time."""
+"""Many threads and processes call one upscaler at the same time, and each gets the right image."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def sees_all() -> nn.Module:
 
 
 def in_threads(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    """What the function makes of each item, in threads that all begin at the same time."""
+    """Apply the function to each item in threads that all begin at the same time; return the results."""
     together = threading.Barrier(THREADS)
     with ThreadPoolExecutor(THREADS, initializer=together.wait) as pool:
         return list(pool.map(function, items))
 
 
 def check(upscaler: Upscaler, expected: list[np.ndarray], pictures: list[np.ndarray]) -> None:
-    """Sixty of sixty are right: nowhere more than a rounding tie off."""
+    """Assert that all results are right: no value differs by more than 1, and only few differ (rounding ties)."""
     results = in_threads(upscaler, pictures)
     errors = [np.abs(a.astype(int) - b) for a, b in zip(results, expected, strict=True)]
     assert sum(error.max() <= 1 for error in errors) == len(pictures)
@@ -61,15 +61,15 @@ def check(upscaler: Upscaler, expected: list[np.ndarray], pictures: list[np.ndar
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_sixty_of_sixty(name: str) -> None:
-    """Nothing was called before, sizes differ, and "auto" decides while all wait for it."""
+def test_concurrent_first_calls_with_different_sizes(name: str) -> None:
+    """The upscaler was never called before, sizes differ, and "auto" chooses its back end while all calls wait."""
     alone = Upscaler(small(), device="cpu", backend="eager", tile=0)
     check(Upscaler(small(), device="cpu", backend=name, tile=0), [alone(picture) for picture in PICTURES], PICTURES)
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_sixty_of_sixty_of_one_size(name: str) -> None:
-    """A size that comes again takes another way in some back ends."""
+def test_concurrent_calls_with_one_size(name: str) -> None:
+    """Some back ends take a different code path for a repeated size."""
     pictures = [np.ascontiguousarray(picture[:32, :40]) for picture in PICTURES]
     alone = Upscaler(small(), device="cpu", backend="eager", tile=0)
     check(Upscaler(small(), device="cpu", backend=name, tile=0), [alone(picture) for picture in pictures], pictures)
@@ -77,7 +77,7 @@ def test_sixty_of_sixty_of_one_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", INSTALLED)
 @pytest.mark.parametrize("how", ["strips", "blended", "ensemble", "transparent"])
-def test_all_other_ways(name: str, how: str) -> None:
+def test_concurrent_calls_in_every_mode_of_the_upscaler(name: str, how: str) -> None:
     pictures = [np.dstack([p, p[..., :1]]) if how == "transparent" else p for p in PICTURES[:16]]
     network = sees_all() if how == "blended" else small()
     arguments: dict[str, Any] = {"device": "cpu", "self_ensemble": how == "ensemble"}
@@ -90,7 +90,7 @@ def test_all_other_ways(name: str, how: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(available_backends("cpu")["compile"] is not None, reason="no C++ compiler")
-def test_sixty_of_sixty_compiled() -> None:
+def test_concurrent_calls_with_the_compiler() -> None:
     alone = Upscaler(small(), device="cpu", backend="eager", tile=0)
     upscaler = Upscaler(small(), device="cpu", backend="compile", tile=0)
     check(upscaler, [alone(picture) for picture in PICTURES], PICTURES)
@@ -99,7 +99,7 @@ def test_sixty_of_sixty_compiled() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ["cuda-graphs", "onnxruntime", "eager", "auto"])
-def test_sixty_of_sixty_on_a_gpu(name: str) -> None:
+def test_concurrent_calls_on_a_gpu(name: str) -> None:
     problem = available_backends("cuda")[name]
     if problem:
         pytest.skip(problem)
@@ -110,7 +110,7 @@ def test_sixty_of_sixty_on_a_gpu(name: str) -> None:
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_many_upscalers_are_made_at_the_same_time(name: str) -> None:
-    """Torch's exporter serves one thread at a time."""
+    """Torch's exporter allows only one thread at a time."""
     image = PICTURES[0]
     networks = [small(dim=8 + 4 * (index % 2)) for index in range(THREADS)]
     results = in_threads(lambda network: Upscaler(network, device="cpu", backend=name)(image), networks)
@@ -120,7 +120,7 @@ def test_many_upscalers_are_made_at_the_same_time(name: str) -> None:
 
 
 class Meeting(nn.Module):
-    """A network whose call ends only when another one has begun."""
+    """A network whose call ends only after another call has begun."""
 
     scale = halo = 1
 
@@ -144,7 +144,7 @@ def test_calls_run_at_the_same_time() -> None:
 
 
 class Forgetful(nn.Module):
-    """Somebody's network that keeps in its attributes what it computes."""
+    """A user's network that stores intermediate values in attributes."""
 
     scale = halo = 1
 
@@ -160,7 +160,7 @@ class Forgetful(nn.Module):
         return self.kept + self.last - x.flatten()[0]
 
 
-def test_networks_that_keep_values_in_their_attributes() -> None:
+def test_concurrent_calls_of_a_network_that_stores_values_in_attributes() -> None:
     check(Upscaler(Forgetful(), device="cpu", backend="eager", tile=0), PICTURES, PICTURES)
 
 
@@ -174,7 +174,7 @@ def test_a_call_keeps_the_weights_that_it_began_with() -> None:
         if not seen:
             with torch.no_grad():
                 network.to_img[0].weight.mul_(0.5)
-            seen.append(upscaler(image))  # another call, after the first strip of this one
+            seen.append(upscaler(image))  # a second call, after the first strip of the first
 
     assert np.array_equal(upscaler(image, progress=halve), repeated(image))
     assert np.abs(seen[0] - repeated(image) / 2).max() <= 0.5
@@ -183,7 +183,7 @@ def test_a_call_keeps_the_weights_that_it_began_with() -> None:
 
 def test_the_first_call_may_be_in_inference_mode() -> None:
     for name in INSTALLED:
-        upscaler = copy.copy(Upscaler(small(), device="cpu", backend=name))  # without its back end
+        upscaler = copy.copy(Upscaler(small(), device="cpu", backend=name))  # a copy has no back end yet
         with torch.inference_mode():
             image = torch.from_numpy(PICTURES[0]).permute(2, 0, 1).float() / 255
             first = upscaler(image)
@@ -191,27 +191,27 @@ def test_the_first_call_may_be_in_inference_mode() -> None:
         assert float((upscaler(image) - first).abs().max()) <= 2e-4
 
 
-# Other processes
+# Copies and other processes
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_pickled_and_copied(name: str) -> None:
+def test_pickled_and_copied_upscalers_give_the_same_results(name: str) -> None:
     upscaler = Upscaler(small(), device="cpu", backend=name, tile=32, self_ensemble=True)
     expected = upscaler(PICTURES[0])
     for other in (pickle.loads(pickle.dumps(upscaler)), copy.deepcopy(upscaler), copy.copy(upscaler)):
         assert (other.tile, other.self_ensemble, other.backend, other.scale) == (32, True, name, upscaler.scale)
-        assert other._engine is None  # made at the first call
+        assert other._engine is None  # built at the first call
         if name == "auto":
             assert np.abs(other(PICTURES[0]).astype(int) - expected).max() <= 1
         else:
             assert np.array_equal(other(PICTURES[0]), expected)
 
 
-def test_copies_have_weights_of_their_own() -> None:
+def test_deep_and_pickled_copies_have_separate_weights() -> None:
     upscaler = Upscaler(repeater(), device="cpu", backend="eager")
     shared = copy.copy(upscaler)
     before = [weight.data_ptr() for weight in upscaler.network.parameters()]
-    sent = bytes(ForkingPickler.dumps(upscaler))  # as to a process: torch moves single tensors into shared memory
+    sent = bytes(ForkingPickler.dumps(upscaler))  # as for a process, where torch moves plain tensors to shared memory
     others = [copy.deepcopy(upscaler), pickle.loads(sent)]
     assert [weight.data_ptr() for weight in upscaler.network.parameters()] == before
     assert not any(weight.is_shared() for weight in upscaler.network.parameters())
@@ -232,7 +232,7 @@ def test_a_network_of_a_local_class_can_be_copied() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_sent_to_processes(method: str) -> None:
+def test_an_upscaler_can_be_sent_to_processes(method: str) -> None:
     upscaler = Upscaler(small(), device="cpu", backend="native" if "native" in INSTALLED else "eager")
     expected = [upscaler(picture) for picture in PICTURES[:4]]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
@@ -271,7 +271,7 @@ for used in (True, False):
             for _ in range(3):
                 assert np.abs(upscaler(image).astype(int) - expected).max() <= 1
             Upscaler(SAFMN(dim=24, n_blocks=1), device="cpu", backend=sys.argv[1])(image)
-        (os._exit if sys.argv[1] == "onnxruntime" else sys.exit)(7)  # its library waits for lost threads in the end
+        (os._exit if sys.argv[1] == "onnxruntime" else sys.exit)(7)  # at exit, ONNX Runtime waits for the lost threads
     children.append(child)
 release.set()
 thread.join()
@@ -282,8 +282,8 @@ assert np.array_equal(upscaler(image), expected)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize("name", [name for name in INSTALLED if name != "auto"])
-def test_a_forked_process_goes_on(name: str) -> None:
-    """Though neither OpenMP's threads nor those of the back ends came with it, and other threads had the locks."""
+def test_a_forked_process_can_upscale(name: str) -> None:
+    """A fork copies no threads of OpenMP or of the back ends, and other threads held the locks."""
     path = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-c", FORKED, name]
     done = subprocess.run(
@@ -301,7 +301,7 @@ def test_a_forked_process_goes_on(name: str) -> None:
 
 
 class Remembered(CudaGraphs):
-    """CUDA graphs on the CPU: a recording that computes slowly in its fixed memory."""
+    """A back end that imitates CUDA graphs on the CPU: a recording computes slowly in fixed memory."""
 
     def __init__(self, network: nn.Module) -> None:
         Backend.__init__(self, network, device=torch.device("cpu"), precision="fp32")
@@ -324,7 +324,7 @@ class Remembered(CudaGraphs):
 
 
 class Event:
-    """An event of a GPU that has nothing to wait for."""
+    """A GPU event that never waits."""
 
     def wait(self) -> None: ...
 
@@ -337,10 +337,10 @@ def test_recordings_serve_one_call_at_a_time() -> None:
     inputs = [torch.rand(1, 3, 8 * (1 + index % 6), 16) for index in range(CALLS)]
     results = in_threads(backend, inputs)
     assert all(torch.equal(y, network(x)) for x, y in zip(inputs, results, strict=True))
-    assert len(backend._recordings) == 4  # the latest
+    assert len(backend._recordings) == 4  # only the latest are kept
 
 
-def test_a_size_is_recorded_once_however_many_threads_ask() -> None:
+def test_a_size_is_recorded_once_for_any_number_of_threads() -> None:
     backend = Remembered(small())
     in_threads(backend, [torch.rand(1, 3, 16, 16) for _ in range(CALLS)])
     assert backend.recorded == [(1, 3, 16, 16)]
@@ -372,9 +372,12 @@ def test_readers_share_a_lock_and_writers_do_not() -> None:
     assert not wrong
 
 
-def test_errors_in_a_forked_process_are_those_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_and_errors_reach_the_caller_in_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safmn.runtime.threads._forked", threading.get_ident())
-    upscaler = Upscaler(repeater(), device="cpu", backend="eager")
+    network, seen = repeater(), []
+    network.register_forward_pre_hook(lambda *_: seen.append(threading.current_thread().name))
+    upscaler = Upscaler(network, device="cpu", backend="eager")
     assert np.array_equal(upscaler(PICTURES[0]), repeated(PICTURES[0]))
+    assert set(seen) == {"safmn-forked"}  # it computed in a new thread
     with pytest.raises(ValueError, match="cannot upscale"):
         upscaler(np.zeros((0, 8, 3), np.uint8))

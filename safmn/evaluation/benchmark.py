@@ -387,7 +387,7 @@ def _report(board: Scoreboard, folder: Path) -> None:
     for line in board.drifts():
         logger.error("drifted: %s", line)
     for name, line in board.left_out.items():
-        logger.warning("left out: %s is missing. %s", name, line)
+        logger.warning("left out: %s was not found. %s", name, line)
     for line in board.failures.values():
         logger.error("not tested: %s", line)
     logger.info("report: %s and metrics.md", folder / _REPORT)
