@@ -1,4 +1,4 @@
-"""Image files of people: every common format and mode in, the same out, with their colour profile and orientation."""
+"""Read and write users' image files in every common format and mode, with colour profile, orientation and metadata."""
 
 from __future__ import annotations
 

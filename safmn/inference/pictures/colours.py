@@ -1,4 +1,4 @@
-"""Colours that a file states by other means than a profile: PNG's chunks, code points (H.273) of AVIF and HEIC."""
+"""Colour spaces that a file states without an ICC profile: in PNG chunks, or in H.273 code points of AVIF and HEIC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safmn.value_types import Array
 CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"mDCv", b"cLLi", b"sRGB", b"gAMA", b"cHRM")
 _D65, _C, _DCI = (0.3127, 0.3290), (0.310, 0.316), (0.314, 0.351)
 _SRGB = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
-# H.273, table 2: ColourPrimaries -> white, primaries
+# H.273, table 2: ColourPrimaries -> chromaticities (x, y) of white, and of red, green and blue
 _PRIMARIES: dict[int, tuple[tuple[float, float], tuple[float, ...]]] = {
     1: (_D65, _SRGB),
     4: (_C, (0.67, 0.33, 0.21, 0.71, 0.14, 0.08)),
@@ -28,21 +28,22 @@ _PRIMARIES: dict[int, tuple[tuple[float, float], tuple[float, ...]]] = {
     22: (_D65, (0.630, 0.340, 0.295, 0.605, 0.155, 0.077)),
 }
 _UNSPECIFIED, _SRGB_CURVE, _PQ, _HLG = 2, 13, 16, 18
-_CAMERAS = (1, 6, 14, 15)  # TransferCharacteristics of BT.709, BT.601 and BT.2020, one curve
-_STEPS = 1024  # of a tabulated curve
-_SQUARE_ROOT_GAMMA = 0.45455  # what files of sRGB state as their gamma
+_CAMERAS = (1, 6, 14, 15)  # TransferCharacteristics of BT.709, BT.601 and BT.2020, which share one curve
+_STEPS = 1024  # entries of a tabulated curve
+_SRGB_GAMMA = 0.45455  # the gamma that sRGB files state, about 1 / 2.2
 
 
 @dataclass(frozen=True)
 class Colours:
-    """What a file states.
+    """The colour space that a file states.
 
     Attributes:
-        chunks: PNG chunks (type, content) that state it, as they were or made.
-        points: ColourPrimaries and TransferCharacteristics of H.273, where these state it.
-        gamma: PNG's gamma, the exponent of encoding.
-        white, primaries: chromaticities.
-        shown: TransferCharacteristics that other formats must state for the same look, where not that of ``points``.
+        chunks: the PNG chunks (type, content) that state it, either as read or made here.
+        points: ColourPrimaries and TransferCharacteristics of H.273; None if the file has no code points.
+        gamma: PNG's gamma, the exponent of encoding; None if not stated.
+        white: (x, y) chromaticity of white.
+        primaries: (x, y) chromaticities of red, green and blue, six numbers.
+        shown: TransferCharacteristics that other formats must state to look the same; None means those of ``points``.
     """
 
     chunks: tuple[tuple[bytes, bytes], ...]
@@ -54,14 +55,14 @@ class Colours:
 
     @property
     def is_hdr(self) -> bool:
-        """Whether the brightness is that of PQ or HLG, which no profile of the usual kind can say."""
+        """Whether the transfer curve is PQ or HLG, which an ICC profile of the usual kind cannot express."""
         return self.points is not None and self.points[1] in (_PQ, _HLG)
 
     def profile(self, *, grey: bool = False) -> bytes | None:
-        """A profile that says the same; None for sRGB, and where nothing is known of the code points."""
+        """Return an equivalent ICC profile; None for sRGB, and for a transfer curve that is not supported."""
         if self.points is not None:
             curve = _curve(self.shown or self.points[1])
-        elif self.gamma is not None and abs(self.gamma - _SQUARE_ROOT_GAMMA) > 1e-3:
+        elif self.gamma is not None and abs(self.gamma - _SRGB_GAMMA) > 1e-3:
             curve = 1 / self.gamma
         else:
             curve = _curve(_SRGB_CURVE)
@@ -73,7 +74,7 @@ class Colours:
 
 
 def from_png(chunks: Sequence[tuple[bytes, bytes]]) -> Colours | None:
-    """What the chunks of a PNG file state; None where they state nothing (PNG specification, 3rd edition, 4.3)."""
+    """Return the colour space that PNG chunks state, or None (priority: PNG specification, 3rd edition, 4.3)."""
     found = {kind: content for kind, content in chunks if kind in CHUNKS}
     kept = tuple(found.items())
     if len(found.get(b"cICP", b"")) == 4:
@@ -95,9 +96,9 @@ def from_png(chunks: Sequence[tuple[bytes, bytes]]) -> Colours | None:
 
 
 def from_points(primaries: int, transfer: int) -> Colours | None:
-    """What the code points of AVIF and HEIC state; None where it is sRGB, or nothing.
+    """Return the colour space of AVIF or HEIC code points (H.273); None if they mean sRGB or are unspecified.
 
-    The curve of cameras (BT.709) is shown as that of sRGB there, by browsers too, but not in PNG.
+    In these formats programs, including browsers, show the camera curve (BT.709) as the sRGB curve, but not in PNG.
     """
     if transfer in (0, _UNSPECIFIED, 3) and primaries in (0, 1, _UNSPECIFIED, 3):
         return None
@@ -111,7 +112,7 @@ def from_points(primaries: int, transfer: int) -> Colours | None:
 
 
 def _curve(transfer: int) -> Array | float | None:
-    """The linear light of signals from 0 to 1, or a gamma (H.273, table 3); None where it is not one of a display."""
+    """Return linear light for signals from 0 to 1, or a gamma (H.273, table 3); None for an unsupported curve."""
     signal = np.linspace(0, 1, _STEPS)
     if transfer in _CAMERAS:
         return np.where(signal < 0.081, signal / 4.5, ((signal + 0.099) / 1.099) ** (1 / 0.45))

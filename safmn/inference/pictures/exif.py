@@ -1,6 +1,6 @@
-"""EXIF data: kept byte for byte, but for what has to change with the pixels.
+"""EXIF data, kept byte for byte except for values that must change with the pixels.
 
-The block's offsets stay: what cameras put in (their notes hold offsets of their own) stays readable.
+Values keep their offsets in the block. Camera makers' notes contain offsets into it and so stay readable.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from safmn.inference.pictures import ifd
 from safmn.inference.pictures.ifd import LONG, RATIONAL, SHORT, Directory, Entry
 from safmn.inference.pictures.resolution import Resolution
 
-PREFIX = b"Exif\0\0"  # before the block, in JPEG
+PREFIX = b"Exif\0\0"  # precedes the block in JPEG
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION, UNIT = 274, 282, 283, 296
 TEXTS = (270, 271, 272, 305, 306, 315, 33432)
-"""ImageDescription, Make, Model, Software, DateTime, Artist, Copyright."""
+"""Tags of ImageDescription, Make, Model, Software, DateTime, Artist and Copyright."""
 _DESCRIPTIVE = (*TEXTS, X_RESOLUTION, Y_RESOLUTION, UNIT)
-_SIZES = ((ifd.EXIF, 40962, 40963), (None, 256, 257))  # (directory, tag of the width, of the height)
+_SIZES = ((ifd.EXIF, 40962, 40963), (None, 256, 257))  # (directory, tag of the width, tag of the height)
 _THUMBNAIL_AT, _THUMBNAIL_BYTES = 513, 514
-_INDEX = 1  # of the interoperability directory
-_INCH, _CM = 2, 3
-_FINEST = 1000  # denominator of resolutions that are no whole numbers
+_INDEX = 1  # InteroperabilityIndex, a tag of the interoperability directory
+_INCH, _CM = 2, 3  # values of ResolutionUnit
+_FINEST = 1000  # denominator of resolutions that are not whole numbers
 
 
 def block_of(data: bytes) -> bytes:
-    """EXIF data without the prefix that some formats put before it."""
+    """Return EXIF data without the prefix that some formats put before it."""
     return data.removeprefix(PREFIX)
 
 
 def orientation(data: bytes | None) -> int:
-    """The orientation that EXIF data states, 1 to 8; 1 where it states none."""
+    """Return the orientation that EXIF data states, 1 to 8; 1 if it states none or is damaged."""
     try:
         block = block_of(data or b"")
         value = ifd.number(ifd.first_directory(block).get(ORIENTATION), ifd.byte_order(block))
@@ -39,17 +39,17 @@ def orientation(data: bytes | None) -> int:
 
 
 def checked(data: bytes | None) -> bytes | None:
-    """The data, without prefix, or None where it holds nothing.
+    """Return EXIF data without prefix; None if there is none or it has no entries.
 
     Raises:
-        ValueError, struct.error: it is damaged.
+        ValueError, struct.error: the data is damaged.
     """
     block = block_of(data or b"")
     return block if block and ifd.first_directory(block).entries else None
 
 
 def is_adobe_rgb(data: bytes | None) -> bool:
-    """Whether EXIF data says that the colours are Adobe RGB (DCF's option file: interoperability index R03)."""
+    """Return whether EXIF data declares Adobe RGB colours (a DCF option file: interoperability index R03)."""
     try:
         details = ifd.first_directory(block_of(data or b"")).below.get(ifd.EXIF)
     except (ValueError, struct.error):
@@ -60,7 +60,7 @@ def is_adobe_rgb(data: bytes | None) -> bool:
 
 
 def resolution(data: bytes | None) -> Resolution | None:
-    """The resolution that EXIF data states."""
+    """Return the resolution that EXIF data states; None if it states none or is damaged."""
     if not data:
         return None
     try:
@@ -71,7 +71,7 @@ def resolution(data: bytes | None) -> Resolution | None:
 
 
 def resolution_in(root: Directory, order: str) -> Resolution | None:
-    """The resolution that a directory states."""
+    """Return the resolution that a directory states, or None. ``order`` is its byte order, ``<`` or ``>``."""
     x, y, unit = (ifd.number(root.get(tag), order) for tag in (X_RESOLUTION, Y_RESOLUTION, UNIT))
     if not x or not y:
         return None
@@ -87,17 +87,17 @@ def fitted(
     turned: bool = False,
     bare: bool = False,
 ) -> bytes:
-    """EXIF data for pixels of this size: its sizes and resolution changed in place, the old thumbnail taken out.
+    """Return EXIF data for pixels of this size: sizes and resolution changed in place, the old thumbnail removed.
 
     Args:
-        data: with or without prefix.
+        data: EXIF data with or without prefix.
         size: (width, height) in pixels.
-        resolution: the new one; written only where there was one.
-        turned: the orientation was applied to the pixels.
-        bare: without the orientation.
+        resolution: the new resolution; it only replaces an existing one.
+        turned: the orientation was applied to the pixels, so set it to 1.
+        bare: remove the orientation.
 
     Returns:
-        Without prefix. Data that is damaged comes back as it was.
+        EXIF data without prefix. Damaged data is returned unchanged.
     """
     block = bytearray(block_of(data))
     try:
@@ -120,7 +120,7 @@ def fitted(
 
 
 def _set_number(block: bytearray, entry: Entry | None, value: int, order: str) -> None:
-    """One number, in the line itself; a SHORT that is too small for it becomes a LONG."""
+    """Change an integer inside its directory entry; a SHORT becomes a LONG if the value needs it."""
     if entry is None or entry.count != 1 or entry.kind not in (SHORT, LONG):
         return
     kind = LONG if value > 0xFFFF else entry.kind
@@ -138,12 +138,12 @@ def _set_resolution(block: bytearray, root: Directory, resolution: Resolution, o
 
 
 def rational(value: float) -> tuple[int, int]:
-    """A positive number as numerator and denominator."""
+    """Return a positive number as numerator and denominator."""
     return (round(value), 1) if abs(value - round(value)) < 0.5 / _FINEST else (round(value * _FINEST), _FINEST)
 
 
 def _drop_thumbnail(block: bytearray, root: Directory, order: str) -> None:
-    """The directory of the thumbnail is not pointed to any more, and its pixels are blanked."""
+    """Remove the pointer to the thumbnail's directory and blank the thumbnail's pixels."""
     if not root.next:
         return
     try:
@@ -158,7 +158,7 @@ def _drop_thumbnail(block: bytearray, root: Directory, order: str) -> None:
 
 
 def _remove(block: bytearray, root: Directory, tag: int, order: str) -> None:
-    """A line taken out of the first directory: those behind it move up, values stay where they are."""
+    """Remove an entry from the first directory: later entries move up, values keep their places."""
     entry = root.get(tag)
     if entry is None:
         return
@@ -169,7 +169,10 @@ def _remove(block: bytearray, root: Directory, tag: int, order: str) -> None:
 
 
 def from_tiff(root: Directory, order: str) -> bytes | None:
-    """EXIF data of what describes the picture among the tags of a TIFF file; None where nothing does."""
+    """Return EXIF data with the descriptive tags and the EXIF and GPS directories of a TIFF file.
+
+    Return None if there are neither texts nor such directories.
+    """
     entries = tuple(entry for entry in root.entries if entry.tag in _DESCRIPTIVE)
     below = {tag: root.below[tag] for tag in (ifd.EXIF, ifd.GPS) if tag in root.below}
     if not below and not any(entry.tag in TEXTS for entry in entries):
@@ -179,13 +182,13 @@ def from_tiff(root: Directory, order: str) -> bytes | None:
 
 
 def with_entries(data: bytes | None, entries: tuple[Entry, ...]) -> bytes:
-    """EXIF data with more lines in its first directory, in place of those of the same tags.
+    """Return EXIF data with entries added to the first directory, replacing those with the same tags.
 
-    The directory is written anew behind everything else, so that no value moves.
+    The new directory is appended to the block, so that no existing value moves.
 
     Args:
-        data: with or without prefix; None for none.
-        entries: with values in the byte order of ``data``; little-endian where there is none.
+        data: EXIF data with or without prefix, or None.
+        entries: the new entries, with values in the byte order of ``data`` (little-endian if ``data`` is None).
     """
     block = bytearray(block_of(data) if data else b"II*\0\x08\0\0\0" + bytes(6))
     order = ifd.byte_order(block)
@@ -204,7 +207,7 @@ def with_entries(data: bytes | None, entries: tuple[Entry, ...]) -> bytes:
 
 
 def with_orientation(data: bytes | None, value: int) -> bytes | None:
-    """EXIF data with this orientation."""
+    """Return EXIF data with this orientation; None if there is no data and none is needed (orientation 1)."""
     if orientation(data) == value:
         return data
     order = ifd.byte_order(block_of(data)) if data else "<"
@@ -212,7 +215,7 @@ def with_orientation(data: bytes | None, value: int) -> bytes | None:
 
 
 def with_resolution(data: bytes | None, resolution: Resolution) -> bytes:
-    """EXIF data with this resolution, for formats that have no other place for it."""
+    """Return EXIF data with this resolution, for formats that have no other place for it."""
     order = ifd.byte_order(block_of(data)) if data else "<"
     x, y = (ifd.packed(rational(value), RATIONAL, order) for value in (resolution.x, resolution.y))
     unit = ifd.packed([_INCH if resolution.absolute else 1], SHORT, order)

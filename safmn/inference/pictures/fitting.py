@@ -1,4 +1,4 @@
-"""A picture with what a format can hold; what it cannot is converted or dropped, and said."""
+"""Fit a picture to an output format: convert or drop what the format cannot hold, with a warning."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from safmn.inference.pictures.picture import Array, Extras, Picture, eight_bits,
 logger = logging.getLogger(__name__)
 
 Say = Callable[..., None]
-"""Says what is lost: a message and its parts, as loggers take them."""
+"""A function that reports losses. It takes a message and its arguments, like a logger's methods."""
 
-_SOFT = 9  # pixels; wider than the edge that upscaling makes of a hard one
-AVIF_BITS = 10  # of AVIF from images with more than 8; 12 are shown by few programs
+_SOFT = 9  # pixels; a hard edge of alpha is narrower than this after upscaling
+AVIF_BITS = 10  # bits of AVIF written from images with more than 8; few programs show 12
 _DEEP = ("PNG", "TIFF")  # formats that hold 16 bits
 _WITH_ALPHA = ("PNG", "WEBP", "TIFF", "AVIF", "GIF")
-_WITH_GREY = ("PNG", "TIFF", "JPEG")  # the others that hold a profile write grey as RGB
+_WITH_GREY = ("PNG", "TIFF", "JPEG")  # other formats with profiles store grey as RGB
 _WITH_GREY_ALPHA = ("PNG", "TIFF")
 _WITH_ORIENTATION = ("PNG", "JPEG", "WEBP")
 _WITH_PROFILE = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
@@ -35,22 +35,23 @@ _WITH_XMP = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
 _WITH_IPTC = ("PNG", "JPEG", "TIFF")
 _WITH_COMMENT = ("PNG", "JPEG", "GIF", "TIFF")
 _WITH_RESOLUTION = ("PNG", "JPEG", "BMP", "TIFF")
-_IN_EXIF = ("WEBP", "AVIF")  # hold a resolution in EXIF data only
-_SEGMENT = 65533  # bytes that a segment of JPEG holds
-_LONGEST = {"exif": _SEGMENT - 6, "xmp": _SEGMENT - 29, "iptc": _SEGMENT - 30, "comment": _SEGMENT}  # of JPEG
-_NAMED_AT_MOST = 5  # texts that a message names
+_IN_EXIF = ("WEBP", "AVIF")  # formats that hold a resolution only in EXIF data
+_SEGMENT = 65533  # largest content of a JPEG segment, in bytes
+_LONGEST = {"exif": _SEGMENT - 6, "xmp": _SEGMENT - 29, "iptc": _SEGMENT - 30, "comment": _SEGMENT}  # in JPEG
+_NAMED_AT_MOST = 5  # texts listed in a message
 
 
 def fitted(picture: Picture, kind: str, path: Path, *, say: Say = logger.warning) -> Picture:
-    """The picture as a format can hold it: bits, channels, colours, orientation, and what is said of it.
+    """Return the picture as a format can hold it: bit depth, channels, colours, orientation and metadata.
 
     Args:
+        picture: the picture to write.
         kind: Pillow's name of the format.
-        path: names the file in messages.
-        say: what to say them with.
+        path: the file that messages name.
+        say: reports each conversion and loss.
 
     Raises:
-        DataError: its colours are of high dynamic range, which the format cannot say.
+        DataError: the colours are HDR, which the format cannot express.
     """
     picture = picture if kind in _WITH_ORIENTATION else picture.upright()
     picture = _with_pixels(picture, kind, path, say)
@@ -59,27 +60,27 @@ def fitted(picture: Picture, kind: str, path: Path, *, say: Say = logger.warning
 
 
 def _with_pixels(picture: Picture, kind: str, path: Path, say: Say) -> Picture:
-    """Bits and channels."""
+    """Fit the bit depth and the channels."""
     pixels = picture.pixels
     if pixels.dtype == np.uint16 and kind == "AVIF" and _is_bare(picture):
         say("%s: AVIF is written with %d bits; the image had more than 8.", path, AVIF_BITS)
     elif pixels.dtype == np.uint16 and kind not in _DEEP:
-        beside = " beside EXIF data, XMP, a profile or a resolution" if kind == "AVIF" else ""
+        beside = " with EXIF data, XMP, a profile or a resolution" if kind == "AVIF" else ""
         say("%s: %s holds 8 bits%s; the image had 16.", path, kind, beside)
         pixels = eight_bits(pixels)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels in (2, 4) and kind not in _WITH_ALPHA:
-        say("%s: %s holds no transparency; the image is laid onto white.", path, kind)
+        say("%s: %s cannot hold transparency; the image is put on white.", path, kind)
         pixels = onto_white(pixels)
     if kind == "GIF" and pixels.ndim == 3 and pixels.shape[2] == 4 and _is_soft(pixels[..., 3]):
-        say("%s: a pixel of a GIF is shown or not; the image is half transparent in places.", path)
+        say("%s: GIF cannot hold partial transparency, which the image has; it becomes full or none.", path)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     return replace(picture, pixels=np.ascontiguousarray(pixels))
 
 
 def _with_colours(picture: Picture, kind: str, path: Path, say: Say) -> Picture:
-    """What colours the pixels mean: said in the way of the format, or the pixels are converted to sRGB."""
+    """State the colour space as the format does; if it cannot, convert the pixels to sRGB."""
     colours, icc = picture.extras.colours, picture.icc
     channels = 1 if picture.pixels.ndim == 2 else picture.pixels.shape[2]
     grey = channels <= 2
@@ -87,12 +88,12 @@ def _with_colours(picture: Picture, kind: str, path: Path, say: Say) -> Picture:
     if colours is not None and kind != "PNG" and not (kind == "AVIF" and colours.points):
         if colours.is_hdr:
             raise DataError(
-                f"{path}: its colours are of high dynamic range (PQ or HLG), which {kind} cannot say; choose "
+                f"{path}: its colours have high dynamic range (PQ or HLG), which {kind} cannot express; choose "
                 "--format png or avif"
             )
         icc = colours.profile(grey=grey and not (as_rgb and kind in _WITH_PROFILE))
         if icc and kind in _WITH_PROFILE:
-            say("%s: what the file says of its colours is written as a colour profile.", path)
+            say("%s: its colour space is written as a colour profile.", path)
         colours = None
     if icc is None and kind not in _WITH_EXIF and exif_data.is_adobe_rgb(picture.exif):
         icc = bytes(imagecodecs.cms_profile("adobergb"))
@@ -108,22 +109,22 @@ def _with_colours(picture: Picture, kind: str, path: Path, say: Say) -> Picture:
 
 
 def _is_bare(picture: Picture) -> bool:
-    """Whether nothing has to be written that the encoder of AVIF with more than 8 bits does not write."""
+    """Return whether the picture has nothing that the encoder for deep AVIF cannot write: EXIF, XMP, a profile, ..."""
     extras = picture.extras
     profile = picture.icc or (extras.colours and not extras.colours.points)
     return not (picture.exif or profile or extras.xmp or extras.resolution)
 
 
 def _is_split(pixels: Array, kind: str) -> bool:
-    """Whether grey and alpha are written as RGB and alpha."""
+    """Return whether grey with alpha is written as RGB with alpha."""
     return kind not in _WITH_GREY_ALPHA or pixels.dtype == np.uint16
 
 
 def _in_srgb(pixels: Array, icc: bytes, kind: str, path: Path, say: Say) -> Array:
-    """Pixels whose profile the format cannot hold, in sRGB, which is what no profile means."""
+    """Convert pixels to sRGB, the meaning of a file without profile, if the format cannot hold their profile."""
     planes = pixels[..., None] if pixels.ndim == 2 else pixels
     count = 1 if planes.shape[2] <= 2 else 3
-    if count == 3 and channels_of(icc) == 1 and (planes[..., :3] == planes[..., :1]).all():  # grey that became RGB
+    if count == 3 and channels_of(icc) == 1 and (planes[..., :3] == planes[..., :1]).all():  # grey stored as RGB
         planes, count = planes[..., [0, *range(3, planes.shape[2])]], 1
     if is_srgb(icc):
         return pixels
@@ -141,9 +142,9 @@ def _in_srgb(pixels: Array, icc: bytes, kind: str, path: Path, say: Say) -> Arra
 
 
 def _with_notes(picture: Picture, kind: str, path: Path, say: Say) -> Picture:
-    """EXIF data, XMP, IPTC data, texts and resolution, as far as the format holds them."""
+    """Keep EXIF data, XMP, IPTC data, texts and resolution as far as the format can hold them."""
     exif, extras = picture.exif, picture.extras
-    if exif and kind == "AVIF":  # Pillow writes the data anew where it finds an orientation
+    if exif and kind == "AVIF":  # Pillow re-encodes the data if it contains an orientation
         exif = exif_data.fitted(exif, picture.size, bare=True)
     resolution = extras.resolution
     if resolution and kind in _IN_EXIF and not exif_data.resolution(exif):
@@ -172,7 +173,7 @@ def _with_notes(picture: Picture, kind: str, path: Path, say: Say) -> Picture:
         if before and not after
     ]
     if dropped:
-        say("%s: %s cannot hold %s, which the input has.", path, kind, " and ".join(dropped))
+        say("%s: %s cannot hold %s; dropped from the output.", path, kind, " and ".join(dropped))
     return replace(picture, exif=held, extras=kept)
 
 
@@ -187,6 +188,6 @@ def _keywords(extras: Extras) -> str:
 
 
 def _is_soft(alpha: Array) -> bool:
-    """Whether there is more between 0 and full than the edges of an image that was cut out and enlarged."""
+    """Return whether alpha has larger areas of partial transparency than the edges of an enlarged cut-out have."""
     partial = (alpha > 0) & (alpha < 255)
     return bool(cv2.erode(partial.astype(np.uint8), np.ones((_SOFT, _SOFT), np.uint8)).any())

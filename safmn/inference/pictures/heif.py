@@ -1,4 +1,4 @@
-"""HEIC and HEIF (photos of iPhones), through pillow-heif where it is installed."""
+"""Read HEIC and HEIF, the photo formats of iPhones, with pillow-heif (optional)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins like this is HEIC or HEIF: AVIF, which Pillow reads, is not among it."""
+    """Return whether a file with these first bytes is HEIC or HEIF; False for AVIF, which Pillow reads."""
     return head[4:8] == b"ftyp" and head[8:12] in _BRANDS and b"avif" not in head and b"avis" not in head
 
 
 def read_heif(path: Path, check_size: Callable[[int, int], None]) -> Picture:
-    """The primary image of a file, upright; more than 8 bits become 16.
+    """Return the primary image of a file, upright; more than 8 bits become 16.
 
     Args:
+        path: the file.
         check_size: called with width and height before the pixels are decoded.
 
     Raises:
@@ -42,13 +43,16 @@ def read_heif(path: Path, check_size: Callable[[int, int], None]) -> Picture:
     image = file[file.primary_index]
     check_size(*image.size)
     if len(file) > 1:
-        logger.warning("%s: the main one of its %d pictures is read.", path, len(file))
+        logger.warning("%s: only the primary one of its %d images is read.", path, len(file))
     pixels = _scaled(np.asarray(image), int(image.info.get("bit_depth") or 8), image.mode)
     return Picture(pixels, *heif_metadata(image.info, path))
 
 
 def _scaled(pixels: Array, depth: int, mode: str) -> Array:
-    """pillow-heif puts 10 and 12 bits into the upper bits of 16."""
+    """Scale values to their full range and undo premultiplied alpha.
+
+    pillow-heif puts 10 and 12 bits into the upper bits of 16.
+    """
     if pixels.dtype != np.uint16:
         pixels = np.ascontiguousarray(pixels)
     else:

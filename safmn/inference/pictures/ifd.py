@@ -1,6 +1,7 @@
-"""The directories (IFD) that EXIF data and TIFF files consist of, read and written with every type as it was.
+"""Read and write the directories (IFD) of EXIF data and TIFF files (TIFF 6.0, section 2), keeping every type.
 
-TIFF 6.0, section 2. Values are kept as the bytes of the file, in its byte order: nothing is decoded that is not needed.
+A directory is a table with one entry per tag. Values are kept as bytes in the file's byte order and decoded only when
+needed. Byte orders are ``<`` and ``>``, as in :mod:`struct`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 EXIF, GPS, INTEROPERABILITY = 34665, 34853, 40965
 """Tags that point to another directory."""
 _POINTERS = (EXIF, GPS, INTEROPERABILITY)
-_DEEPEST = 4  # directories within directories
+_DEEPEST = 4  # levels of nested directories
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a directory: tag, type, number of values, and their bytes; ``place`` is where the line stands."""
+    """An entry of a directory: tag, type, number of values, and their bytes; ``place`` is the entry's own offset."""
 
     tag: int
     kind: int
@@ -30,13 +31,20 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes of the value."""
+        """Size of the value in bytes."""
         return _SIZES[self.kind] * self.count
 
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory, those that it points to, and where the next one begins (0: there is none)."""
+    """A directory.
+
+    Attributes:
+        entries: its entries.
+        below: the directories that it points to, by tag.
+        next: offset of the next directory in the chain; 0 if it is the last.
+        place: its own offset.
+    """
 
     entries: tuple[Entry, ...]
     below: dict[int, Directory]
@@ -44,34 +52,38 @@ class Directory:
     place: int = 0
 
     def get(self, tag: int) -> Entry | None:
-        """The line of a tag."""
+        """Return the entry of a tag, or None."""
         return next((entry for entry in self.entries if entry.tag == tag), None)
 
 
 def byte_order(block: bytes | bytearray) -> str:
-    """``<`` or ``>``, as struct writes it.
+    """Return the byte order of a TIFF structure, ``<`` or ``>``.
 
     Raises:
-        ValueError: these are no bytes of TIFF.
+        ValueError: the bytes are not a TIFF structure.
     """
     order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]))
     if order is None or struct.unpack_from(order + "H", block, 2)[0] != 42:
-        raise ValueError("it is no TIFF structure")
+        raise ValueError("it is not a TIFF structure")
     return order
 
 
 def first_directory(block: bytes) -> Directory:
-    """The directory that the header points to, with the EXIF, GPS and interoperability directories below it.
+    """Return the directory that the header points to, with the EXIF, GPS and interoperability directories below it.
 
     Raises:
-        ValueError, struct.error: damaged.
+        ValueError, struct.error: the structure is damaged.
     """
     order = byte_order(block)
     return read_directory(block, struct.unpack_from(order + "I", block, 4)[0], order)
 
 
 def read_directory(block: bytes | mmap.mmap, place: int, order: str, depth: int = 0) -> Directory:
-    """The directory at a place; lines that point beyond the end are left out."""
+    """Return the directory at an offset, without entries that point beyond the end.
+
+    Raises:
+        struct.error: the directory itself is cut off or lies beyond the end.
+    """
     (count,) = struct.unpack_from(order + "H", block, place)
     entries, below = [], {}
     for number in range(count):
@@ -85,7 +97,7 @@ def read_directory(block: bytes | mmap.mmap, place: int, order: str, depth: int 
         if tag in _POINTERS and size == 4 and depth < _DEEPEST:
             try:
                 below[tag] = read_directory(block, struct.unpack(order + "I", entries[-1].value)[0], order, depth + 1)
-            except struct.error:  # it points beyond the end
+            except struct.error:  # the pointer leads beyond the end
                 entries.pop()
     end = place + 2 + 12 * count
     following = struct.unpack_from(order + "I", block, end)[0] if end + 4 <= len(block) else 0
@@ -93,7 +105,7 @@ def read_directory(block: bytes | mmap.mmap, place: int, order: str, depth: int 
 
 
 def written(directory: Directory, order: str, place: int) -> bytes:
-    """The bytes of a directory and of those below it, for a place (even) in a file; it ends the chain."""
+    """Return the bytes of a directory and of those below it, for an even offset in a file; it is the chain's last."""
     entries = sorted((entry for entry in directory.entries if entry.tag not in _POINTERS), key=lambda entry: entry.tag)
     lines = len(entries) + len(directory.below)
     free = place + 2 + 12 * lines + 4
@@ -110,7 +122,10 @@ def written(directory: Directory, order: str, place: int) -> bytes:
 
 
 def line(entry: Entry, order: str, free: int, values: bytes) -> tuple[bytes, bytes]:
-    """The twelve bytes of a line, and the values behind the directory, which begin at ``free``, with its own."""
+    """Return the twelve bytes of an entry, and ``values`` with the entry's value appended if it needs the space.
+
+    ``values`` are the bytes behind the directory, which begin at offset ``free``.
+    """
     head = struct.pack(order + "HHI", entry.tag, entry.kind, entry.count)
     if len(entry.value) <= 4:
         return head + entry.value.ljust(4, b"\0"), values
@@ -119,7 +134,7 @@ def line(entry: Entry, order: str, free: int, values: bytes) -> tuple[bytes, byt
 
 
 def in_order(entry: Entry, old: str, new: str) -> Entry:
-    """The line with its value in another byte order."""
+    """Return the entry with its value converted from the byte order ``old`` to ``new``."""
     width = {SHORT: 2, 8: 2, LONG: 4, RATIONAL: 4, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}.get(entry.kind, 1)
     if old == new or width == 1:
         return entry
@@ -128,7 +143,7 @@ def in_order(entry: Entry, old: str, new: str) -> Entry:
 
 
 def reordered(directory: Directory, old: str, new: str) -> Directory:
-    """The directory, and those below, in another byte order."""
+    """Return the directory, and those below it, converted from the byte order ``old`` to ``new``."""
     entries = tuple(in_order(entry, old, new) for entry in directory.entries)
     return replace(
         directory, entries=entries, below={tag: reordered(child, old, new) for tag, child in directory.below.items()}
@@ -136,7 +151,10 @@ def reordered(directory: Directory, old: str, new: str) -> Directory:
 
 
 def number(entry: Entry | None, order: str) -> float | None:
-    """The first value of a line, where it is a number that counts something."""
+    """Return the first value of an entry as a number; None if it is missing or not an unsigned number.
+
+    Unsigned numbers are BYTE, SHORT, LONG and RATIONAL; a RATIONAL with denominator 0 gives None.
+    """
     if entry is None:
         return None
     if entry.kind == RATIONAL:
@@ -147,5 +165,5 @@ def number(entry: Entry | None, order: str) -> float | None:
 
 
 def packed(values: Sequence[int], kind: int, order: str) -> bytes:
-    """Bytes of SHORT, LONG or RATIONAL (two numbers each) values."""
+    """Return the bytes of SHORT or LONG values, or of RATIONAL values, given as two numbers each."""
     return struct.pack(f"{order}{len(values)}{'H' if kind == SHORT else 'I'}", *values)

@@ -1,4 +1,4 @@
-"""What a file says of its image, gathered from the places where the formats keep it."""
+"""Read the metadata of image files from the places where each format keeps it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from safmn.inference.pictures.resolution import Resolution
 logger = logging.getLogger(__name__)
 
 Described = tuple[bytes | None, bytes | None, Extras]
-"""EXIF data (with the orientation), colour profile, the rest."""
+"""EXIF data (with the orientation), ICC profile, other metadata."""
 
-_IPTC_RESOURCE = 0x0404  # of Photoshop's image resources
+_IPTC_RESOURCE = 0x0404  # number of the Photoshop image resource with IPTC data
 _TIFF_XMP, _TIFF_IPTC = 700, 33723
-_CM = 2.54
+_CM = 2.54  # centimetres per inch
 
 
 def metadata(image: Image.Image) -> Described:
-    """What an opened file says; damaged EXIF data is dropped, with a warning."""
+    """Return the metadata of an opened file; damaged EXIF data is dropped with a warning."""
     path = Path(image.filename)  # type: ignore[attr-defined]
     icc = image.info.get("icc_profile") or None
     if image.format == "PNG":
@@ -55,7 +55,7 @@ def _of_png(path: Path, icc: bytes | None) -> Described:
     chunks = png.read_chunks(path)
     stated = colours.from_png(chunks)
     if icc and stated and not stated.points:
-        stated = None  # a profile comes before these
+        stated = None  # a profile takes precedence over all but cICP
     texts = [(kind, content) for kind, content in chunks if png.is_text(kind, content)]
     comment = next((png.text_of(*chunk) for chunk in texts if png.keyword(chunk[1]) == b"Comment"), None)
     data = _checked(png.exif_of(chunks), path)
@@ -72,10 +72,13 @@ def _of_png(path: Path, icc: bytes | None) -> Described:
 
 
 def tiff_metadata(path: Path, image: TiffImage) -> Described:
-    """What the page of a TIFF file says; its orientation is applied to the pixels already."""
+    """Return the metadata of the page of a TIFF file that was read as ``image``.
+
+    The EXIF data has no orientation, because it is already applied to the pixels.
+    """
     with tifffile.TiffFile(path) as tiff:
         if tiff.is_bigtiff:
-            logger.warning("%s: of a BigTIFF file only pixels and profile are kept.", path)
+            logger.warning("%s: BigTIFF: only pixels and profile are kept.", path)
             return None, image.icc, Extras()
         order = tiff.byteorder
     try:
@@ -94,7 +97,7 @@ def tiff_metadata(path: Path, image: TiffImage) -> Described:
 
 
 def heif_metadata(info: dict[str, Any], path: Path) -> Described:
-    """What pillow-heif says of a HEIC file; its orientation is applied to the pixels already."""
+    """Return the metadata in pillow-heif's ``info``; it has already applied the orientation to the pixels."""
     data = _checked(info.get("exif"), path)
     points = info.get("nclx_profile") or {}
     stated = colours.from_points(points.get("color_primaries", 2), points.get("transfer_characteristics", 2))
@@ -105,10 +108,10 @@ def heif_metadata(info: dict[str, Any], path: Path) -> Described:
 
 
 def _exif_of(image: Image.Image) -> bytes | None:
-    """The EXIF data of a file as it stands there; of AVIF, with the rotation that the file states outside of it.
+    """Return a file's EXIF data unchanged; for AVIF, with the orientation that the file states outside the data.
 
-    Image.getexif is avoided: it takes the orientation from XMP where EXIF data has none, which other programs do not
-    do, and writes values with other types.
+    Image.getexif is avoided: if EXIF data has no orientation, it takes it from XMP, unlike other programs. It also
+    changes the types of values.
     """
     data = image.info.get("exif") or None
     decoder = getattr(image, "_decoder", None)
@@ -127,20 +130,20 @@ def _checked(data: bytes | None, path: Path) -> bytes | None:
 
 
 def _packet(packet: bytes | str | None) -> bytes | None:
-    """XMP without what describes parts of the file that are not written (gain maps, films)."""
+    """Return XMP without the descriptions of parts that are not written, such as gain maps and videos."""
     packet = packet.encode() if isinstance(packet, str) else packet
     return xmp.of_one_picture(packet.rstrip(b"\0")) if packet else None
 
 
 def _resolution(info: dict[Any, Any]) -> Resolution | None:
-    """The resolution of JPEG's JFIF header, or of BMP; None where it states none."""
+    """Return the resolution in Pillow's ``info``, from a JFIF or BMP header; None if it states none."""
     if "jfif_density" in info:
         x, y = info["jfif_density"]
         unit = info.get("jfif_unit", 0)
         if not x or not y or (unit == 0 and x == y):
             return None
         return Resolution(x * _CM, y * _CM) if unit == 2 else Resolution(x, y, absolute=unit == 1)
-    if "jfif" in info or "dpi" not in info or "exif" in info:  # Pillow sets 72 where EXIF data is damaged
+    if "jfif" in info or "dpi" not in info or "exif" in info:  # Pillow sets 72 if EXIF data is damaged
         return None
     x, y = info["dpi"]
     return Resolution(float(x), float(y)) if x and y else None

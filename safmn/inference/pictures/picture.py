@@ -1,4 +1,4 @@
-"""An image and what belongs to it, and the kinds of files it is read from and written to."""
+"""An image with its metadata, and the suffixes of the files that can be read and written."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ WRITABLE = {
     ".ppm": "PPM",
     ".pgm": "PPM",
 }
-"""Suffixes that can be written, with Pillow's name of the format."""
+"""Suffixes of files that can be written, with Pillow's name of the format."""
 READABLE = (*WRITABLE, ".jfif", ".jpe", ".jp2", ".tga", ".dib", ".pnm", ".pbm", ".mpo", ".heic", ".heif", ".hif")
-"""Suffixes of files that are taken for images."""
+"""Suffixes of files that are read as images."""
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What a file says of its image beside EXIF data and a colour profile.
+    """Metadata of an image other than EXIF data and a colour profile.
 
     Attributes:
-        colours: what colours its numbers mean, where it says so by other means than a profile.
+        colours: the colour space, if the file states it without a profile.
         resolution: pixels per inch.
         xmp: XMP packet.
-        iptc: IPTC data (records of IPTC-IIM).
-        comment: the comment of JPEG and GIF, or PNG's text of that name.
-        texts: PNG's other text chunks, (type, content) each.
+        iptc: IPTC data (IPTC-IIM records).
+        comment: the comment of JPEG and GIF, or PNG's text chunk with the keyword ``Comment``.
+        texts: PNG's other text chunks, each as (type, content).
     """
 
     colours: Colours | None = None
@@ -55,14 +55,14 @@ class Extras:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image and what belongs to it.
+    """An image with its metadata.
 
     Attributes:
-        pixels: uint8 or uint16; (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB, (H, W, 4) RGB and alpha; before
-            the orientation that ``exif`` states.
+        pixels: uint8 or uint16; (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB, (H, W, 4) RGB and alpha. The
+            orientation that ``exif`` states is not applied.
         exif: EXIF data, with the orientation.
-        icc: colour profile, for the colour space of ``pixels``.
-        extras: what else the file says.
+        icc: ICC profile of ``pixels``.
+        extras: other metadata.
     """
 
     pixels: Array
@@ -78,11 +78,11 @@ class Picture:
 
     @property
     def orientation(self) -> int:
-        """The orientation that ``exif`` states, 1 to 8."""
+        """The orientation that ``exif`` states, 1 to 8; 1 by default."""
         return exif_data.orientation(self.exif)
 
     def enlarged(self, pixels: Array) -> Picture:
-        """The same picture with more pixels: it keeps its size on paper, so there are more of them to the inch."""
+        """Return the picture with upscaled pixels; it keeps its size on paper, so its resolution grows."""
         larger = replace(self, pixels=pixels)
         resolution = self.extras.resolution
         if resolution is not None:
@@ -91,7 +91,11 @@ class Picture:
         return larger.described()
 
     def described(self, *, turned: bool = False) -> Picture:
-        """The same with EXIF data and XMP that fit the pixels; ``turned``: the orientation was applied to them."""
+        """Return the picture with EXIF data and XMP that match its pixels.
+
+        Args:
+            turned: the orientation was applied to the pixels.
+        """
         exif, extras = self.exif, self.extras
         if exif:
             exif = exif_data.fitted(exif, self.size, resolution=extras.resolution, turned=turned)
@@ -101,7 +105,7 @@ class Picture:
         return replace(self, exif=exif, extras=extras)
 
     def upright(self) -> Picture:
-        """The same with the orientation applied to the pixels and taken back in EXIF data and XMP."""
+        """Return the picture with the orientation applied to the pixels and reset in EXIF data and XMP."""
         orientation = self.orientation
         turn = TURNS.get(orientation)
         if turn is None:
@@ -114,19 +118,19 @@ class Picture:
 
 
 def to_rgb8(pixels: Array) -> Array:
-    """Any pixels of a :class:`Picture` as uint8 (H, W, 3): 16 bits rounded, alpha onto white, grey repeated."""
+    """Return pixels of a :class:`Picture` as uint8 (H, W, 3): 16 bits rounded, alpha put on white, grey repeated."""
     pixels = eight_bits(pixels) if pixels.dtype == np.uint16 else pixels
     pixels = onto_white(pixels) if pixels.ndim == 3 and pixels.shape[2] in (2, 4) else pixels
     return np.ascontiguousarray(np.repeat(pixels[..., None], 3, axis=2)) if pixels.ndim == 2 else pixels
 
 
 def eight_bits(pixels: Array) -> Array:
-    """uint16 as uint8, rounded."""
+    """Return uint16 pixels as uint8, rounded."""
     return np.asarray((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def onto_white(pixels: Array) -> Array:
-    """(H, W, 2 or 4) with straight alpha onto white: (H, W) or (H, W, 3)."""
+    """Put (H, W, 2 or 4) pixels with straight alpha on white; return (H, W) or (H, W, 3) of the same type."""
     alpha = pixels[..., -1:].astype(np.float32) / np.iinfo(pixels.dtype).max
     white = np.iinfo(pixels.dtype).max
     flat = np.rint(pixels[..., :-1] * alpha + white * (1 - alpha)).astype(pixels.dtype)

@@ -1,4 +1,4 @@
-"""The chunks of PNG files that describe the picture: read as they are, and made."""
+"""Read and make the PNG chunks that describe a picture: colours, texts, XMP, IPTC, EXIF and resolution."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _XMP = b"XML:com.adobe.xmp"
 _RAW_PROFILE = b"Raw profile type "
 _RAW_XMP, _RAW_IPTC, _RAW_EXIF = (_RAW_PROFILE + name for name in (b"xmp", b"iptc", b"exif"))
 _WANTED = (*CHUNKS, *TEXTS, b"pHYs", b"eXIf")
-_METRE = 0.0254  # of an inch
-_LARGEST_TEXT = 2**26  # bytes of a compressed text when expanded
+_METRE = 0.0254  # metres per inch
+_LARGEST_TEXT = 2**26  # bytes to which a compressed text may expand
 
 
 def read_chunks(path: Path) -> list[tuple[bytes, bytes]]:
-    """(type, content) of the chunks that describe the picture; what is cut off is left out."""
+    """Return (type, content) of the chunks that describe the picture; truncated chunks are left out."""
     found = []
     with path.open("rb") as file:
         if file.read(8) != _SIGNATURE:
@@ -40,17 +40,17 @@ def read_chunks(path: Path) -> list[tuple[bytes, bytes]]:
 
 
 def keyword(content: bytes) -> bytes:
-    """The keyword of a text chunk."""
+    """Return the keyword of a text chunk."""
     return content.split(b"\0", 1)[0]
 
 
 def is_text(kind: bytes, content: bytes) -> bool:
-    """Whether a chunk is a text for people: no XMP and no profile that is written as a text."""
+    """Return whether a chunk is a text for people, not XMP or metadata stored as a "raw profile" text."""
     return kind in TEXTS and keyword(content) != _XMP and not keyword(content).startswith(_RAW_PROFILE)
 
 
 def text_of(kind: bytes, content: bytes) -> bytes:
-    """The text of a text chunk; empty where it is damaged."""
+    """Return the text of a text chunk; empty if it is damaged."""
     _, _, rest = content.partition(b"\0")
     try:
         if kind == b"tEXt":
@@ -68,17 +68,17 @@ def _expanded(content: bytes) -> bytes:
 
 
 def xmp_of(chunks: list[tuple[bytes, bytes]]) -> bytes | None:
-    """The XMP packet among the chunks."""
+    """Return the XMP packet among the chunks, or None."""
     return _first(chunks, _XMP) or _profile(chunks, _RAW_XMP)
 
 
 def iptc_of(chunks: list[tuple[bytes, bytes]]) -> bytes | None:
-    """The IPTC data among the chunks (ImageMagick's and exiftool's convention); without Photoshop's wrapping."""
+    """Return the IPTC data among the chunks, without Photoshop's wrapping (as ImageMagick and exiftool store it)."""
     return _profile(chunks, _RAW_IPTC)
 
 
 def exif_of(chunks: list[tuple[bytes, bytes]]) -> bytes | None:
-    """The EXIF data among the chunks."""
+    """Return the EXIF data among the chunks, or None."""
     return next((content for kind, content in chunks if kind == b"eXIf"), None) or _profile(chunks, _RAW_EXIF)
 
 
@@ -87,7 +87,7 @@ def _first(chunks: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
 
 
 def _profile(chunks: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
-    """Binary data that is written as a text: a name, its length and hexadecimal digits."""
+    """Return the binary data of a "raw profile" text: a name, the length and hexadecimal digits; None if damaged."""
     parts = (_first(chunks, wanted) or b"").split(None, 2)
     try:
         return binascii.unhexlify(b"".join(parts[2].split())) if len(parts) == 3 else None
@@ -96,7 +96,7 @@ def _profile(chunks: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
 
 
 def resolution_of(chunks: list[tuple[bytes, bytes]]) -> Resolution | None:
-    """What the chunk pHYs states."""
+    """Return the resolution in the chunk pHYs, or None."""
     content = next((content for kind, content in chunks if kind == b"pHYs"), b"")
     x, y = int.from_bytes(content[:4], "big"), int.from_bytes(content[4:8], "big")
     if len(content) != 9 or not x or not y:
@@ -105,26 +105,26 @@ def resolution_of(chunks: list[tuple[bytes, bytes]]) -> Resolution | None:
 
 
 def resolution_chunk(resolution: Resolution) -> tuple[bytes, bytes]:
-    """The chunk pHYs for a resolution."""
+    """Return the chunk pHYs for a resolution."""
     unit = _METRE if resolution.absolute else 1
     sides = (min(max(round(value / unit), 1), 2**31 - 1) for value in (resolution.x, resolution.y))
     return b"pHYs", b"".join(side.to_bytes(4, "big") for side in sides) + bytes([resolution.absolute])
 
 
 def xmp_chunk(packet: bytes) -> tuple[bytes, bytes]:
-    """The chunk for an XMP packet."""
+    """Return the chunk for an XMP packet."""
     return b"iTXt", _XMP + b"\0\0\0\0\0" + packet
 
 
 def iptc_chunk(data: bytes) -> tuple[bytes, bytes]:
-    """The chunk for IPTC data."""
+    """Return the chunk for IPTC data."""
     digits = binascii.hexlify(data)
     lines = b"\n".join(digits[start : start + 72] for start in range(0, len(digits), 72))
     return b"zTXt", _RAW_IPTC + b"\0\0" + zlib.compress(b"\niptc\n%8d\n" % len(data) + lines + b"\n")
 
 
 def comment_chunk(text: bytes) -> tuple[bytes, bytes]:
-    """The chunk for a comment: Latin-1 where it is no UTF-8."""
+    """Return the chunk for a comment: iTXt for non-ASCII UTF-8, else tEXt (ASCII or Latin-1)."""
     try:
         text.decode()
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""Reading images of every common format and mode.
+"""Read images of every common format and mode.
 
-Pillow reads what has 8 bits; TIFF and what has more is read with libraries that keep the depth.
+Pillow reads files with 8 bits. Other libraries, which keep the bit depth, read TIFF and deeper files.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 2**28
 """Images with more pixels (268 million) are refused unless a larger limit is given."""
-_HEAD = 64  # bytes that tell the kind of a file
+_HEAD = 64  # bytes from which the format is recognised
 _RAW_SUFFIXES = (
     *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".ptx"),
     *(".srw", ".3fr", ".fff", ".iiq", ".dcr", ".kdc", ".k25", ".erf", ".mef", ".mos", ".mrw", ".rwl", ".x3f", ".gpr"),
 )
 _RAW_SIGNATURES = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
 _CANON = b"ftypcrx "
-_ISO_KINDS = (b"jP  ", b"ftyp")  # JPEG 2000, AVIF and HEIC
+_ISO_KINDS = (b"jP  ", b"ftyp")  # box types that begin JPEG 2000, and AVIF and HEIC
 
 
 def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open an image and check its size, without decoding it.
 
     Raises:
-        DataError: missing, empty, not an image, damaged, or with more than ``max_pixels``; names the file.
+        DataError: the file is missing, empty, not an image, a camera's raw file, damaged, or has more than
+            ``max_pixels``. The message names the file.
     """
     path = Path(path)
     _check_not_raw(path, head_of(path))
     try:
         image = Image.open(path)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = "it is not an image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "not an image in a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: {reason}") from error
-    except Exception as error:  # decoders raise whatever a damaged header leads to
+    except Exception as error:  # a damaged header can make decoders raise anything
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
     try:
         check_pixels(path, *image.size, max_pixels)
@@ -65,23 +66,23 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
 
 
 def check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image that is too large.
+    """Check that an image is not too large.
 
     Raises:
-        DataError: names the file.
+        DataError: it has more than ``max_pixels``; the message names the file.
     """
     if width * height > max_pixels:
         raise DataError(
-            f"{path}: {width}x{height} pixels are more than the limit of {max_pixels:,}; "
-            "a decompression bomb? If not, raise the limit (--max-pixels)"
+            f"{path}: {width}x{height} pixels exceed the limit of {max_pixels:,}, which protects against decompression "
+            "bombs. If the image is genuine, raise the limit (--max-pixels)"
         )
 
 
 def head_of(path: str | os.PathLike[str]) -> bytes:
-    """The first bytes of a file, which tell its kind.
+    """Return the first bytes of a file, from which its format is recognised.
 
     Raises:
-        DataError: it is missing or empty; names it.
+        DataError: the file is missing, unreadable or empty; the message names it.
     """
     try:
         with Path(path).open("rb") as file:
@@ -94,18 +95,18 @@ def head_of(path: str | os.PathLike[str]) -> bytes:
 
 
 def is_single(head: bytes) -> bool:
-    """Whether a file that begins like this holds no animation, and is not for Pillow to open."""
+    """Return whether a file with these first bytes is TIFF or HEIF, which hold no animation and bypass Pillow."""
     return is_tiff(head) or is_heif(head)
 
 
 def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read a still image (of an animation the first frame), whatever its format and mode.
+    """Read a still image, or the first frame of an animation, in any supported format and mode.
 
-    More than 8 bits become 16; palettes, CMYK (through its profile) and other colour spaces become RGB; transparency
-    becomes an alpha channel. What is left out or taken for granted is said, as a warning.
+    More than 8 bits become 16. Palettes, CMYK (through its profile) and other colour spaces become RGB. Transparency
+    becomes an alpha channel. Warnings report what is left out or assumed.
 
     Raises:
-        DataError: as :func:`open_image`, or the pixels cannot be decoded; names the file.
+        DataError: as :func:`open_image`, or the pixels cannot be decoded. The message names the file.
     """
     path = Path(path)
     head = head_of(path)
@@ -116,13 +117,13 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
             return read_heif(path, lambda width, height: check_pixels(path, width, height, max_pixels))
     with open_image(path, max_pixels) as image, decoding(path):
         if image.format == "MPO" and (others := getattr(image, "n_frames", 1) - 1):
-            logger.warning("%s: the first of its %d pictures is read.", path, others + 1)
-        raw_mode = _raw_mode(image)  # known only until the pixels are decoded
+            logger.warning("%s: only the first of its %d images is read.", path, others + 1)
+        raw_mode = _raw_mode(image)  # lost when the pixels are decoded
         tiles: Any = getattr(image, "tile", ())
         is_part = image.format == "GIF" and any(tile[1] != (0, 0, *image.size) for tile in tiles)
-        image.load()  # before the metadata, in whose reading Pillow would do it; OpenCV lets damage pass
+        image.load()  # even if OpenCV decodes the pixels, since it ignores damage; reading the metadata would load, too
         exif, icc, extras = metadata(image)
-        if is_part:  # Pillow fills the rest of the screen with a colour
+        if is_part:  # Pillow would fill the rest of the canvas with a colour
             return Picture(next(composed(path, "GIF", image.size)), exif, icc, extras)
         pixels = _deep_pixels(path, image, raw_mode)
         if pixels is None:
@@ -132,7 +133,7 @@ def read_picture(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
 
 @contextlib.contextmanager
 def decoding(path: str | os.PathLike[str], part: str = "it") -> Iterator[None]:
-    """What decoders raise, which is whatever a damaged file leads to, as DataError that names the file and the part."""
+    """Convert errors of decoders in the block, of any type, into a DataError that names the file and the part."""
     try:
         yield
     except UserError:
@@ -166,7 +167,7 @@ def _read_tiff(path: Path, head: bytes, max_pixels: int) -> Picture:
 
 
 def _raw_mode(image: Image.Image) -> str | int:
-    """How the pixels stand in a file: Pillow's name of it, or the value of white in a portable map."""
+    """Return the pixel layout in the file by Pillow's name, or for a PNM file the value of white."""
     for codec, _, _, arguments in image.tile:  # type: ignore[attr-defined]
         if codec in ("ppm", "ppm_plain"):
             return int(arguments[1])
@@ -175,7 +176,7 @@ def _raw_mode(image: Image.Image) -> str | int:
 
 
 def _deep_pixels(path: Path, image: Image.Image, raw_mode: str | int) -> Array | None:
-    """The pixels of a file with more than 8 bits a channel, uint16; None where it has 8."""
+    """Return the pixels as uint16 if the file has more than 8 bits per channel; None if it has 8."""
     if image.mode == "F":
         pixels, note = floats.to_deep(np.array(image)[..., None])
         if note:
@@ -191,14 +192,14 @@ def _deep_pixels(path: Path, image: Image.Image, raw_mode: str | int) -> Array |
         return None
     pixels = _with_opencv(path)
     is_grey_png = image.format == "PNG" and pixels.ndim == 2
-    key = image.info.get("transparency") if is_grey_png else None  # OpenCV knows it of RGB only
+    key = image.info.get("transparency") if is_grey_png else None  # OpenCV applies it only to RGB
     return pixels if key is None else np.dstack([pixels, np.where(pixels == key, 0, 65535).astype(np.uint16)])
 
 
 def _with_opencv(path: Path) -> Array:
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None or pixels.dtype != np.uint16:
-        raise DataError(f"{path}: cannot be decoded (damaged, or a kind of 16-bit image that OpenCV does not know)")
+        raise DataError(f"{path}: cannot be decoded (damaged, or a type of 16-bit image that OpenCV does not support)")
     if pixels.ndim == 2:
         return np.asarray(pixels)
     order = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
@@ -206,10 +207,10 @@ def _with_opencv(path: Path) -> Array:
 
 
 def _plain(image: Image.Image, icc: bytes | None) -> tuple[Array, bytes | None]:
-    """The pixels of an image with 8 bits, as grey or RGB with or without alpha, and the profile that then holds."""
+    """Return the pixels of an 8-bit image as grey or RGB, with or without alpha, and the profile that fits them."""
     path: Any = image.filename  # type: ignore[attr-defined]
     if image.mode == "I":
-        raise DataError(f"{path}: images of 32-bit numbers are not supported; convert it to 16 bits")
+        raise DataError(f"{path}: images with 32-bit integers are not supported; convert it to 16 bits")
     if image.mode == "CMYK":
         return _from_cmyk(np.array(image), icc, path), None
     if image.mode == "LAB":
@@ -220,11 +221,11 @@ def _plain(image: Image.Image, icc: bytes | None) -> tuple[Array, bytes | None]:
 
 
 def _from_cmyk(pixels: Array, icc: bytes | None, path: Any) -> Array:
-    """CMYK to sRGB, through the profile of the image where there is one."""
+    """Convert CMYK to sRGB, through the image's profile if it has a usable one."""
     if icc is not None:
         try:
             return to_srgb(pixels, icc)
         except ValueError as error:
             logger.warning("%s: its CMYK profile cannot be used (%s).", path, first_line(error))
-    logger.warning("%s: CMYK without a profile: its colours are computed by the plain formula.", path)
+    logger.warning("%s: CMYK without a usable profile: its colours are converted with a simple formula.", path)
     return cmyk_to_rgb(pixels)

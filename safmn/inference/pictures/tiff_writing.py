@@ -1,4 +1,4 @@
-"""Writing TIFF, with EXIF data, XMP, IPTC data and resolution."""
+"""Write TIFF with EXIF data, XMP, IPTC data and resolution."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from safmn.inference.pictures.picture import Picture
 
 _XMP, _IPTC, _DESCRIPTION = 700, 33723, 270
 _UNDEFINED, _BYTE, _ASCII = 7, 1, 2
-# How descriptions begin in which programs keep the shape of the file, which is another now.
+# Starts of descriptions in which programs store the old file's shape.
 _OF_THE_FILE = (b"ImageJ=", b'{"shape"', b"<?xml", b"<OME")
-_LARGEST_CLASSIC = 2**32 - 2**25  # bytes; tifffile writes larger files as BigTIFF, whose directories are others
+_LARGEST_CLASSIC = 2**32 - 2**25  # bytes; tifffile writes larger files as BigTIFF, which has another directory format
 
 Tag = tuple[int, int, int, Any, bool]
 
 
 def write_tiff(path: Path, picture: Picture) -> None:
-    """Write a picture that :func:`safmn.inference.pictures.fitting.fitted` made fit for TIFF."""
+    """Write a picture that :func:`safmn.inference.pictures.fitting.fitted` has fitted to TIFF."""
     pixels, extras = picture.pixels, picture.extras
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     below: dict[int, Directory] = {}
@@ -61,7 +61,7 @@ def write_tiff(path: Path, picture: Picture) -> None:
 
 
 def _texts(picture: Picture, below: dict[int, Directory]) -> list[Tag]:
-    """The tags of EXIF data that TIFF itself has; ``below`` gets its other directories."""
+    """Return the texts in EXIF data and the comment as TIFF tags; put the EXIF and GPS directories into ``below``."""
     tags: list[Tag] = []
     if picture.exif:
         block = exif_data.block_of(picture.exif)
@@ -78,7 +78,7 @@ def _texts(picture: Picture, below: dict[int, Directory]) -> list[Tag]:
 
 
 def _append(path: Path, below: dict[int, Directory]) -> None:
-    """Put more directories, and the first one with pointers to them, at the end of a little-endian file of one page."""
+    """Append directories, and a new first directory that points to them, to a little-endian TIFF file of one page."""
     with path.open("r+b") as file:
         file.seek(4)
         file.seek(struct.unpack("<I", file.read(4))[0])
@@ -96,6 +96,6 @@ def _append(path: Path, below: dict[int, Directory]) -> None:
 
 
 def _even_end(file: BinaryIO) -> int:
-    """Go to the end of a file, and make it even, as places of directories must be."""
+    """Go to the end of a file, pad it to an even size as offsets of directories require, and return that offset."""
     end = file.seek(0, 2)
     return end + file.write(b"\0" * (end % 2))

@@ -1,6 +1,6 @@
-"""Writing images in every common format, with what the file they come from says of them, whole or not at all.
+"""Write images with their metadata in every common format. A file is written completely or not at all.
 
-Pillow writes what has 8 bits, OpenCV and tifffile what has 16.
+Pillow writes 8 bits, OpenCV 16-bit PNG, imagecodecs 10-bit AVIF, and tifffile TIFF.
 """
 
 from __future__ import annotations
@@ -33,25 +33,26 @@ logger = logging.getLogger(__name__)
 
 
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "GIF": 65535}
-_GIF_TRANSPARENT = 255  # the last of the palette
+_GIF_TRANSPARENT = 255  # the last palette entry
 _APP13, _PHOTOSHOP, _IPTC = b"\xff\xed", b"Photoshop 3.0\0", b"8BIM\x04\x04\0\0"
-_SRGB_POINTS = (1, 13)
+_SRGB_POINTS = (1, 13)  # ColourPrimaries and TransferCharacteristics (H.273)
 
 
 def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: int = 95) -> None:
-    """Write an image in the format that the suffix says; the file is complete or absent.
+    """Write an image atomically in the format given by the suffix.
 
-    What a format cannot hold is converted, with a warning: 16 bits to 8, alpha onto white, other colours to sRGB. What
-    else it cannot hold is named in one warning. The orientation stays in the EXIF data of PNG, JPEG and WebP, and is
-    applied to the pixels elsewhere.
+    What the format cannot hold is converted, with a warning: 16 bits to 8, alpha onto white, other colours to sRGB.
+    Metadata that it cannot hold is dropped and named in one warning. The orientation stays in the EXIF data of PNG,
+    JPEG and WebP; in other formats it is applied to the pixels.
 
     Args:
-        picture: what to write.
-        quality: of JPEG, WebP and AVIF, 1 to 100; 100 is lossless in WebP.
+        path: the file, with a suffix of :data:`safmn.inference.pictures.WRITABLE`.
+        picture: the picture to write.
+        quality: quality of JPEG, WebP and AVIF, 1 to 100; 100 is lossless in WebP.
 
     Raises:
-        DataError: it cannot be written in this format; names the file.
-        OSError: the disk is full, the folder read-only.
+        DataError: the picture cannot be written in this format; the message names the file.
+        OSError: the disk is full or the folder is read-only.
     """
     path = Path(path)
     kind = WRITABLE.get(path.suffix.lower())
@@ -67,7 +68,7 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: in
 
 
 def _encoded(picture: Picture, kind: str, quality: int) -> bytes:
-    """The file, but for what :func:`finished` adds."""
+    """Return the encoded file, without what :func:`finished` adds."""
     if picture.pixels.dtype == np.uint16 and kind == "AVIF":
         return _deep_avif(picture.pixels, quality)
     if picture.pixels.dtype == np.uint16:
@@ -81,7 +82,7 @@ def _encoded(picture: Picture, kind: str, quality: int) -> bytes:
 
 
 def _deep_avif(pixels: Array, quality: int) -> bytes:
-    """AVIF of 10 bits, which Pillow does not write; it states sRGB."""
+    """Return a 10-bit AVIF file that states sRGB; Pillow writes only 8 bits."""
     white = 2**AVIF_BITS - 1
     levels = ((pixels.astype(np.uint32) * white + 32767) // 65535).astype(np.uint16)
     layout = "400" if pixels.ndim == 2 else "444"
@@ -90,7 +91,7 @@ def _deep_avif(pixels: Array, quality: int) -> bytes:
 
 
 def finished(file: bytes, kind: str, picture: Picture) -> bytes:
-    """A file that Pillow or OpenCV wrote, with what they do not write: PNG's chunks, the code points of AVIF."""
+    """Add what encoders do not write to an encoded file: PNG's descriptive chunks, the code points of AVIF."""
     if kind == "PNG":
         return with_png_chunks(file, _png_chunks(picture))
     colours = picture.extras.colours
@@ -100,7 +101,7 @@ def finished(file: bytes, kind: str, picture: Picture) -> bytes:
 
 
 def _png_chunks(picture: Picture) -> list[tuple[bytes, bytes]]:
-    """The chunks that describe a picture, in an order that PNG allows before the pixels."""
+    """Return the chunks that describe a picture, in an order that PNG allows before the pixels."""
     extras = picture.extras
     chunks = list(extras.colours.chunks) if extras.colours else []
     if picture.icc:
@@ -119,32 +120,32 @@ def _png_chunks(picture: Picture) -> list[tuple[bytes, bytes]]:
 
 
 def check_size(path: Path, width: int, height: int) -> None:
-    """Refuse, before it is computed, an image that is larger than its format allows.
+    """Check, before an image is computed, that its format allows this size.
 
     Raises:
-        DataError: names the file and the limit.
+        DataError: the image is too large; the message names the file and the limit.
     """
     kind = WRITABLE.get(path.suffix.lower(), "")
     longest = _LONGEST_SIDE.get(kind)
     if longest is not None and max(width, height) > longest:
         raise DataError(
-            f"{path}: {kind} holds at most {longest} pixels a side, the result has {width}x{height}; choose another "
-            "format (--format png)"
+            f"{path}: {kind} holds at most {longest} pixels per side, but the result has {width}x{height}; choose "
+            "another format (--format png)"
         )
 
 
 def as_saved(pixels: Array, kind: str) -> Image.Image:
-    """Pillow's image of uint8 pixels, for a format: GIF gets its palette here where there is alpha.
+    """Return uint8 pixels as a Pillow image to save in a format; GIF with alpha gets its palette here.
 
-    A pixel of a GIF is shown or not. Pillow would take palettes of colours with alpha, of which GIF keeps one entry as
-    the transparent one: soft edges become holes, or nothing is transparent.
+    A pixel of a GIF is either opaque or transparent. Pillow would make a palette of colours with alpha, of which GIF
+    keeps one entry as the transparent one: soft edges become holes, or nothing is transparent.
     """
     if kind != "GIF" or pixels.ndim != 3 or pixels.shape[2] != 4:
         return Image.fromarray(pixels)
     shown = pixels[..., 3] >= 128
     colours = np.ascontiguousarray(pixels[..., :3])
     if shown.any():
-        colours[~shown] = colours[shown][0]  # takes no colours from the palette
+        colours[~shown] = colours[shown][0]  # so that transparent pixels use no palette entries
     image = Image.fromarray(colours).quantize(_GIF_TRANSPARENT)
     image.paste(_GIF_TRANSPARENT, mask=Image.fromarray(~shown))
     image.info["transparency"] = _GIF_TRANSPARENT
@@ -153,19 +154,19 @@ def as_saved(pixels: Array, kind: str) -> Image.Image:
 
 @contextlib.contextmanager
 def writing(path: Path, kind: str) -> Iterator[None]:
-    """What Pillow's encoders raise, for images that are too large for the format mostly, as DataError."""
+    """Convert errors of Pillow's encoders in the block into DataError; most mean that the image is too large."""
     try:
         yield
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+        if isinstance(error, OSError) and error.errno is not None:  # a disk error
             raise
         raise DataError(f"{path}: cannot be written as {kind} ({first_line(error)}); choose another format") from error
 
 
 def save_options(kind: str, picture: Picture, quality: int) -> dict[str, Any]:
-    """Pillow's options for saving a picture, which :func:`fitted` made fit for the format."""
+    """Return Pillow's options for saving a picture that :func:`fitted` has fitted to the format."""
     by_kind: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": quality, "subsampling": 0},
         "WEBP": {"quality": quality, "lossless": quality == 100},
@@ -190,6 +191,6 @@ def save_options(kind: str, picture: Picture, quality: int) -> dict[str, Any]:
 
 
 def _photoshop_segment(iptc: bytes) -> bytes:
-    """JPEG's segment of Photoshop's resources that holds IPTC data."""
+    """Return the JPEG segment of Photoshop resources with IPTC data."""
     content = _PHOTOSHOP + _IPTC + len(iptc).to_bytes(4, "big") + iptc + b"\0" * (len(iptc) % 2)
     return _APP13 + (len(content) + 2).to_bytes(2, "big") + content

@@ -1,4 +1,4 @@
-"""XMP: kept as it is, but for what has to change with the pixels."""
+"""XMP, kept as it is except for values that must change with the pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from safmn.inference.pictures.resolution import Resolution
 
 _WIDTHS = ("tiff:ImageWidth", "exif:PixelXDimension")
 _HEIGHTS = ("tiff:ImageLength", "exif:PixelYDimension")
-# What describes a second picture or a film behind the first, which is not written.
+# Properties that describe a second image or a video after the first image; neither is written.
 _OTHER_PARTS = (
     r"hdrgm:\w+",
     r"HDRGainMap:\w+",
@@ -20,7 +20,7 @@ _OTHER_PARTS = (
 def fitted(
     packet: bytes, size: tuple[int, int], *, resolution: Resolution | None = None, turned: bool = False
 ) -> bytes:
-    """An XMP packet for pixels of this size; arguments as in :func:`safmn.inference.pictures.exif.fitted`."""
+    """Return an XMP packet for pixels of this size; arguments as in :func:`safmn.inference.pictures.exif.fitted`."""
     changes = [(name, str(size[0])) for name in _WIDTHS] + [(name, str(size[1])) for name in _HEIGHTS]
     if turned:
         changes.append(("tiff:Orientation", "1"))
@@ -34,7 +34,7 @@ def fitted(
 
 
 def of_one_picture(packet: bytes) -> bytes:
-    """The packet without what it says of gain maps and films behind the picture."""
+    """Return the packet without the descriptions of gain maps and videos after the image."""
     for name in _OTHER_PARTS:
         packet = re.sub(rb"\s%b\s*=\s*(\"[^\"]*\"|'[^']*')" % name.encode(), b"", packet)
         packet = re.sub(rb"<(%b)(\s[^>]*)?>.*?</\1>" % name.encode(), b"", packet, flags=re.DOTALL)
@@ -47,6 +47,6 @@ def _value(packet: bytes, name: str) -> bytes | None:
 
 
 def _replaced(packet: bytes, name: str, value: str) -> bytes:
-    """The packet with another value of a simple property, as an attribute or as an element."""
+    """Replace the value of a simple property, written as an attribute or as an element."""
     packet = re.sub(rb"(\s%b\s*=\s*[\"'])[^\"'<]*" % name.encode(), rb"\g<1>" + value.encode(), packet)
     return re.sub(rb"(<%b>)[^<]*" % name.encode(), rb"\g<1>" + value.encode(), packet)
