@@ -1,1 +1,1 @@
-"""Films and animations, frame by frame."""
+"""Read and write films and animations frame by frame."""

@@ -1,4 +1,4 @@
-"""Animated GIF, WebP, PNG and AVIF: their frames in, and an animation of the same timing out."""
+"""Read animated GIF, WebP, PNG and AVIF frame by frame, and write animations with the same timing."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ from safmn.value_types import Array
 
 logger = logging.getLogger(__name__)
 
-_COMPOSED = ("GIF", "PNG")  # formats whose frames are not left to Pillow
-_FINISHED = ("PNG", "AVIF")  # formats that are completed when Pillow has written them
+_COMPOSED = ("GIF", "PNG")  # formats whose frames are composed here instead of by Pillow
+_FINISHED = ("PNG", "AVIF")  # formats to which metadata is added after Pillow has written the file
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
-_DEFAULT_MS = 100  # where a file gives its frames no duration
+_DEFAULT_MS = 100  # duration of frames without a stated one
 
 
 @dataclass(frozen=True)
 class Animation:
-    """What an animated file says about itself.
+    """An animated file: its timing and metadata.
 
     Attributes:
         path: the file.
-        durations: of each frame, in milliseconds.
-        loop: how often it is played; 0 for ever, None where the file does not say.
+        durations: duration of each frame in milliseconds.
+        loop: how many times it plays; 0 means endlessly, None that the file does not say.
         exif: EXIF data, with the orientation of the frames.
-        icc: colour profile.
-        extras: what else the file says.
+        icc: ICC profile.
         size: (width, height) in pixels.
+        has_default: whether the first frame is only a still image for programs without animations (PNG).
+        once: whether it is a GIF without a loop count, which plays once; other formats then play endlessly.
         transparent: whether any frame has transparency.
-        has_default: whether the first frame is shown only where animations are not (PNG).
-        once: a GIF that does not say how often, which means once; in other formats it means for ever.
+        extras: other metadata.
     """
 
     path: Path
@@ -71,22 +71,23 @@ class Animation:
     extras: Extras = field(default=Extras())
 
     def frames(self) -> Iterator[Array]:
-        """The composed frames, one by one: uint8 (H, W, 3), or (H, W, 4) where any of them has transparency; before the
-        orientation that ``exif`` states.
+        """Yield the composed frames: uint8 (H, W, 3), or (H, W, 4) for all if any frame has transparency.
+
+        The orientation that ``exif`` states is not applied.
 
         Raises:
-            DataError: a frame cannot be decoded; names the file and the frame.
+            DataError: a frame cannot be decoded; the message names the file and the frame.
         """
         frames = _frames(self.path)
         for number in range(len(self.durations)):
             with decoding(self.path, f"frame {number + 1}"):
                 frame = next(frames)
-            # The frames of one file must not differ.
+            # All frames of a file must have the same number of channels.
             yield frame if self.transparent else np.ascontiguousarray(frame[..., :3])
 
 
 def _frames(path: Path) -> Iterator[Array]:
-    """The composed frames of a file, RGBA."""
+    """Yield the composed frames of a file as RGBA."""
     with Image.open(path) as image:
         if image.format in _COMPOSED:
             yield from composed(path, image.format, image.size)
@@ -97,10 +98,10 @@ def _frames(path: Path) -> Iterator[Array]:
 
 
 def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Animation | None:
-    """The animation in a file, or None where it holds a still image.
+    """Return the animation in a file, or None if it is a still image. Every frame is decoded once as a check.
 
     Raises:
-        DataError: as :func:`safmn.inference.pictures.open_image`, or a frame is damaged; names the file.
+        DataError: as :func:`safmn.inference.pictures.open_image`, or a frame is damaged. The message names the file.
     """
     if is_single(head_of(path)):
         return None
@@ -115,7 +116,7 @@ def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
         for number in range(image.n_frames):  # type: ignore[attr-defined]
             with decoding(path, f"frame {number + 1}"):
                 image.seek(number)
-                image.load()  # GIF and WebP know a frame's duration only then
+                image.load()  # for GIF and WebP, Pillow knows a frame's duration only after decoding it
                 transparent = transparent or bool((next(frames)[..., 3] < 255).any())
             durations.append(round(image.info.get("duration") or _DEFAULT_MS))
         has_default = bool(image.info.get("default_image"))
@@ -129,15 +130,17 @@ def read_animation(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
 def write_animation(
     path: str | os.PathLike[str], frames: Iterable[Array], animation: Animation, *, quality: int = 95
 ) -> None:
-    """Write frames with the timing of the animation that they come from; the file is complete or absent.
+    """Write frames atomically, with the timing and metadata of the animation that they come from.
 
     Args:
-        frames: uint8 (H, W, 3 or 4), as many as ``animation`` has. They are taken one by one; GIF is also encoded one
-            by one, the other formats when all are there.
+        path: the file; its suffix gives the format.
+        frames: uint8 (H, W, 3 or 4), as many as ``animation`` has, consumed one at a time. For PNG all are kept in
+            memory.
+        animation: the original animation.
         quality: as in :func:`safmn.inference.pictures.write_picture`.
 
     Raises:
-        DataError: the format cannot hold an animation.
+        DataError: the format cannot hold an animation, or the frames cannot be written in it.
     """
     path = Path(path)
     kind = WRITABLE.get(path.suffix.lower(), "")
@@ -152,19 +155,19 @@ def write_animation(
             own_options["default_image"] = True
         else:
             next(pictures)
-    start = fitted(next(pictures), kind, path)  # says for all what the format cannot hold
+    start = fitted(next(pictures), kind, path)  # warns, once for all frames, of what the format cannot hold
     first = as_saved(start.pixels, kind)
     images = (as_saved(fitted(picture, kind, path, say=_nothing).pixels, kind) for picture in pictures)
     if kind in ("WEBP", "AVIF"):
         others: Iterable[Image.Image] = [_Rest(images, first, len(durations) - 1)]
     else:
-        others = images if kind == "GIF" else list(images)  # Pillow goes through those of a PNG twice
+        others = images if kind == "GIF" else list(images)  # Pillow iterates over PNG frames twice
     if animation.loop is not None:
         own_options["loop"] = animation.loop
     elif animation.once and kind != "GIF":
         own_options["loop"] = 1
     if kind == "GIF" and start.pixels.shape[2] == 4:
-        own_options["disposal"] = 2  # frames are composed already: clear the one before
+        own_options["disposal"] = 2  # each frame is already composed, so the previous one must be cleared
     options = {**save_options(kind, start, quality), **own_options}
     with atomic_path(path) as temporary, writing(path, kind):
         first.save(temporary, kind, save_all=True, append_images=others, duration=durations, **options)
@@ -173,7 +176,7 @@ def write_animation(
 
 
 def _described(frame: Array, animation: Animation) -> Picture:
-    """A frame, larger than it was, with what the file says."""
+    """Return an upscaled frame with the metadata of the animation."""
     extras = animation.extras
     if extras.resolution is not None:
         x, y = (now / before for now, before in zip(frame.shape[1::-1], animation.size, strict=True))
@@ -182,19 +185,19 @@ def _described(frame: Array, animation: Animation) -> Picture:
 
 
 def _nothing(*_: object) -> None:
-    """Say nothing."""
+    """Ignore a message."""
 
 
 def _check_depth(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Say that frames of more than 8 bits lose some."""
+    """Warn if frames have more than 8 bits, since they are read with 8."""
     raw_mode = next((str(tile[3]) for tile in image.tile), "")  # type: ignore[attr-defined]
     deep = ";16" in raw_mode if image.format == "PNG" else av1_depth(Path(path).read_bytes()) > 8
     if deep:
-        logger.warning("%s: its frames have more than 8 bits; frames of animations are read with 8.", path)
+        logger.warning("%s: its frames have more than 8 bits, but animations are read with 8.", path)
 
 
 class _Rest(Image.Image):
-    """All frames but the first as one image that Pillow steps through, so that one of them is held at a time."""
+    """All frames but the first as one image through which Pillow steps, so that only one is in memory."""
 
     def __init__(self, frames: Iterator[Image.Image], first: Image.Image, count: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""The frames of animated GIF and PNG files, composed as browsers do.
+"""Compose the frames of animated GIF and PNG files as browsers do.
 
-Pillow decodes each frame alone. What it makes of frames on top of one another differs from browsers: it fills with a
-colour what a GIF clears, and applies the alpha of PNG frames twice.
+Pillow only decodes the separate frames. It composes them differently from browsers: it fills the areas that a GIF
+clears with a colour, and applies the alpha of PNG frames twice.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from safmn.value_types import Array
 
 _KEEP, _CLEAR, _RESTORE = 0, 1, 2
 _PNG = b"\x89PNG\r\n\x1a\n"
-_GIF_DISPOSALS = {2: _CLEAR, 3: _RESTORE, 4: _RESTORE}  # some programs took the third bit for the number
+_GIF_DISPOSALS = {2: _CLEAR, 3: _RESTORE, 4: _RESTORE}  # 3 is "restore"; some programs wrote 4 for it
 _EXTENSION, _IMAGE, _CONTROL = 0x21, 0x2C, 0xF9
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A frame by itself: a file of its own, its place, how it is laid on, and what becomes of its place afterwards."""
+    """A frame before composition.
+
+    Attributes:
+        file: a GIF or PNG file with only this frame.
+        left, top: its position on the canvas in pixels.
+        over: whether it is blended over the canvas by its alpha; otherwise it replaces the pixels.
+        disposal: what happens to its area before the next frame: kept, cleared, or restored to the state before it.
+    """
 
     file: bytes
     left: int
@@ -35,20 +42,23 @@ class _Part:
 
 
 def composed(path: Path, kind: str, size: tuple[int, int]) -> Iterator[Array]:
-    """The frames of a file, RGBA uint8 (H, W, 4): of a PNG first the image for programs without animations, if any.
+    """Yield the composed frames of a file, RGBA uint8 (H, W, 4).
+
+    If a PNG has a separate still image for programs without animations, it comes first.
 
     Args:
+        path: the file.
         kind: ``GIF`` or ``PNG``.
         size: (width, height) of the animation.
 
     Raises:
-        ValueError, struct.error, OSError ...: the file is damaged.
+        Exception: the file is damaged; the type depends on the decoder (ValueError, OSError, IndexError, ...).
     """
     content = path.read_bytes()
     canvas = np.zeros((size[1], size[0], 4), np.uint8)
     for number, part in enumerate(_gif_parts(content) if kind == "GIF" else _png_parts(content)):
         if part is None:
-            with Image.open(io.BytesIO(content)) as image:  # its first image, which is no part of the animation
+            with Image.open(io.BytesIO(content)) as image:  # the still image, which is not part of the animation
                 yield np.array(image.convert("RGBA"))
             continue
         frame = _decoded(part.file)
@@ -71,14 +81,14 @@ def _decoded(file: bytes) -> Array:
 
 
 def _over(above: Array, below: Array) -> Array:
-    """One RGBA image laid over another, both with straight alpha."""
+    """Blend one RGBA image over another, both with straight alpha."""
     if not ((above[..., 3] > 0) & (above[..., 3] < 255)).any():
         return np.where(above[..., 3:] == 255, above, below)
     return np.array(Image.alpha_composite(Image.fromarray(below.copy()), Image.fromarray(above.copy())))
 
 
 def _gif_parts(content: bytes) -> Iterator[_Part]:
-    """Each frame as a GIF of its own size (GIF89a specification)."""
+    """Yield each frame as a GIF of the frame's size (GIF89a specification)."""
     table = 3 * 2 ** ((content[10] & 7) + 1) if content[10] & 0x80 else 0
     palette = content[13 : 13 + table]
     place, control = 13 + table, b""
@@ -99,18 +109,21 @@ def _gif_parts(content: bytes) -> Iterator[_Part]:
             yield _Part(screen + plain + image + b"\x3b", left, top, True, _GIF_DISPOSALS.get(disposal, _KEEP))
             place, control = end, b""
         else:
-            return  # the trailer, or what is no GIF any more
+            return  # the trailer, or data after the end
 
 
 def _behind_blocks(content: bytes, place: int) -> int:
-    """Behind a chain of blocks, each with its length before it."""
+    """Return the offset after a chain of sub-blocks, each of which begins with its length; length 0 ends the chain."""
     while place < len(content) and content[place]:
         place += content[place] + 1
     return place + 1
 
 
 def _png_parts(content: bytes) -> Iterator[_Part | None]:
-    """Each frame as a PNG of its own size (PNG specification, third edition, 11.3.6); None for an image without."""
+    """Yield each frame as a PNG of the frame's size, and None for a still image outside the animation.
+
+    PNG specification, third edition, 11.3.6.
+    """
     header, shared, control, data, begun = b"", b"", b"", b"", False
     for kind, body in _png_chunks(content):
         if kind == b"IHDR":

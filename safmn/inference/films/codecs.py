@@ -1,4 +1,4 @@
-"""How the pictures of a film are encoded: encoders, their quality and their pixel formats."""
+"""Choose and configure the encoder of a film's frames: codec, quality and pixel format."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ _IN_TRANSPORT_STREAM = (
     "mpeg2video",
     "mpeg1video",
     "mpeg4",
-)  # FFmpeg also writes others, which none reads
+)  # FFmpeg also writes other codecs, but no program reads them
 _8_BITS = ("yuv420p", "nv12", "yuv422p", "yuv444p", "gbrp", "rgb24", "bgr0", "bgra")
 _10_BITS = ("yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le", "gbrp10le", "yuv420p12le", "x2rgb10le")
-_ODD_WITH_420 = ("libvpx-vp9", "libvpx", "libaom-av1", "ffv1")  # the others want even sides where colours are halved
+_ODD_WITH_420 = ("libvpx-vp9", "libvpx", "libaom-av1", "ffv1")  # other encoders need even sides with subsampled chroma
 
 
 @dataclass(frozen=True)
 class FilmOptions:
-    """How films are written.
+    """How films are encoded.
 
     Attributes:
-        codec: of the pictures: h264, hevc, av1, vp9, prores, ffv1, or the name of one of FFmpeg's encoders, also of a
-            hardware one (h264_nvenc, hevc_videotoolbox, h264_qsv, h264_vaapi, ...). None: H.264 (VP9 in .webm), and
-            HEVC for pictures of more than 8 bits.
-        crf: quality, on the encoder's own scale, where lower is better; None: visually lossless.
-        preset: speed against size, by the encoder's own names.
-        pix_fmt: FFmpeg's name of the pixel format, such as yuv420p10le; None: what the encoder and the film suggest.
-        deinterlace: "auto": pictures that are marked as interlaced; "all": every picture; "off".
+        codec: h264, hevc, av1, vp9, prores, ffv1, or the name of one of FFmpeg's encoders, including hardware encoders
+            (h264_nvenc, hevc_videotoolbox, h264_qsv, h264_vaapi, ...). None chooses VP9 for .webm; otherwise H.264, or
+            HEVC for more than 8 bits.
+        crf: quality on the encoder's own scale, where lower is better; None gives visually lossless quality.
+        preset: the encoder's setting for speed against size; None keeps the default.
+        pix_fmt: FFmpeg's name of the pixel format, such as yuv420p10le; None chooses one that suits encoder and film.
+        deinterlace: which frames to deinterlace: "auto" (those marked as interlaced), "all" or "off".
 
     Raises:
-        OptionError: a value that cannot be.
+        OptionError: ``deinterlace`` has another value.
     """
 
     codec: str | None = None
@@ -61,14 +61,15 @@ class FilmOptions:
 
 @dataclass(frozen=True)
 class _Scale:
-    """How an encoder is told the quality.
+    """The quality settings of an encoder.
 
     Attributes:
-        options: with ``{}`` for the value.
-        default: the value where none was asked for.
-        most: the largest value, the smallest being 0.
-        preset: the option that stands for speed; empty where there is none.
-        others: options that are always set.
+        options: the options that set the quality, with ``{}`` for the value. ``{percent}`` and ``{lambda}`` convert it
+            to other scales.
+        default: the value if the user gives none.
+        most: the largest allowed value; the smallest is 0.
+        preset: the option that trades speed for size; empty if there is none.
+        others: other options that are set; a user's preset replaces its default here.
     """
 
     options: dict[str, str] = field(default_factory=dict)
@@ -109,13 +110,13 @@ def _scale(encoder: str) -> _Scale:
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder of pictures, ready to be opened.
+    """A configured encoder, not yet opened.
 
     Attributes:
-        name: FFmpeg's.
-        options: its private options.
-        pix_fmt: what it is given.
-        pad: whether both sides must be even.
+        name: FFmpeg's name.
+        options: the encoder's private options.
+        pix_fmt: the pixel format of its input.
+        pad: whether frames must be padded to even sides.
     """
 
     name: str
@@ -125,19 +126,19 @@ class Encoder:
 
     @property
     def bits(self) -> int:
-        """Bits of each value."""
+        """Bits per sample of the pixel format."""
         return max(part.bits for part in _av().VideoFormat(self.pix_fmt).components)
 
     def add_to(self, writer: Any, rate: Fraction | int, width: int, height: int) -> Any:
-        """A stream for it in an output container, not yet opened."""
+        """Add a stream with this encoder to an output container; return the stream, not yet opened."""
         av = _av()
         more = {}
-        if self.name.endswith("_vaapi"):  # takes pictures that lie in the memory of the device
+        if self.name.endswith("_vaapi"):  # takes frames in device memory
             more["hwaccel"] = av.codec.hwaccel.HWAccel("vaapi")
         stream = writer.add_stream(self.name, rate=rate, options=dict(self.options), **more)
         stream.width, stream.height, stream.pix_fmt = width, height, self.pix_fmt
         if _codec(self.name).canonical_name == "hevc" and writer.format.name in ("mp4", "mov", "ipod"):
-            stream.codec_context.codec_tag = "hvc1"  # without it, Apple's players show nothing
+            stream.codec_context.codec_tag = "hvc1"  # Apple's players require this tag
         return stream
 
 
@@ -148,15 +149,16 @@ def _av() -> Any:
 
 
 def choose(options: FilmOptions, suffix: str, *, deep: bool = False, odd: bool = False) -> Encoder:
-    """The encoder for a film.
+    """Return the encoder for a film.
 
     Args:
-        suffix: of the output.
-        deep: whether the pictures have more than 8 bits.
-        odd: whether the output is odd in width or height.
+        options: the user's options.
+        suffix: suffix of the output.
+        deep: whether the frames have more than 8 bits.
+        odd: whether the output has an odd width or height.
 
     Raises:
-        OptionError: no such encoder, or it does not know the pixel format or the quality.
+        OptionError: the encoder does not exist, or does not support the pixel format, the quality or the preset.
     """
     default = "libvpx-vp9" if suffix.lower() == ".webm" else "libx265" if deep else "libx264"
     name = _NAMES.get(options.codec or default, options.codec or default)
@@ -164,7 +166,7 @@ def choose(options: FilmOptions, suffix: str, *, deep: bool = False, odd: bool =
     formats = [known.name for known in codec.video_formats or ()]
     pix_fmt = options.pix_fmt or _pixel_format(formats, deep, odd)
     if formats and pix_fmt not in formats:
-        raise OptionError(f"--pix-fmt {pix_fmt}: the encoder {name} knows {', '.join(formats)}")
+        raise OptionError(f"--pix-fmt {pix_fmt}: the encoder {name} supports {', '.join(formats)}")
     halved = _is_halved(pix_fmt)
     return Encoder(name, _private(name, options), pix_fmt, odd and halved and name not in _ODD_WITH_420)
 
@@ -177,7 +179,7 @@ def _codec(name: str) -> Any:
         known = [*_NAMES, *(other for other in av.codecs_available)]
         raise OptionError(f"--codec {name}: PyAV has no such encoder.{did_you_mean(name, known)}") from None
     if codec.type != "video":
-        raise OptionError(f"--codec {name}: this encodes {codec.type}, not pictures")
+        raise OptionError(f"--codec {name}: this encodes {codec.type}, not video")
     return codec
 
 
@@ -189,11 +191,11 @@ def _pixel_format(formats: list[str], deep: bool, odd: bool) -> str:
 
 
 def _is_halved(pix_fmt: str) -> bool:
-    """Whether the colours have half the resolution, in one direction or both."""
+    """Return whether a pixel format has subsampled chroma, in one direction or both."""
     try:
         video_format = _av().VideoFormat(pix_fmt, 16, 16)
     except ValueError:
-        raise OptionError(f"--pix-fmt {pix_fmt}: FFmpeg knows no such pixel format") from None
+        raise OptionError(f"--pix-fmt {pix_fmt}: FFmpeg has no such pixel format") from None
     return not video_format.is_rgb and (video_format.chroma_width() < 16 or video_format.chroma_height() < 16)
 
 
@@ -211,16 +213,17 @@ def _private(name: str, options: FilmOptions) -> dict[str, str]:
         private.update({key: text.format(f"{quality:g}", **values) for key, text in scale.options.items()})
     if options.preset is not None:
         if not scale.preset:
-            raise OptionError(f"--preset: the encoder {name} has none; leave it out")
+            raise OptionError(f"--preset: the encoder {name} has no presets; leave it out")
         private[scale.preset] = options.preset
     return private
 
 
 def check(options: FilmOptions, suffix: str) -> None:
-    """Try an encoder in a container, before any work is done: one small picture is written into memory.
+    """Check, before any work is done, that the encoder and the container work: write a small frame into memory.
 
     Raises:
-        OptionError: they do not fit together, or the encoder cannot be opened here; says what can be.
+        OptionError: the container cannot hold the codec, or the encoder cannot be opened on this machine. The message
+            suggests alternatives.
     """
     encoder = choose(options, suffix)
     canonical = _codec(encoder.name).canonical_name
@@ -230,7 +233,7 @@ def check(options: FilmOptions, suffix: str) -> None:
         ]
         able = [name for name in able if holds(suffix, _NAMES.get(name, name))]
         raise OptionError(
-            f"--codec {options.codec}: {suffix} cannot hold {canonical} pictures; choose {', '.join(able)}, or another "
+            f"--codec {options.codec}: {suffix} cannot hold {canonical} video; choose {', '.join(able)}, or another "
             f"container with -o NAME.mkv"
         )
     try:
@@ -245,7 +248,7 @@ def check(options: FilmOptions, suffix: str) -> None:
             stream.encode(None)
     except UserError:
         raise
-    except Exception as error:  # whatever a driver or an encoder says
+    except Exception as error:  # drivers and encoders raise many types
         asked = ", ".join(
             f"{key} {value}" for key, value in {"--crf": options.crf, "--preset": options.preset}.items() if value
         )
@@ -257,7 +260,7 @@ def check(options: FilmOptions, suffix: str) -> None:
 
 
 def holds(suffix: str, encoder: str) -> bool:
-    """Whether a container can hold what an encoder makes."""
+    """Return whether a container (by its suffix) can hold the output of an encoder."""
     if suffix.lower() == ".ts":
         return _codec(encoder).canonical_name in _IN_TRANSPORT_STREAM
     try:
@@ -270,11 +273,11 @@ def holds(suffix: str, encoder: str) -> bool:
 
 @contextlib.contextmanager
 def in_memory(kind: str) -> Any:
-    """An output container of FFmpeg's format ``kind`` that is thrown away."""
+    """Yield an output container in memory, of FFmpeg's format ``kind``; its content is discarded."""
     with _av().open(io.BytesIO(), "w", format=kind) as writer:
         yield writer
 
 
 def no_encoder(name: str, where: object, error: Exception) -> DataError:
-    """The error for a film whose pictures an encoder does not take."""
-    return DataError(f"{where}: the encoder {name} does not take its pictures ({first_line(error)})")
+    """Return the error for a film whose frames an encoder does not accept; ``where`` is the film."""
+    return DataError(f"{where}: the encoder {name} does not accept its frames ({first_line(error)})")

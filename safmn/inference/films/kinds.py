@@ -1,24 +1,24 @@
-"""Which files are films, told from their names and their first bytes, and in which containers films are written."""
+"""Recognise films by file name and first bytes, and list the containers that can be read and written."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mj2"),  # of one family
+    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mj2"),  # the MP4 family
     *(".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".ogv", ".ogm", ".mxf", ".dv", ".nut", ".rm", ".rmvb"),
     *(".mpg", ".mpeg", ".m2v", ".mpv", ".vob", ".ts", ".mts", ".m2t", ".m2ts", ".tp", ".trp", ".mod", ".tod", ".wtv"),
 )
 TARGETS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov", ".webm": "webm", ".m4v": "ipod", ".ts": "mpegts"}
-"""The containers that are written, by their suffix: FFmpeg's names."""
+"""The containers that can be written: suffix and FFmpeg's name."""
 
-# Of FFmpeg's demuxers, those that read nothing but the file itself. All others are refused: playlists and scripts
-# (hls, dash, concat, sdp, image2, ...) open their neighbours or addresses in the network.
+# FFmpeg's demuxers that read only the given file. All others are refused: playlists and scripts (hls, dash, concat,
+# sdp, image2, ...) open other files or network addresses.
 DEMUXERS = (
     *("mov", "matroska", "avi", "asf", "flv", "ogg", "mxf", "dv", "nut", "rm", "wtv", "gxf", "ivf", "nsv", "pva"),
     *("mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "vvc", "obu", "vc1", "vc1test", "yuv4mpegpipe", "swf"),
 )
-_AMBIGUOUS = (".ts", ".mts", ".mod", ".rm", ".tp", ".dv")  # also TypeScript, music, models: the content decides
+_AMBIGUOUS = (".ts", ".mts", ".mod", ".rm", ".tp", ".dv")  # also TypeScript, music or models: check the content
 _STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"crx ", b"jxl ", b"jp2 ", b"jpx ")
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _STARTS = (
@@ -33,10 +33,10 @@ _STARTS = (
 
 
 def is_film(path: Path, *, named: bool = True) -> bool:
-    """Whether a file is to be treated as a film.
+    """Return whether to treat a file as a film.
 
-    A suffix of films says so, except where other things have it, too (``.ts`` is also TypeScript): there the content
-    does, and also in files that were ``named`` by the user and have a suffix that says nothing.
+    Most suffixes of films decide this alone. The content decides for ambiguous suffixes (``.ts`` is also TypeScript)
+    and for any other suffix of a file that the user ``named`` (rather than its folder).
     """
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES and suffix not in _AMBIGUOUS:
@@ -45,7 +45,7 @@ def is_film(path: Path, *, named: bool = True) -> bool:
 
 
 def starts_as_film(path: Path) -> bool:
-    """Whether the first bytes are those of a container of films."""
+    """Return whether the first bytes are those of a film container; False if the file cannot be read."""
     try:
         with path.open("rb") as file:
             head = file.read(2048)
@@ -61,7 +61,10 @@ def starts_as_film(path: Path) -> bool:
 
 
 def _is_transport_stream(head: bytes) -> bool:
-    """Four packets in a row that begin with the sync byte: 188 bytes each, 192 on Blu-ray and in AVCHD, 204 on air."""
+    """Return whether four packets in a row begin with the sync byte.
+
+    A packet has 188 bytes, 192 on Blu-ray and in AVCHD, or 204 in broadcasts.
+    """
     return any(
         all(head[start + number * size : start + number * size + 1] == b"\x47" for number in range(4))
         for size in (188, 192, 204)
@@ -70,7 +73,7 @@ def _is_transport_stream(head: bytes) -> bool:
 
 
 def text_in(path: Path) -> bool:
-    """Whether a file is text, such as a playlist or a program."""
+    """Return whether a file is text, such as a playlist or source code."""
     with path.open("rb") as file:
         head = file.read(512)
     return bool(head) and not any(byte < 9 or 13 < byte < 32 for byte in head)

@@ -1,4 +1,4 @@
-"""Films as they are read: opened without opening anything else, their pictures decoded to RGB."""
+"""Open films safely, without access to any other file, and decode their frames to upright RGB."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ logger = logging.getLogger(__name__)
 
 
 _UNSPECIFIED, _BT709, _BT601, _RGB = 2, 1, 6, 0
-_MATRICES = {_BT709: 1, 4: 4, 5: 5, _BT601: 5, 7: 7, 9: 9}  # of H.273 to FFmpeg's SWS_CS
+_MATRICES = {_BT709: 1, 4: 4, 5: 5, _BT601: 5, 7: 7, 9: 9}  # MatrixCoefficients of H.273 -> FFmpeg's SWS_CS constants
 _LIMITED, _FULL = 1, 2
 _HDR = {16: "PQ", 18: "HLG"}
-_FLAGGED = ("h264", "hevc", "mpeg2video", "mpeg4", "vc1", "wmv3", "vvc")  # say of each picture whether it is interlaced
-_STATES_LENGTH = ("mov", "matroska", "flv", "asf", "nut")  # the head says how long the film is
+_FLAGGED = ("h264", "hevc", "mpeg2video", "mpeg4", "vc1", "wmv3", "vvc")  # codecs that flag each frame as interlaced
+_STATES_LENGTH = ("mov", "matroska", "flv", "asf", "nut")  # containers that state the duration in the header
 WHITE_16 = 255 * 256
-_SLACK = 0.25  # seconds by which a whole film may end before its stated end
+"""White in FFmpeg's 16-bit RGB when it is converted from YUV of limited range, or to any YUV."""
+_SLACK = 0.25  # seconds by which an undamaged film may end before its stated end
 
 
 def av_module() -> Any:
-    """PyAV.
+    """Return the module ``av`` (PyAV).
 
     Raises:
-        DataError: it is not installed, or too old.
+        DataError: PyAV is not installed or too old.
     """
     try:
         import av
     except ImportError as error:
-        raise DataError("videos need the optional package av (PyAV): pip install av") from error
+        raise DataError("films need the optional package av (PyAV): pip install av") from error
     if not hasattr(av.VideoFrame, "color_primaries"):
-        raise DataError(f"videos need PyAV 17 or newer, this is {av.__version__}: pip install --upgrade av")
+        raise DataError(f"films need PyAV 17 or newer, not {av.__version__}: pip install --upgrade av")
     return av
 
 
 def open_film(path: str | os.PathLike[str]) -> Any:
-    """A film, opened so that FFmpeg reads no other file and nothing from the network.
+    """Open a film as a PyAV container such that FFmpeg reads no other file and nothing from the network.
 
     Raises:
-        DataError: not a film; names the file.
+        DataError: the file is not a film; the message names it.
     """
     av = av_module()
     safe = {"protocol_whitelist": "file", "format_whitelist": ",".join(DEMUXERS)}
@@ -59,28 +60,28 @@ def open_film(path: str | os.PathLike[str]) -> Any:
     except (av.error.FFmpegError, UnicodeError) as error:
         why = f"({first_line(error)})"
         if Path(path).is_file() and text_in(Path(path)):
-            why = "(it is text: playlists and the like, which name other files, are refused)"
+            why = "(it is text: playlists and similar files, which refer to other files, are refused)"
         raise DataError(f"{path}: cannot be read as a film {why}") from error
 
 
 def main_stream(container: Any, path: str | os.PathLike[str]) -> Any:
-    """The picture track that is upscaled: the one that FFmpeg takes for the main one.
+    """Return the video track to upscale, the one that FFmpeg considers the main one.
 
     Raises:
-        DataError: there is none, or it cannot be decoded; names the file.
+        DataError: there is no video track, or it cannot be decoded; the message names the file.
     """
     tracks = [stream for stream in container.streams.video if not stream.disposition & 0x400]  # no cover pictures
     if not tracks:
-        raise DataError(f"{path}: there are no pictures in this film")
+        raise DataError(f"{path}: this film has no video track")
     best = container.streams.best("video")
     stream = best if best in tracks else tracks[0]
     if stream.codec_context is None or stream.format is None:
-        raise DataError(f"{path}: its pictures cannot be decoded (damaged, or in a format that FFmpeg does not know)")
+        raise DataError(f"{path}: its video cannot be decoded (damaged, or in a format that FFmpeg does not know)")
     return stream
 
 
 def shown_frames(stream: Any) -> int:
-    """How many pictures the head of a film says that it shows, without those that an edit list cuts; 0: not said."""
+    """Return the number of frames that a film's header states, without those cut by an edit list; 0 if unknown."""
     if stream.frames and len(stream.index_entries) == stream.frames:
         return sum(not entry.is_discard for entry in stream.index_entries)
     return int(stream.frames)
@@ -88,11 +89,11 @@ def shown_frames(stream: Any) -> int:
 
 @dataclass(frozen=True)
 class Colours:
-    """What numbers stand for which colours (H.273).
+    """The colour space of a film's frames.
 
     Attributes:
-        matrix, primaries, transfer: codes of H.273.
-        full: whether black is 0, not 16.
+        matrix, primaries, transfer: code points of H.273.
+        full: whether the range is full (black is 0), not limited (black is 16).
     """
 
     matrix: int
@@ -101,9 +102,10 @@ class Colours:
     full: bool
 
     def of_larger(self, before: tuple[int, int], after: tuple[int, int]) -> Colours:
-        """What to state for a picture of another (height, width).
+        """Return the colour space to state after resizing from one (height, width) to another.
 
-        Players take a film that does not state its matrix for BT.601 where it is small, for BT.709 where it is large.
+        If a film does not state its matrix, players assume BT.601 for small frames and BT.709 for large ones. If the
+        new size would change this guess, the matrix is stated.
         """
         guess = _guessed_matrix(*before)
         if self.matrix != _UNSPECIFIED or guess == _guessed_matrix(*after):
@@ -114,7 +116,7 @@ class Colours:
         return Colours(guess, primaries, self.transfer, self.full)
 
     def sws(self, size: tuple[int, int]) -> int:
-        """FFmpeg's name of the matrix, for a picture of a (height, width)."""
+        """Return FFmpeg's number (SWS_CS) of the matrix; an unstated one is guessed from the (height, width)."""
         return _MATRICES[_guessed_matrix(*size) if self.matrix == _UNSPECIFIED else self.matrix]
 
 
@@ -124,14 +126,16 @@ def _guessed_matrix(height: int, width: int) -> int:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, and what its successor takes over from it.
+    """A decoded frame, with what the upscaled frame takes over.
 
     Attributes:
         image: (H, W, 3) RGB, uint8 or uint16, upright.
-        pts: when it is shown, in units of ``time_base``.
-        duration: for how long; 0 where the film does not say.
-        aspect: width of a pixel to its height.
-        size: (height, width) before it was turned.
+        pts: start of its display, in units of ``time_base``.
+        time_base: length of a unit of time in seconds.
+        duration: duration of its display in units of ``time_base``; 0 if the film does not state it.
+        colours: its colour space.
+        aspect: width of a pixel divided by its height; None if the film does not state it.
+        size: (height, width) before the rotation.
     """
 
     image: Array
@@ -145,15 +149,19 @@ class Picture:
 
 @dataclass
 class Source:
-    """The main pictures of an opened film, decoded in order, and what is wrong with them.
+    """An opened film whose main video track is decoded in order. It also records damage.
 
     Attributes:
-        container: of PyAV.
-        stream: the picture track.
-        path: for messages.
+        container: the PyAV container.
+        stream: the video track.
+        path: the file that messages name.
         deep: whether to decode to 16 bits.
         deinterlace: as in :class:`safmn.inference.films.codecs.FilmOptions`.
-        shift: added to all times, in seconds.
+        shift: seconds that are added to all times.
+        decoded: number of decoded frames.
+        interlaced: number of frames that were marked as interlaced (all, if ``deinterlace`` is "all").
+        undecodable: number of packets after the first frame that could not be decoded.
+        corrupt: number of frames that the decoder marked as damaged.
     """
 
     container: Any
@@ -174,7 +182,7 @@ class Source:
     _filter: Any = None
 
     def items(self, others: set[int]) -> Iterator[Any]:
-        """All that the film holds, in the order of the file: a :class:`Picture`, or a packet of the ``others``."""
+        """Yield frames as :class:`Picture` and the packets of the ``others`` (stream indices), in file order."""
         self.stream.thread_type = "AUTO"
         for packet in self.container.demux():
             self._note(packet)
@@ -185,9 +193,9 @@ class Source:
         yield from map(self._picture, self._flushed())
 
     def damage(self) -> str | None:
-        """After the last item: what is missing from the film, as a sentence; None where it is whole."""
+        """Describe in a sentence what is missing from the film; None if it is complete. Call it after the last item."""
         if self.undecodable:
-            return f"{self.undecodable} of its pictures are damaged and cannot be decoded"
+            return f"{self.undecodable} of its frames are damaged and cannot be decoded"
         name = self.container.format.name.partition(",")[0]
         if name == "mov":
             for stream in self.container.streams:
@@ -209,13 +217,15 @@ class Source:
             self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
 
     def _decode(self, packet: Any) -> list[Any]:
-        """The pictures that a packet completes. Before the first one, recordings of broadcasts hold what they lack
-        the beginning of; after it, what cannot be decoded is damage."""
+        """Return the frames that a packet completes; count a packet that cannot be decoded as damage.
+
+        Before the first frame it is not counted: recordings of broadcasts begin in the middle of a sequence.
+        """
         try:
             frames = packet.decode()
         except av_module().error.FFmpegError as error:
             self.undecodable += self.decoded > 0
-            logger.debug("%s: a picture cannot be decoded (%s)", self.path, error)
+            logger.debug("%s: a frame cannot be decoded (%s)", self.path, error)
             return []
         self.decoded += len(frames)
         return list(frames)
@@ -225,11 +235,11 @@ class Source:
             combed = self.deinterlace == "all" or self._is_interlaced(frame)
             self.interlaced += combed
             if combed and self.deinterlace == "off":
-                self._say("interlaced", "its pictures are interlaced, and stay so: moving edges show combs.")
+                self._say("interlaced", "its frames are interlaced and stay so: moving edges show combs.")
             elif combed and self._filter is None:
                 self._filter = _Deinterlacer(frame, self.stream.time_base, self.deinterlace, self._stated_order(frame))
                 self._say(
-                    "interlaced", "its pictures are interlaced; they are deinterlaced (bwdif; --deinterlace off: not)."
+                    "interlaced", "its frames are interlaced; bwdif deinterlaces them (--deinterlace off keeps them)."
                 )
             if self._filter is None:
                 yield frame
@@ -241,7 +251,7 @@ class Source:
             yield from self._filter.end()
             if self.deinterlace == "auto" and self.interlaced < self.decoded:
                 logger.warning(
-                    "%s: %d of %d pictures were interlaced; the others were left as they are.",
+                    "%s: %d of %d frames were interlaced; the others were left as they are.",
                     *(self.path, self.interlaced, self.decoded),
                 )
 
@@ -249,14 +259,14 @@ class Source:
         return bool(frame.interlaced_frame) or self._stated_order(frame) is not None
 
     def _stated_order(self, frame: Any) -> str | None:
-        """The order of the fields where only the container states it: tff or bff."""
+        """Return the field order, "tff" or "bff", if only the container states it, else None."""
         context = self.stream.codec_context
         if frame.interlaced_frame or context.codec.canonical_name in _FLAGGED:
             return None
         return {2: "tff", 5: "tff", 3: "bff", 4: "bff"}.get(int(getattr(context, "field_order", 0)))
 
     def _say(self, topic: str, text: str) -> None:
-        """Warn once about a topic."""
+        """Log a warning, once for each topic."""
         if topic not in self._said:
             self._said.add(topic)
             logger.warning("%s: %s", self.path, text)
@@ -265,23 +275,23 @@ class Source:
         size = frame.height, frame.width
         self._size = self._size or size
         if size != self._size:
-            self._say("size", "its pictures change their size; all get that of the first.")
+            self._say("size", "its frames change their size; all are scaled to that of the first.")
         colours = self._colours(frame)
         if frame.is_corrupt:
             self.corrupt += 1
-            self._say("corrupt", "some of its pictures are damaged; what the decoder made up for them is upscaled.")
+            self._say("corrupt", "some of its frames are damaged; the decoder's substitutes are upscaled.")
         image, turned = _upright(frame, self._rgb(frame, colours), self)
         aspect = frame_aspect(self.stream)
         if aspect and turned:
             aspect = 1 / aspect
-        # the clock of the film, also behind the filter, whose clock ticks twice as fast
+        # The film's time base, also after the filter, which halves it.
         base = self.stream.time_base
         pts = self._time(frame, base)
         duration = round((frame.duration or 0) * (frame.time_base or base) / base)
         return Picture(image, pts, base, duration, colours, aspect, self._size)
 
     def _time(self, frame: Any, base: Fraction) -> int:
-        """When a frame is shown: later than the one before, whatever the film says."""
+        """Return the start of a frame's display, corrected if necessary so that times increase."""
         given = frame.pts if frame.pts is not None else frame.dts
         step = max(round(1 / (self.stream.average_rate or 25) / base), 1)
         if given is None:
@@ -289,7 +299,7 @@ class Source:
         else:
             pts = round(given * (frame.time_base or base) / base) + round(self.shift / base)
         if self._last is not None and pts <= self._last:
-            self._say("times", "the times of its pictures do not increase; some are moved.")
+            self._say("times", "the times of its frames do not increase; some are moved.")
             pts = self._last + 1
         self._last = pts
         return pts
@@ -299,28 +309,28 @@ class Source:
         is_rgb = frame.format.is_rgb or frame.format.has_palette
         if is_rgb:
             matrix = _BT709
-        elif matrix in (_RGB, 3):  # no matrix of colour differences: a mistake
+        elif matrix in (_RGB, 3):  # RGB or reserved, which a YUV format cannot have: a mistake in the file
             matrix = _UNSPECIFIED
         elif matrix != _UNSPECIFIED and matrix not in _MATRICES:
             raise DataError(
-                f"{self.path}: its colours are coded with matrix {matrix} of H.273 (YCgCo, ICtCp, Dolby Vision, ...), "
-                f"which cannot be converted; convert it to BT.709 first"
+                f"{self.path}: its colours use matrix {matrix} of H.273 (YCgCo, ICtCp, Dolby Vision, ...), which is "
+                f"not supported; convert the film to BT.709 first"
             )
         transfer = int(frame.color_trc)
         if transfer in _HDR:
             self._say(
                 "hdr",
-                f"it is HDR ({_HDR[transfer]}); that is kept, but its mastering metadata is not, and the networks know "
-                f"standard pictures only.",
+                f"it is HDR ({_HDR[transfer]}), which is kept without its mastering metadata; the networks were "
+                f"trained only on standard dynamic range.",
             )
         full = not is_rgb and (int(frame.color_range) == _FULL or frame.format.name.startswith("yuvj"))
         return Colours(matrix, int(frame.color_primaries), transfer, full)
 
     def _rgb(self, frame: Any, colours: Colours) -> Array:
-        """A picture as (H, W, 3); where it has transparency, laid onto black, as players show it."""
+        """Return a frame as (H, W, 3) RGB; transparency is put on black, as players show it."""
         alpha = any(part.is_alpha for part in frame.format.components)
         if alpha or self.stream.metadata.get("alpha_mode") == "1":
-            self._say("alpha", "its transparency is dropped: the pictures are laid onto black.")
+            self._say("alpha", "its transparency is dropped: the frames are put on black.")
         name = ("rgba64le" if alpha else "rgb48le") if self.deep else ("rgba" if alpha else "rgb24")
         is_yuv = not (frame.format.is_rgb or frame.format.has_palette)
         if is_yuv:
@@ -334,7 +344,10 @@ class Source:
 
 
 class _Deinterlacer:
-    """FFmpeg's bwdif: one picture for each; those that are not interlaced pass unless all are meant."""
+    """FFmpeg's filter bwdif, one output frame for each input frame.
+
+    Frames that are not interlaced pass unchanged, unless ``which`` is "all".
+    """
 
     def __init__(self, frame: Any, time_base: Fraction, which: str, order: str | None) -> None:
         graph = av_module().filter.Graph()
@@ -367,15 +380,16 @@ class _Deinterlacer:
 
 
 def frame_aspect(stream: Any) -> Fraction | None:
-    """The shape of a pixel, width to height; None where it is not said."""
+    """Return the width of a pixel divided by its height; None if the film does not state it."""
     return stream.sample_aspect_ratio or None
 
 
 def convert(frame: Any, pix_fmt: str, *, size: tuple[int, int] | None = None, **colours: Any) -> Any:
-    """A frame in another pixel format. FFmpeg's default is a fast conversion, which darkens by a level.
+    """Convert a PyAV frame to another pixel format, and to another (height, width) if ``size`` is given.
 
-    Bicubic where 16 bits are involved: there FFmpeg's bilinear one is defective (yuv420p to rgb48le with all chroma
-    interpolated gives garbage). PyAV before 18 (Python 3.10) has the fast conversion only.
+    FFmpeg's default is a fast conversion that darkens by one level, so the accurate one is used. PyAV before 18 (Python
+    3.10) only has the fast one. Interpolation is bilinear, but bicubic for 16 bits, because there FFmpeg's bilinear one
+    is defective: yuv420p to rgb48le with full chroma interpolation gives garbage.
     """
     known = av_module().video.reformatter.Interpolation
     deep = any("48" in name or "64" in name for name in (pix_fmt, frame.format.name))
@@ -387,28 +401,25 @@ def convert(frame: Any, pix_fmt: str, *, size: tuple[int, int] | None = None, **
 
 
 def to_white(image: Array, ours: int, theirs: int) -> Array:
-    """16-bit values whose white is ``theirs``, as values whose white is ``ours``; 8-bit ones as they are.
-
-    Converted from YUV of limited range, and to any YUV, white of FFmpeg's 16-bit RGB is :data:`WHITE_16`.
-    """
+    """Rescale 16-bit values so that white changes from ``theirs`` to ``ours``; return 8-bit values unchanged."""
     if image.dtype != np.uint16 or ours == theirs:
         return image
     return np.clip(np.rint(image * np.float32(ours / theirs)), 0, 65535).astype(np.uint16)
 
 
 def _upright(frame: Any, image: Array, source: Source) -> tuple[Array, bool]:
-    """A picture turned and mirrored as the film says, and whether width and height changed places."""
+    """Rotate and mirror a frame as the film states; return it and whether width and height were swapped."""
     matrix = _display_matrix(frame)
     if matrix is None:
         return image, False
     a, b, c, d = matrix
     if (a, d) != (0, 0) and (b, c) != (0, 0):
-        source._say("turned", "it is to be shown at an angle that is no quarter turn; its pictures stay as they are.")
+        source._say("turned", "its rotation is not a multiple of 90 degrees; its frames are not rotated.")
         return image, False
     swapped = a == 0
     if swapped:
         image = image.transpose(1, 0, 2)
-        a, d = c, b  # what becomes of the axes after they have changed places
+        a, d = c, b  # the signs of the swapped axes
     if a < 0:
         image = image[:, ::-1]
     if d < 0:
@@ -417,12 +428,15 @@ def _upright(frame: Any, image: Array, source: Source) -> tuple[Array, bool]:
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
-    """The signs of the matrix that takes (x, y) of the picture to (a x + c y, b x + d y) of the screen."""
+    """Return the signs (a, b, c, d) of the display matrix, or None if there is none.
+
+    The matrix maps (x, y) of the frame to (a x + c y, b x + d y) on the screen.
+    """
     try:
         content = bytes(frame.side_data["DISPLAYMATRIX"])
     except KeyError:
         return None
     a, b, _, c, d = struct.unpack("<5i", content[:20])
-    big = max(map(abs, (a, b, c, d))) / 100  # some files hold 1e-5 for 0
+    big = max(map(abs, (a, b, c, d))) / 100  # some files contain about 1e-5 instead of 0
     a, b, c, d = ((value > big) - (value < -big) for value in (a, b, c, d))
     return a, b, c, d

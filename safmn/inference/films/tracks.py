@@ -1,4 +1,4 @@
-"""What a film holds beside the pictures that are upscaled: each track is copied, converted or left out, with a word."""
+"""Carry over a film's other tracks: each is copied, converted or left out; the last two cause a warning."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from safmn.inference.films.kinds import TARGETS
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {"audio": "sound", "subtitle": "subtitle", "video": "picture", "data": "data"}
-_SAMPLES = 6  # packets of each track with which it is tried whether a container holds it
-_LOOKED_THROUGH = 600  # packets of the film to find them
-_BITS_PER_CHANNEL = 96_000
-_SOUND = {  # encoders to try, the best first; those before the bar only for sound that has lost nothing yet
+_KINDS = {"audio": "sound", "subtitle": "subtitle", "video": "video", "data": "data"}
+_SAMPLES = 6  # packets of each track for a test whether a container can hold it
+_LOOKED_THROUGH = 600  # packets of the film that are searched for these samples
+_BITS_PER_CHANNEL = 96_000  # bits per second
+_SOUND = {  # (encoders for lossless sources, encoders for all sources), in order of preference
     "mp4": ((), ("aac",)),
     "ipod": (("alac",), ("aac",)),
     "mov": (("alac",), ("aac",)),
@@ -29,20 +29,20 @@ _SOUND = {  # encoders to try, the best first; those before the bar only for sou
     "mpegts": ((), ("aac", "mp2")),
 }
 _TEXT = {"mp4": "mov_text", "ipod": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
-_IN_TRANSPORT_STREAM = (  # what FFmpeg reads again; it writes everything
+_IN_TRANSPORT_STREAM = (  # codecs that FFmpeg also reads there; it writes any
     *("mp1", "mp2", "mp3", "aac", "aac_latm", "ac3", "eac3", "dts", "truehd", "opus"),
     *("dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"),
 )
-_OUTDATED = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS", "ENCODER", "VENDOR_ID", "ROTATE")
+_OUTDATED = ("DURATION", "BPS", "NUMBER_OF_", "_STATISTICS", "ENCODER", "VENDOR_ID", "ROTATE")  # prefixes of tags
 
 
 @dataclass
 class Track:
-    """A track that is copied as it is.
+    """A track that is copied unchanged.
 
     Attributes:
         out: its stream in the output.
-        shift: what is added to its times, in seconds.
+        shift: seconds that are added to its times.
     """
 
     out: Any
@@ -50,7 +50,7 @@ class Track:
     _last: int | None = None
 
     def feed(self, packet: Any) -> list[Any]:
-        """What is to be written for a packet of the source."""
+        """Return the packets to write for a packet of the source."""
         packet.stream = self.out
         moved = round(self.shift / packet.time_base)
         if packet.pts is not None:
@@ -63,19 +63,19 @@ class Track:
             packet.pts = packet.dts = 0
         else:
             packet.dts = self._last + 1
-        if self._last is not None and packet.dts <= self._last:  # containers refuse times that stand still
+        if self._last is not None and packet.dts <= self._last:  # containers require increasing times
             packet.dts = self._last + 1
             packet.pts = max(packet.dts, packet.dts if packet.pts is None else packet.pts)
         self._last = packet.dts
         return [packet]
 
     def end(self) -> list[Any]:
-        """What is still to be written at the end."""
+        """Return the packets that remain to be written at the end."""
         return []
 
 
 class Sound(Track):
-    """A sound track that is decoded and encoded again; gaps in it become silence, so that it stays in step."""
+    """An audio track that is decoded and encoded again; gaps become silence, so that it stays in sync."""
 
     def __init__(self, out: Any, shift: Fraction, source: Any, where: str) -> None:
         super().__init__(out, shift)
@@ -117,7 +117,7 @@ class Sound(Track):
         return self._encoded()
 
     def _resampler(self, frame: Any) -> Any:
-        """FFmpeg's filters that bring frames into the encoder's form."""
+        """Return FFmpeg's filter graph that converts frames to the encoder's format."""
         import av
 
         context = self.out.codec_context
@@ -146,7 +146,7 @@ class Sound(Track):
 
 
 class Text(Track):
-    """A subtitle track that is decoded and written as another kind of text."""
+    """A subtitle track that is converted to another text format."""
 
     def __init__(self, out: Any, shift: Fraction, source: Any, where: str) -> None:
         super().__init__(out, shift)
@@ -163,7 +163,7 @@ class Text(Track):
                 return []
             made = self.out.codec_context.encode_subtitle(found)
         except av.error.FFmpegError as error:
-            logger.warning("%s: a line of it cannot be converted (%s); it is left out.", self.where, first_line(error))
+            logger.warning("%s: a line cannot be converted (%s) and is left out.", self.where, first_line(error))
             return []
         made.pts, made.dts, made.duration, made.time_base = packet.pts, packet.pts, packet.duration, packet.time_base
         return super().feed(made)
@@ -171,7 +171,7 @@ class Text(Track):
 
 @dataclass(frozen=True)
 class Samples:
-    """The first packets of each track, by its number, and the streams that they come from."""
+    """The streams of a film and the first packets of each, by stream index."""
 
     streams: Sequence[Any]
     packets: Mapping[int, list[Any]]
@@ -179,7 +179,7 @@ class Samples:
 
 @contextlib.contextmanager
 def samples(open_source: Callable[[], Any]) -> Iterator[Samples]:
-    """Look into a film: the first packets of each track."""
+    """Open a film with ``open_source`` and yield the first packets of each track; close it at the end of the block."""
     with open_source() as reader:
         wanted: dict[int, list[Any]] = {stream.index: [] for stream in reader.streams}
         for number, packet in enumerate(reader.demux()):
@@ -194,14 +194,19 @@ def samples(open_source: Callable[[], Any]) -> Iterator[Samples]:
 def add_tracks(
     reader: Any, writer: Any, main: Any, add_pictures: Callable[[], Any], found: Samples, *, source: Path, target: Path
 ) -> dict[int, Track]:
-    """Make the streams of an output, in the order of the source, and say what is converted or left out.
+    """Add the streams of an output in the order of the source, and warn about what is converted or left out.
 
     Args:
-        main: the stream that is upscaled; ``add_pictures`` adds the one that it becomes.
-        found: of the same source.
+        reader: the opened source.
+        writer: the output container.
+        main: the stream that is upscaled.
+        add_pictures: adds the stream of the upscaled frames to ``writer`` and returns it.
+        found: samples of the same source.
+        source: the source, for messages.
+        target: the output, whose suffix gives the container.
 
     Returns:
-        What to do with the packets of each other stream, by its number.
+        The track for the packets of each other stream that is kept, by stream index.
     """
     adder = _Adder(reader, writer, main, found, source, target)
     tracks = {}
@@ -215,7 +220,7 @@ def add_tracks(
 
 
 def describe(out: Any, stream: Any) -> None:
-    """Take over what a stream says about itself: language, title, whether it is the default one, ..."""
+    """Copy a stream's metadata: language, title, whether it is the default track, ..."""
     out.metadata.update({key: value for key, value in stream.metadata.items() if not key.upper().startswith(_OUTDATED)})
     out.disposition = int(stream.disposition)
 
@@ -229,7 +234,7 @@ class _Adder:
         self.seen: dict[str, int] = {}
 
     def add(self, stream: Any) -> Track | None:
-        """Add one stream in the way that loses least; None where its packets are not needed."""
+        """Add one stream in the way that loses least; return None if its packets are not needed."""
         kind = stream.type
         self.seen[kind] = self.seen.get(kind, 0) + 1
         if kind in ("attachment", "data"):
@@ -245,7 +250,7 @@ class _Adder:
         if track is not None:
             describe(track.out, stream)
             if kind == "video":
-                self._say(stream, f"is copied as it is; only one is upscaled, track {self.main.index} of the file.")
+                self._say(stream, f"is copied unchanged; only track {self.main.index} of the file is upscaled.")
         else:
             self._leave_out(stream)
         return track
@@ -262,7 +267,7 @@ class _Adder:
     def _leave_out(self, stream: Any) -> None:
         why = f"cannot be put into {self.target.suffix}"
         if stream.codec_context is None and stream.type in ("audio", "video", "subtitle"):
-            why = "is of a kind that FFmpeg does not know"
+            why = "has a format that FFmpeg does not know"
         better = "" if self.kind == "matroska" else " (.mkv holds most kinds)"
         self._say(stream, f"{why}{better if why.startswith('cannot') else ''}; it is left out.")
 
@@ -299,7 +304,7 @@ class _Adder:
                 _text_encoder(trial, encoder, stream)
                 trial.start_encoding()
             out = _text_encoder(self.writer, encoder, stream)
-        except Exception as error:  # PyAV's and FFmpeg's, of many kinds
+        except Exception as error:  # PyAV and FFmpeg raise many types
             logger.debug("%s: %s: %s", self.source, self._name(stream), error)
             return None
         self._say(stream, f"is converted to {encoder}; its styling may change.")
@@ -312,17 +317,17 @@ class _Adder:
             self.writer.add_attachment(stream.name or "attachment", mime, stream.data).metadata.update(kept)
         else:
             name = stream.name or "attachment"
-            logger.warning("%s: only .mkv holds attached files; %s is left out.", self.source, name)
+            logger.warning("%s: only .mkv can hold attached files; %s is left out.", self.source, name)
 
     def _data(self, stream: Any) -> None:
-        """Chapters and time code are written anew from what FFmpeg has read; nothing else of these tracks is kept."""
+        """Warn that a data track is left out, unless it holds chapters or a time code, which are written separately."""
         is_chapters = stream.name == "bin_data" and stream.frames and stream.frames == len(self.reader.chapters())
         if not is_chapters and "timecode" not in stream.metadata:
-            about = stream.metadata.get("handler_name") or stream.name or "of an unknown kind"
-            self._say(stream, f"({about}) cannot be carried over; it is left out.")
+            about = stream.metadata.get("handler_name") or stream.name or "of unknown kind"
+            self._say(stream, f"({about}) cannot be copied; it is left out.")
 
     def _cover(self, stream: Any) -> Track | None:
-        """A picture that stands for the film, such as that of its cover."""
+        """Add a cover picture, in Matroska as an attached file, elsewhere as a copied track."""
         packets = self.found.packets[stream.index]
         if self.kind == "matroska" and packets:
             ending = "png" if stream.codec_context.name == "png" else "jpg"
@@ -340,10 +345,10 @@ class _Adder:
         return track
 
     def add_chapters(self) -> None:
-        """Chapters, at the times that the rest has."""
+        """Copy the chapters, shifted like all other times."""
         chapters = self.reader.chapters()
         if chapters and self.kind == "mpegts":
-            logger.warning("%s: .ts holds no chapters; its %d are left out.", self.source, len(chapters))
+            logger.warning("%s: .ts cannot hold chapters; its %d chapters are left out.", self.source, len(chapters))
         elif chapters:
             for chapter in chapters:
                 moved = round(self.shift / chapter["time_base"])
@@ -352,7 +357,7 @@ class _Adder:
 
 
 def shift_of(reader: Any) -> Fraction:
-    """Seconds to add to all times of a film, so that it begins at zero: clocks of broadcasts begin anywhere."""
+    """Return the seconds to add to all times of a film so that it begins at zero; broadcasts begin at any time."""
     return Fraction(-max(reader.start_time or 0, 0), 1_000_000)
 
 
@@ -365,7 +370,7 @@ def _memory(kind: str) -> Iterator[Any]:
 
 
 def _can_copy(kind: str, stream: Any, packets: Sequence[Any]) -> bool:
-    """Whether a container holds a track, tried with its first packets in memory."""
+    """Return whether a container can hold a track; write its first packets in memory to find out."""
     if kind == "mpegts" and stream.codec_context.codec.canonical_name not in _IN_TRANSPORT_STREAM:
         return False
     if stream.type == "subtitle" and kind != "matroska" and stream.codec_context.codec.bitmap_sub:
@@ -377,14 +382,14 @@ def _can_copy(kind: str, stream: Any, packets: Sequence[Any]) -> bool:
             writer.start_encoding()
             for packet in packets:
                 writer.mux(track.feed(packet))
-    except Exception as error:  # ValueError of PyAV, FFmpegError of many kinds
+    except Exception as error:  # PyAV raises ValueError, FFmpeg many kinds of FFmpegError
         logger.debug("track %d cannot be copied into %s: %s", stream.index, kind, error)
         return False
     return True
 
 
 def _sound_encoder(writer: Any, name: str, source: Any, layout: str) -> Any:
-    """An open encoder, as near to the source as it can be: its rate, its layout, its depth."""
+    """Add and open an audio encoder whose rate and sample format are as close to the source as possible."""
     import av
 
     codec = av.codec.Codec(name, "w")
@@ -404,13 +409,13 @@ def _sound_encoder(writer: Any, name: str, source: Any, layout: str) -> Any:
 
 
 def _sample_format(known: list[str], source: Any) -> str:
-    """The encoder's first format that is as deep as the source's."""
+    """Return the encoder's 32-bit integer format for sources above 16 bits (except doubles), else its first format."""
     deep = next((name for name in known if name.startswith("s32")), None)
     return deep if deep and source.bytes > 2 and not source.name.startswith("dbl") else known[0]
 
 
 def _try_sound(kind: str, encoder: str, source: Any, layout: str) -> bool:
-    """Whether an encoder takes the rate and layout, and the container what it makes."""
+    """Return whether an encoder accepts the rate and layout, and the container its output."""
     try:
         with _memory(kind) as writer:
             _sound_encoder(writer, encoder, source, layout)

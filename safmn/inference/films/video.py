@@ -1,4 +1,4 @@
-"""Films, through PyAV: pictures upscaled one by one, all other tracks kept as far as the container can hold them."""
+"""Upscale films with PyAV frame by frame; other tracks are kept as far as the container can hold them."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ __all__ = ["VIDEO_SUFFIXES", "Film", "FilmOptions", "Written", "probe", "upscale
 logger = logging.getLogger(__name__)
 
 
-_FRAME_DURATION = 1 << 8  # FFmpeg's AV_CODEC_FLAG_FRAME_DURATION: packets last as long as their pictures
+_FRAME_DURATION = 1 << 8  # FFmpeg's AV_CODEC_FLAG_FRAME_DURATION: packets keep the durations of their frames
 _OF_THE_CONTAINER = ("MAJOR_BRAND", "MINOR_VERSION", "COMPATIBLE_BRANDS", "ENCODER", "DURATION")
 
 
 @dataclass(frozen=True)
 class Film:
-    """What a film says about itself.
+    """Facts from a film's header.
 
     Attributes:
-        frames: how many; 0 where it does not say.
-        width, height: in pixels.
-        counted: whether the number is that of the frames in the file, or follows from how long it lasts.
+        frames: number of frames; 0 if unknown.
+        width, height: size of a frame in pixels.
+        counted: whether the header states the number of frames; otherwise it is estimated from the duration.
     """
 
     frames: int
@@ -61,11 +61,11 @@ class Film:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a film.
+    """The result of upscaling a film.
 
     Attributes:
-        frames: how many pictures were written.
-        damage: what is missing from the source, as a sentence; None where it is whole.
+        frames: number of frames written.
+        damage: a sentence on what is missing from the source; None if it is complete.
     """
 
     frames: int
@@ -73,10 +73,10 @@ class Written:
 
 
 def probe(path: str | os.PathLike[str]) -> Film:
-    """Read the head of a film.
+    """Read the header of a film.
 
     Raises:
-        DataError: not a film, or without pictures; names the file.
+        DataError: the file is not a film or has no video track; the message names it.
     """
     with open_film(path) as container:
         stream = main_stream(container, path)
@@ -94,22 +94,25 @@ def upscale_video(
     options: FilmOptions | None = None,
     on_frame: Callable[[], None] = lambda: None,
 ) -> Written:
-    """Upscale a film; the file is complete or absent.
+    """Upscale a film and write the result atomically.
 
-    Times, sound, subtitles, chapters, languages and titles stay as they are; a track that the container cannot hold is
-    converted or left out, with a warning. Interlaced pictures are deinterlaced. Where the film says that it is to be
-    shown rotated, its pictures are rotated. Pictures of more than 8 bits stay so.
+    Times, sound, subtitles, chapters, languages and titles are kept. A track that the container cannot hold is
+    converted or left out, with a warning. Interlaced frames are deinterlaced. If the film states a rotation, it is
+    applied to the frames. Frames with more than 8 bits keep more than 8, if the encoder supports it.
 
     Args:
-        source: any film that FFmpeg reads.
-        target: the container is told by the suffix, one of :data:`safmn.inference.films.kinds.TARGETS`.
-        upscale: uint8 or uint16 (H, W, 3) RGB to the same, larger.
-        options: how it is encoded.
-        on_frame: called after each picture.
+        source: a film in a format of :data:`safmn.inference.films.kinds.DEMUXERS`.
+        target: the output; its suffix is one of :data:`safmn.inference.films.kinds.TARGETS` and gives the container.
+        upscale: takes a uint8 or uint16 (H, W, 3) RGB image and returns the upscaled one of the same type.
+        options: how to encode.
+        on_frame: called after each frame.
+
+    Returns:
+        The number of frames and the damage found. A damaged film is written as far as it can be decoded.
 
     Raises:
-        DataError: the film cannot be read, or not be written in that container; names the file.
-        OptionError: the container cannot hold what ``options`` ask for.
+        DataError: the film cannot be read, or cannot be written in that container; the message names the file.
+        OptionError: the encoder that ``options`` asks for does not exist or does not support the other options.
     """
     av = av_module()
     source, target, options = Path(source), Path(target), options or FilmOptions()
@@ -127,7 +130,7 @@ def upscale_video(
         except UserError:
             raise
         except (av.error.FFmpegError, ValueError) as error:
-            raise DataError(f"{source}: cannot be turned into {target.name} ({first_line(error)})") from error
+            raise DataError(f"{source}: cannot be converted to {target.name} ({first_line(error)})") from error
         return Written(frames, pictures.damage())
 
 
@@ -135,18 +138,18 @@ def _source(reader: Any, stream: Any, path: Path, target: Path, options: FilmOpt
     bits = max(part.bits for part in stream.format.components)
     encoder = film_codecs.choose(options, target.suffix, deep=bits > 8)
     if encoder.bits < bits:
-        logger.warning("%s: its pictures have %d bits; they are written with %d.", path, bits, encoder.bits)
+        logger.warning("%s: its frames have %d bits; they are written with %d.", path, bits, encoder.bits)
     return Source(reader, stream, path, encoder.bits > 8, options.deinterlace, film_tracks.shift_of(reader))
 
 
 def _private(reader: Any, target: Path) -> dict[str, str]:
-    """Options of the container: MP4 holds unusual tags (of phones, with dots in their names) only on demand."""
+    """Return the container's options: MP4 needs one to hold unusual tags, such as those of phones, named with dots."""
     of_phones = any("." in key for key in reader.metadata)
     return {"movflags": "use_metadata_tags"} if of_phones and target.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
 
 
 class _Transcoder:
-    """One film on its way: packets in the order of the file, pictures decoded ahead, upscaled and encoded."""
+    """Transcode one film: read packets in file order, decode frames ahead, upscale and encode them, copy the rest."""
 
     def __init__(self, source: Source, writer: Any, target: Path, options: FilmOptions, found: Any) -> None:
         self.source, self.writer, self.target, self.options, self.found = source, writer, target, options, found
@@ -154,9 +157,9 @@ class _Transcoder:
         self.tracks: dict[int, film_tracks.Track] = {}
 
     def run(self, upscale: Callable[[Array], Array], on_frame: Callable[[], None]) -> int:
-        """Do it, and return how many pictures there were."""
+        """Transcode the film; return the number of frames."""
         frames = 0
-        waiting = []  # packets before the first picture, whose size must be known when the file is begun
+        waiting = []  # packets before the first frame; the output needs its size before packets can be written
         others = {stream.index for stream in self.source.container.streams} - {self.source.stream.index}
         with contextlib.closing(prefetch(self.source.items(others), depth=4)) as items:
             for item in items:
@@ -174,7 +177,7 @@ class _Transcoder:
                         self._pass_on(packet)
                     waiting.clear()
         if not frames:
-            raise DataError(f"{self.source.path}: no picture of this film can be decoded")
+            raise DataError(f"{self.source.path}: no frame of this film can be decoded")
         for track in self.tracks.values():
             self.writer.mux(track.end())
         self.writer.mux(self.stream.encode(None))
@@ -196,7 +199,7 @@ class _Transcoder:
         self.writer.mux(self.stream.encode(frame))
 
     def _in_its_format(self, image: Array, picture: Picture) -> Any:
-        """An RGB image as a frame in the encoder's pixel format, in the colours of the source."""
+        """Convert an RGB image to a frame in the encoder's pixel format and the source's colour space."""
         frame_of = av_module().VideoFrame.from_ndarray
         if image.dtype == np.uint8:
             frame = frame_of(image, format="rgb24")
@@ -209,14 +212,14 @@ class _Transcoder:
         return convert(frame, self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=colour_range)
 
     def _begin(self, image: Array, first: Picture) -> None:
-        """Add all streams, now that the size is known, and set them up."""
+        """Add and configure all streams of the output, now that the size is known."""
         height, width = image.shape[:2]
         deep = image.dtype != np.uint8
         odd = bool(height % 2 or width % 2)
         self.encoder = film_codecs.choose(self.options, self.target.suffix, deep=deep, odd=odd)
         if self.encoder.pad:
             logger.warning(
-                "%s: %dx%d is odd, which %s with %s cannot be; the last row or column is repeated.",
+                "%s: %dx%d is odd, which %s does not support with %s; the last row or column is repeated.",
                 *(self.source.path, width, height, self.encoder.name, self.encoder.pix_fmt),
             )
         self.writer.metadata.update(
@@ -233,7 +236,7 @@ class _Transcoder:
         )
 
     def _add_pictures(self, image: Array, first: Picture) -> Any:
-        """The stream of the upscaled pictures, with the colours and the clock of the original ones."""
+        """Add the stream of the upscaled frames, with the colour space and time base of the source; return it."""
         height, width = (side + side % 2 if self.encoder.pad else side for side in image.shape[:2])
         original = self.source.stream
         rate = original.average_rate or original.guessed_rate or Fraction(25)
@@ -258,5 +261,5 @@ class _Transcoder:
     def _open(self, context: Any) -> None:
         try:
             context.open()
-        except Exception as error:  # whatever an encoder or a driver says
+        except Exception as error:  # drivers and encoders raise many types
             raise film_codecs.no_encoder(self.encoder.name, self.source.path, error) from error
