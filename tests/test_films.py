@@ -1,4 +1,4 @@
-"""What a film says of itself beyond its pictures, and films that are damaged."""
+"""Films: colours, pixel shape, times, other tracks, damage, and codecs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def photo() -> Array:
-    """Strong colours, uint8 (32, 48, 3)."""
+    """Return an image with strong colours, uint8 (32, 48, 3)."""
     image = cv2.resize(data.astronaut(), (48, 32), interpolation=cv2.INTER_AREA)
     image[:16, :24] = (220, 40, 30)
     return np.ascontiguousarray(image)
@@ -43,7 +43,7 @@ def write_film(
     aspect: Fraction | None = None,
     frames: int = 4,
 ) -> None:
-    """Pictures that do not move; ``matrix`` as in H.273."""
+    """Write a film of equal frames at 10 frames per second; ``matrix`` as in H.273."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = 48, 32, pix_fmt
@@ -58,7 +58,7 @@ def write_film(
         container.mux(stream.encode(None))
 
 
-def first_picture(path: Path) -> Any:
+def first_frame(path: Path) -> Any:
     with av.open(str(path)) as container:
         return next(container.decode(video=0))
 
@@ -73,22 +73,24 @@ def first_picture(path: Path) -> Any:
         ("a.mp4", "libx264", "yuv420p10le", 9, 9),
     ],
 )
-def test_colours_are_tagged_as_they_are_converted(
+def test_output_states_the_matrix_it_uses(
     name: str, codec: str, pix_fmt: str, matrix: int, written: int, tmp_path: Path
 ) -> None:
+    """The output states the expected matrix, and its colours are those of the source."""
     write_film(tmp_path / name, codec, pix_fmt, matrix=matrix)
-    before = first_picture(tmp_path / name)
+    before = first_frame(tmp_path / name)
     assert int(before.colorspace) == matrix
     upscale_video(tmp_path / name, tmp_path / f"larger {name}", repeated)
-    after = first_picture(tmp_path / f"larger {name}")
+    after = first_frame(tmp_path / f"larger {name}")
     assert int(after.colorspace) == written
-    corner = (slice(4, 12), slice(4, 20))  # of one colour
+    corner = (slice(4, 12), slice(4, 20))  # has a single colour
     colour = after.to_ndarray(format="rgb24")[8:24, 8:40].mean((0, 1))
     assert np.allclose(colour, before.to_ndarray(format="rgb24")[corner].mean((0, 1)), atol=4)
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_pixels_keep_their_shape(turned: bool, tmp_path: Path) -> None:
+    """The pixel aspect ratio is kept, and inverted if the film is rotated by a quarter turn."""
     write_film(tmp_path / "a.mp4", aspect=Fraction(16, 11))
     if turned:
         rotate_film(tmp_path / "a.mp4")
@@ -101,44 +103,44 @@ def test_pixels_keep_their_shape(turned: bool, tmp_path: Path) -> None:
 
 def test_films_do_not_get_darker(tmp_path: Path) -> None:
     if not hasattr(av.video.reformatter.Interpolation, "ACCURATE_RND"):
-        pytest.skip("this release of PyAV converts fast only")
+        pytest.skip("this release of PyAV has only the fast conversion, which darkens")
     write_film(tmp_path / "in.mkv", "ffv1")
-    pictures = []
+    frames = []
 
     def upscale(image: Array) -> Array:
-        pictures.append(image)
+        frames.append(image)
         return repeated(image)
 
     upscale_video(tmp_path / "in.mkv", tmp_path / "out.mp4", upscale)
-    assert np.abs(np.mean(pictures, axis=(0, 1, 2)) - photo().mean(axis=(0, 1))).max() < 0.6
+    assert np.abs(np.mean(frames, axis=(0, 1, 2)) - photo().mean(axis=(0, 1))).max() < 0.6
 
 
 def rotate_film(path: Path) -> None:
     """Set the matrix in the track header of an MP4 file to a quarter turn (ISO 14496-12, 8.3.2)."""
     content = bytearray(path.read_bytes())
-    place = content.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version and flags, times and so on, reserved, layer
+    place = content.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # after the type, version and flags, times, reserved, layer
     one, zero = (1 << 16).to_bytes(4, "big"), bytes(4)
     assert content[place : place + 4] == one
     content[place : place + 20] = zero + one + zero + (-(1 << 16)).to_bytes(4, "big", signed=True) + zero
     path.write_bytes(content)
 
 
-def test_a_film_cut_before_its_first_picture(tmp_path: Path) -> None:
+def test_a_film_cut_before_its_first_frame(tmp_path: Path) -> None:
     write_film(tmp_path / "a.mkv")
     content = (tmp_path / "a.mkv").read_bytes()
     start = content.index(b"\x1f\x43\xb6\x75")  # the first cluster of Matroska
     (tmp_path / "cut.mkv").write_bytes(content[: start + 40])
-    doors: list[Callable[[], object]] = [
+    readers: list[Callable[[], object]] = [
         lambda: probe(tmp_path / "cut.mkv"),
         lambda: upscale_video(tmp_path / "cut.mkv", tmp_path / "b.mkv", repeated),
     ]
-    for door in doors:
-        with pytest.raises(DataError, match=r"cut\.mkv: its pictures cannot be decoded"):
-            door()
+    for read in readers:
+        with pytest.raises(DataError, match=r"cut\.mkv: .*cannot be decoded"):
+            read()
     assert not (tmp_path / "b.mkv").exists()
 
 
-# The films that came out wrong
+# Films that earlier versions converted incorrectly
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +153,14 @@ def cases() -> Path:
 
 
 def times(path: Path, kind: str = "video") -> list[float]:
-    """When each frame of the first track of a kind is shown or heard, in seconds."""
+    """Return the times, in seconds, of all frames of the first track of a kind."""
     with av.open(str(path)) as container:
         base = getattr(container.streams, kind)[0].time_base
         return [float(frame.pts * base) for frame in container.decode(**{kind: 0}) if frame.pts is not None]
 
 
 def streams(path: Path, kind: str) -> list[tuple[str | None, str | None, int]]:
-    """Codec, language and disposition of the tracks of a kind."""
+    """Return codec, language and disposition of each track of a kind."""
     with av.open(str(path)) as container:
         return [
             (
@@ -176,8 +178,8 @@ def streams(path: Path, kind: str) -> list[tuple[str | None, str | None, int]]:
     [
         ("wma.wmv", "a.mkv", ["opus"], "track 1 (wmav2) cannot be copied into .mkv"),
         ("lpcm.mpg", "a.mkv", ["flac"], "track 1 (pcm_dvd) cannot be copied into .mkv"),
-        ("lpcm.mpg", "a.mp4", ["aac"], "it is encoded again as aac"),
-        ("iphone.mov", "a.mov", ["aac"], "sound track 2 is of a kind that FFmpeg does not know; it is left out"),
+        ("lpcm.mpg", "a.mp4", ["aac"], "encoded again as aac"),
+        ("iphone.mov", "a.mov", ["aac"], "sound track 2 has a format that FFmpeg does not know"),
         ("multi.mp4", "a.mp4", ["aac", "aac"], ""),
         ("vfr.mkv", "a.mkv", ["aac"], ""),
         ("late_video.mkv", "a.mkv", ["aac"], ""),
@@ -188,6 +190,7 @@ def streams(path: Path, kind: str) -> list[tuple[str | None, str | None, int]]:
 def test_whole_films(
     name: str, target: str, sound: list[str], said: str, cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Frame times and the offset to the sound are kept; only a converted or dropped track causes a warning."""
     written = upscale_video(cases / name, tmp_path / target, repeated)
     assert written.damage is None
     before, after = times(cases / name), times(tmp_path / target)
@@ -200,11 +203,11 @@ def test_whole_films(
     assert bool(said) == bool(caplog.records)
 
 
-def test_what_the_head_counts_leaves_out_what_is_cut(cases: Path) -> None:
+def test_the_number_of_frames_excludes_those_cut_by_an_edit_list(cases: Path) -> None:
     assert probe(cases / "cutlist.mp4").frames == 37
 
 
-def test_languages_and_chapters(cases: Path, tmp_path: Path) -> None:
+def test_languages_and_chapters_are_kept(cases: Path, tmp_path: Path) -> None:
     for target in ("a.mp4", "a.mkv"):
         upscale_video(cases / "multi.mp4", tmp_path / target, repeated)
         assert [language for _, language, _ in streams(tmp_path / target, "audio")] == ["jpn", "eng"]
@@ -214,18 +217,19 @@ def test_languages_and_chapters(cases: Path, tmp_path: Path) -> None:
         assert found == [("One", 0.0), ("Two", 0.5)]
 
 
-def combs(picture: Array) -> float:
-    """How much more neighbouring rows differ than those of one field."""
-    rows = picture.astype(float)
+def combs(frame: Array) -> float:
+    """Return by what factor neighbouring rows differ more than neighbouring rows of one field."""
+    rows = frame.astype(float)
     return float(np.abs(rows[1:-1] - rows[:-2]).mean() / max(np.abs(rows[2:] - rows[:-2]).mean(), 1e-9))
 
 
 @pytest.mark.parametrize("deinterlace", ["auto", "off"])
-def test_interlaced_pictures(deinterlace: str, cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    pictures: list[Array] = []
+def test_interlaced_frames(deinterlace: str, cases: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Frames are deinterlaced unless the user opts out; there is one warning either way, and the times are kept."""
+    frames: list[Array] = []
 
     def upscale(image: Array) -> Array:
-        pictures.append(image)
+        frames.append(image)
         return repeated(image)
 
     options = FilmOptions(deinterlace=deinterlace)
@@ -234,17 +238,17 @@ def test_interlaced_pictures(deinterlace: str, cases: Path, tmp_path: Path, capl
     assert np.allclose(times(tmp_path / "a.mkv"), times(cases / "inter.mkv"), atol=1e-3)
     with av.open(str(cases / "inter.mkv")) as container:
         originals = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    ratio = np.mean([combs(picture) for picture in pictures]) / np.mean([combs(picture) for picture in originals])
+    ratio = np.mean([combs(frame) for frame in frames]) / np.mean([combs(frame) for frame in originals])
     assert (ratio < 0.8) == (deinterlace == "auto")
-    assert caplog.text.count("interlaced; they are" if deinterlace == "auto" else "interlaced, and stay so") == 1
-    assert not first_picture(tmp_path / "a.mkv").interlaced_frame
+    assert caplog.text.count("deinterlaces them" if deinterlace == "auto" else "interlaced and stay so") == 1
+    assert not first_frame(tmp_path / "a.mkv").interlaced_frame
 
 
-# Tracks and tags
+# Other tracks and tags
 
 
 def write_rich_film(path: Path) -> None:
-    """Two sounds (one lossless), a subtitle, an attached file, chapters and tags, in Matroska."""
+    """Write a Matroska film with two sound tracks (one lossless), subtitles, attachments, a chapter and tags."""
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("libx264", rate=10)
         pictures.width, pictures.height, pictures.pix_fmt = 48, 32, "yuv420p"
@@ -292,7 +296,7 @@ def write_rich_film(path: Path) -> None:
         ("b.ts", ["aac", "aac"], [], ["font.ttf", "cover", "subtitle track 1", "chapters"]),
     ],
 )
-def test_each_track_is_kept_converted_or_named(
+def test_each_track_is_kept_or_converted_or_reported_as_left_out(
     target: str, sounds: list[str], texts: list[str], lost: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_rich_film(tmp_path / "a.mkv")
@@ -316,19 +320,19 @@ def test_each_track_is_kept_converted_or_named(
             assert b"Hello" in b"".join(bytes(packet) for packet in container.demux(subtitles=0))
 
 
-def test_sound_that_is_encoded_again_is_the_same(cases: Path, tmp_path: Path) -> None:
-    def heard(path: Path) -> Array:
+def test_lossless_sound_has_the_same_samples_after_conversion(cases: Path, tmp_path: Path) -> None:
+    def samples(path: Path) -> Array:
         with av.open(str(path)) as container:
             parts = [frame.to_ndarray() for frame in container.decode(audio=0)]
         return np.concatenate([part.reshape(-1) for part in parts])
 
     upscale_video(cases / "lpcm.mpg", tmp_path / "a.mkv", repeated)
-    before, after = heard(cases / "lpcm.mpg"), heard(tmp_path / "a.mkv")
+    before, after = samples(cases / "lpcm.mpg"), samples(tmp_path / "a.mkv")
     assert before.dtype == after.dtype
     assert np.array_equal(before, after)
 
 
-# What is opened
+# Which files are opened
 
 
 @pytest.mark.parametrize(
@@ -342,15 +346,17 @@ def test_sound_that_is_encoded_again_is_the_same(cases: Path, tmp_path: Path) ->
     ],
 )
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
-def test_playlists_open_nothing(text: str, suffix: str, tmp_path: Path) -> None:
+def test_playlists_are_refused(text: str, suffix: str, tmp_path: Path) -> None:
+    """A text file with a film's suffix is refused, even if it is a playlist of a film that exists."""
     write_film(tmp_path / "a.mkv")
     (tmp_path / f"film{suffix}").write_text(text)
-    with pytest.raises(DataError, match=r"film\.\w+: cannot be read as a film.*playlists"):
+    with pytest.raises(DataError, match=r"film\.\w+: .*playlists"):
         upscale_video(tmp_path / f"film{suffix}", tmp_path / "b.mkv", repeated)
     assert not (tmp_path / "b.mkv").exists()
 
 
-def test_what_is_a_film(tmp_path: Path) -> None:
+def test_films_are_recognised_by_suffix_and_content(tmp_path: Path) -> None:
+    """The content decides for the ambiguous suffix .ts, and for the unknown suffix .bin if the file was named."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("A.MTS", "b.ts", "c.M2TS"):
@@ -366,10 +372,11 @@ def test_what_is_a_film(tmp_path: Path) -> None:
     assert all(job.is_film for job in planned.jobs)
     assert sorted(path.name for path in planned.ignored) == ["code.ts", "e.bin"]
     assert is_film(folder / "e.bin", named=True)
+    assert not is_film(folder / "e.bin", named=False)
     assert plan([str(folder / "e.bin")], tmp_path / "out").jobs[0].is_film
 
 
-def test_names_that_look_like_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_names_that_look_like_protocols_or_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_film(Path("a.mkv"))
     Path("a.mkv").rename("part:1 %d.mkv")
@@ -381,7 +388,7 @@ def test_names_that_look_like_protocols(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["vfr.mkv", "late_video.mkv"])
-def test_cut_films_are_called_so(name: str, cases: Path, tmp_path: Path) -> None:
+def test_the_damage_of_a_cut_film_is_reported(name: str, cases: Path, tmp_path: Path) -> None:
     content = (cases / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) * 6 // 10])
     written = upscale_video(tmp_path / name, tmp_path / "b.mkv", repeated)
@@ -390,7 +397,8 @@ def test_cut_films_are_called_so(name: str, cases: Path, tmp_path: Path) -> None
     assert 0 < written.frames < len(times(cases / name))
 
 
-def test_a_cut_film_whose_head_comes_first(tmp_path: Path) -> None:
+def test_the_damage_of_a_cut_film_with_its_header_first_is_reported(tmp_path: Path) -> None:
+    """The header states 10 packets, so the damage says how many of them were read."""
     write_film(tmp_path / "a.mov", "png", "rgb24", frames=10)
     with (
         av.open(str(tmp_path / "a.mov")) as before,
@@ -410,7 +418,7 @@ def test_a_cut_film_whose_head_comes_first(tmp_path: Path) -> None:
     assert "of 10 video packets" in written.damage
 
 
-# How pictures are encoded
+# Encoding
 
 
 @pytest.mark.parametrize(
@@ -425,6 +433,7 @@ def test_a_cut_film_whose_head_comes_first(tmp_path: Path) -> None:
     ],
 )
 def test_codecs(options: FilmOptions, target: str, codec: str, pix_fmt: str, tmp_path: Path) -> None:
+    """The output has the requested codec and pixel format, and the colours of the source."""
     write_film(tmp_path / "a.mkv", "ffv1", "yuv444p", matrix=1)
     film_codecs.check(options, Path(target).suffix)
     upscale_video(tmp_path / "a.mkv", tmp_path / target, repeated, options=options)
@@ -432,14 +441,14 @@ def test_codecs(options: FilmOptions, target: str, codec: str, pix_fmt: str, tmp
         stream = container.streams.video[0]
         assert stream.codec_context.codec.canonical_name == codec
         assert stream.pix_fmt == pix_fmt
-    ours = first_picture(tmp_path / target).to_ndarray(format="rgb24")[8:24, 8:40].mean((0, 1))
+    ours = first_frame(tmp_path / target).to_ndarray(format="rgb24")[8:24, 8:40].mean((0, 1))
     assert np.allclose(ours, (220, 40, 30), atol=5)
 
 
 @pytest.mark.parametrize(
     ("options", "suffix", "match"),
     [
-        (FilmOptions(codec="h264"), ".webm", r"\.webm cannot hold h264 pictures; choose av1, vp9"),
+        (FilmOptions(codec="h264"), ".webm", r"\.webm cannot hold h264 .*choose av1, vp9"),
         (FilmOptions(codec="prores"), ".mp4", "cannot hold prores"),
         (FilmOptions(codec="vp9"), ".ts", r"\.ts cannot hold vp9"),
         (FilmOptions(codec="h246"), ".mp4", "no such encoder.*Did you mean"),
@@ -447,25 +456,25 @@ def test_codecs(options: FilmOptions, target: str, codec: str, pix_fmt: str, tmp
         (FilmOptions(codec="h264", crf=60), ".mp4", "0 to 51"),
         (FilmOptions(codec="ffv1", crf=10), ".mkv", "no such setting"),
         (FilmOptions(codec="h264", preset="quick"), ".mp4", "preset quick"),
-        (FilmOptions(codec="h264", pix_fmt="yuva420p"), ".mp4", "libx264 knows yuv420p"),
+        (FilmOptions(codec="h264", pix_fmt="yuva420p"), ".mp4", "pix-fmt yuva420p.*libx264.*yuv420p"),
         (FilmOptions(pix_fmt="yuv999"), ".mp4", "pix-fmt yuv999"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(options: FilmOptions, suffix: str, match: str) -> None:
+def test_options_that_do_not_fit_are_refused_in_advance(options: FilmOptions, suffix: str, match: str) -> None:
     with pytest.raises(OptionError, match=match):
         film_codecs.check(options, suffix)
 
 
-def test_a_hardware_encoder_without_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hardware_encoder_without_its_device_is_refused() -> None:
     if "h264_v4l2m2m" not in av.codecs_available or list(Path("/dev").glob("video*")):
         pytest.skip("this PyAV has no such encoder, or this machine has its device")
-    with pytest.raises(OptionError, match=r"h264_v4l2m2m: the encoder cannot be opened.*driver"):
+    with pytest.raises(OptionError, match=r"h264_v4l2m2m: .*cannot be opened.*driver"):
         film_codecs.check(FilmOptions(codec="h264_v4l2m2m"), ".mp4")
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_ten_bits_stay(full: bool, tmp_path: Path) -> None:
-    """Patches of one colour, also black and white, come out within one step of 10 bits."""
+def test_ten_bits_are_kept(full: bool, tmp_path: Path) -> None:
+    """Patches of one colour, including black and white, change by at most one 10-bit level."""
     colours = np.random.RandomState(0).randint(0, 65536, (2, 3, 3)).astype(np.uint16)
     colours[0, 0], colours[0, 1] = 0, 65280
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
@@ -481,7 +490,7 @@ def test_ten_bits_stay(full: bool, tmp_path: Path) -> None:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     upscale_video(tmp_path / "a.mkv", tmp_path / "b.mkv", repeated, options=FilmOptions(codec="ffv1"))
-    before, after = first_picture(tmp_path / "a.mkv"), first_picture(tmp_path / "b.mkv")
+    before, after = first_frame(tmp_path / "a.mkv"), first_frame(tmp_path / "b.mkv")
     assert after.format.name == "yuv420p10le"
     assert int(after.color_range) == int(before.color_range) == (2 if full else 1)
     for small, large in zip(before.planes, after.planes, strict=True):
@@ -495,10 +504,10 @@ def test_ten_bits_stay(full: bool, tmp_path: Path) -> None:
         )
 
 
-def test_full_range_stays(tmp_path: Path) -> None:
+def test_full_range_is_kept(tmp_path: Path) -> None:
     write_film(tmp_path / "a.mkv", "libx264", "yuvj420p")
     upscale_video(tmp_path / "a.mkv", tmp_path / "b.mkv", repeated)
-    before, after = first_picture(tmp_path / "a.mkv"), first_picture(tmp_path / "b.mkv")
+    before, after = first_frame(tmp_path / "a.mkv"), first_frame(tmp_path / "b.mkv")
     assert int(after.color_range) == 2
     means = [
         np.frombuffer(bytes(frame.planes[0]), np.uint8).reshape(frame.height, -1)[:, : frame.width].mean()
@@ -508,32 +517,33 @@ def test_full_range_stays(tmp_path: Path) -> None:
 
 
 def test_small_films_that_become_large_state_their_matrix(tmp_path: Path) -> None:
-    """Players take unstated colours of large films for BT.709, of small ones for BT.601."""
+    """If the matrix is not stated, players assume BT.709 for large films and BT.601 (code 6) for small ones."""
     write_film(tmp_path / "a.mp4")
 
     def upscale(image: Array) -> Array:
         return image.repeat(20, axis=0).repeat(20, axis=1)
 
     upscale_video(tmp_path / "a.mp4", tmp_path / "b.mp4", upscale, options=FilmOptions(preset="ultrafast"))
-    assert int(first_picture(tmp_path / "b.mp4").colorspace) == 6
+    assert int(first_frame(tmp_path / "b.mp4").colorspace) == 6
 
 
-def test_odd_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_odd_sizes_are_padded_only_for_subsampled_formats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_film(tmp_path / "a.mkv", "ffv1", "yuv444p")
 
     def upscale(image: Array) -> Array:
         return image.repeat(3, axis=0).repeat(3, axis=1)[:93, :141]
 
     upscale_video(tmp_path / "a.mkv", tmp_path / "b.mp4", upscale)
-    picture = first_picture(tmp_path / "b.mp4")
-    assert (picture.width, picture.height, picture.format.name) == (141, 93, "yuv444p")
+    frame = first_frame(tmp_path / "b.mp4")
+    assert (frame.width, frame.height, frame.format.name) == (141, 93, "yuv444p")
+    assert "141x93 is odd" not in caplog.text
     upscale_video(tmp_path / "a.mkv", tmp_path / "c.mp4", upscale, options=FilmOptions(pix_fmt="yuv420p"))
-    picture = first_picture(tmp_path / "c.mp4")
-    assert (picture.width, picture.height) == (142, 94)
+    frame = first_frame(tmp_path / "c.mp4")
+    assert (frame.width, frame.height) == (142, 94)
     assert "141x93 is odd" in caplog.text
 
 
-def test_transparency_is_laid_onto_black(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_transparency_is_put_on_black(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with av.open(str(tmp_path / "a.mov"), "w") as container:
         stream = container.add_stream("qtrle", rate=10)
         stream.width, stream.height, stream.pix_fmt = 48, 32, "argb"
@@ -556,7 +566,7 @@ def test_colours_that_cannot_be_converted_are_refused(tmp_path: Path) -> None:
         upscale_video(tmp_path / "a.mkv", tmp_path / "b.mkv", repeated)
 
 
-def test_clocks_that_begin_anywhere(tmp_path: Path) -> None:
+def test_the_output_begins_at_zero(tmp_path: Path) -> None:
     write_film(tmp_path / "a.ts")
     with av.open(str(tmp_path / "a.ts")) as container:
         assert container.start_time > 0
@@ -564,7 +574,7 @@ def test_clocks_that_begin_anywhere(tmp_path: Path) -> None:
     assert times(tmp_path / "b.mkv") == pytest.approx([0, 0.1, 0.2, 0.3], abs=2e-3)
 
 
-def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interruption_leaves_no_file(tmp_path: Path) -> None:
     write_film(tmp_path / "a.mkv")
 
     def upscale(image: Array) -> Array:
@@ -575,7 +585,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.mkv"]
 
 
-def test_an_independent_program_reads_them(cases: Path, tmp_path: Path) -> None:
+def test_ffprobe_reads_the_output(cases: Path, tmp_path: Path) -> None:
     if shutil.which("ffprobe") is None:
         pytest.skip("no ffprobe on this machine")
     upscale_video(cases / "multi.mp4", tmp_path / "a.mp4", repeated)
