@@ -1,6 +1,7 @@
-"""Odd image files, written byte by byte where libraries write only the usual ones.
+"""Write unusual image files, byte by byte where libraries only write the usual variants.
 
-``BROWSER`` holds files that a browser shows, ``OTHERS`` files with the pixels that a viewer must show: name -> writer.
+``BROWSER`` and ``OTHERS`` map file names to functions that write the file. A browser can show the files in ``BROWSER``.
+The functions in ``OTHERS`` return the pixels that a viewer must show.
 """
 
 from __future__ import annotations
@@ -35,18 +36,15 @@ XMP = (
     b"<dc:creator><rdf:Seq><rdf:li>Somebody</rdf:li></rdf:Seq></dc:creator></rdf:Description></rdf:RDF></x:xmpmeta>"
     b'<?xpacket end="w"?>'
 )
-NOTES = bytes(range(256)) * 3  # a camera's notes, whose bytes mean something to its maker only
+NOTES = bytes(range(256)) * 3  # a camera's notes in its maker's own format
 
 Write = Callable[[Path], Any]
 BROWSER: dict[str, Write] = {}
-OTHERS: dict[str, Write] = {}  # each gives what is to be shown
-
-
-def in_browser(name: str) -> Callable[[Write], Write]:
-    return lambda write: BROWSER.setdefault(name, write)
+OTHERS: dict[str, Write] = {}
 
 
 def other(name: str) -> Callable[[Write], Write]:
+    """Return a decorator that adds a function to ``OTHERS``."""
     return lambda write: OTHERS.setdefault(name, write)
 
 
@@ -54,12 +52,12 @@ def other(name: str) -> Callable[[Write], Write]:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk of PNG."""
+    """Return a PNG chunk."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def rows(pixels: Array, bits: int) -> bytes:
-    """Unfiltered rows of PNG, compressed."""
+    """Return unfiltered PNG rows, compressed."""
     if bits == 16:
         lines = pixels.astype(">u2").reshape(len(pixels), -1).view(np.uint8)
     elif bits == 8:
@@ -73,7 +71,7 @@ def rows(pixels: Array, bits: int) -> bytes:
 def png(
     pixels: Array, *, colour: int, bits: int = 8, before: Sequence[bytes] = (), after: Sequence[bytes] = ()
 ) -> bytes:
-    """A PNG file with any colour type and depth, and more chunks before and after the pixels."""
+    """Return a PNG file of any colour type and depth, with extra chunks before and after the pixels."""
     header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], bits, colour, 0, 0, 0)
     content = chunk(b"IDAT", rows(pixels, bits))
     parts = (chunk(b"IHDR", header), *before, content, *after, chunk(b"IEND", b""))
@@ -83,7 +81,7 @@ def png(
 def exif(
     *, orientation: int | None = None, order: str = "<", interoperability: bytes | None = None, size: int = 24
 ) -> bytes:
-    """EXIF data as a camera writes it: notes with offsets, values of rare types, a thumbnail."""
+    """Return EXIF data like that of a camera: maker's notes, values of rare types, an interoperability directory."""
     lines = [(271, 2, 7, b"Camera\0"), (282, 5, 1, struct.pack(order + "II", 72, 1))]
     lines += [(283, 5, 1, struct.pack(order + "II", 72, 1)), (296, 3, 1, struct.pack(order + "H", 2))]
     if orientation:
@@ -113,7 +111,7 @@ def exif(
 
 
 def directory(lines: Sequence[tuple[int, int, int, bytes]], place: int, order: str, following: int = 0) -> bytes:
-    """A directory of TIFF (IFD) for a place in a file."""
+    """Return a TIFF directory (IFD) for an offset in a file."""
     free, values, table = place + 2 + 12 * len(lines) + 4, b"", b""
     for tag, kind, count, value in sorted(lines):
         table += struct.pack(order + "HHI", tag, kind, count)
@@ -127,7 +125,7 @@ def directory(lines: Sequence[tuple[int, int, int, bytes]], place: int, order: s
 
 @dataclass
 class Frame:
-    """A frame of a GIF: palette indices at a place of the screen."""
+    """A frame of a GIF: palette indices at a position on the canvas."""
 
     pixels: Array
     left: int = 0
@@ -140,7 +138,7 @@ class Frame:
 def gif(
     frames: Sequence[Frame], palette: Array, size: tuple[int, int], *, background: int = 0, loop: int | None = 0
 ) -> bytes:
-    """A GIF file, its pixels not compressed."""
+    """Return a GIF file with uncompressed pixels."""
     bits = max(2, int(len(palette) - 1).bit_length())
     table = palette.tobytes().ljust(3 * 2**bits, b"\0")
     out = b"GIF89a" + struct.pack("<HHBBB", *size, 0xF0 | (bits - 1), background, 0) + table
@@ -156,7 +154,7 @@ def gif(
 
 
 def _codes(indices: Array, bits: int) -> bytes:
-    """LZW codes without compression: the table is cleared before it makes codes longer."""
+    """Return LZW codes without compression: the table is cleared before codes become longer."""
     codes: list[int] = []
     for start in range(0, len(indices), 2**bits - 2):
         codes += [2**bits, *indices[start : start + 2**bits - 2].tolist()]
@@ -172,18 +170,18 @@ def _blocks(content: bytes) -> list[bytes]:
 
 @dataclass
 class Part:
-    """A frame of an APNG or WebP: RGBA at a place; ``clear``: back to nothing after it, ``over``: laid over."""
+    """A frame of an APNG or WebP: RGBA pixels at a position on the canvas."""
 
     pixels: Array
     left: int = 0
     top: int = 0
-    clear: int = 0  # APNG: 0 none, 1 background, 2 previous; WebP: 0, 1
-    over: bool = True
+    clear: int = 0  # disposal; APNG: 0 none, 1 background, 2 previous; WebP: 0 none, 1 background
+    over: bool = True  # blend over the canvas instead of replacing its pixels
     delay: int = 100
 
 
 def apng(parts: Sequence[Part], size: tuple[int, int], *, before: Sequence[bytes] = ()) -> bytes:
-    """An animated PNG of RGBA frames."""
+    """Return an animated PNG of RGBA frames."""
     number, out = 0, b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 6, 0, 0, 0))
     out += b"".join(before) + chunk(b"acTL", struct.pack(">II", len(parts), 0))
     for index, part in enumerate(parts):
@@ -201,7 +199,7 @@ def apng(parts: Sequence[Part], size: tuple[int, int], *, before: Sequence[bytes
 
 
 def animated_webp(parts: Sequence[Part], size: tuple[int, int]) -> bytes:
-    """An animated WebP of lossless frames; places must be even."""
+    """Return an animated WebP of lossless frames; their positions must be even."""
 
     def riff(kind: bytes, content: bytes) -> bytes:
         return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
@@ -224,20 +222,15 @@ def animated_webp(parts: Sequence[Part], size: tuple[int, int]) -> bytes:
 
 
 def profile(kind: str) -> bytes:
-    """A colour profile that shows where it is lost: the curve or the primaries are far from sRGB's."""
+    """Return a colour profile far from sRGB in its curve or primaries, so that losing it is visible."""
     white = (0.3127, 0.3290)
     if kind == "grey":
         return bytes(imagecodecs.cms_profile("gray", whitepoint=white, gamma=1.0))
-    if kind == "swapped":  # red is green and the other way round
+    if kind == "swapped":  # red and green are swapped
         return bytes(
             imagecodecs.cms_profile("rgb", whitepoint=white, primaries=(0.30, 0.60, 0.64, 0.33, 0.15, 0.06), gamma=2.2)
         )
     return bytes(imagecodecs.cms_profile(kind))
-
-
-def saved(path: Path, pixels: Array, kind: str | None = None, **options: Any) -> Array:
-    Image.fromarray(pixels).save(path, kind, **options)
-    return pixels
 
 
 RGBA = np.dstack([PHOTO, RAMP])
@@ -326,9 +319,8 @@ def _png_files() -> None:
 
 
 def _jpeg_files() -> None:
-    def register(name: str, pixels: Array, **options: Any) -> None:
+    def register(name: str, pixels: Array, mode: str | None = None, **options: Any) -> None:
         def write(path: Path) -> None:
-            mode = options.pop("mode", None)
             image = Image.fromarray(pixels)
             (image.convert(mode) if mode else image).save(path, "JPEG", quality=95, subsampling=0, **options)
 
@@ -434,10 +426,12 @@ _other_stills()
 _moving()
 
 
-# TIFF and others, with what is to be shown
+# TIFF and other files, with the pixels that a viewer must show
 
 
 def tiff(name: str, pixels: Array, shown: Array, **options: Any) -> None:
+    """Add a TIFF file to ``OTHERS``; ``shown`` are the pixels that a viewer must show."""
+
     def write(path: Path) -> Array:
         tifffile.imwrite(path, pixels, metadata=None, **options)
         return shown
@@ -450,7 +444,7 @@ def _bits(values: Array, bits: int) -> Array:
 
 
 def _shown(values: Array, bits: int) -> Array:
-    """Values of some bits as they are shown with 8."""
+    """Return values of ``bits`` bits scaled to 8 bits."""
     return np.rint(values * (255 / (2**bits - 1))).astype(np.uint8)
 
 
@@ -558,7 +552,7 @@ def _(path: Path) -> Array:
 
 @other("thumbnail_first.tif")
 def _(path: Path) -> Array:
-    """A small image that the file calls reduced, then the image."""
+    """Write a small page that is marked as a reduced image, then the image."""
     with tifffile.TiffWriter(path) as file:
         file.write(PHOTO[::4, ::4].copy(), photometric="rgb", subfiletype=1, metadata=None)
         file.write(PHOTO, photometric="rgb", metadata=None)
@@ -609,7 +603,7 @@ def _(path: Path) -> Array:
 
 
 def lab_tiff(path: Path, bits: int, signed: bool) -> Array:
-    """L*a*b* of a photograph; gives the photograph."""
+    """Write a photograph as L*a*b*; return the photograph."""
     image = imagecodecs.cms_transform(
         PHOTO.astype("u2") * 257,
         imagecodecs.cms_profile("srgb"),

@@ -1,4 +1,4 @@
-"""Odd image files: their pixels, colours and what they say of themselves come through ``safmn upscale``."""
+"""Unusual image files: ``safmn upscale`` keeps their pixels, colours and metadata."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def upscale(weights: Path, tmp_path: Path) -> Upscale:
-    """Upscale a file; gives the output, whose ending may be another."""
+    """Return a function that upscales a file and returns the output, optionally with another suffix."""
 
     def run(source: Path, suffix: str | None = None, status: int = 0) -> Path:
         target = tmp_path / "out" / (source.stem + (suffix or source.suffix))
@@ -54,20 +54,20 @@ def upscale(weights: Path, tmp_path: Path) -> Upscale:
 
 @pytest.fixture
 def cases() -> Path:
-    """Small inputs that came out wrong."""
+    """Return the folder of small inputs that earlier versions converted incorrectly."""
     if not (SHARED / "cases").is_dir():
         pytest.skip(f"no shared test data at {SHARED / 'cases'}")
     return SHARED / "cases"
 
 
 def shown(path: Path) -> Array:
-    """The pixels of a file, upright, with 8 bits."""
+    """Return the pixels of a file, upright, with 8 bits."""
     pixels = read_picture(path).upright().pixels
     return eight_bits(pixels) if pixels.dtype == np.uint16 else pixels
 
 
 def difference(found: Array, expected: Array) -> float:
-    """The largest difference where anything is visible."""
+    """Return the largest difference among pixels that are not almost transparent."""
     assert found.shape == expected.shape
     has_alpha = expected.ndim == 3 and expected.shape[2] in (2, 4)
     seen = expected[..., -1] > 40 if has_alpha else np.ones(expected.shape[:2], bool)
@@ -78,13 +78,13 @@ def difference(found: Array, expected: Array) -> float:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_pixels_of_odd_files(name: str, tmp_path: Path) -> None:
+def test_pixels_of_unusual_files(name: str, tmp_path: Path) -> None:
     expected = OTHERS[name](tmp_path / name)
     assert difference(shown(tmp_path / name), expected) <= (10 if "ycbcr" in name else 3)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
-def test_more_than_8_bits_come_out_as_16(bits: int, upscale: Upscale, tmp_path: Path) -> None:
+def test_more_than_8_bits_become_16(bits: int, upscale: Upscale, tmp_path: Path) -> None:
     stored = (np.arange(24 * 36, dtype="u4").reshape(24, 36) * (2**bits - 1) // (24 * 36 - 1)).astype("u2")
     options = {} if bits == 16 else {"bitspersample": bits}
     tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", metadata=None, **options)
@@ -95,6 +95,7 @@ def test_more_than_8_bits_come_out_as_16(bits: int, upscale: Upscale, tmp_path: 
 
 @pytest.mark.parametrize("bits", [10, 12])
 def test_avif_of_more_than_8_bits(bits: int, upscale: Upscale, tmp_path: Path) -> None:
+    """PNG keeps every value; AVIF keeps 10 bits and the code points."""
     odd_files.BROWSER[f"p3_{bits}.avif"](tmp_path / "a.avif")
     source = read_picture(tmp_path / "a.avif").pixels
     assert source.dtype == np.uint16
@@ -109,6 +110,7 @@ def test_avif_of_more_than_8_bits(bits: int, upscale: Upscale, tmp_path: Path) -
 
 @pytest.mark.parametrize("bits", [8, 10])
 def test_heic(bits: int, tmp_path: Path, upscale: Upscale, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HEIC is read upright with its depth and EXIF data; without pillow-heif the error names the package."""
     pillow_heif = pytest.importorskip("pillow_heif")
     large = cv2.resize(PHOTO, (128, 96), interpolation=cv2.INTER_CUBIC)
     mode, pixels = ("RGB", large) if bits == 8 else ("RGB;16", large.astype("u2") * 257)
@@ -117,38 +119,39 @@ def test_heic(bits: int, tmp_path: Path, upscale: Upscale, monkeypatch: pytest.M
     result = read_picture(upscale(tmp_path / "a.heic", ".png"))
     assert result.pixels.dtype == (np.uint8 if bits == 8 else np.uint16)
     found = result.pixels if bits == 8 else eight_bits(result.pixels)
-    expected = large if found.shape[1] > found.shape[0] else np.rot90(large, -1)
-    assert np.abs(found.astype(int) - repeated(expected)).mean() < 3
+    assert np.abs(found.astype(int) - repeated(np.rot90(large, -1))).mean() < 3
     assert result.exif
     assert b"Camera" in result.exif
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(DataError, match=r"a\.heic: HEIC needs pillow-heif: pip install"):
+    with pytest.raises(DataError, match=r"a\.heic: .*pip install pillow-heif"):
         read_picture(tmp_path / "a.heic")
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (np.where(GREY > 200, np.nan, GREY / 255), "are not numbers"),
-        (GREY / 25.0, "not plain which of them is white"),
-        (GREY - 128.0, "not plain which of them is white"),
+        (np.where(GREY > 200, np.nan, GREY / 255), "NaN"),
+        (GREY / 25.0, "unclear which value is white"),
+        (GREY - 128.0, "unclear which value is white"),
     ],
 )
-def test_floats_without_a_plain_white_are_refused(values: Array, said: str, tmp_path: Path) -> None:
+def test_floats_with_nan_or_an_ambiguous_white_are_refused(values: Array, said: str, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", values.astype(np.float32), photometric="minisblack")
     with pytest.raises(DataError, match=rf"a\.tif: .*{said}"):
         read_picture(tmp_path / "a.tif")
 
 
-def test_floats_that_are_guessed_or_cut_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_guessed_white_and_clipped_floats_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.float32), photometric="minisblack")
     tifffile.imwrite(tmp_path / "b.tif", (GREY / 240).astype(np.float32), photometric="minisblack")
     assert np.array_equal(shown(tmp_path / "a.tif"), GREY)
     read_picture(tmp_path / "b.tif")
-    assert "a.tif: floating-point values of" in caplog.text
-    assert "255 is taken for white" in caplog.text
-    beyond = int((GREY > 240).sum())
-    assert not beyond or f"{beyond} pixels beyond 0 to 1 are cut off" in caplog.text
+    assert "a.tif: floating-point values" in caplog.text
+    assert "255 is taken as white" in caplog.text
+    outside = int((GREY > 240).sum())
+    assert outside > 0
+    assert "b.tif: floating-point values" in caplog.text
+    assert f"{outside} pixels outside 0 to 1" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.dng", "a.tif", "a.nef", "a.cr2"])
@@ -157,40 +160,41 @@ def test_raw_files_are_refused(name: str, tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / name) as file:
         file.write(PHOTO, photometric="rgb", subfiletype=1, subifds=1, metadata=None)
         file.write(sensor, photometric=32803, metadata=None, extratags=[(33421, "H", 2, (2, 2), True)])
-    with pytest.raises(DataError, match=rf"{name}: a camera's raw file, which must be developed first"):
+    with pytest.raises(DataError, match=rf"{name}: .*raw file.*developed"):
         read_picture(tmp_path / name)
 
 
 @pytest.mark.parametrize("head", [b"IIRO", b"IIU\0", b"FUJIFILMCCD-RAW", b"\0\0\0\x18ftypcrx "])
 def test_raw_files_of_other_containers_are_refused(head: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(head.ljust(100, b"\0"))
-    with pytest.raises(DataError, match=r"a\.bin: a camera's raw file"):
+    with pytest.raises(DataError, match=r"a\.bin: .*raw file"):
         read_picture(tmp_path / "a.bin")
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("pages.tif", "only the first of its 3 pages is read"),
-        ("unmarked_thumbnail_first.tif", "only page 2 of its 2 pages is read"),
-        ("unspecified_u2_contig.tif", "1 extra channel that the file does not call transparency is left out"),
+        ("pages.tif", "only the first of its 3 pages"),
+        ("unmarked_thumbnail_first.tif", "only page 2 of its 2 pages"),
+        ("unspecified_u2_contig.tif", "1 extra channel"),
         ("cmyk_u2_separate.tif", "CMYK without a profile"),
         ("thumbnail_first.tif", None),
         ("pyramid.tif", None),
         ("rgb_u1_contig.tif", None),
     ],
 )
-def test_what_is_left_out_of_a_tiff_is_said(
+def test_what_is_left_out_of_a_tiff_is_reported(
     name: str, said: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Left out pages and channels cause a warning; expected extra pages, such as thumbnails, cause none."""
     OTHERS[name](tmp_path / name)
     read_picture(tmp_path / name)
     assert (f"{name}: {said}" in caplog.text) if said else not caplog.text
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_cmyk_goes_through_its_profile(bits: int, tmp_path: Path) -> None:
-    """A profile of CMYK that is made here: of red, green and blue lamps behind the inks' complements."""
+def test_cmyk_is_converted_through_its_profile(bits: int, tmp_path: Path) -> None:
+    """The result equals Pillow's conversion through a CMYK profile that is installed on this machine."""
     path = next(iter(Path("/usr/share/color/icc").rglob("*CMYK*.icc")), None) or next(
         iter(Path("/usr/share/color/icc").rglob("FOGRA39*.icc")), None
     )
@@ -207,8 +211,8 @@ def test_cmyk_goes_through_its_profile(bits: int, tmp_path: Path) -> None:
     assert difference(shown(tmp_path / "a.tif"), np.array(converted)) <= 2
 
 
-def test_gif_frames_as_browsers_show_them(tmp_path: Path) -> None:
-    """Disposal to background clears to nothing, not to a colour; frames before and after have the same channels."""
+def test_gif_frames_are_composed_as_in_browsers(tmp_path: Path) -> None:
+    """Disposal 2 clears to transparent, not to a colour, and disposal 3 restores; all frames have equal channels."""
     odd_files.BROWSER["disposal2_opaque.gif"](tmp_path / "a.gif")
     animation = read_animation(tmp_path / "a.gif")
     assert animation
@@ -224,23 +228,24 @@ def test_gif_frames_as_browsers_show_them(tmp_path: Path) -> None:
     assert np.array_equal(frames[2][4:10, 4:12], frames[0][4:10, 4:12])
 
 
-def test_apng_frames_are_mixed_once(tmp_path: Path) -> None:
+def test_apng_frames_are_blended_once(tmp_path: Path) -> None:
     odd_files.BROWSER["clear0_over.apng"](tmp_path / "a.png")
     animation = read_animation(tmp_path / "a.png")
     assert animation
-    assert not animation.transparent  # a half transparent piece over an opaque image is opaque
+    assert not animation.transparent  # a partly transparent frame over an opaque one gives an opaque result
     first, second, *_ = animation.frames()
     alpha = np.linspace(0, 255, 12).astype(np.uint8)[None, :, None] / 255
     expected = PHOTO[:8, :12] * alpha + first[4:12, 4:16] * (1 - alpha)
     assert np.abs(second[4:12, 4:16] - expected).max() <= 1.5
 
 
-# What a file says
+# Metadata
 
 
 @pytest.mark.parametrize("name", ["dpi300.png", "dpi300.jpg", "dpi300.tif"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".webp", ".avif"])
-def test_the_size_on_paper_stays(name: str, suffix: str, upscale: Upscale, tmp_path: Path) -> None:
+def test_the_printed_size_is_kept(name: str, suffix: str, upscale: Upscale, tmp_path: Path) -> None:
+    """At x2 the resolution doubles, along x and along y."""
     source = tmp_path / name
     Image.fromarray(PHOTO).save(source, dpi=(300, 150))
     result = read_picture(upscale(source, suffix)).extras.resolution
@@ -250,7 +255,8 @@ def test_the_size_on_paper_stays(name: str, suffix: str, upscale: Upscale, tmp_p
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".avif"])
-def test_exif_data_stays_byte_for_byte(order: str, suffix: str, upscale: Upscale, tmp_path: Path) -> None:
+def test_exif_data_is_kept_byte_for_byte(order: str, suffix: str, upscale: Upscale, tmp_path: Path) -> None:
+    """Only the sizes and the resolution change, in place."""
     block = exif(order=order)
     Image.fromarray(PHOTO).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + block)
     result = read_picture(upscale(tmp_path / "a.jpg", suffix)).exif
@@ -259,7 +265,7 @@ def test_exif_data_stays_byte_for_byte(order: str, suffix: str, upscale: Upscale
     changed = [place for place, (old, new) in enumerate(zip(block, result, strict=True)) if old != new]
     sizes = [block.index(struct.pack(order + "HH", tag, kind)) for tag, kind in ((40962, 4), (40963, 3))]
     allowed = {place for line in sizes for place in range(line, line + 12)}
-    rational = struct.pack(order + "II", 72, 1)  # both resolutions, beside one another
+    rational = struct.pack(order + "II", 72, 1)  # the resolutions along x and y, next to each other
     allowed |= set(range(block.index(rational), block.index(rational) + 16))
     assert set(changed) <= allowed
     read = Image.Exif()
@@ -269,7 +275,7 @@ def test_exif_data_stays_byte_for_byte(order: str, suffix: str, upscale: Upscale
     assert details[37500] == NOTES
 
 
-def test_exif_data_of_and_in_tiff(upscale: Upscale, tmp_path: Path) -> None:
+def test_exif_data_survives_conversion_to_tiff_and_back(upscale: Upscale, tmp_path: Path) -> None:
     Image.fromarray(PHOTO).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif(order=">", orientation=6), dpi=(72, 72))
     as_tiff = upscale(tmp_path / "a.jpg", ".tif")
     with tifffile.TiffFile(as_tiff) as file:
@@ -278,7 +284,7 @@ def test_exif_data_of_and_in_tiff(upscale: Upscale, tmp_path: Path) -> None:
         details = tags["ExifTag"].value
         assert details["MakerNote"] == NOTES
         assert details["ExposureTime"] == (1, 250)
-        assert (details["PixelXDimension"], details["PixelYDimension"]) == (48, 72)  # the pixels were turned
+        assert (details["PixelXDimension"], details["PixelYDimension"]) == (48, 72)  # the pixels were rotated
     back = read_picture(upscale(as_tiff, ".png"))
     assert back.exif
     assert NOTES in back.exif
@@ -297,7 +303,7 @@ def test_thumbnails_of_the_old_image_are_not_kept(upscale: Upscale, tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".avif", ".tif"])
-def test_xmp_is_kept_and_its_orientation_does_not_turn(suffix: str, upscale: Upscale, tmp_path: Path) -> None:
+def test_xmp_is_kept_and_its_orientation_is_ignored(suffix: str, upscale: Upscale, tmp_path: Path) -> None:
     Image.fromarray(PHOTO).save(tmp_path / "a.jpg", xmp=XMP % 6)
     result = read_picture(upscale(tmp_path / "a.jpg", suffix))
     assert result.size == (72, 48)
@@ -306,7 +312,7 @@ def test_xmp_is_kept_and_its_orientation_does_not_turn(suffix: str, upscale: Ups
     assert b"Somebody" in result.extras.xmp
 
 
-def test_xmp_follows_pixels_that_are_turned(upscale: Upscale, tmp_path: Path) -> None:
+def test_the_orientation_in_xmp_is_reset_when_the_pixels_are_rotated(upscale: Upscale, tmp_path: Path) -> None:
     Image.fromarray(PHOTO).save(tmp_path / "a.jpg", xmp=XMP % 6, exif=b"Exif\0\0" + exif(orientation=6))
     kept = read_picture(upscale(tmp_path / "a.jpg", ".png"))
     assert (kept.size, kept.orientation) == ((72, 48), 6)
@@ -316,13 +322,14 @@ def test_xmp_follows_pixels_that_are_turned(upscale: Upscale, tmp_path: Path) ->
     assert turned.extras.xmp == XMP % 1
 
 
-def test_what_xmp_says_of_parts_that_are_not_written_goes(upscale: Upscale, tmp_path: Path) -> None:
+def test_xmp_loses_descriptions_of_parts_that_are_not_written(upscale: Upscale, tmp_path: Path) -> None:
     packet = (XMP % 1).replace(b"tiff:Orientation", b'hdrgm:Version="1.0" GCamera:MotionPhoto="1" tiff:Orientation')
     Image.fromarray(PHOTO).save(tmp_path / "a.jpg", xmp=packet)
     assert read_picture(upscale(tmp_path / "a.jpg")).extras.xmp == XMP % 1
 
 
 def test_iptc_comments_and_texts(upscale: Upscale, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are kept where the format can hold them; otherwise one warning names them."""
     iptc = b"\x1c\x02\x05\0\x05Title"
     resource = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc
     segment = b"\xff\xed" + struct.pack(">H", len(resource) + 2) + resource
@@ -335,13 +342,13 @@ def test_iptc_comments_and_texts(upscale: Upscale, tmp_path: Path, caplog: pytes
         assert b"a comment" in (described or b"")
     assert not caplog.text
     upscale(tmp_path / "a.jpg", ".webp")
-    assert "a.webp: WEBP cannot hold the IPTC data and the comment, which the input has" in caplog.text
+    assert "a.webp: WEBP cannot hold the IPTC data and the comment" in caplog.text
     texts = [chunk(b"tEXt", b"parameters\0a cat"), chunk(b"zTXt", b"Title\0\0" + zlib.compress(b"Cat"))]
     (tmp_path / "b.png").write_bytes(png(PHOTO, colour=2, after=texts))
     with Image.open(upscale(tmp_path / "b.png")) as image:
         assert image.text == {"parameters": "a cat", "Title": "Cat"}  # type: ignore[attr-defined]
     upscale(tmp_path / "b.png", ".jpg")
-    assert "b.jpg: JPEG cannot hold the texts (parameters, Title), which the input has" in caplog.text
+    assert "b.jpg: JPEG cannot hold the texts (parameters, Title)" in caplog.text
 
 
 # Colours
@@ -357,7 +364,7 @@ def test_iptc_comments_and_texts(upscale: Upscale, tmp_path: Path, caplog: pytes
         [(b"cICP", bytes([12, 13, 0, 1]))],
     ],
 )
-def test_png_keeps_what_it_states_of_its_colours(
+def test_png_keeps_the_chunks_that_state_its_colour_space(
     deep: bool, chunks: list[tuple[bytes, bytes]], upscale: Upscale, tmp_path: Path
 ) -> None:
     pixels, bits = (PHOTO.astype("u2") * 250, 16) if deep else (PHOTO, 8)
@@ -371,15 +378,16 @@ def test_png_keeps_what_it_states_of_its_colours(
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif", ".avif", ".bmp", ".gif"])
 @pytest.mark.parametrize("grey", [False, True])
-def test_stated_colours_become_a_profile_or_srgb(
+def test_a_stated_colour_space_becomes_a_profile_or_srgb(
     suffix: str, grey: bool, upscale: Upscale, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Linear light: 128 means what 188 means in sRGB."""
+    """BMP and GIF, which hold no profile, get sRGB pixels: 128 in linear light equals 188 in sRGB."""
     flat = np.full((16, 16) if grey else (16, 16, 3), 128, np.uint8)
     before = [chunk(b"gAMA", struct.pack(">I", 100000))]
     (tmp_path / "a.png").write_bytes(png(flat, colour=0 if grey else 2, before=before))
     result = read_picture(upscale(tmp_path / "a.png", suffix))
     level = int(np.median(result.pixels))
+    assert (result.icc is None) == (suffix in (".bmp", ".gif"))
     if result.icc is None:
         assert level == pytest.approx(188, abs=2)
         assert "converted to sRGB" in caplog.text
@@ -400,10 +408,11 @@ def test_a_profile_that_cannot_be_kept_is_applied(
     red, green, _ = read_picture(upscale(tmp_path / "a.png", suffix)).pixels[8, 8]
     assert green > 190
     assert red < 90
-    assert "cannot hold its colour profile; the colours are converted to sRGB" in caplog.text
+    assert "cannot hold its colour profile" in caplog.text
+    assert "converted to sRGB" in caplog.text
 
 
-def test_high_dynamic_range_is_not_written_where_it_cannot_be_said(
+def test_high_dynamic_range_is_refused_by_formats_that_cannot_hold_it(
     upscale: Upscale, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd_files.BROWSER["pq_10.avif"](tmp_path / "a.avif")
@@ -412,8 +421,8 @@ def test_high_dynamic_range_is_not_written_where_it_cannot_be_said(
     assert "high dynamic range" in capsys.readouterr().out
 
 
-def test_adobe_rgb_of_cameras(upscale: Upscale, tmp_path: Path) -> None:
-    """EXIF's R03: kept with the EXIF data; applied where that is lost."""
+def test_adobe_rgb_declared_in_exif(upscale: Upscale, tmp_path: Path) -> None:
+    """R03 is kept with the EXIF data; if the format cannot hold that, the colours are converted."""
     flat = np.full((16, 16, 3), (60, 200, 60), np.uint8)
     Image.fromarray(flat).save(tmp_path / "a.jpg", quality=98, exif=b"Exif\0\0" + exif(interoperability=b"R03"))
     assert b"R03" in upscale(tmp_path / "a.jpg", ".png").read_bytes()
@@ -422,10 +431,10 @@ def test_adobe_rgb_of_cameras(upscale: Upscale, tmp_path: Path) -> None:
     assert green == pytest.approx(202, abs=4)
 
 
-# The files of the issue
+# Files from a bug report
 
 
-def test_the_files_that_came_out_wrong(cases: Path, upscale: Upscale) -> None:
+def test_files_that_earlier_versions_converted_incorrectly(cases: Path, upscale: Upscale) -> None:
     grey = read_picture(upscale(cases / "grey12.tif", ".png")).pixels
     packed = np.frombuffer((cases / "grey12.tif").read_bytes()[8 : 8 + 4608], np.uint8).reshape(-1, 3).astype(int)
     first, second = packed[:, 0] << 4 | packed[:, 1] >> 4, (packed[:, 1] & 15) << 8 | packed[:, 2]
@@ -458,13 +467,13 @@ def test_the_files_that_came_out_wrong(cases: Path, upscale: Upscale) -> None:
 
 @pytest.mark.slow
 def test_outputs_look_like_inputs_in_chromium(weights: Path, tmp_path: Path) -> None:
-    """Of every odd file that Chromium shows: input and output, shrunk again, are the same to the eye."""
+    """For every unusual file that Chromium shows, the downscaled output looks like the input."""
     if browser.CHROMIUM is None:
         pytest.skip("no chromium on this machine (apt-get install chromium)")
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     for name, write in odd_files.BROWSER.items():
-        write(source / name.replace(".", f"_{Path(name).suffix[1:]}."))  # as PNG, too, one name
+        write(source / name.replace(".", f"_{Path(name).suffix[1:]}."))  # so that names stay distinct as PNG
     for suffix in (None, "png"):
         target = out / (suffix or "same")
         options = ["--weights", weights, "--device", "cpu", "--backend", "eager", "--quality", "100", "-o", target]
@@ -475,9 +484,9 @@ def test_outputs_look_like_inputs_in_chromium(weights: Path, tmp_path: Path) -> 
     for folder in ("same", "png"):
         outputs = {path.stem: path for path in (out / folder).iterdir()}
         missing = [name for name in names if Path(name).stem not in outputs]
-        assert folder == "png" or not missing
-        found = [name for name in names if Path(name).stem in outputs]
-        if folder == "png":  # Chromium shows WebP without the orientation of its EXIF data, which other programs apply
+        assert not missing
+        found = names
+        if folder == "png":  # for WebP, unlike other programs, Chromium ignores the orientation in EXIF data
             found = [name for name in found if not (name.startswith("exif") and name.endswith(".webp"))]
         results = browser.shown([outputs[Path(name).stem] for name in found], tmp_path)
         wrong = {
@@ -489,12 +498,12 @@ def test_outputs_look_like_inputs_in_chromium(weights: Path, tmp_path: Path) -> 
 
 
 def _is_steep(name: str) -> bool:
-    """Whether one level of 8 bits, of which Chromium's canvas is one, makes many of sRGB in the dark."""
+    """Return whether one 8-bit level, the precision of Chromium's canvas, equals many sRGB levels in dark areas."""
     return name.endswith(".avif") and name.startswith(("linear", "pq"))
 
 
 def _seen_difference(before: list[Array] | str, after: list[Array] | str) -> float:
-    """The largest difference of 99 % of the pixels, over all frames, on black and on white."""
+    """Return the 99th percentile of the difference, the largest of all frames, on black and on white."""
     assert not isinstance(before, str), before
     assert not isinstance(after, str), after
     assert len(before) == len(after)
