@@ -1,4 +1,4 @@
-"""Reading and writing images, colour, cropping."""
+"""Read, write, convert, crop and augment images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LOSSLESS = [".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"]
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """A real photograph, (300, 451, 3) RGB."""
+    """Return a real photograph, (300, 451, 3) RGB."""
     skimage_data = pytest.importorskip("skimage.data")
     return np.ascontiguousarray(skimage_data.cat())
 
@@ -50,13 +50,13 @@ def test_lossless_round_trip(tmp_path: Path, photo: np.ndarray, suffix: str) -> 
     write_image(path, photo)
     np.testing.assert_array_equal(read_rgb(path), photo)
     np.testing.assert_array_equal(read_image(path), photo)
-    np.testing.assert_array_equal(np.asarray(Image.open(path).convert("RGB")), photo)  # RGB order on disk, too
+    np.testing.assert_array_equal(np.asarray(Image.open(path).convert("RGB")), photo)  # RGB order also in the file
     assert image_size(path) == photo.shape[:2]
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
-def test_quality_decides_the_size(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
+def test_lower_quality_gives_smaller_files(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
     sizes = []
     for quality in (30, 95):
         write_image(tmp_path / f"photo{suffix}", photo, quality=quality)
@@ -102,7 +102,7 @@ def test_images_are_read_upright(tmp_path: Path, photo: np.ndarray, suffix: str,
     image = Image.fromarray(photo)
     exif = image.getexif()
     exif[0x0112] = orientation
-    path = tmp_path / f"turned.{suffix}"
+    path = tmp_path / f"rotated.{suffix}"
     image.save(path, exif=exif, quality=95)
     with Image.open(path) as stored:
         expected = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
@@ -112,7 +112,7 @@ def test_images_are_read_upright(tmp_path: Path, photo: np.ndarray, suffix: str,
     np.testing.assert_array_equal(read_rgb(path), cv2.imread(str(path))[..., ::-1])  # as BasicSR reads it
 
 
-def test_tiff_of_other_numbers_is_refused_and_none_is_turned_twice(tmp_path: Path, photo: np.ndarray) -> None:
+def test_tiff_of_other_types_is_refused_and_orientation_applied_once(tmp_path: Path, photo: np.ndarray) -> None:
     path = tmp_path / "a.tif"
     for pixels in (photo[..., 0] / np.float32(255), photo[..., 0].astype(np.int32) * 257):
         tifffile.imwrite(path, pixels)
@@ -124,7 +124,7 @@ def test_tiff_of_other_numbers_is_refused_and_none_is_turned_twice(tmp_path: Pat
 
 
 def test_jpeg_with_thumbnail_is_complete(photo: np.ndarray) -> None:
-    """A thumbnail in the header has an end-of-image marker of its own, before the image's."""
+    """A thumbnail in the header has its own end-of-image marker before that of the image; it is not the end."""
     small, large = io.BytesIO(), io.BytesIO()
     Image.fromarray(photo[:40, :40]).save(small, "jpeg")
     Image.fromarray(photo).save(large, "jpeg")
@@ -138,7 +138,7 @@ def test_jpeg_with_thumbnail_is_complete(photo: np.ndarray) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
 def test_jpeg_with_a_trailer_is_complete(photo: np.ndarray, options: dict[str, Any]) -> None:
-    """Motion photos have a film behind the image, whose bytes may look like markers."""
+    """In motion photos a video follows the image, and its bytes may look like markers; they are ignored."""
     file = io.BytesIO()
     Image.fromarray(photo).save(file, "jpeg", **options)
     data = file.getvalue()
@@ -200,7 +200,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, photo: np.ndarray, mon
         ("a.jpg", np.zeros((2, 70000), np.uint8)),
     ],
 )
-def test_what_cannot_be_written_is_named(tmp_path: Path, name: str, image: np.ndarray) -> None:
+def test_errors_name_the_file_that_cannot_be_written(tmp_path: Path, name: str, image: np.ndarray) -> None:
     with pytest.raises(DataError, match=name):
         write_image(tmp_path / name, image)
     assert not list(tmp_path.iterdir())
@@ -217,7 +217,7 @@ def test_list_images(tmp_path: Path) -> None:
     assert [path.name for path in list_images(tmp_path)] == ["a.JPG", "b.png", "c.webp"]
 
 
-def test_y_channel_is_matlabs_and_basicsrs(photo: np.ndarray) -> None:
+def test_y_channel_equals_that_of_matlab_and_basicsr(photo: np.ndarray) -> None:
     from basicsr.utils.color_util import bgr2ycbcr
 
     corners = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
@@ -250,11 +250,11 @@ def test_tensor_round_trip(photo: np.ndarray) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**20))
-def test_to_uint8_is_basicsrs_tensor2img(seed: int) -> None:
+def test_to_uint8_equals_basicsrs_tensor2img(seed: int) -> None:
     from basicsr.utils import tensor2img
 
     values = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(seed)) * 1.4 - 0.2
-    values[0, 0] = (torch.arange(11) + 0.5) / 255  # on or near halves
+    values[0, 0] = (torch.arange(11) + 0.5) / 255  # at or near rounding ties
     np.testing.assert_array_equal(to_uint8(values), tensor2img(values, rgb2bgr=False))
 
 
@@ -284,7 +284,7 @@ def _blank_border(image: np.ndarray, border: int) -> np.ndarray:
     return np.where(inside, image, 0)
 
 
-def test_augment_is_basicsrs_order_and_covers_the_square(photo: np.ndarray) -> None:
+def test_augment_has_basicsrs_order_and_gives_all_eight_results(photo: np.ndarray) -> None:
     seen = set()
     for number in range(8):
         hflip, vflip, rot90 = bool(number & 1), bool(number & 2), bool(number & 4)
@@ -302,24 +302,25 @@ def test_augment_is_basicsrs_order_and_covers_the_square(photo: np.ndarray) -> N
 
 
 @pytest.mark.parametrize("depth", [10, 12])
-def test_deep_avif_is_as_bright_as_it_is(depth: int, tmp_path: Path) -> None:
-    """OpenCV gives 0 to 1023, or to 4095, in 16 bits."""
-    image = (photo_of_ramp() * (2**depth - 1)).round().astype(np.uint16)
+def test_deep_avif_keeps_its_brightness(depth: int, tmp_path: Path) -> None:
+    """OpenCV decodes it as 16 bits with values up to 1023 or 4095, which must be scaled to 65535."""
+    image = (ramp() * (2**depth - 1)).round().astype(np.uint16)
     options = [cv2.IMWRITE_AVIF_DEPTH, depth, cv2.IMWRITE_AVIF_QUALITY, 95]
     assert cv2.imwrite(str(tmp_path / "a.avif"), image, options)
     found = read_image(tmp_path / "a.avif")
     assert found.dtype == np.uint16
     assert np.array_equal(found, read_rgb(tmp_path / "a.avif", deep=True))
     assert np.array_equal(found >> 8, read_rgb(tmp_path / "a.avif"))
-    assert abs(found.mean() / 65535 - photo_of_ramp().mean()) < 0.005
+    assert abs(found.mean() / 65535 - ramp().mean()) < 0.005
 
 
-def photo_of_ramp() -> np.ndarray:
+def ramp() -> np.ndarray:
+    """Return values that rise from 0 to 1, (48, 64, 3)."""
     return np.linspace(0, 1, 48 * 64 * 3).reshape(48, 64, 3)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
-def test_an_image_that_says_it_is_huge_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_an_image_with_a_huge_stated_size_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"bomb{suffix}"
     image = np.zeros((17, 23, 3), np.uint8)
     write_image(path, image)
@@ -345,6 +346,7 @@ def test_an_image_that_says_it_is_huge_is_refused(tmp_path: Path, suffix: str) -
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_the_stated_size_is_that_of_the_image(suffix: str) -> None:
+    """The size is found in progressive files, and behind long EXIF data."""
     done, data = cv2.imencode(suffix, np.zeros((17, 23, 3), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])
     assert done
     assert io_module._stated_size(data.tobytes()) == (23, 17)
@@ -356,12 +358,12 @@ def test_the_stated_size_is_that_of_the_image(suffix: str) -> None:
 
 
 def deep_photo(photo: np.ndarray) -> np.ndarray:
-    """16 bits that are no multiples of 257."""
+    """Return a 16-bit image with values that are not multiples of 257, so not just widened 8 bits."""
     return photo.astype(np.uint16) * 250 + 3
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_more_than_8_bits_stay_where_they_are_wanted(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
+def test_more_than_8_bits_are_kept_on_request(tmp_path: Path, photo: np.ndarray, suffix: str) -> None:
     deep = deep_photo(photo)
     write_image(tmp_path / f"a{suffix}", deep)
     kept = read_rgb(tmp_path / f"a{suffix}", deep=True)
@@ -370,11 +372,12 @@ def test_more_than_8_bits_stay_where_they_are_wanted(tmp_path: Path, photo: np.n
     np.testing.assert_array_equal(to_tensor(kept).numpy(), deep.transpose(2, 0, 1).astype(np.float32) / 65535)
     write_image(tmp_path / f"b{suffix}", deep[..., 0])
     np.testing.assert_array_equal(read_rgb(tmp_path / f"b{suffix}", deep=True)[..., 2], deep[..., 0])
-    write_image(tmp_path / f"c{suffix}", photo)  # 8 bits are what they were
+    write_image(tmp_path / f"c{suffix}", photo)  # 8 bits stay 8 bits
     assert read_rgb(tmp_path / f"c{suffix}", deep=True).dtype == np.uint8
 
 
 def test_tiff_for_training_is_read_by_its_tags(tmp_path: Path, photo: np.ndarray) -> None:
+    """The thumbnail is skipped, planes are joined, the orientation is applied, and 12 bits are scaled to 16."""
     small = photo[:64, :48]
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(small[::4, ::4].copy(), photometric="rgb", subfiletype=1, metadata=None)
@@ -402,7 +405,7 @@ def test_the_rotation_of_avif_is_applied(tmp_path: Path, photo: np.ndarray, orie
     assert image_size(tmp_path / "a.avif") == expected.shape[:2]
 
 
-def test_the_orientation_of_xmp_does_not_count(tmp_path: Path, photo: np.ndarray) -> None:
+def test_the_orientation_in_xmp_is_ignored(tmp_path: Path, photo: np.ndarray) -> None:
     packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     exif = Image.Exif()
     exif[0x010F] = "Camera"
