@@ -1,4 +1,4 @@
-"""safmn prepare: LR images, sub-images, meta info, lmdb; interrupted and damaged work; hints; the command itself."""
+"""safmn prepare: LR images, sub-images, meta info and lmdb; interruption and damage; hints; the command line."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def photo() -> np.ndarray:
-    """A real photograph, (300, 451, 3) RGB."""
+    """Return a real photograph, (300, 451, 3) RGB."""
     return np.ascontiguousarray(pytest.importorskip("skimage.data").cat())
 
 
 @pytest.fixture
 def hr(tmp_path: Path, photo: np.ndarray) -> Path:
-    """A folder with a colour image of odd size, a grey JPEG and an image with alpha."""
+    """Return a folder with a colour image of odd size, a grey JPEG and an image with alpha."""
     folder = tmp_path / "set" / "HR"
     write_image(folder / "cat.png", photo[:125, :139])
     write_image(folder / "grey.jpg", photo[:96, :120, 1])
@@ -53,19 +53,19 @@ def hr(tmp_path: Path, photo: np.ndarray) -> Path:
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file below a folder with its content and modification time."""
+    """Return every file below a folder with its content and modification time."""
     found = [path for path in folder.rglob("*") if path.is_file()]
     return {p.relative_to(folder).as_posix(): (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(found)}
 
 
 def make_older(path: Path) -> None:
-    """Date a file back by a minute."""
+    """Make a file's modification time a minute older."""
     then = path.stat().st_mtime - 60
     os.utime(path, (then, then))
 
 
 class Interrupting:
-    """Stands in for a function: calls it, and at the n-th call presses Ctrl-C."""
+    """Wrap a function and interrupt the main thread, like Ctrl-C, at the ``at``-th call."""
 
     def __init__(self, function: Any, at: int) -> None:
         self.function, self.at, self.calls, self.lock = function, at, 0, threading.Lock()
@@ -81,7 +81,7 @@ class Interrupting:
 # --- lr ---------------------------------------------------------------------------------------------------------------
 
 
-def test_lr_images_are_the_published_ones(benchmark_dir: Path, tmp_path: Path) -> None:
+def test_lr_images_equal_the_published_ones(benchmark_dir: Path, tmp_path: Path) -> None:
     for name in ("Set5", "Set14"):
         shutil.copytree(benchmark_dir / name / "HR", tmp_path / name / "HR")
         assert main(["lr", "--hr", str(tmp_path / name / "HR"), "--scales", "4", "2", "3"]) == 0
@@ -103,7 +103,7 @@ def test_lr_of_grey_alpha_and_odd_sizes(hr: Path) -> None:
             np.testing.assert_array_equal(made, imresize(mod_crop(image, scale), 1 / scale))
 
 
-def test_lr_border_and_output(hr: Path, tmp_path: Path) -> None:
+def test_lr_with_another_border_and_output_folder(hr: Path, tmp_path: Path) -> None:
     assert main(["lr", "--hr", str(hr), "--scales", "4", "--border", "replicate", "-o", str(tmp_path / "LR")]) == 0
     cat = mod_crop(read_rgb(hr / "cat.png"), 4)
     made = read_rgb(tmp_path / "LR/X4/catx4.png")
@@ -111,7 +111,7 @@ def test_lr_border_and_output(hr: Path, tmp_path: Path) -> None:
     assert not np.array_equal(made, imresize(cat, 1 / 4))
 
 
-def test_lr_of_another_border_is_made_again(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lr_images_are_made_again_for_another_border(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command, made = ["lr", "--hr", str(hr), "--scales", "4"], hr.parent / "LR_bicubic/X4/catx4.png"
     cat = mod_crop(read_rgb(hr / "cat.png"), 4)
     for border in ("symmetric", "replicate", "replicate", "symmetric"):
@@ -120,7 +120,9 @@ def test_lr_of_another_border_is_made_again(hr: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.count("0 made, 3 already there") == 1
 
 
-def test_lr_makes_only_what_is_not_there(hr: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lr_makes_only_missing_damaged_or_old_images(
+    hr: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
     command, lr = ["lr", "--hr", str(hr), "--scales", "2", "4"], hr.parent / "LR_bicubic"
     for path in hr.iterdir():
         make_older(path)
@@ -130,14 +132,14 @@ def test_lr_makes_only_what_is_not_there(hr: Path, photo: np.ndarray, capsys: py
     assert main(command) == 0
     assert files(lr) == before
     assert "0 made, 6 already there, 0 failed" in capsys.readouterr().out
-    (lr / "X2/catx2.png").write_bytes(before["X2/catx2.png"][0][:-20])  # cut short
+    (lr / "X2/catx2.png").write_bytes(before["X2/catx2.png"][0][:-20])  # truncated
     (lr / "X2/greyx2.png").write_bytes(b"")
-    write_image(lr / "X4/catx4.png", photo[:31, :33])  # whole, but of another size
+    write_image(lr / "X4/catx4.png", photo[:31, :33])  # complete, but with another size
     (lr / "X4/greyx4.png").unlink()
     assert main(command) == 0
     assert {name: content for name, (content, _) in files(lr).items()} == {n: c for n, (c, _) in before.items()}
     assert "4 made, 2 already there" in capsys.readouterr().out
-    write_image(hr / "cat.png", photo[100:225, 100:239])  # another image of the same size, made later
+    write_image(hr / "cat.png", photo[100:225, 100:239])  # a newer image of the same size
     for path in lr.rglob("catx*.png"):
         make_older(path)
     assert main(command) == 0
@@ -159,7 +161,7 @@ def test_an_unreadable_image_is_named_and_the_others_are_made(hr: Path, capsys: 
     assert len(files(hr.parent / "LR_bicubic")) == 6
 
 
-def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(
+def test_ctrl_c_leaves_complete_files_and_the_next_run_resumes(
     tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hr, lr = tmp_path / "HR", tmp_path / "LR_bicubic"
@@ -180,17 +182,17 @@ def test_ctrl_c_leaves_whole_files_and_the_next_run_goes_on(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lr", "--hr", "nowhere"], "nowhere: there is no such folder"),
+        (["lr", "--hr", "nowhere"], "no such folder"),
         (["lr", "--hr", "empty"], "empty: no image"),
         (["lr", "--hr", "twins"], "have the same name"),
         (["lr", "--hr", "set/HR", "--scales", "1"], "scales of 2 or more"),
-        (["subimages", "--hr", "nowhere"], "nowhere: there is no such folder"),
+        (["subimages", "--hr", "nowhere"], "no such folder"),
         (["subimages", "--hr", "set/HR", "--scales", "2"], "safmn prepare lr --hr set/HR"),
         (["subimages", "--hr", "set/HR", "--scales", "7"], "multiples of the scale 7"),
         (["subimages", "--hr", "set/HR", "--crop", "0"], "positive"),
-        (["meta", "nowhere"], "nowhere: there is no such folder"),
+        (["meta", "nowhere"], "no such folder"),
         (["meta", "empty", "--recursive"], "empty: no image"),
-        (["lmdb", "nowhere"], "nowhere: there is no such folder"),
+        (["lmdb", "nowhere"], "no such folder"),
         (["lmdb", "set/HR", "-o", "set/HR.mdb"], "must end in .lmdb"),
     ],
 )
@@ -205,6 +207,7 @@ def test_mistakes_give_one_message_and_status_2(
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
+    assert "nowhere" not in arguments or "nowhere: " in error
     assert error.startswith("safmn: error: ")
     assert "Traceback" not in error
 
@@ -213,7 +216,7 @@ def test_mistakes_give_one_message_and_status_2(
 
 
 def published_crops(length: int, crop: int, step: int, thresh: int) -> list[int]:
-    """Where BasicSR's extract_subimages cuts along an axis."""
+    """Return the positions at which BasicSR's extract_subimages cuts along an axis."""
     space = np.arange(0, length - crop + 1, step)
     if length - (space[-1] + crop) > thresh:
         space = np.append(space, length - crop)
@@ -221,14 +224,14 @@ def published_crops(length: int, crop: int, step: int, thresh: int) -> list[int]
 
 
 @given(st.integers(1, 50), st.integers(0, 300), st.integers(1, 60), st.integers(0, 40))
-def test_squares_start_where_published(crop: int, more: int, step: int, thresh: int) -> None:
+def test_squares_start_at_the_published_positions(crop: int, more: int, step: int, thresh: int) -> None:
     assert Cut(crop, step, thresh).starts(crop + more) == published_crops(crop + more, crop, step, thresh)
 
 
-def test_subimages_of_hr_and_lr_show_the_same(tmp_path: Path, photo: np.ndarray) -> None:
+def test_subimages_of_hr_and_lr_show_the_same_area(tmp_path: Path, photo: np.ndarray) -> None:
     hr = tmp_path / "HR"
     write_image(hr / "even.png", photo[:144, :180])
-    write_image(hr / "odd.png", photo[100:250, 100:250])  # 150x150 is no multiple of 4; LR x4 shows 148x148
+    write_image(hr / "odd.png", photo[100:250, 100:250])  # 150x150 is not a multiple of 4; LR x4 shows 148x148
     assert main(["lr", "--hr", str(hr), "--scales", "2", "3", "4"]) == 0
     numbers = ["--crop", "96", "--step", "48"]
     assert main(["subimages", "--hr", str(hr), "--scales", "2", "3", "4", *numbers]) == 0
@@ -246,7 +249,7 @@ def test_subimages_of_hr_and_lr_show_the_same(tmp_path: Path, photo: np.ndarray)
                 np.testing.assert_array_equal(read_rgb(tmp_path / "LR_bicubic_sub" / f"X{s}" / name), part)
 
 
-def test_subimages_make_only_what_is_not_there(
+def test_subimages_makes_only_missing_or_damaged_squares(
     tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / "HR/cat.png", photo[:144, :192])
@@ -261,10 +264,13 @@ def test_subimages_make_only_what_is_not_there(
     assert {name: content for name, (content, _) in after.items()} == {n: c for n, (c, _) in before.items()}
 
 
-def test_subimages_that_were_cut_elsewhere_are_cut_again(
+def test_subimages_cut_at_other_positions_are_cut_again(
     tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Alone, HR of 150x150 is cut at 54; with its LR images of x4, which show 148x148, at 52: refused meanwhile."""
+    """The last square of a 150x150 HR image starts at 54, but at 52 with its LR image at x4, which shows 148x148.
+
+    While LR squares of the other grid exist, the command is refused and changes nothing.
+    """
     image = photo[100:250, 100:250]
     write_image(tmp_path / "HR/cat.png", image)
     assert main(["lr", "--hr", str(tmp_path / "HR"), "--scales", "4"]) == 0
@@ -282,10 +288,10 @@ def test_subimages_that_were_cut_elsewhere_are_cut_again(
         np.testing.assert_array_equal(read_rgb(made[-1]), image[start : start + 96, start : start + 96])
 
 
-def test_subimages_of_scales_one_after_the_other(
+def test_scales_cut_one_after_the_other_are_refused_if_squares_move(
     tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Together they are cropped to a multiple of 12, alone to one of 2 or 3: refused where that moves a square."""
+    """HR is cropped to a multiple of 6 for x2 and x3 together, of 2 or 3 for one of them alone."""
     write_image(tmp_path / "HR/cat.png", photo[:131, :131])
     write_image(tmp_path / "HR/dog.png", photo[:132, :144])
     assert main(["lr", "--hr", str(tmp_path / "HR"), "--scales", "2", "3"]) == 0
@@ -299,7 +305,7 @@ def test_subimages_of_scales_one_after_the_other(
     assert main([*command, "2", "3"]) == 0
 
 
-def test_subimages_of_an_image_that_is_too_small_now_are_refused(
+def test_old_subimages_of_an_image_that_is_now_too_small_are_refused(
     tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / "HR/cat.png", photo[:30, :30])
@@ -308,7 +314,7 @@ def test_subimages_of_an_image_that_is_too_small_now_are_refused(
     assert "cat_s001.png" in capsys.readouterr().out
 
 
-def test_subimages_left_from_a_finer_step_are_refused(
+def test_old_subimages_of_a_smaller_step_are_refused(
     tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / "HR/cat.png", photo[:144, :192])
@@ -320,7 +326,7 @@ def test_subimages_left_from_a_finer_step_are_refused(
     assert files(tmp_path / "HR_sub") == before
 
 
-def test_subimages_of_pairs_that_do_not_fit(
+def test_subimages_of_pairs_with_wrong_sizes_are_refused_and_small_images_skipped(
     hr: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     write_image(hr / "small.png", photo[:50, :200])
@@ -379,7 +385,7 @@ def test_basicsr_reads_our_lmdb(hr: Path) -> None:
             np.testing.assert_array_equal(imfrombytes(client.get(key, side))[..., ::-1], read_rgb(path))
 
 
-def test_lmdb_goes_on_after_ctrl_c(
+def test_lmdb_resumes_after_ctrl_c(
     tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(40):
@@ -390,7 +396,7 @@ def test_lmdb_goes_on_after_ctrl_c(
         patch.setattr(safmn.prepare.image_lmdb, "encode_png", encode)
         assert main(["lmdb", str(tmp_path / "HR"), "--jobs", "2"]) == 130
     assert not (tmp_path / "HR.lmdb").exists()
-    (tmp_path / "HR/39.png").unlink()  # no longer wanted, even if it is in already
+    (tmp_path / "HR/39.png").unlink()  # must not be in the result, even if it is already in the unfinished build
     assert main(["lmdb", str(tmp_path / "HR"), "--jobs", "2"]) == 0
     out = capsys.readouterr().out
     assert 0 < int(out.split(": ")[1].split(" images encoded")[0]) < 39
@@ -402,7 +408,9 @@ def test_lmdb_goes_on_after_ctrl_c(
             np.testing.assert_array_equal(cv2.imdecode(content, -1)[..., ::-1], photo[number : number + 64, :64])
 
 
-def test_lmdb_that_is_there(hr: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_lmdb_is_kept_if_up_to_date_and_refused_otherwise(
+    hr: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = hr.parent / "HR.lmdb"
     assert main(["lmdb", str(hr)]) == 0
     before = files(base)
@@ -423,6 +431,7 @@ def test_lmdb_that_is_there(hr: Path, photo: np.ndarray, capsys: pytest.CaptureF
 def test_lmdb_of_another_folder_with_the_same_names(
     tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """An unfinished build of other images starts again; a finished one is refused."""
     for number in range(12):
         for folder, image in (("A", photo), ("B", photo[::-1])):
             write_image(tmp_path / folder / f"{number:02d}.png", image[number : number + 32, :32])
@@ -440,9 +449,7 @@ def test_lmdb_of_another_folder_with_the_same_names(
     assert "another image" in capsys.readouterr().err
 
 
-def test_lmdb_keys_that_would_be_the_same(
-    tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lmdb_with_equal_keys_is_refused(tmp_path: Path, photo: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.png", "ax4.png"):
         write_image(tmp_path / "LR" / name, photo[:8, :8])
     assert main(["lmdb", str(tmp_path / "LR"), "--drop", "x4"]) == 2
@@ -450,8 +457,12 @@ def test_lmdb_keys_that_would_be_the_same(
     assert not (tmp_path / "LR.lmdb").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "header", "text"])
-def test_a_damaged_lmdb_is_named(hr: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"), [("cut", "20000 of"), ("header", "cannot be read"), ("text", "not a complete lmdb")]
+)
+def test_a_damaged_lmdb_is_refused_by_name(
+    hr: Path, capsys: pytest.CaptureFixture[str], damage: str, said: str
+) -> None:
     base = hr.parent / "HR.lmdb"
     assert main(["lmdb", str(hr)]) == 0
     if damage == "text":
@@ -460,10 +471,12 @@ def test_a_damaged_lmdb_is_named(hr: Path, capsys: pytest.CaptureFixture[str], d
         data = (base / "data.mdb").read_bytes()
         (base / "data.mdb").write_bytes(data[:20000] if damage == "cut" else bytes(4096) + data[4096:])
     assert main(["lmdb", str(hr)]) == 2
-    assert "HR.lmdb" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "HR.lmdb" in error
+    assert said in error
 
 
-def test_a_cut_build_of_an_lmdb_asks_for_a_restart(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_lmdb_build_asks_for_a_restart(hr: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lmdb", str(hr)]) == 0
     building = (hr.parent / "HR.lmdb").rename(hr.parent / "HR.lmdb.partial")
     os.truncate(building / "data.mdb", 20000)
@@ -472,7 +485,7 @@ def test_a_cut_build_of_an_lmdb_asks_for_a_restart(hr: Path, capsys: pytest.Capt
     assert main(["lmdb", str(hr), "--restart"]) == 0
 
 
-def test_the_current_folder_has_a_name(hr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_of_the_current_folder_get_its_name(hr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(hr)
     for arguments in (["meta", "."], ["lmdb", "."], ["lr", "--hr", ".", "--scales", "2"]):
         assert main(arguments) == 0
@@ -519,7 +532,7 @@ def test_lmdb_names_an_unreadable_image_and_keeps_the_rest(hr: Path, capsys: pyt
 # --- parallel ---------------------------------------------------------------------------------------------------------
 
 
-def test_results_keep_their_order_and_threads_are_given_back() -> None:
+def test_results_keep_their_order_and_thread_limits_are_restored() -> None:
     before = cv2.getNumThreads(), torch.get_num_threads()
     seen = []
     for result in in_order(lambda number: (number, cv2.getNumThreads(), torch.get_num_threads()), range(100), 4):
@@ -529,8 +542,8 @@ def test_results_keep_their_order_and_threads_are_given_back() -> None:
 
 
 @pytest.mark.parametrize("moment", range(1, 41, 3))
-def test_ctrl_c_at_any_moment_raises_and_gives_the_handler_back(moment: int) -> None:
-    before, threads = signal.getsignal(signal.SIGINT), set(threading.enumerate())  # torch.compile leaves some
+def test_ctrl_c_at_any_moment_raises_and_restores_the_handler(moment: int) -> None:
+    before, threads = signal.getsignal(signal.SIGINT), set(threading.enumerate())  # torch.compile leaves threads
     work = Interrupting(lambda number: (1, 0), at=moment)
     with pytest.raises(KeyboardInterrupt):
         for_each(work, range(40), jobs=4, description="test")
@@ -539,7 +552,7 @@ def test_ctrl_c_at_any_moment_raises_and_gives_the_handler_back(moment: int) -> 
     assert not [thread for thread in set(threading.enumerate()) - threads if "ThreadPool" in thread.name]
 
 
-def test_work_may_run_in_a_thread_of_its_own() -> None:
+def test_work_may_run_outside_the_main_thread() -> None:
     results: list[int] = []
     thread = threading.Thread(
         target=lambda: results.append(for_each(lambda number: (1, 0), range(9), jobs=2, description="test").made)
@@ -549,7 +562,7 @@ def test_work_may_run_in_a_thread_of_its_own() -> None:
     assert results == [9]
 
 
-def test_only_a_data_error_fails_alone() -> None:
+def test_a_data_error_fails_one_item_and_other_errors_are_raised() -> None:
     def work(number: int) -> tuple[int, int]:
         if number % 10 == 3:
             raise DataError(f"image {number} is bad")
@@ -590,7 +603,7 @@ def test_hint(path: str, expected: str) -> None:
 def test_hint_names_commands_that_make_the_set(
     tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the hint says is run, word for word, until the set is there."""
+    """Running the commands of the hints literally makes the missing set."""
     monkeypatch.chdir(tmp_path)
     missing = Path("mine/LR_bicubic_sub/X4")
     assert "mine/HR first" in hint(missing)
@@ -609,7 +622,7 @@ def test_hint_names_commands_that_make_the_set(
     assert Path("mine/LR_bicubic/X4/catx4.png").is_file()
 
 
-def test_help_of_the_command_and_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_the_command_and_of_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(verb in out for verb in VERBS)
@@ -634,7 +647,7 @@ def test_help_of_the_command_and_every_verb(capsys: pytest.CaptureFixture[str]) 
         ("download_data", "download"),
     ],
 )
-def test_scripts_are_doors_to_the_verbs(
+def test_scripts_run_the_verbs(
     script: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", [f"{script}.py", "--help"])

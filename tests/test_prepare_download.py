@@ -1,4 +1,4 @@
-"""safmn prepare download, against a host of our own: resuming, checking, extracting, failing clearly."""
+"""safmn prepare download with a local host: resume, verify, extract, and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ from safmn.prepare.download import SETS, Archive, DataSet, Part, download, extra
 
 
 class Host:
-    """Serves files with ranges; ``limit`` cuts every answer after so many bytes, as a bad line does."""
+    """A local HTTP server with range requests; ``limit`` cuts every answer after so many bytes.
+
+    ``ranges`` records the Range header of every request.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -87,11 +90,12 @@ CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
 def archive_of(host: Host, name: str = "data.zip", content: bytes = CONTENT) -> Archive:
+    """Put a file on the host and return its description."""
     host.files[name] = content
     return Archive(host.url(name), len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
 
 
-def test_fetch_and_resume_after_every_break(host: Host, tmp_path: Path) -> None:
+def test_a_download_resumes_after_every_broken_connection(host: Host, tmp_path: Path) -> None:
     archive, path = archive_of(host), tmp_path / "downloads" / "data.zip"
     host.limit = 70_000
     fetch(archive, path, tries=2, pause=0)
@@ -99,10 +103,10 @@ def test_fetch_and_resume_after_every_break(host: Host, tmp_path: Path) -> None:
     assert host.ranges == [None, *(f"bytes={number * module._CHUNK}-" for number in (1, 2, 3, 4))]
     assert [p.name for p in path.parent.iterdir()] == ["data.zip"]
     fetch(archive, path, tries=1, pause=0)
-    assert len(host.ranges) == 5  # what is there is not fetched again
+    assert len(host.ranges) == 5  # an existing file is not downloaded again
 
 
-def test_a_second_command_goes_on(host: Host, tmp_path: Path) -> None:
+def test_a_second_command_resumes(host: Host, tmp_path: Path) -> None:
     archive, path = archive_of(host), tmp_path / "data.zip"
     host.limit = 0
     with pytest.raises(DataError, match="same command again") as error:
@@ -116,14 +120,15 @@ def test_a_second_command_goes_on(host: Host, tmp_path: Path) -> None:
     assert path.read_bytes() == CONTENT
 
 
-def test_what_is_already_whole_needs_no_more_bytes(host: Host, tmp_path: Path) -> None:
+def test_a_complete_partial_file_is_accepted(host: Host, tmp_path: Path) -> None:
     archive = archive_of(host)
     (tmp_path / "data.zip.part").write_bytes(CONTENT)
     fetch(archive, tmp_path / "data.zip", tries=1, pause=0)
     assert (tmp_path / "data.zip").read_bytes() == CONTENT
+    assert host.ranges == [f"bytes={len(CONTENT)}-"]
 
 
-def test_a_beginning_that_is_longer_than_the_file_is_removed(host: Host, tmp_path: Path) -> None:
+def test_a_partial_file_longer_than_the_file_is_replaced(host: Host, tmp_path: Path) -> None:
     (tmp_path / "data.zip.part").write_bytes(CONTENT + b"more")
     fetch(archive_of(host), tmp_path / "data.zip", tries=2, pause=0)
     assert (tmp_path / "data.zip").read_bytes() == CONTENT
@@ -132,7 +137,7 @@ def test_a_beginning_that_is_longer_than_the_file_is_removed(host: Host, tmp_pat
 def test_a_changed_file_is_not_mixed_with_the_old_one(host: Host, tmp_path: Path) -> None:
     archive = archive_of(host)
     host.limit = module._CHUNK + 5
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="cannot download"):
         module._download(archive, tmp_path / "data.zip.part", tmp_path / "data.zip", 0, 0)
     assert (tmp_path / "data.zip.part").stat().st_size == module._CHUNK
     host.limit, host.etag = None, '"two"'
@@ -161,7 +166,7 @@ def test_a_wrong_file_put_there_by_hand_is_refused_and_kept(host: Host, tmp_path
     assert host.ranges == []
 
 
-def test_no_such_file_and_no_network_are_said_at_once(host: Host, tmp_path: Path) -> None:
+def test_a_missing_file_is_not_retried_and_a_missing_host_is_reported(host: Host, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="404"):
         fetch(Archive(host.url("none.zip")), tmp_path / "none.zip", tries=3, pause=0)
     assert len(host.ranges) == 1  # the host's answer is final
@@ -195,7 +200,7 @@ def tar_of(members: dict[str, bytes]) -> bytes:
 
 
 def local(part: Part, host: Host, content: bytes, counts: tuple[tuple[str, int], ...]) -> Part:
-    """A part of a published set with its archive on our host, and fewer images."""
+    """Return a part of a published set with its archive on the local host and other image counts."""
     return Part(archive_of(host, part.archive.name, content), part.pattern, part.target, counts)
 
 
@@ -224,9 +229,9 @@ def test_df2k_is_laid_out(
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert found == ["datasets/DF2K/HR/000001.png", "datasets/DF2K/HR/0001.png"]
     np.testing.assert_array_equal(encode_png(read_rgb(root / "DF2K/HR/0001.png")), png(1))
-    asked = len(host.ranges)
+    requests = len(host.ranges)
     assert main(["download", "df2k", "--root", str(root)]) == 0
-    assert len(host.ranges) == asked  # all there: nothing is asked for
+    assert len(host.ranges) == requests  # the set is complete, so nothing is requested
 
 
 def test_benchmarks_and_validation_are_laid_out(host: Host, tmp_path: Path) -> None:
@@ -256,7 +261,7 @@ def test_benchmarks_and_validation_are_laid_out(host: Host, tmp_path: Path) -> N
     ]
 
 
-def test_extraction_goes_on_and_replaces_what_is_half_written(tmp_path: Path, host: Host) -> None:
+def test_extraction_keeps_complete_files_and_replaces_truncated_ones(tmp_path: Path) -> None:
     part = SETS["div2k"].parts[0]
     archive = tmp_path / "downloads" / part.archive.name
     archive.parent.mkdir()
@@ -272,7 +277,7 @@ def test_extraction_goes_on_and_replaces_what_is_half_written(tmp_path: Path, ho
 
 
 @pytest.mark.parametrize("name", ["data.zip", "data.tar"])
-def test_a_damaged_archive_is_named(tmp_path: Path, name: str) -> None:
+def test_a_damaged_archive_is_refused_by_name(tmp_path: Path, name: str) -> None:
     members = {f"DIV2K_train_HR/000{n}.png": png(n) * 50 for n in range(1, 4)}
     content = zip_of(members) if name.endswith("zip") else tar_of(members)
     (tmp_path / name).write_bytes(content[: len(content) // 2])
@@ -314,7 +319,7 @@ def test_the_published_table_is_well_formed() -> None:
 
 
 class Rude:
-    """A host on which every connection gets the same answer: headers, then pieces until there are none."""
+    """A server that gives every connection the same answer: headers, then all pieces; ``sent`` counts their bytes."""
 
     def __init__(self, head: str, pieces: Callable[[], Iterator[bytes]]) -> None:
         self.sent = 0
@@ -367,10 +372,10 @@ ENDLESS = {
 
 @pytest.mark.parametrize("kind", ENDLESS)
 @pytest.mark.parametrize("size_known", [True, False])
-def test_what_is_too_long_is_not_read_to_its_end(
+def test_too_long_answers_are_refused_early(
     rude: Callable[..., Rude], tmp_path: Path, kind: str, size_known: bool
 ) -> None:
-    """600 MB are offered; 300 kB are expected, and the sockets' buffers hold a few MB."""
+    """The server offers 600 MB, 300 kB are expected, and the socket buffers hold a few MB."""
     host = rude(*ENDLESS[kind])
     archive = Archive(host.url, 300_000) if size_known else Archive(host.url, at_most=300_000)
     with pytest.raises(DataError, match=r"300000 bytes|compressed"):
@@ -379,19 +384,19 @@ def test_what_is_too_long_is_not_read_to_its_end(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_host_that_dribbles_is_given_up(
+def test_a_very_slow_host_is_given_up(
     rude: Callable[..., Rude], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_WATCHED", 0.2)
 
-    def dribble() -> Iterator[bytes]:
+    def slow() -> Iterator[bytes]:
         while True:
             time.sleep(0.05)
             yield b"x"
 
     start = time.monotonic()
     with pytest.raises(DataError, match=r"only [0-9]+ bytes"):
-        fetch(Archive(rude("200 OK", dribble).url, 300_000), tmp_path / "data.zip", tries=2, pause=0)
+        fetch(Archive(rude("200 OK", slow).url, 300_000), tmp_path / "data.zip", tries=2, pause=0)
     assert time.monotonic() - start < 20
 
 
@@ -403,7 +408,7 @@ def test_redirects_to_other_schemes_are_not_followed(rude: Callable[..., Rude], 
     assert not (tmp_path / "data.zip").exists()
 
 
-def test_a_part_from_elsewhere_in_the_file_is_not_appended(rude: Callable[..., Rude], tmp_path: Path) -> None:
+def test_a_range_with_another_offset_is_not_appended(rude: Callable[..., Rude], tmp_path: Path) -> None:
     (tmp_path / "data.zip.part").write_bytes(CONTENT[:1000])
     host = rude(
         "206 Partial Content\r\nContent-Range: bytes 0-9/300000\r\nContent-Length: 10", lambda: iter([bytes(10)])
@@ -413,7 +418,7 @@ def test_a_part_from_elsewhere_in_the_file_is_not_appended(rude: Callable[..., R
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_said(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = archive_of(host)
     usage = module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -430,8 +435,8 @@ def test_a_full_disk_is_said(host: Host, tmp_path: Path, monkeypatch: pytest.Mon
         extract(tmp_path / "a.zip", SETS["div2k"].parts[0], tmp_path)
 
 
-def test_an_archive_stays_in_its_folder_and_its_size(tmp_path: Path) -> None:
-    """Names that lead out, links, and a zip bomb."""
+def test_an_archive_cannot_leave_its_folder_or_exceed_its_size(tmp_path: Path) -> None:
+    """Names that lead out of the folder and a zip bomb are refused; links and pipes are skipped."""
     root = tmp_path / "root"
     free = Part(Archive("https://x/a.tar"), r"in/(?P<name>.*\.png)", "{name}", ())
     for name in ("in/../escaped.png", f"in/{tmp_path}/escaped.png"):
