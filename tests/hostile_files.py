@@ -1,7 +1,7 @@
-"""Weight files that claim what they do not hold, built by hand; run as a script, it measures what each one costs.
+"""Weight files that claim more than they contain, built by hand.
 
-``python tests/hostile_files.py`` prints, for each file, its size, the seconds and the memory that loading it takes, and
-what is said about it.
+``python tests/hostile_files.py`` loads each file and prints its size, the time and memory that loading takes, and the
+result or the error message.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ ROOT = "archive"
 
 
 class Storage:
-    """A storage as a pickle names it: what it claims to be."""
+    """A storage as a pickle describes it: key, claimed number of values, and type."""
 
     def __init__(self, key: str, values: int, kind: Any = torch.FloatStorage) -> None:
         self.key, self.values, self.kind = key, values, kind
 
 
 class Claim:
-    """A tensor as a pickle describes it."""
+    """A tensor as a pickle describes it: storage, shape, strides and offset."""
 
     def __init__(self, storage: Storage, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> None:
         self.arguments = (storage, offset, shape, stride, False, OrderedDict())
@@ -50,7 +50,7 @@ class _Pickler(pickle.Pickler):
 
 
 def pickled(content: Any, *, protocol: int = 2) -> bytes:
-    """The pickle of a state dict of claims."""
+    """Return the pickle of a state dict of :class:`Claim` values."""
     file = io.BytesIO()
     _Pickler(file, protocol).dump(content)
     return file.getvalue()
@@ -64,7 +64,7 @@ def archive(
     compression: int = zipfile.ZIP_STORED,
     byteorder: bytes = b"little",
 ) -> Path:
-    """A ``.pth`` file in PyTorch's zip form. ``content`` may be the bytes of a pickle."""
+    """Write a ``.pth`` file in PyTorch's zip format; ``content`` is a state dict or the bytes of a pickle."""
     with zipfile.ZipFile(path, "w", compression) as file:
         file.writestr(f"{ROOT}/data.pkl", content if isinstance(content, bytes) else pickled(content))
         file.writestr(f"{ROOT}/byteorder", byteorder)
@@ -75,7 +75,7 @@ def archive(
 
 
 def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a contiguous tensor."""
+    """Return the strides of a contiguous tensor."""
     found, step = [], 1
     for side in reversed(shape):
         found.append(step)
@@ -84,14 +84,14 @@ def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def shapes(**change: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a SAFMN network."""
+    """Return the names and shapes of a SAFMN network's parameters."""
     with torch.device("meta"):
         network = build(ARCH_REGISTRY, SECTION | change)
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
 def expanded(path: Path, dim: int = 3000) -> Path:
-    """Every tensor of a wide SAFMN is one value with stride 0."""
+    """Write a wide SAFMN in which every tensor expands one value with stride 0."""
     one = Storage("0", 1)
     return archive(
         path, {n: Claim(one, s, (0,) * len(s)) for n, s in shapes(dim=dim).items()}, {"0": struct.pack("<f", 0.1)}
@@ -99,24 +99,24 @@ def expanded(path: Path, dim: int = 3000) -> Path:
 
 
 def one_expanded(path: Path) -> Path:
-    """One tensor of 5 billion values from one."""
+    """Write a tensor of 5 billion values that expands one value."""
     return archive(path, {"to_feat.weight": Claim(Storage("0", 1), (5_000_000_000,), (0,))}, {"0": bytes(4)})
 
 
 def overlapping(path: Path) -> Path:
-    """A convolution whose rows overlap: 40,000 x 40,000 from 80,000 values."""
+    """Write a tensor with overlapping rows: 40,000 x 40,000 from 80,000 values."""
     return archive(path, {"w": Claim(Storage("0", 80_000), (40_000, 40_000), (1, 1))}, {"0": bytes(320_000)})
 
 
 def many_views(path: Path) -> Path:
-    """Three thousand tensors, each all of one storage of 4 MB, in other shapes."""
+    """Write three thousand tensors that share one 4 MB storage and each cover almost all of it."""
     storage = Storage("0", 1_000_000)
     views = {f"t{k}": Claim(storage, (1_000_000 - k,), (1,), k) for k in range(3000)}
     return archive(path, views, {"0": bytes(4_000_000)})
 
 
 def deflated_storage(path: Path, gigabytes: int = 3) -> Path:
-    """A storage of zeros, compressed a thousand times."""
+    """Write a storage of zeros that is compressed by a factor of about a thousand."""
     size = gigabytes * 250_000_000
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(f"{ROOT}/data.pkl", pickled({"w": Claim(Storage("0", size), (size,), (1,))}))
@@ -128,7 +128,7 @@ def deflated_storage(path: Path, gigabytes: int = 3) -> Path:
 
 
 def deflated_pickle(path: Path) -> Path:
-    """A pickle of 100 million bytes of nothing, compressed."""
+    """Write a compressed pickle with 100 million bytes of operations that do nothing."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(f"{ROOT}/version", b"3\n")
         with file.open(f"{ROOT}/data.pkl", "w") as member:
@@ -140,7 +140,7 @@ def deflated_pickle(path: Path) -> Path:
 
 
 def lying_deflate(path: Path) -> Path:
-    """Its directory says that a compressed storage has 40 bytes; it has 20 million."""
+    """Write an archive whose directory states 40 bytes for a compressed storage of 20 million."""
     archive(
         path, {"w": Claim(Storage("0", 10), (10,), (1,))}, {"0": bytes(2 * 10**7)}, compression=zipfile.ZIP_DEFLATED
     )
@@ -150,28 +150,28 @@ def lying_deflate(path: Path) -> Path:
 
 
 def storage_beyond_file(path: Path) -> Path:
-    """A storage that claims 10 GB; 40 bytes are there."""
+    """Write a storage that claims 10 GB but has 40 bytes."""
     size = 2_500_000_000
     return archive(path, {"w": Claim(Storage("0", size), (size,), (1,))}, {"0": bytes(40)})
 
 
 def tensor_beyond_storage(path: Path) -> Path:
-    """A tensor that begins behind the end of its storage."""
+    """Write a tensor that begins beyond the end of its storage."""
     return archive(path, {"w": Claim(Storage("0", 10), (10,), (1,), 10)}, {"0": bytes(40)})
 
 
 def negative(path: Path) -> Path:
-    """A tensor with a negative stride."""
+    """Write a tensor with a negative stride."""
     return archive(path, {"w": Claim(Storage("0", 10), (10,), (-1,), 9)}, {"0": bytes(40)})
 
 
 def wrapping(path: Path) -> Path:
-    """Sizes whose product is 0 modulo 2**64."""
+    """Write a tensor whose sizes multiply to 0 modulo 2**64."""
     return archive(path, {"w": Claim(Storage("0", 1), (2**32, 2**32), (0, 0))}, {"0": bytes(4)})
 
 
 def legacy(path: Path, content: Any, storages: Mapping[str, tuple[int, bytes]]) -> Path:
-    """A file in PyTorch's form before 1.6: pickles, then for each storage its size and its values."""
+    """Write a file in PyTorch's format before 1.6: pickles, then the size and values of each storage."""
     with path.open("wb") as file:
         for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True, "protocol_version": 1001}):
             file.write(pickle.dumps(value, 2))
@@ -195,103 +195,103 @@ def _legacy_pickle(content: Any) -> bytes:
 
 
 def legacy_huge(path: Path) -> Path:
-    """The old form: a storage that claims 10 GB, 40 bytes of which are there."""
+    """Write, in the old format, a storage that claims 10 GB but has 40 bytes."""
     size = 2_500_000_000
     return legacy(path, {"w": Claim(Storage("0", size), (size,), (1,))}, {"0": (size, bytes(40))})
 
 
 def legacy_expanded(path: Path) -> Path:
-    """The old form with stride 0."""
+    """Write, in the old format, a wide SAFMN in which every tensor expands one value with stride 0."""
     one = Storage("0", 1)
     claims = {n: Claim(one, s, (0,) * len(s)) for n, s in shapes(dim=3000).items()}
     return legacy(path, claims, {"0": (1, struct.pack("<f", 0.1))})
 
 
 def sparse(path: Path) -> Path:
-    """A sparse tensor of 10**9 x 10**9, with one value."""
+    """Write a sparse tensor of 10**9 x 10**9 with one value."""
     torch.save({"w": torch.sparse_coo_tensor([[0], [0]], [1.0], (10**9, 10**9))}, path)
     return path
 
 
 def meta(path: Path) -> Path:
-    """A tensor without values, of 4 TB."""
+    """Write a tensor of 4 TB without values (device "meta")."""
     torch.save({"w": torch.empty(10**12, device="meta")}, path)
     return path
 
 
 def quantised(path: Path) -> Path:
-    """A quantised tensor."""
+    """Write a quantised tensor."""
     torch.save({"w": torch.quantize_per_tensor(torch.rand(3, 3), 0.1, 0, torch.qint8)}, path)
     return path
 
 
 def nested_key(path: Path) -> Path:
-    """A dictionary key whose hash takes 2**60 steps."""
+    """Write a dictionary with a key whose hash takes 2**60 steps."""
     key = b"(t" + b"q\x00" + b"h\x00\x86q\x00" * 60
     return archive(path, b"\x80\x02}" + key + b"Ns.", {})
 
 
 def laughs(path: Path) -> Path:
-    """A list of lists of lists: a few hundred bytes that print as a gigabyte."""
+    """Write nested lists: a few hundred bytes that print as a gigabyte (a "billion laughs" attack)."""
     return archive(
         path, b"\x80\x02]q\x00" + b"(h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00h\x00lq\x00" * 12 + b".", {}
     )
 
 
 def giant_memo(path: Path) -> Path:
-    """A memo index of 4 billion."""
+    """Write a pickle with a memo index of 4 billion."""
     return archive(path, b"\x80\x02}r\xff\xff\xff\xff.", {})
 
 
 def giant_bytes(path: Path) -> Path:
-    """A string that claims 3 GB."""
+    """Write a pickle with a string that claims 3 GB."""
     return archive(path, b"\x80\x02X\x00\x00\x00\xc0abc.", {})
 
 
 def reduce_bytearray(path: Path) -> Path:
-    """A call: bytearray(6 * 10**9)."""
+    """Write a pickle that calls bytearray(6 * 10**9)."""
     number = (6 * 10**9).to_bytes(5, "little") + b"\x00"
     return archive(path, b"\x80\x02cbuiltins\nbytearray\n\x8a\x06" + number + b"\x85R.", {})
 
 
 def new_storage(path: Path) -> Path:
-    """A call: torch.FloatTensor(1.5 * 10**9)."""
+    """Write a pickle that calls torch.FloatTensor(1.5 * 10**9)."""
     number = (1_500_000_000).to_bytes(4, "little")
     return archive(path, b"\x80\x02ctorch\nFloatTensor\nJ" + number + b"\x85\x81.", {})
 
 
 def safetensors_file(path: Path, header: Any, data: bytes = b"") -> Path:
-    """A safetensors file with any header."""
+    """Write a safetensors file with any header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return path
 
 
 def safetensors_huge(path: Path) -> Path:
-    """A header that claims 10 GB."""
+    """Write a safetensors header that claims 10 GB."""
     return safetensors_file(path, {"w": {"dtype": "F32", "shape": [2_500_000_000], "data_offsets": [0, 10**10]}})
 
 
 def safetensors_overlap(path: Path) -> Path:
-    """Two tensors from the same bytes."""
+    """Write a safetensors file with two tensors in the same bytes."""
     one = {"dtype": "F32", "shape": [10], "data_offsets": [0, 40]}
     return safetensors_file(path, {"a": one, "b": one}, bytes(40))
 
 
 def safetensors_twice(path: Path) -> Path:
-    """A name that stands twice in the header."""
+    """Write a safetensors header that contains a name twice."""
     first, second = (f'"w":{{"dtype":"F32","shape":[1],"data_offsets":[{at},{at + 4}]}}' for at in (0, 4))
     return safetensors_file(path, f"{{{first},{second}}}".encode(), bytes(8))
 
 
 def safetensors_long_header(path: Path) -> Path:
-    """A header that claims to be 2**60 bytes long."""
+    """Write a safetensors header that claims a length of 2**60 bytes."""
     path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
     return path
 
 
 def many_blocks(path: Path) -> Path:
-    """Names as of a SAFMN with 1,000 blocks, a value each."""
+    """Write names as in a SAFMN with 1,000 blocks, all but the first with only one value."""
     one = Storage("0", 9 * 8 * 12)
     claims = {n: Claim(one, s, strides(s)) for n, s in shapes(n_blocks=1).items()}
     claims |= {f"feats.{k}.x": Claim(one, (1,), (1,)) for k in range(1, 1_000)}
@@ -299,7 +299,7 @@ def many_blocks(path: Path) -> Path:
 
 
 def foreign_blocks(path: Path) -> Path:
-    """An SRVGGNetCompact whose last layer is number 3,000,000."""
+    """Write an SRVGGNetCompact whose last layer has the number 3,000,000."""
     size = 64 * 64 * 9
     one = Storage("0", size)
     names = {
@@ -313,7 +313,7 @@ def foreign_blocks(path: Path) -> Path:
 
 
 def gz(path: Path) -> Path:
-    """Weights, compressed as a whole."""
+    """Write a file that is compressed with gzip as a whole."""
     path.write_bytes(gzip.compress(b"weights" * 1000))
     return path
 
@@ -371,7 +371,7 @@ print(f"{time.perf_counter() - start:7.1f} s {grown / 1024:7.0f} MiB  {said.repl
 
 
 def main() -> None:
-    """Measure."""
+    """Load every file in a separate process and print the measurements."""
     import subprocess
     import sys
     import tempfile

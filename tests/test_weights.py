@@ -1,4 +1,4 @@
-"""Weight files: every form in the wild, whose they are, and what is wrong with those that cannot be used."""
+"""Weight files: recognise the network, load every common form, and refuse unusable files with a clear message."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
@@ -34,7 +35,7 @@ from safmn.training import basicsr_state as legacy_state
 
 SECTION = {"type": "SAFMN", "dim": 8, "n_blocks": 2, "ffn_scale": 1.5, "upscaling_factor": 2}
 
-# What each file's description says: network, arguments, parameters.
+# From each file's description: network, arguments, number of parameters.
 PUBLISHED = {
     "safmn_x2_official_fp16.pth": ("SAFMN", (36, 8, 2.0, 2), 227_820),
     "safmn_x2_official_fp16.safetensors": ("SAFMN", (36, 8, 2.0, 2), 227_820),
@@ -57,7 +58,7 @@ def state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def refusal(call: Callable[[], object], path: Path) -> str:
-    """The one-sentence message with which a file is refused; it names the file."""
+    """Return the one-line error with which a file is refused; assert that it begins with the file."""
     with pytest.raises(WeightsError) as caught:
         call()
     message = str(caught.value)
@@ -66,7 +67,7 @@ def refusal(call: Callable[[], object], path: Path) -> str:
     return message
 
 
-# ------------------------------------------------------------------------------------------- whose weights these are
+# ---------------------------------------------------------------------------------------------- recognising a network
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -137,7 +138,7 @@ def test_ffn_scale_is_the_published_decimal() -> None:
 
 
 @pytest.mark.parametrize("break_it", ["drop", "reshape", "add"])
-def test_incomplete_weights_of_the_family_say_what_is_wrong(
+def test_the_error_for_incomplete_weights_names_the_network_and_the_tensor(
     state: dict[str, Tensor], tmp_path: Path, break_it: str
 ) -> None:
     if break_it == "drop":
@@ -153,14 +154,14 @@ def test_incomplete_weights_of_the_family_say_what_is_wrong(
     assert {"drop": "safm.aggr.bias", "reshape": "norm2.bias is (7,)", "add": "feats.0.extra"}[break_it] in message
 
 
-# --------------------------------------------------------------------------------------------------------- the files
+# ------------------------------------------------------------------------------------------------------ forms of files
 
 FORMS = ["params", "params_ema", "both", "empty_ema", "bare", "safetensors", "module", "compiled", "model", "nested"]
 FORMS += ["epoch"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_in_the_wild_loads(network: nn.Module, state: dict[str, Tensor], tmp_path: Path, form: str) -> None:
+def test_every_common_form_loads(network: nn.Module, state: dict[str, Tensor], tmp_path: Path, form: str) -> None:
     path = tmp_path / "w.pth"
     other = {name: value + 1 for name, value in state.items()}
     forms: dict[str, Any] = {
@@ -176,7 +177,7 @@ def test_every_form_in_the_wild_loads(network: nn.Module, state: dict[str, Tenso
         "epoch": {"epoch": 3, **state, "lr": 1e-3},
     }
     if form == "safetensors":
-        safetensors.torch.save_file(state, path)  # the ending does not matter
+        safetensors.torch.save_file(state, path)  # the suffix does not matter
     else:
         torch.save(forms[form], path)
     loaded = weights.load_network(path)
@@ -198,7 +199,8 @@ def test_param_key_chooses_and_falls_back_with_a_warning(
         assert torch.equal(weights.load_state_dict(path, param_key="params_ema")[name], average[name])
         assert not caplog.records
         assert torch.equal(weights.load_state_dict(single, param_key="params")[name], average[name])
-    assert f"{single} has no 'params'; using 'params_ema'" in caplog.text
+    assert f"{single} has no 'params'" in caplog.text
+    assert "using 'params_ema'" in caplog.text
     caplog.clear()
     torch.save({"state_dict": {"params": state, "params_ema": average}}, path)
     assert torch.equal(weights.load_state_dict(path, param_key="params")[name], state[name])
@@ -212,26 +214,25 @@ def test_weights_saved_on_a_gpu_load_without_one(
     with monkeypatch.context() as patched:
         patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:3")
         torch.save({"params": state}, path)
-    if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="CUDA"):  # the file does claim to come from a GPU
-            torch.load(path, weights_only=True)
+    with zipfile.ZipFile(path) as archive:
+        assert b"cuda:3" in archive.read("cuda/data.pkl")
     assert all(value.device.type == "cpu" for value in weights.load_state_dict(path).values())
     assert weights.load_network(path).scale == 2
 
 
-def test_saved_weights_come_back(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_saved_weights_and_metadata_load_unchanged(state: dict[str, Tensor], tmp_path: Path) -> None:
     average = {name: value.half() for name, value in state.items()}
     for path in (tmp_path / "new" / "w.pth", tmp_path / "w.safetensors"):
         weights.save_weights(path, params=state, params_ema=average, metadata={"scale": "2"})
         loaded = weights.load_state_dict(path)
-        assert list(loaded) == list(average) or path.suffix == ".safetensors"  # which sorts
+        assert list(loaded) == (list(average) if path.suffix == ".pth" else sorted(average))  # safetensors sorts
         assert all(torch.equal(loaded[name], average[name]) for name in average)
     assert torch.load(tmp_path / "new" / "w.pth", weights_only=True)["metadata"] == {"scale": "2"}
     with safetensors.safe_open(tmp_path / "w.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt", "scale": "2"}
 
 
-def test_a_view_is_saved_without_its_storage(tmp_path: Path) -> None:
+def test_a_view_is_saved_without_the_rest_of_its_storage(tmp_path: Path) -> None:
     weights.save_weights(tmp_path / "w.pth", params={"a": torch.zeros(1_000_000)[:3]})
     assert (tmp_path / "w.pth").stat().st_size < 10_000
 
@@ -253,13 +254,13 @@ def test_a_failed_save_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_other_endings_are_not_written(tmp_path: Path) -> None:
+def test_other_suffixes_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"\.pth or \.safetensors, not \.bin"):
         weights.save_weights(tmp_path / "w.bin", params={})
 
 
 class Exploit:
-    """What a pickle can do to those who load it."""
+    """A pickle that creates the file ``victim`` when it is loaded."""
 
     def __init__(self, victim: Path) -> None:
         self.victim = victim
@@ -273,13 +274,13 @@ def test_pickled_code_is_refused_and_not_run(network: nn.Module, tmp_path: Path)
     torch.save({"params": {"to_feat.weight": Exploit(victim)}}, path)
     assert "pickled Python object" in refusal(lambda: weights.load_network(path), path)
     assert not victim.exists()
-    torch.save(network, path)  # a whole network, as some tools save it
+    torch.save(network, path)  # a pickled network object, as some tools save it
     message = refusal(lambda: weights.load_network(path), path)
     assert "pickled Python object (safmn.archs.safmn_arch.SAFMN)" in message
 
 
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file")
-def test_files_that_are_no_weights(tmp_path: Path) -> None:
+def test_files_without_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     load = lambda: weights.load_state_dict(path)  # noqa: E731
     assert "no such weight file" in refusal(load, path)
@@ -290,7 +291,9 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 1, 1)), path)
     assert "TorchScript" in refusal(load, path)
     torch.save({"epoch": 3, "iter": 100, "optimizers": []}, path)
-    assert "not weights: found 'epoch', 'iter', 'optimizers'" in refusal(load, path)
+    message = refusal(load, path)
+    assert "not weights" in message
+    assert "'epoch', 'iter', 'optimizers'" in message
     endless: dict[str, Any] = {}
     endless["model"] = endless
     for nothing in ({}, [], 7, torch.zeros(3), {"params": {}}, {"epoch": 3}, endless, {"a": torch.zeros(3), "b": "c"}):
@@ -305,7 +308,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.floats(0, 1, exclude_max=True))
 @example(cut=0.017578125)  # within the name of a class
-def test_truncated_files_are_named(suffix: str, state: dict[str, Tensor], tmp_path: Path, cut: float) -> None:
+def test_truncated_files_are_refused(suffix: str, state: dict[str, Tensor], tmp_path: Path, cut: float) -> None:
     path = tmp_path / f"w{suffix}"
     if suffix == ".legacy.pth":
         torch.save({"params": state}, path, _use_new_zipfile_serialization=False)
@@ -319,11 +322,11 @@ def test_truncated_files_are_named(suffix: str, state: dict[str, Tensor], tmp_pa
 
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-@example(place=0.90625, flip=16)  # an attribute that makes a folder of a tensor
+@example(place=0.90625, flip=16)  # an attribute that turns a tensor's entry into a folder
 def test_a_damaged_pth_is_refused_or_harmless(
     state: dict[str, Tensor], tmp_path: Path, place: float, flip: int
 ) -> None:
-    """Wherever a byte changes: the same weights come out (the byte did not matter), or none."""
+    """Wherever a byte changes, the file is refused, or the weights are the same because the byte has no meaning."""
     path = tmp_path / "w.pth"
     weights.save_weights(path, params=state)
     content = bytearray(path.read_bytes())
@@ -335,14 +338,13 @@ def test_a_damaged_pth_is_refused_or_harmless(
         assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
-def test_an_averaged_model_of_torch(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_an_averaged_model_of_torch_loads(tmp_path: Path) -> None:
     network = SAFMN(dim=8, n_blocks=2)
     averaged = torch.optim.swa_utils.AveragedModel(network)
     torch.save(averaged.state_dict(), tmp_path / "w.pth")
-    loaded = weights.load_state_dict(tmp_path / "w.pth")
-    assert {name: value.shape for name, value in loaded.items()} == {
-        k: v.shape for k, v in network.state_dict().items()
-    }
+    loaded, expected = weights.load_state_dict(tmp_path / "w.pth"), network.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.items())
 
 
 @pytest.mark.parametrize("kind", ["sparse", "csr", "meta"])
@@ -351,11 +353,12 @@ def test_tensors_without_plain_values_are_refused(state: dict[str, Tensor], tmp_
     name = next(iter(state))
     path = tmp_path / "w.pth"
     torch.save({**state, name: make("meta") if kind == "meta" else make()}, path)
-    assert f"{name} is a sparse tensor or one without values" in refusal(lambda: weights.load_state_dict(path), path)
+    assert f"{name} is a sparse tensor" in refusal(lambda: weights.load_state_dict(path), path)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_values_that_are_no_weights_are_refused(state: dict[str, Tensor], tmp_path: Path, suffix: str) -> None:
+def test_integer_and_non_finite_weights_are_refused(state: dict[str, Tensor], tmp_path: Path, suffix: str) -> None:
+    """Integer tensors beside the weights, as some networks have, are allowed."""
     path = tmp_path / f"w{suffix}"
     load = lambda: weights.load_state_dict(path)  # noqa: E731
     weights.save_weights(path, params={name: (100 * tensor).int() for name, tensor in state.items()})
@@ -365,18 +368,20 @@ def test_values_that_are_no_weights_are_refused(state: dict[str, Tensor], tmp_pa
     for kind, value in ((torch.float32, "nan"), (torch.float16, "inf"), (torch.bfloat16, "-inf")):
         broken[-1] = float(value)
         weights.save_weights(path, params={k: t.to(kind) for k, t in (state | {name: broken}).items()})
-        assert f"{name} holds values that are not finite numbers" in refusal(load, path)
-    indices = state | {"table": torch.arange(3), "empty": torch.zeros(0)}  # as some networks keep them
+        message = refusal(load, path)
+        assert name in message
+        assert "not finite" in message
+    indices = state | {"table": torch.arange(3), "empty": torch.zeros(0)}
     weights.save_weights(path, params=indices)
     assert set(weights.load_state_dict(path)) == set(indices)
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_a_damaged_safetensors_raises_nothing_else(
+def test_a_damaged_safetensors_raises_only_weights_errors(
     state: dict[str, Tensor], tmp_path: Path, place: float, flip: int
 ) -> None:
-    """The format has no checksums: a byte within a tensor cannot be told from another weight."""
+    """It may also load: the format has no checksums, so a changed value in a tensor cannot be detected."""
     path = tmp_path / "w.safetensors"
     weights.save_weights(path, params=state)
     content = bytearray(path.read_bytes())
@@ -386,7 +391,7 @@ def test_a_damaged_safetensors_raises_nothing_else(
         weights.load_network(path)
 
 
-def test_checksums_that_were_left_out_are_not_missed(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_file_without_checksums_loads(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.serialization.set_crc32_options(False)
     try:
@@ -396,7 +401,7 @@ def test_checksums_that_were_left_out_are_not_missed(state: dict[str, Tensor], t
     assert weights.load_network(path).scale == 2
 
 
-# ---------------------------------------------------------------------------------------------- files that make claims
+# ------------------------------------------------------------------------------------------------------- hostile files
 
 _BOUNDED = """
 import resource, signal, sys
@@ -420,14 +425,14 @@ REFUSED = {
     hostile_files.many_views: "far more than the file",
     hostile_files.deflated_pickle: "are allowed",
     hostile_files.lying_deflate: "a checksum or a size is wrong",
-    hostile_files.storage_beyond_file: "storage 0 has 40 bytes instead of 10000000000",
-    hostile_files.tensor_beyond_storage: "does not lie within its 10 values",
+    hostile_files.storage_beyond_file: "10000000000",
+    hostile_files.tensor_beyond_storage: "within its 10 values",
     hostile_files.negative: "impossible sizes",
     hostile_files.wrapping: "far more than the file",
     hostile_files.legacy_huge: "10000000000 bytes",
     hostile_files.legacy_expanded: "far more than the file",
-    hostile_files.sparse: "w is a sparse tensor or one without values",
-    hostile_files.meta: "w is a sparse tensor or one without values",
+    hostile_files.sparse: "w is a sparse tensor",
+    hostile_files.meta: "without values",
     hostile_files.quantised: "w is a quantised tensor",
     hostile_files.nested_key: "damaged",
     hostile_files.laughs: "not weights",
@@ -444,8 +449,8 @@ REFUSED = {
 }
 
 
-def test_claims_are_refused_within_two_gibibytes(tmp_path: Path) -> None:
-    """Each of these took, or would take once used, gigabytes or minutes (python tests/hostile_files.py)."""
+def test_hostile_files_are_refused_within_two_gibibytes(tmp_path: Path) -> None:
+    """Without checks, loading or using each of them takes gigabytes or minutes (python tests/hostile_files.py)."""
     made = {make.__name__: make(tmp_path / f"{make.__name__}.pth") for make in REFUSED}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _BOUNDED, *map(str, made.values())],
@@ -461,10 +466,10 @@ def test_claims_are_refused_within_two_gibibytes(tmp_path: Path) -> None:
     assert not any("weights_only" in line or "add_safe_globals" in line for line in said.values())
 
 
-def test_a_training_state_is_read_in_the_same_way(tmp_path: Path) -> None:
+def test_basicsr_training_states_are_read_as_safely(tmp_path: Path) -> None:
     path = tmp_path / "7.state"
     for make in (hostile_files.expanded, hostile_files.nested_key, hostile_files.storage_beyond_file):
-        with pytest.raises(CheckpointError, match=r"7\.state: .*not a training state of BasicSR"):
+        with pytest.raises(CheckpointError, match=r"7\.state: .*not a training state"):
             legacy_state._read(make(path))
     torch.save({"iter": 7, "optimizers": [Exploit(tmp_path / "victim")]}, path)
     with pytest.raises(CheckpointError, match="pickled Python object"):
@@ -481,8 +486,8 @@ def test_a_training_state_is_read_in_the_same_way(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("order", ["little", "big"])
-def test_unusual_archives_load_right(state: dict[str, Tensor], tmp_path: Path, compressed: bool, order: str) -> None:
-    """Packed again with a zip program; written on a machine of the other byte order; views of one storage."""
+def test_unusual_archives_load_correctly(tmp_path: Path, compressed: bool, order: str) -> None:
+    """They are compressed, have the other byte order, or hold views of one storage."""
     values = torch.arange(600, dtype=torch.float32)
     data = values.numpy().astype({"little": "<f4", "big": ">f4"}[order]).tobytes()
     storage = hostile_files.Storage("0", 600)
@@ -505,11 +510,11 @@ def test_unusual_archives_load_right(state: dict[str, Tensor], tmp_path: Path, c
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 @pytest.mark.parametrize("form", ["zip", "legacy", "parameters", "protocol"])
-def test_our_reader_gives_what_torch_gives(
+def test_our_reader_gives_the_same_tensors_as_torch(
     state: dict[str, Tensor], tmp_path: Path, kind: torch.dtype, form: str
 ) -> None:
     if form == "legacy" and kind == torch.float8_e4m3fn:
-        pytest.skip("torch itself cannot load it")
+        pytest.skip("torch itself cannot load this combination")
     path = tmp_path / "w.pth"
     content: Any = OrderedDict((name, value.to(kind)) for name, value in state.items())
     content["counter"] = torch.tensor(3)
@@ -531,7 +536,7 @@ def test_only_the_weights_of_a_large_file_are_read(state: dict[str, Tensor], tmp
     torch.save({"params": state, "optimizer": {"exp_avg": torch.full((1000,), float("nan"))}}, path)
     content = bytearray(path.read_bytes())
     place = content.rindex(torch.full((9,), float("nan")).numpy().tobytes())
-    content[place] ^= 1  # damaged where nobody looks
+    content[place] ^= 1  # damages only the optimiser's state
     path.write_bytes(content)
     assert weights.load_network(path).scale == 2
     with pytest.raises(WeightsError, match="damaged"):
@@ -553,7 +558,7 @@ OTHERS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_a_file_is_that_is_no_weight_file_is_said(tmp_path: Path, kind: str) -> None:
+def test_the_error_names_the_type_of_another_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "w.pth"
     content, words = OTHERS[kind]
     path.write_bytes(content)
@@ -562,7 +567,7 @@ def test_what_a_file_is_that_is_no_weight_file_is_said(tmp_path: Path, kind: str
     assert "not a weight file" in message
 
 
-def test_archives_of_other_things_are_named(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_the_error_names_the_content_of_other_archives(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     weights.save_weights(tmp_path / "inner.pth", params=state)
     for name, words in (("model/inner.pth", "unpack it"), ("a.npy", "NumPy"), ("readme.txt", "readme.txt")):
@@ -580,7 +585,7 @@ def test_archives_of_other_things_are_named(state: dict[str, Tensor], tmp_path: 
 
 @pytest.mark.parametrize("prefix", ["net_g.", "generator.", "model.", "net_g_ema."])
 @pytest.mark.parametrize("alone", [True, False])
-def test_the_generator_in_a_trainers_file_is_found(
+def test_the_generator_in_a_training_checkpoint_is_found(
     network: nn.Module,
     state: dict[str, Tensor],
     tmp_path: Path,
@@ -596,7 +601,7 @@ def test_the_generator_in_a_trainers_file_is_found(
     with caplog.at_level(logging.INFO):
         loaded = weights.load_network(path)
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
-    assert f"using the weights under '{prefix}'" in caplog.text
+    assert f"'{prefix}'" in caplog.text
     other = build(ARCH_REGISTRY, SECTION)
     weights.load_into(other, path, section=SECTION)
     assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
@@ -611,23 +616,25 @@ def test_quantised_and_too_large_values_are_refused(
     for load in (lambda: weights.load_network(path), lambda: weights.load_into(network, path)):
         assert f"{name} is torch.int8" in refusal(load, path)
     weights.save_weights(path, params={**state, name: state[name].double() * 1e300})
-    assert f"{name} holds values that are not finite numbers" in refusal(lambda: weights.load_network(path), path)
+    message = refusal(lambda: weights.load_network(path), path)
+    assert name in message
+    assert "not finite" in message
     weights.save_weights(path, params={**state, name: state[name].to(torch.complex64)})
     assert f"{name} is torch.complex64" in refusal(lambda: weights.load_network(path), path)
 
 
-# ------------------------------------------------------------------------------------------------ against the options
+# --------------------------------------------------------------------------------------- comparison with option files
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"upscaling_factor": 4}, "upscaling_factor 2, but the option file says 4"),
-        ({"dim": 12}, "dim 8, but the option file says 12"),
-        ({"n_blocks": 3}, "n_blocks 2, but the option file says 3"),
-        ({"ffn_scale": 2.0}, "ffn_scale 1.5, but the option file says 2.0"),
-        ({"dim": 16, "n_blocks": 9}, "dim 8, but the option file says 16"),
-        ({"type": "SAFMNPP"}, "the option file says SAFMNPP"),
+        ({"upscaling_factor": 4}, r"upscaling_factor 2,.* says 4"),
+        ({"dim": 12}, r"dim 8,.* says 12"),
+        ({"n_blocks": 3}, r"n_blocks 2,.* says 3"),
+        ({"ffn_scale": 2.0}, r"ffn_scale 1\.5,.* says 2\.0"),
+        ({"dim": 16, "n_blocks": 9}, r"dim 8,.* says 16"),
+        ({"type": "SAFMNPP"}, "option file says SAFMNPP"),
     ],
 )
 def test_the_first_wrong_argument_is_named(
@@ -638,25 +645,25 @@ def test_the_first_wrong_argument_is_named(
     section = SECTION | change
     network = build(ARCH_REGISTRY, section)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert message in refusal(lambda: weights.load_into(network, path, section=section), path)
-    assert "do not fit" in refusal(lambda: weights.load_into(network, path), path)  # nobody said what was wanted
+    assert re.search(message, refusal(lambda: weights.load_into(network, path, section=section), path))
+    assert "do not fit" in refusal(lambda: weights.load_into(network, path), path)  # without the options
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_defaults_and_equal_widths_fit(state: dict[str, Tensor]) -> None:
     weights.check_fits(SECTION, state, "w.pth")
     weights.check_fits(SECTION | {"ffn_scale": 1.51}, state, "w.pth")  # int(8 * 1.51) == int(8 * 1.5)
-    with pytest.raises(WeightsError, match="upscaling_factor 2, but the option file says 4"):
+    with pytest.raises(WeightsError, match=r"upscaling_factor 2,.* says 4"):
         weights.check_fits({"type": "SAFMN", "dim": 8, "n_blocks": 2, "ffn_scale": 1.5}, state, "w.pth")
 
 
-def test_foreign_networks_are_checked_by_their_shapes() -> None:
+def test_networks_outside_the_family_are_checked_by_their_shapes() -> None:
     section = {"type": "SRVGGNetCompact", "num_feat": 4, "num_conv": 2, "upscale": 2}
     random_state = torch.get_rng_state()
     state = build(ARCH_REGISTRY, section).state_dict()
     torch.set_rng_state(random_state)
     weights.check_fits(section, state, "w.pth")
-    with pytest.raises(WeightsError, match=r"w\.pth: these weights do not fit SRVGGNetCompact: body\.6\.weight is"):
+    with pytest.raises(WeightsError, match=r"w\.pth: .*do not fit SRVGGNetCompact: body\.6\.weight"):
         weights.check_fits(section | {"upscale": 3}, state, "w.pth")
     assert torch.equal(torch.get_rng_state(), random_state), "checking weights changed the random state"
 
@@ -669,11 +676,12 @@ def test_not_strict_loads_what_fits_and_warns(
     larger = build(ARCH_REGISTRY, SECTION | {"upscaling_factor": 3})
     with caplog.at_level(logging.WARNING):
         weights.load_into(larger, path, strict=False)
-    assert "to_img.0.weight is (12, 8, 3, 3) in the file and (27, 8, 3, 3) in the network (and 1 more" in caplog.text
+    assert "to_img.0.weight is (12, 8, 3, 3) in the file and (27, 8, 3, 3) in the network" in caplog.text
+    assert "1 more" in caplog.text
     assert all(torch.equal(a, state[name]) for name, a in larger.state_dict().items() if "to_img" not in name)
 
 
-# ----------------------------------------------------------------------------------------- spandrel, BasicSR, the zoo
+# ------------------------------------------------------------------------------------------ spandrel, BasicSR, the zoo
 
 
 @pytest.mark.parametrize(
@@ -682,7 +690,7 @@ def test_not_strict_loads_what_fits_and_warns(
     ids=lambda section: section["type"],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_spandrel_reads_ours_and_we_read_its(section: dict[str, Any], suffix: str, tmp_path: Path) -> None:
+def test_spandrel_reads_our_files_and_we_read_its_files(section: dict[str, Any], suffix: str, tmp_path: Path) -> None:
     spandrel = pytest.importorskip("spandrel")
     ours = build(ARCH_REGISTRY, section).eval()
     path, back = tmp_path / f"w{suffix}", tmp_path / f"back{suffix}"
@@ -704,7 +712,9 @@ def test_spandrel_reads_ours_and_we_read_its(section: dict[str, Any], suffix: st
         torch.testing.assert_close(weights.load_network(back)(image), theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_basicsr_reads_ours_and_we_read_its(network: nn.Module, state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_basicsr_reads_our_files_and_we_read_its_files(
+    network: nn.Module, state: dict[str, Tensor], tmp_path: Path
+) -> None:
     from basicsr.models.base_model import BaseModel
 
     model = BaseModel({"num_gpu": 0, "is_train": False, "path": {"models": str(tmp_path)}})
@@ -722,7 +732,7 @@ def test_basicsr_reads_ours_and_we_read_its(network: nn.Module, state: dict[str,
 
 @pytest.fixture
 def compact(tmp_path: Path) -> tuple[Path, nn.Module]:
-    """A network that is not ours, saved as its authors save it."""
+    """Return a network outside the family, and the file that holds it in its authors' format."""
     torch.manual_seed(0)
     section = {"type": "SRVGGNetCompact", "num_feat": 8, "num_conv": 3, "upscale": 2, "act_type": "prelu"}
     network = build(ARCH_REGISTRY, section).eval()
@@ -731,7 +741,7 @@ def compact(tmp_path: Path) -> tuple[Path, nn.Module]:
     return path, network
 
 
-def test_spandrel_knows_other_networks(compact: tuple[Path, nn.Module]) -> None:
+def test_networks_outside_the_family_load_through_spandrel(compact: tuple[Path, nn.Module]) -> None:
     pytest.importorskip("spandrel")
     path, original = compact
     network = weights.load_network(path)
@@ -744,8 +754,8 @@ def test_spandrel_knows_other_networks(compact: tuple[Path, nn.Module]) -> None:
     assert complexity(network) == complexity(original)
 
 
-def test_spandrel_is_asked_in_a_fresh_process(compact: tuple[Path, nn.Module]) -> None:
-    """Where nothing has imported BasicSR, and so nothing has repaired torchvision, which spandrel imports."""
+def test_spandrel_works_in_a_fresh_process(compact: tuple[Path, nn.Module]) -> None:
+    """There nothing has imported BasicSR yet, and so nothing has repaired torchvision, which spandrel imports."""
     pytest.importorskip("spandrel")
     path, _ = compact
     code = f"import safmn; assert safmn.load_network({str(path)!r}).scale == 2"
@@ -755,25 +765,27 @@ def test_spandrel_is_asked_in_a_fresh_process(compact: tuple[Path, nn.Module]) -
     assert done.returncode == 0, done.stderr
 
 
-def test_without_spandrel_the_message_says_how_to_get_it(
+def test_without_spandrel_the_error_says_how_to_install_it(
     compact: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = compact
     monkeypatch.setitem(sys.modules, "spandrel", None)
     message = refusal(lambda: weights.load_network(path), path)
-    assert "not a network of the SAFMN family" in message
+    assert "SAFMN family" in message
     assert "pip install spandrel" in message
 
 
-def test_networks_that_nobody_knows(tmp_path: Path) -> None:
+def test_unknown_networks_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("spandrel")
     path = tmp_path / "w.pth"
     torch.save(nn.Linear(2, 2).state_dict(), path)
     message = refusal(lambda: weights.load_network(path), path)
-    assert "spandrel does not know it either" in message
+    assert re.search("spandrel does not (know|recognise)", message)
 
 
-def test_names_of_the_zoo(state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_load_by_their_name_in_the_zoo(
+    state: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "w.safetensors"
     weights.save_weights(file, params=state)
     monkeypatch.setattr("safmn.weights.zoo.path", {"tiny-x2": file}.__getitem__)
@@ -786,7 +798,7 @@ def test_names_of_the_zoo(state: dict[str, Tensor], tmp_path: Path, monkeypatch:
 
 # ------------------------------------------------------------------------------------------------------ real images
 
-# File: state dict, scale, PSNR on Set5, full-frame (Y channel, crop = scale).
+# File: (state dict, scale, PSNR on Set5 with whole images, Y channel, crop = scale).
 SET5 = {
     "safmn_x2_official_fp16.safetensors": ("params", 2, 38.000),
     "safmn_ntire23_x4.pth": ("params", 4, 32.165),
@@ -797,7 +809,7 @@ SET5 = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SET5)
-def test_set5_figures(name: str, weights_dir: Path, benchmark_dir: Path) -> None:
+def test_set5_psnr_of_published_weights(name: str, weights_dir: Path, benchmark_dir: Path) -> None:
     from safmn import imaging, metrics
 
     key, scale, expected = SET5[name]
@@ -812,6 +824,6 @@ def test_set5_figures(name: str, weights_dir: Path, benchmark_dir: Path) -> None
     assert np.mean(values) == pytest.approx(expected, abs=0.003)
 
 
-def test_family_covers_what_is_tested() -> None:
+def test_the_family_contains_all_tested_networks() -> None:
     assert {network.__name__ for network in FAMILY} >= {kind for kind, _, _ in PUBLISHED.values()}
     assert {SAFMN, SAFMN_BCIE} <= set(FAMILY)
