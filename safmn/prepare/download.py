@@ -177,7 +177,7 @@ def download(parts: Sequence[Part], root: Path, *, keep: bool = False) -> None:
 
 
 def is_complete(part: Part, root: Path) -> bool:
-    """Return whether all images are there and no archive is left, which may be only partly extracted."""
+    """Return whether all images exist and no archive is left; an archive may be only partly extracted."""
     left = (root / "downloads" / part.archive.name).exists()
     return not left and all(_count(root, pattern) >= count for pattern, count in part.counts)
 
@@ -276,7 +276,8 @@ def _download_once(archive: Archive, begun: Path) -> None:
             return  # nothing is missing
         elsewhere = response.status_code == 206 and whole and not whole.startswith(f"bytes {start}-")
         if response.status_code == 416 or elsewhere:
-            for left in (begun, tag):  # ours is longer, or the host starts at another offset: not the same file
+            # Not the same file: the received part is longer, or the host starts at another offset.
+            for left in (begun, tag):
                 left.unlink(missing_ok=True)
             raise requests.ConnectionError(f"the {start} bytes kept earlier do not fit the file and were removed")
         response.raise_for_status()
@@ -380,7 +381,7 @@ def _verify(archive: Archive, path: Path) -> None:
 
 
 def extract(archive: Path, part: Part, root: Path) -> None:
-    """Extract the archive's images into place; skip those that are there with the same size.
+    """Extract the archive's images into place; skip those that already exist with the same size.
 
     Raises:
         DataError: the archive is damaged or would extract to too many bytes, or the disk is full.
@@ -440,7 +441,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="safmn prepare download",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Download data sets from their official hosts into the layout of datasets/README.md:\n\n"
-        f"{sets}\n\nFiles that are there are not downloaded again; an interrupted download resumes where it stopped.",
+        f"{sets}\n\nExisting files are not downloaded again; an interrupted download resumes where it stopped.",
     )
     parser.add_argument("sets", nargs="+", choices=SETS, metavar="SET", help=f"one or more of {', '.join(SETS)}")
     parser.add_argument("--root", type=Path, default=Path("datasets"), metavar="DIR", help="default: datasets")

@@ -28,12 +28,12 @@ def hint(path: str | os.PathLike[str]) -> str:
 
 
 def is_on_request(path: str | os.PathLike[str]) -> bool:
-    """Whether the data set at ``path`` is given on request only, because its licence forbids passing it on."""
+    """Return whether the data set at ``path`` is available only on request, because its licence forbids copies."""
     return any(part in _ON_REQUEST for part in PurePath(path).parts)
 
 
 def _by_set(place: PurePath) -> str | None:
-    """Return the hint for a set in a fixed place; None if it has none, or if only its LR images are missing."""
+    """Return the hint for a set with a fixed location; None for other sets, and if only LR images are missing."""
     lr = next((folder for folder in (place, place.parent) if folder.name == "LR_bicubic"), None)
     if lr is not None and os.path.isdir(lr.parent / "HR"):
         return None

@@ -240,10 +240,10 @@ def _read(path: str, folder: str) -> tuple[np.ndarray, SourceFile]:
 
 
 def _eight_bits(image: np.ndarray, path: str) -> np.ndarray:
-    """An image of 8 bits, or of 16 that hold no more than 8.
+    """Return an image with 8 bits; a 16-bit image is converted if its values are 8-bit values times 257.
 
     Raises:
-        DataError: it has more, which a store cannot hold.
+        DataError: the image needs more than 8 bits, which a store cannot hold.
     """
     if image.dtype == np.uint8:
         return image
