@@ -43,7 +43,7 @@ def av_module() -> Any:
     except ImportError as error:
         raise DataError("films need the optional package av (PyAV): pip install av") from error
     if not hasattr(av.VideoFrame, "color_primaries"):
-        raise DataError(f"films need PyAV 17 or newer, not {av.__version__}: pip install --upgrade av")
+        raise DataError(f"films need PyAV 17 or newer, this is {av.__version__}: pip install --upgrade av")
     return av
 
 

@@ -70,10 +70,10 @@ def _with_pixels(picture: Picture, kind: str, path: Path, say: Say) -> Picture:
         pixels = eight_bits(pixels)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels in (2, 4) and kind not in _WITH_ALPHA:
-        say("%s: %s cannot hold transparency; the image is put on white.", path, kind)
+        say("%s: %s holds no transparency; the image is put on white.", path, kind)
         pixels = onto_white(pixels)
     if kind == "GIF" and pixels.ndim == 3 and pixels.shape[2] == 4 and _is_soft(pixels[..., 3]):
-        say("%s: GIF cannot hold partial transparency, which the image has; it becomes full or none.", path)
+        say("%s: a pixel of a GIF is shown or not; the partial transparency of the image is lost.", path)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     return replace(picture, pixels=np.ascontiguousarray(pixels))
