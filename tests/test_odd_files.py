@@ -115,16 +115,34 @@ def test_heic(bits: int, tmp_path: Path, upscale: Upscale, monkeypatch: pytest.M
     large = cv2.resize(PHOTO, (128, 96), interpolation=cv2.INTER_CUBIC)
     mode, pixels = ("RGB", large) if bits == 8 else ("RGB;16", large.astype("u2") * 257)
     image = pillow_heif.from_bytes(mode, (128, 96), pixels.tobytes())
-    image.save(tmp_path / "a.heic", quality=95, chroma="444", exif=b"Exif\0\0" + exif(orientation=6))
+    notes = {"exif": b"Exif\0\0" + exif(orientation=6), "xmp": XMP % 6}
+    image.save(tmp_path / "a.heic", quality=95, chroma="444", **notes)
     result = read_picture(upscale(tmp_path / "a.heic", ".png"))
     assert result.pixels.dtype == (np.uint8 if bits == 8 else np.uint16)
     found = result.pixels if bits == 8 else eight_bits(result.pixels)
     assert np.abs(found.astype(int) - repeated(np.rot90(large, -1))).mean() < 3
     assert result.exif
     assert b"Camera" in result.exif
+    assert result.orientation == 1  # the pixels are upright, and must not be rotated again
+    assert result.extras.xmp == XMP % 1
+    for suffix in (".tif", ".jpg"):
+        assert (
+            read_picture(upscale(tmp_path / "a.heic", suffix)).upright().size == repeated(np.rot90(large)).shape[1::-1]
+        )
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(DataError, match=r"a\.heic: .*pip install pillow-heif"):
         read_picture(tmp_path / "a.heic")
+
+
+def test_avif_with_damaged_exif_data_keeps_its_rotation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The file states the rotation outside the EXIF data."""
+    path = tmp_path / "a.avif"
+    Image.fromarray(PHOTO).save(path, exif=b"Exif\0\0" + exif(orientation=6))
+    content = path.read_bytes()
+    assert content.count(b"II*\0") == 1
+    path.write_bytes(content.replace(b"II*\0\x08\0\0\0", b"II*\0\xff\xff\xff\0"))
+    assert read_picture(path).orientation == 6
+    assert "EXIF data cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize(

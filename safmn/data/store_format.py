@@ -25,7 +25,7 @@ ALIGNMENT = 64
 _MAGIC = b"SAFMNPS\x01"
 _HEADER = struct.Struct("<8sQQ16s")  # magic and version, offset and length of the index, its digest
 CheckSource: TypeAlias = Literal["always", "if_present", "never"]
-_REMAKE = "Rebuild it with safmn prepare store."
+REMAKE = "Rebuild it with safmn prepare store."
 _LARGEST_SCALE = 64
 _CHECKED_AT_MOST = 4096  # source files checked when a store is opened, to limit the start-up time
 
@@ -196,12 +196,12 @@ def read_index(path: str | Path) -> StoreIndex:
         whole = offset + length == os.fstat(file.fileno()).st_size
         content = read_at(file, offset, length) if whole else b""
     if not whole or digest_of(content) != digest:
-        raise DamagedStore(f"the patch store {path} is truncated or damaged. {_REMAKE}")
+        raise DamagedStore(f"the patch store {path} is truncated or damaged. {REMAKE}")
     try:
         index = msgspec.msgpack.decode(content, type=StoreIndex)
         _check_places(index, offset)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise DamagedStore(f"the index of the patch store {path} is wrong ({error}). {_REMAKE}") from error
+        raise DamagedStore(f"the index of the patch store {path} is wrong ({error}). {REMAKE}") from error
     return index
 
 

@@ -27,6 +27,7 @@ from safmn.data.sources import (
 )
 from safmn.data.store_format import (
     ALIGNMENT,
+    REMAKE,
     DamagedStore,
     Source,
     SourceFile,
@@ -119,7 +120,7 @@ def is_up_to_date(output: Path, source: Source, pairs: Sequence[Pair]) -> bool:
     try:
         index = read_index(output)
     except DamagedStore as error:
-        logger.warning("%s Making it again.", str(error).removesuffix(" Make it anew with safmn prepare store."))
+        logger.warning("%s Making it again.", str(error).removesuffix(f" {REMAKE}"))
         return False
     wanted = [(os.path.relpath(pair.gt, source.hr_folder), _lr_name(pair, source)) for pair in pairs]
     found = [(image.hr.name, image.lr.name if image.lr else None) for image in index.images]

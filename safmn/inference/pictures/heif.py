@@ -45,7 +45,8 @@ def read_heif(path: Path, check_size: Callable[[int, int], None]) -> Picture:
     if len(file) > 1:
         logger.warning("%s: only the primary one of its %d images is read.", path, len(file))
     pixels = _scaled(np.asarray(image), int(image.info.get("bit_depth") or 8), image.mode)
-    return Picture(pixels, *heif_metadata(image.info, path))
+    # The decoder has applied the file's rotation. EXIF data repeats it, and must not make others apply it again.
+    return Picture(pixels, *heif_metadata(image.info, path)).described(turned=True)
 
 
 def _scaled(pixels: Array, depth: int, mode: str) -> Array:

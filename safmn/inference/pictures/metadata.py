@@ -34,7 +34,7 @@ def metadata(image: Image.Image) -> Described:
     icc = image.info.get("icc_profile") or None
     if image.format == "PNG":
         return _of_png(path, icc)
-    data = _checked(_exif_of(image), path)
+    data = _exif_of(image, path)
     info = image.info
     resolution = _resolution(info) or exif.resolution(data)
     comment = info.get("comment")
@@ -107,18 +107,17 @@ def heif_metadata(info: dict[str, Any], path: Path) -> Described:
     return data, icc, extras
 
 
-def _exif_of(image: Image.Image) -> bytes | None:
-    """Return a file's EXIF data unchanged; for AVIF, with the orientation that the file states outside the data.
+def _exif_of(image: Image.Image, path: Path) -> bytes | None:
+    """Return a file's EXIF data; for AVIF, with the orientation that the file states outside the data.
 
     Image.getexif is avoided: if EXIF data has no orientation, it takes it from XMP, unlike other programs. It also
     changes the types of values.
     """
-    data = image.info.get("exif") or None
     decoder = getattr(image, "_decoder", None)
     if image.format == "AVIF" and decoder is not None:
         *_, data, orientation, _ = decoder.get_info()
-        return exif.with_orientation(data or None, orientation)
-    return data
+        return exif.with_orientation(_checked(data or None, path), orientation)
+    return _checked(image.info.get("exif") or None, path)
 
 
 def _checked(data: bytes | None, path: Path) -> bytes | None:
