@@ -15,6 +15,7 @@ from safmn.data.sources import Pair
 from safmn.errors import DataError, did_you_mean
 from safmn.imaging import imresize, mod_crop, read_rgb
 from safmn.registry import DATASET_REGISTRY
+from safmn.value_types import PositiveFloat
 
 
 class BundledPhotosOptions(CropOptions, frozen=True, kw_only=True):
@@ -30,7 +31,7 @@ class BundledPhotosOptions(CropOptions, frozen=True, kw_only=True):
     names: list[str]
     color: Literal["y", "rgb"] | None = None
     mean: list[float] | None = None
-    std: list[float] | None = None
+    std: list[PositiveFloat] | None = None
 
 
 def photo_folder() -> Path:
