@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="safmn train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("-opt", required=True, metavar="FILE", help="option file (YAML)")
+    parser.add_argument(
+        "-opt", required=True, metavar="FILE", help="option file (YAML), or the name of one that `safmn options` lists"
+    )
     parser.add_argument("--auto_resume", action="store_true", help="resume from the newest complete checkpoint")
     parser.add_argument(
         "--allow-changes", action="store_true", help="resume even if options that affect the result have changed"

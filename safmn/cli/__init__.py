@@ -17,6 +17,7 @@ VERBS = {
     "export": ("safmn.cli.export", "write a network as ONNX, OpenVINO, ncnn or TorchScript"),
     "prepare": ("safmn.cli.prepare", "make LR images, sub-images, lmdb, patch stores; download data sets"),
     "degrade": ("safmn.cli.degrade", "degrade an image as real-world training does"),
+    "options": ("safmn.cli.options", "list the option files that come with the package, or print one"),
     "zoo": ("safmn.cli.zoo", "list the weights that come with the package"),
 }
 

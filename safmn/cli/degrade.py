@@ -49,7 +49,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("image", metavar="IMAGE", help="the GT image")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="the LQ image or the contact sheet (.png)")
-    p.add_argument("-opt", "--opt", metavar="FILE", help="training option file (default: Real-ESRGAN's values)")
+    p.add_argument(
+        "-opt",
+        "--opt",
+        metavar="FILE",
+        help="training option file (default: Real-ESRGAN's values)",
+    )
     p.add_argument("--force_yml", nargs="+", default=[], metavar="A:B=C", help="override options of the file")
     p.add_argument("--scale", type=int, metavar="N", help="GT size / LQ size, without --opt (default: 4)")
     p.add_argument("--seed", type=int, metavar="S", help="default: the option file's manual_seed, or 0")

@@ -40,7 +40,7 @@ from safmn.imports import log_imports
 from safmn.metrics import network_name
 from safmn.options import Expectation, Options
 from safmn.options.datasets import degrades
-from safmn.prepare.hints import hint, is_on_request
+from safmn.prepare.hints import absence, hint, is_on_request
 from safmn.registry import ARCH_REGISTRY, build
 from safmn.runtime.distributed import Ranks
 from safmn.system.console import say
@@ -368,10 +368,8 @@ def _run_set(plan: TestPlan, name: str, section: Mapping[str, Any], ranks: Ranks
 
 def _explain(name: str, section: Mapping[str, Any], error: Exception) -> str:
     """Describe in one line why a set could not be tested; if its files are missing, with the command that gets them."""
-    places = [section[key] for key in ("dataroot_gt", "dataroot_lq", "meta_info_file") if section.get(key)]
-    missing = [place for place in places if not os.path.exists(place)]
-    if missing:
-        return f"{name} is missing: there is no {' and no '.join(missing)}. {hint(missing[0])}"
+    if absent := absence(section):
+        return f"{name} is missing: {absent}"
     if isinstance(error, OUT_OF_MEMORY):
         advice = "images are tested whole: use a --device with more memory"
         return f"{name}: memory ran out, {advice} ({first_line(error)})"

@@ -14,6 +14,7 @@ from safmn.errors import OptionError
 from safmn.options import datasets, plugins, rules
 from safmn.options.problems import KeyPath, Problems
 from safmn.options.reader import parse_value, read_document
+from safmn.options.shipped import find_option_file
 from safmn.options.typed import to_struct
 from safmn.options.types import Expectation, OptionFile, Options
 from safmn.runtime.execution import device_count
@@ -31,7 +32,7 @@ def load_options(
     """Read an option file and check all of it; nothing is built.
 
     Args:
-        path: a YAML file with BasicSR's keys and ours.
+        path: a YAML file with BasicSR's keys and ours, or the name of one that comes with the package (``train_x4``).
         mode: what it is wanted for; training needs ``train`` and ``datasets.train``.
         overrides: ``a:b=c`` entries of ``--force_yml``; ``c`` is a YAML value.
         debug: prefix the run's name with ``debug_``; validate and save every 8 iterations, log every one.
@@ -39,6 +40,7 @@ def load_options(
     Raises:
         OptionError: with the file, line, key path, what was expected and the nearest known key, of every mistake.
     """
+    path = find_option_file(path)
     problems = Problems(path)
     document = read_document(path, problems)
     problems.lines = document.lines

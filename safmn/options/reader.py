@@ -21,8 +21,9 @@ from typing import Any
 import yaml
 from yaml.reader import ReaderError
 
-from safmn.errors import OptionError
+from safmn.errors import OptionError, did_you_mean
 from safmn.options.problems import KeyPath, Problems
+from safmn.options.shipped import shipped_files
 
 _PREFIX = "tag:yaml.org,2002:"
 _NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
@@ -80,7 +81,7 @@ def read_document(path: str | Path, problems: Problems) -> Document:
     try:
         node = yaml.compose(text, Loader=Loader)
         if node is None:
-            raise OptionError(f"{path} is empty. An option file is a YAML mapping; see the files in options/.")
+            raise OptionError(f"{path} is empty. It must be a YAML mapping; `safmn options train_x4` prints one.")
         if not isinstance(node, yaml.MappingNode):
             raise OptionError(f"{path} holds {_kind(node)}, not a mapping. An option file starts with `name: ...`.")
         builder = _Builder(problems)
@@ -119,7 +120,8 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)  # no more: it may be a device without an end
     except FileNotFoundError:
-        raise OptionError(f"no option file at {path}. The ones that come with SAFMN are in options/.") from None
+        suggestion = did_you_mean(path.stem, shipped_files())
+        raise OptionError(f"no option file at {path}.{suggestion} `safmn options` lists those of SAFMN.") from None
     except IsADirectoryError:
         raise OptionError(f"{path} is a folder; give the option file inside it.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

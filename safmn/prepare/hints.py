@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 _DOWNLOADED_BENCHMARKS = ("Set5", "Set14", "B100", "Urban100")
 _ON_REQUEST = ("Manga109",)
+_PLACES = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info_file", "meta_info")  # keys that name files or folders
 _LAYOUT = "datasets/README.md explains how to download, make and lay out data sets."
 
 
@@ -25,6 +28,16 @@ def hint(path: str | os.PathLike[str]) -> str:
     if name.endswith(".txt"):
         return f"Make it with: safmn prepare meta DIR -o {place}"
     return _by_set(place) or _from_hr(place) or _LAYOUT
+
+
+def absence(section: Mapping[str, Any]) -> str | None:
+    """Return which folders or files of a data set's section are missing, with the command that gets them; or None."""
+    inner = [part for value in section.values() for part in (value if isinstance(value, list) else [value])]
+    nested = (absence(part) for part in inner if isinstance(part, Mapping))
+    missing = [section[key] for key in _PLACES if section.get(key) and not os.path.exists(section[key])]
+    if missing:
+        return f"there is no {' and no '.join(map(str, missing))}. {hint(missing[0])}"
+    return next(filter(None, nested), None)
 
 
 def is_on_request(path: str | os.PathLike[str]) -> bool:

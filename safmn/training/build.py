@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from safmn.data import TrainingLoader, build_dataset
-from safmn.errors import CheckpointError, OptionError
+from safmn.errors import CheckpointError, DataError, OptionError, UserError
 from safmn.evaluation.scoring import check_first_pair
 from safmn.imports import log_imports
 from safmn.options import Options, differences, dump
 from safmn.options.datasets import PATHS
+from safmn.prepare.hints import absence
 from safmn.registry import ARCH_REGISTRY, MODEL_REGISTRY, find
 from safmn.runtime import distributed
 from safmn.runtime.distributed import Ranks
@@ -92,6 +93,20 @@ def _channels_last(options: Options) -> bool | None:
     return False if given is None and not tried else given
 
 
+def _build_dataset(section: Mapping[str, Any], options: Options, *, phase: str) -> Any:
+    """Build a data set; if its files are missing, name the command that gets them.
+
+    Raises:
+        DataError, OptionError: see :func:`safmn.data.build_dataset`.
+    """
+    try:
+        return build_dataset(section, phase=phase, scale=options.scale, seed=options.manual_seed)
+    except (UserError, OSError) as error:
+        if absent := absence(section):
+            raise DataError(f"data set {section.get('name', section['type'])!r} is missing: {absent}") from error
+        raise
+
+
 def build_loader(options: Options, execution: Execution, ranks: Ranks) -> TrainingLoader:
     """The endless loader of the ``train`` data set.
 
@@ -101,7 +116,7 @@ def build_loader(options: Options, execution: Execution, ranks: Ranks) -> Traini
     section = options.datasets.get("train")
     if section is None:
         raise OptionError(f"{options.source}: datasets.train is missing")
-    dataset = build_dataset(section, phase="train", scale=options.scale, seed=options.manual_seed)
+    dataset = _build_dataset(section, options, phase="train")
     loader = TrainingLoader(
         dataset,
         batch_size=section["batch_size_per_gpu"],
@@ -122,8 +137,7 @@ def _validation_sets(options: Options) -> dict[str, Any]:
     if options.val is None:
         return {}
     sets = {
-        section.get("name", key): build_dataset(section, phase="val", scale=options.scale, seed=options.manual_seed)
-        for key, section in sections.items()
+        section.get("name", key): _build_dataset(section, options, phase="val") for key, section in sections.items()
     }
     for name, dataset in sets.items():
         check_first_pair(dataset, name, options.scale)

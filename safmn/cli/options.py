@@ -1,0 +1,42 @@
+"""``safmn options``: list the option files that come with the package, or print one to edit.
+
+``safmn options`` lists them with a line each. ``safmn options train_x4 > my.yml`` gives one to edit. ``-opt`` of the
+other commands takes a name of this list or a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from safmn.errors import OptionError, did_you_mean, exit_status
+from safmn.options.shipped import content, description, shipped_files
+from safmn.system.console import ArgumentParser, say
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog="safmn options", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print this option file")
+    return parser
+
+
+@exit_status
+def main(argv: Sequence[str] | None = None) -> int:
+    """List the option files or print one; return the exit status."""
+    files, name = shipped_files(), _parser().parse_args(argv).name
+    if name is not None:
+        file = files.get(name.removesuffix(".yml"))
+        if file is None:
+            raise OptionError(
+                f"no option file is named {name!r}.{did_you_mean(name, files)} `safmn options` lists them."
+            )
+        sys.stdout.write(content(file))
+        return 0
+    width = max(map(len, files))
+    for file, path in files.items():
+        say(f"{file:{width}}  {description(path)}")
+    say("\nPrint one to edit it: safmn options train_x4 > my.yml. Use one as it is: safmn train -opt train_x4")
+    return 0
