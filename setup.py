@@ -3,9 +3,11 @@
 The code is under Apache-2.0; the weights in safmn/weights/zoo are under CC BY-SA 4.0 (their NOTICE.md).
 """
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 VERSION = next(
@@ -17,6 +19,20 @@ VERSION = next(
 # BasicSR's own run-time needs, without tb-nightly (it collides with tensorboard). BasicSR itself cannot stand here: its
 # build asks for torch in an isolated environment. scripts/setup_environment.py installs it; safmn says where it lacks.
 BASICSR_NEEDS = ["addict", "future", "scikit-image>=0.22", "yapf"]
+
+
+class BuildPy(build_py):
+    """Also put the option files into the package; safmn/options/shipped.py finds them there."""
+
+    def run(self) -> None:
+        """Build the package."""
+        super().run()
+        if not self.editable_mode:
+            files = Path(self.build_lib) / "safmn" / "options" / "files"
+            files.mkdir(parents=True, exist_ok=True)
+            for file in sorted((HERE / "options").glob("*.yml")):
+                shutil.copy(file, files)
+
 
 setup(
     name="safmn",
@@ -39,6 +55,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Processing",
     ],
     keywords="super-resolution, upscaling, image restoration, SAFMN, BasicSR, PyTorch",
+    cmdclass={"build_py": BuildPy},
     packages=find_packages(include=["safmn", "safmn.*"]),
     package_data={
         "safmn.options": ["schema.json"],

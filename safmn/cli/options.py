@@ -28,12 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """List the option files or print one; return the exit status."""
     files, name = shipped_files(), _parser().parse_args(argv).name
     if name is not None:
-        file = files.get(name.removesuffix(".yml"))
-        if file is None:
-            raise OptionError(
-                f"no option file is named {name!r}.{did_you_mean(name, files)} `safmn options` lists them."
-            )
-        sys.stdout.write(content(file))
+        stem = name.removesuffix(".yml")
+        if stem not in files:
+            near = did_you_mean(stem, files)
+            raise OptionError(f"no option file is named {name!r}.{near} `safmn options` lists them.")
+        sys.stdout.write(content(files[stem]))
         return 0
     width = max(map(len, files))
     for file, path in files.items():
