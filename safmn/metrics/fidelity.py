@@ -4,7 +4,7 @@
 with BasicSR's signatures and channel order (BGR), and are registered under BasicSR's names. They do not take
 BasicSR's ``**kwargs``, so a misspelt argument in an option file is detected.
 
-SSIM follows Wang, Bovik, Sheikh and Simoncelli, "Array quality assessment: from error visibility to structural
+SSIM follows Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
 similarity", IEEE TIP 2004: Gaussian window of 11x11 with sigma 1.5, valid region only, K1 = 0.01, K2 = 0.03.
 """
 

@@ -1,8 +1,11 @@
-"""Option files: YAML with BasicSR's keys and ours, checked as a whole before anything is built.
+"""Option files: YAML with BasicSR's keys and our own, checked completely before anything is built.
 
-Reading order: ``types`` (what may stand in a file), ``load`` (:func:`load_options`), ``reader`` (YAML), ``typed``
-(types), ``signatures`` and ``components`` (what a network, a loss, a data set accepts), ``rules`` (what makes sense
-together), ``compare`` (writing options down, telling them apart).
+Suggested reading order:
+
+- ``types``: the sections of a file; ``load``: :func:`load_options`; ``reader``: YAML; ``typed``: conversion to types;
+- ``signatures``, ``components``, ``losses`` and ``datasets``: what networks, losses and data sets accept;
+- ``rules``: keys that depend on each other; ``problems``: error messages; ``plugins``: ``imports``;
+- ``differences``: write and compare options; ``described``, ``schema``, ``reference``: JSON Schema and documentation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Checking networks, losses, metrics, optimisers and schedulers against what they accept; nothing is built."""
+"""Check the sections of networks, losses, metrics, optimisers and schedulers against their signatures.
+
+Nothing is built.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ from safmn.options.signatures import REQUIRED, Signature, signature_of
 from safmn.options.typed import show, to_type
 from safmn.value_types import NotNegative
 
-# Arguments that BasicSR's metrics share: the framework hands them images of (H, W, C), and 4.0 does not crop.
+# Arguments that BasicSR's metrics share. The framework passes (H, W, C) images, and slicing needs an integer border.
 METRIC_ARGUMENTS: dict[str, Any] = {"crop_border": NotNegative, "input_order": Literal["HWC"]}
-METRIC_IMAGES = ("img", "img2")  # what a metric measures; the framework passes them
-_TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # BasicSR's own of other arguments than all the rest
+METRIC_IMAGES = ("img", "img2")  # the image and its GT, passed by the framework
+_TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # BasicSR's metrics for tensors instead of arrays
 
 _LOSS_KEYS: dict[str, Any] = {field.encode_name: field.type for field in msgspec.structs.fields(EntryKeys)}
 
@@ -33,27 +36,32 @@ def _signature(component: Callable[..., Any], without: tuple[str, ...]) -> Signa
 
 
 def models() -> list[str]:
-    """The models that this engine runs: all that are registered but BasicSR's own, which bring their own engine."""
+    """Return the names of the models that SAFMN can train: all registered models except BasicSR's.
+
+    BasicSR's models have a different interface.
+    """
     kinds = {name: registry.find(registry.MODEL_REGISTRY, name) for name in registry.names(registry.MODEL_REGISTRY)}
     return [name for name, kind in kinds.items() if not kind.__module__.startswith("basicsr.")]
 
 
 def metrics() -> dict[str, Callable[..., Any]]:
-    """The metrics that measure images as arrays, by name."""
+    """Return the metrics that take images as arrays, by name."""
     known = [name for name in registry.names(registry.METRIC_REGISTRY) if name not in _TENSOR_METRICS]
     return {name: registry.find(registry.METRIC_REGISTRY, name) for name in known}
 
 
 def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> None:
-    """Check ``model_type``; a test only needs to know that it has a generator."""
+    """Check ``model_type``."""
     known = models()
     if not isinstance(name, str):
-        return  # the check of types speaks of it
+        return  # reported by the type check
     if name in known:
         try:
             inspect.signature(registry.find(registry.MODEL_REGISTRY, name)).bind("options", "execution", "ranks")
         except TypeError:
-            problems.add(where, f"{name} is not made for this engine: subclass safmn.training.models.Model")
+            problems.add(
+                where, f"{name} has another constructor than SAFMN's models: subclass safmn.training.models.Model"
+            )
         return
     if name in registry.names(registry.MODEL_REGISTRY):
         problems.add(where, f"BasicSR's {name} is not supported yet. Known: {', '.join(known)}.")
@@ -63,7 +71,7 @@ def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> Non
 
 
 def check_network(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> Signature | None:
-    """Check ``network_g`` or ``network_d``; returns the constructor's signature where the network is known."""
+    """Check ``network_g`` or ``network_d``; return the constructor's signature, or None for an unknown network."""
     component = find_component(section, finder(registry.ARCH_REGISTRY), where, problems)
     if component is None:
         return None
@@ -71,13 +79,20 @@ def check_network(section: Mapping[str, Any], where: KeyPath, problems: Problems
 
 
 def check_loss(entry: LossEntry | None, given: Any, where: KeyPath, problems: Problems) -> None:
-    """Check one loss: ``given`` is its section as it stands in the file, ``entry`` how it was read, if it could be."""
+    """Check one loss.
+
+    Args:
+        entry: the loss as read from the file, or None if it could not be read.
+        given: its section in the file.
+    """
     component = find_component(given, finder(registry.LOSS_REGISTRY), where, problems)
     if component is None or entry is None:
         return
     section = entry.section
     if entry.role != "adversarial" and is_adversarial(component):
-        problems.add((*where, "type"), f"{section['type']} judges a discriminator's output, not images: see gan_opt")
+        problems.add(
+            (*where, "type"), f"{section['type']} takes a discriminator's output, not images; use it in gan_opt"
+        )
         return
     for key, hint in _LOSS_KEYS.items() if len(where) == 3 else ():
         if key in given:
@@ -85,14 +100,18 @@ def check_loss(entry: LossEntry | None, given: Any, where: KeyPath, problems: Pr
     _check(section, component, where, problems)
     weight = section.get("loss_weight")
     if isinstance(weight, (int, float)) and weight < 0:
-        problems.add((*where, "loss_weight"), f"is {weight:g}: with a negative weight training makes the error larger")
+        problems.add(
+            (*where, "loss_weight"), f"is {weight:g}: a negative weight would make training increase the error"
+        )
     ours = component.__module__.startswith(("basicsr.", "safmn."))
     if ours and isinstance(section.get("reduction"), str) and section["reduction"] not in ("mean", "sum"):
-        problems.add((*where, "reduction"), f"expected mean or sum, got {section['reduction']!r}: a loss is one number")
+        problems.add(
+            (*where, "reduction"), f"expected mean or sum, got {section['reduction']!r}: a loss must be a scalar"
+        )
 
 
 def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> bool:
-    """Check one of ``val.metrics``. Returns whether the metric compares with a GT image."""
+    """Check an entry of ``val.metrics``; return whether the metric compares with a GT image."""
     component = find_component(section, _among(metrics(), "metric"), where, problems)
     if component is None:
         return False
@@ -118,10 +137,13 @@ def check_scheduler(section: Mapping[str, Any], where: KeyPath, problems: Proble
 
 
 def finder(kind: registry.Registry) -> Callable[[str], Callable[..., Any]]:
+    """Return a function that finds a component of a registry by name."""
     return lambda name: registry.find(kind, name)
 
 
 def _among(known: Mapping[str, Callable[..., Any]], kind: str) -> Callable[[str], Callable[..., Any]]:
+    """Return a function that finds one of ``known`` by name; ``kind`` is the word for it in messages."""
+
     def find(name: str) -> Callable[..., Any]:
         if name not in known:
             raise OptionError(f"no {kind} named {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
@@ -141,9 +163,9 @@ _FINDERS: dict[str, Callable[[str], Callable[..., Any]]] = {
 def find_component(
     section: Any, find: Callable[[str], Callable[..., Any]], where: KeyPath, problems: Problems
 ) -> Callable[..., Any] | None:
-    """What the ``type`` of a section names."""
+    """Return the component that a section's ``type`` names. If there is none, note the mistake and return None."""
     if not isinstance(section, Mapping):
-        return None  # the check of types says so
+        return None  # reported by the type check
     if "type" not in section:
         problems.add(where, "the key 'type' is missing")
         return None
@@ -159,7 +181,7 @@ def find_component(
 
 
 def check_value(hint: Any, value: Any, where: KeyPath, problems: Problems) -> None:
-    """Check a value that the component gets as it stands, so that ``16.0`` does not do for a whole number."""
+    """Check a value that is passed to a component unconverted: ``16.0`` is not accepted as an integer."""
     to_type(hint, value, where, problems, whole_floats=False)
 
 
@@ -174,13 +196,13 @@ def _check(
     extra: Mapping[str, Any] | None = None,
     whole_floats: bool = False,
 ) -> Signature:
-    """Check the keys of a section against the arguments of its component; returns those.
+    """Check the keys of a section against its component's arguments; return the component's signature.
 
     Args:
-        without: arguments that the framework passes itself.
-        hints: types of arguments that say more than the component's own.
-        extra: types of keys that are not for the component.
-        whole_floats: whether ``5e3`` does for a whole number.
+        without: arguments that the framework passes.
+        hints: types of arguments, more precise than those in the signature.
+        extra: types of keys that are not arguments of the component.
+        whole_floats: whether ``5e3`` is accepted as an integer.
     """
     signature = _signature(component, without)
     own = {key: (hints or {}).get(key, hint) for key, hint in signature.hints.items()}
@@ -197,7 +219,12 @@ def _check(
 
 
 def defaults_of(key: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of the arguments of the component that the section ``key`` names; none where it is not known."""
+    """Return the default arguments of a section's component, by name; empty for an unknown component.
+
+    Args:
+        key: the section's key, for example ``network_g`` or ``optim_g``.
+        section: the section itself.
+    """
     try:
         component = _FINDERS[key](section["type"])
     except (KeyError, OptionError):
@@ -207,6 +234,6 @@ def defaults_of(key: str, section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_of(signature: Signature, key: str) -> Any:
-    """The default of an argument, or None where there is none."""
+    """Return the default of an argument, or None if it has no default."""
     default = signature.defaults.get(key)
     return None if default is REQUIRED else default

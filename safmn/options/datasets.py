@@ -1,4 +1,4 @@
-"""Checking the sections of ``datasets``: a data set's own keys, and for training the loader's."""
+"""Check the sections of ``datasets``: the keys of the data set and, for training, those of the loader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safmn.options.signatures import option_keys
 from safmn.options.typed import struct_defaults
 from safmn.value_types import NotNegative, Positive, PositiveFloat
 
-PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # where ``~`` is the home folder
+PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # a leading ``~`` is expanded
 
 
 class LoaderOptions(Struct, frozen=True, kw_only=True):
@@ -26,8 +26,8 @@ class LoaderOptions(Struct, frozen=True, kw_only=True):
     Attributes:
         batch_size_per_gpu: Samples per micro-batch and process.
         num_worker_per_gpu: Loader processes for each training process; 0: load in the training process.
-        dataset_enlarge_ratio: How often an epoch goes through the files. With a fraction the first files of the list
-            come more often than the others in every epoch, as in BasicSR.
+        dataset_enlarge_ratio: How often each file is used in an epoch. If the ratio is not an integer, the first files
+            of the list are used more often than the others in every epoch, as in BasicSR.
     """
 
     batch_size_per_gpu: Positive
@@ -36,7 +36,7 @@ class LoaderOptions(Struct, frozen=True, kw_only=True):
 
 
 class IoBackend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How BasicSR's data sets read files: from folders, or from lmdb (with lmdb's own switches)."""
+    """How BasicSR's data sets read files: from folders (``disk``) or from lmdb, with the options of ``lmdb.open``."""
 
     type: Literal["disk", "lmdb"]
     readonly: bool = True
@@ -45,7 +45,7 @@ class IoBackend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class DatasetKeys(Struct, frozen=True, kw_only=True):
-    """Types of the keys that the data sets of BasicSR share. Which of them a data set takes, its source says."""
+    """Types of the keys that BasicSR's data sets share. Which of them a data set reads is found in its source."""
 
     name: str
     type: str
@@ -64,7 +64,13 @@ class DatasetKeys(Struct, frozen=True, kw_only=True):
 
 
 class _Key(NamedTuple):
-    """A key that a section may have: its type, and what to say where it does nothing (unless it has ``quiet``)."""
+    """A key that a section may have.
+
+    Attributes:
+        hint: its type.
+        no_effect: the warning for a key without effect; None for other keys.
+        quiet: the value for which the warning is left out.
+    """
 
     hint: Any
     no_effect: str | None = None
@@ -77,19 +83,19 @@ def _types(kind: Any) -> dict[str, Any]:
 
 _SHARED = _types(DatasetKeys)
 _LOADER = {key: _Key(hint) for key, hint in _types(LoaderOptions).items()}
-# Keys that BasicSR's option files carry and that do nothing here, each with the reason.
+# Keys of BasicSR's option files that have no effect here, each with the reason.
 _LOADER_WITHOUT_EFFECT = {
     "use_shuffle": _Key(bool, "has no effect: training data is always shuffled (BasicSR ignores this key too)", True),
     "prefetch_mode": _Key(Literal["cpu", "cuda"] | None, "has no effect: the loader always prefetches", None),
     "num_prefetch_queue": _Key(Positive, "has no effect: the loader sizes its own queue"),
-    "pin_memory": _Key(bool, "has no effect: memory is pinned where the device is a CUDA one"),
-    "persistent_workers": _Key(bool, "has no effect: loader workers always live as long as the run", True),
+    "pin_memory": _Key(bool, "has no effect: memory is pinned if the device is a CUDA device"),
+    "persistent_workers": _Key(bool, "has no effect: loader workers always run until the end of training", True),
 }
 WITHOUT_EFFECT = frozenset(_LOADER_WITHOUT_EFFECT)
 _UNREAD = {
     "filename_tmpl": _Key(str, "has no effect: this data set has no pairs of files to match"),
     "meta_info_file": _Key(str | None, "has no effect: this data set does not read it"),
-    "gt_size": _Key(Positive),  # of a real-world set: the same as the top-level gt_size, which the rules check
+    "gt_size": _Key(Positive),  # real-world sets may repeat the top-level gt_size; the rules check that it is equal
 }
 _CROP = ("gt_size", "use_hflip", "use_rot")
 
@@ -97,7 +103,7 @@ _CROP = ("gt_size", "use_hflip", "use_rot")
 def check_dataset(
     section: Mapping[str, Any], where: KeyPath, phase: str, problems: Problems, *, top: Mapping[str, Any]
 ) -> None:
-    """Check the section of one data set; ``top`` is the whole file, whose ``gt_size`` stands for one in the section."""
+    """Check the section of one data set. ``top`` is the whole file; its ``gt_size`` may replace the section's."""
     kind = find_component(section, finder(registry.DATASET_REGISTRY), where, problems)
     if kind is None:
         return
@@ -115,31 +121,31 @@ def check_dataset(
             if known.no_effect and (known.quiet is msgspec.UNSET or value != known.quiet):
                 problems.warn(path, known.no_effect)
         elif is_open:
-            problems.warn(path, f"cannot be checked: {section['type']} does not show which keys it reads")
+            problems.warn(path, f"cannot be checked: it is unknown which keys {section['type']} reads")
         else:
-            problems.add(path, f"{section['type']} reads no key {key!r}.{did_you_mean(key, accepted)}")
+            problems.add(path, f"{section['type']} has no key {key!r}.{did_you_mean(key, accepted)}")
 
 
 def idle_keys() -> dict[str, str]:
-    """Keys of the training set's section that BasicSR's files carry and that do nothing here, each with the reason."""
+    """Return the keys of the training set in BasicSR's files that have no effect here, each with the reason."""
     return {name: key.no_effect or "" for name, key in _LOADER_WITHOUT_EFFECT.items()}
 
 
 def degrades(kind: Any) -> bool:
-    """Whether the data set of this name makes its LQ images, and so gets the options of the degradation."""
+    """Return whether the data set of this name degrades GT images itself and so needs the degradation's options."""
     known = isinstance(kind, str) and kind in registry.names(registry.DATASET_REGISTRY)
     return known and getattr(registry.find(registry.DATASET_REGISTRY, kind), "degrades", False) is True
 
 
 def degrades_any(section: Mapping[str, Any]) -> bool:
-    """Whether the data set of a section, or one of the ``parts`` that it mixes, makes its LQ images."""
+    """Return whether a section's data set, or one of the ``parts`` that it mixes, degrades GT images itself."""
     parts = section.get("parts")
     kinds = [part.get("type") for part in parts.values() if isinstance(part, dict)] if isinstance(parts, dict) else []
     return any(map(degrades, (section.get("type"), *kinds)))
 
 
 def defaults_of(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of the keys of one data set's section; of the loader's alone where its type is not registered."""
+    """Return the defaults of a data set's keys and the loader's; only the loader's for an unknown ``type``."""
     try:
         kind = registry.find(registry.DATASET_REGISTRY, section["type"])
     except (KeyError, OptionError):
@@ -157,7 +163,7 @@ def _check_required(
 
 
 def _check_values(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
-    """Check what the types of the keys do not say; values of other types are left to the check of types."""
+    """Check what types cannot express. Values of a wrong type are reported by the type check."""
     for key, mistake in (("name", folder_mistake), ("filename_tmpl", template_mistake)):
         value = section.get(key)
         found = mistake(value) if isinstance(value, str) else None
@@ -171,20 +177,20 @@ def _check_values(section: Mapping[str, Any], where: KeyPath, problems: Problems
 
 
 def _accepted(own: Mapping[str, Any], phase: str) -> dict[str, _Key]:
-    """Every key that a section may have, given the data set's own."""
+    """Return all keys that a section may have; ``own`` are those of the data set."""
     loader = _LOADER | _LOADER_WITHOUT_EFFECT
     keys = {key: _Key(hint) for key, hint in own.items()}
     if phase != "train":
         loader = {key: _Key(known.hint, "has no effect: it belongs to training data") for key, known in loader.items()}
         keys |= {key: _Key(own[key], "has no effect: only training data is cropped") for key in _CROP if key in own}
-    filled_in = {"phase": _Key(Any), "scale": _Key(Any)}  # the rules compare them with what they must be
+    filled_in = {"phase": _Key(Any), "scale": _Key(Any)}  # the rules check their values
     return _UNREAD | loader | {"name": _Key(str), "type": _Key(str)} | keys | filled_in
 
 
 def own_keys(kind: Any) -> tuple[dict[str, Any], list[str], bool]:
-    """The keys of a data set class with their types, those it needs, and whether there may be more.
+    """Return a data set class's keys with their types, the required keys, and whether it may read further keys.
 
-    A class may declare them as ``OPTIONS``, a msgspec Struct; otherwise they are read from its source.
+    The keys come from the class attribute ``OPTIONS``, a msgspec Struct, or, without one, from the class's source.
     """
     declared = getattr(kind, "OPTIONS", None)
     if declared is not None:

@@ -1,7 +1,7 @@
-"""What every section and component of an option file accepts, as data: names, types, defaults, explanations.
+"""Describe every section and component of an option file as data: names, types, defaults and explanations.
 
-Everything comes from the declarations themselves: constructors' signatures, typed Structs and their docstrings. The
-JSON Schema (:mod:`safmn.options.schema`) and the reference (:mod:`safmn.options.reference`) are made from it.
+The descriptions come from constructors' signatures, typed Structs and their docstrings. The JSON Schema
+(:mod:`safmn.options.schema`) and the reference (:mod:`safmn.options.reference`) are generated from them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from safmn.options.signatures import REQUIRED, signature_of
 from safmn.options.typed import struct_defaults
 
 _OURS = __name__.split(".")[0]
-_FILLED_IN = ("type", "phase", "scale")  # keys of a data set that the framework passes, or that name the component
+_FILLED_IN = ("type", "phase", "scale")  # keys of every data set, set by the framework or naming the component
 
 
 @dataclass(frozen=True)
 class DescribedKey:
-    """One key.
+    """A key of a section.
 
     Attributes:
-        name: as it stands in the file.
+        name: the key in the file.
         hint: its type.
-        default: the value where it is left out, or ``REQUIRED``.
-        text: what it does; empty where its component does not say.
+        default: its default, or ``REQUIRED``.
+        text: what it does; empty if the component's docstring does not mention it.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Described:
     """A section, or a component that ``type`` names.
 
     Attributes:
-        name: of the component, or of the section.
-        text: what it is, in a sentence.
-        keys: what it accepts, ``type`` aside.
-        is_open: whether it may accept more keys, which cannot be known without running it.
+        name: the name of the component or section.
+        text: a one-sentence description.
+        keys: its keys, without ``type``.
+        is_open: whether it may accept further keys, which are unknown without running it.
         package: the Python package that declares it.
     """
 
@@ -63,12 +63,12 @@ class Described:
 
     @property
     def ours(self) -> bool:
-        """Whether this package declares it."""
+        """Whether SAFMN declares it."""
         return self.package == _OURS
 
 
 def section(kind: type[msgspec.Struct], name: str = "") -> Described:
-    """A section that a typed Struct declares."""
+    """Return the description of a section that a typed Struct declares."""
     defaults, texts = struct_defaults(kind), _texts(kind)
     keys = tuple(
         DescribedKey(name, field.type, defaults.get(name, REQUIRED), texts.get(name, ""))
@@ -79,29 +79,29 @@ def section(kind: type[msgspec.Struct], name: str = "") -> Described:
 
 
 def networks() -> list[Described]:
-    """Every network that is registered, ours first."""
+    """Return all registered networks, ours first."""
     return _registered(registry.ARCH_REGISTRY)
 
 
 def losses() -> list[Described]:
-    """Every loss that is registered, ours first."""
+    """Return all registered losses, ours first."""
     return _registered(registry.LOSS_REGISTRY)
 
 
 def loss_keys() -> Described:
-    """The keys of an entry of ``train.losses`` that are not arguments of the loss."""
+    """Return the keys of an entry of ``train.losses`` that are not arguments of the loss."""
     return section(EntryKeys, "losses")
 
 
 def metrics() -> list[Described]:
-    """Every metric that measures images as arrays, ours first."""
+    """Return all metrics that take images as arrays, ours first."""
     found = components.metrics()
     without, hints = components.METRIC_IMAGES, components.METRIC_ARGUMENTS
     return _ours_first([_component(name, kind, without=without, hints=hints) for name, kind in found.items()])
 
 
 def optimisers() -> list[Described]:
-    """Every optimiser."""
+    """Return all optimisers."""
     return [
         _component(name, kind, without=("params",), hints=TORCH_ARGUMENTS if _package(kind) == "torch" else {})
         for name, kind in OPTIMIZERS.items()
@@ -109,18 +109,18 @@ def optimisers() -> list[Described]:
 
 
 def schedules() -> list[Described]:
-    """Every learning-rate schedule."""
+    """Return all learning-rate schedules."""
     return [_component(name, kind) for name, kind in SCHEDULES.items()]
 
 
 def data_sets() -> list[Described]:
-    """Every data set that is registered, ours first; the loader's keys are not among theirs."""
+    """Return all registered data sets, ours first, without the loader's keys."""
     kinds = {name: registry.find(registry.DATASET_REGISTRY, name) for name in registry.names(registry.DATASET_REGISTRY)}
     return _ours_first([_data_set(name, kind) for name, kind in kinds.items()])
 
 
 def models() -> list[Described]:
-    """Every model that this engine runs, without keys: those are the sections ``train`` and ``degradation``."""
+    """Return all models that SAFMN can train. They have no keys: theirs are in ``train`` and ``degradation``."""
     kinds = {name: registry.find(registry.MODEL_REGISTRY, name) for name in components.models()}
     return [Described(name, _summary(kind), (), is_open=False, package=_package(kind)) for name, kind in kinds.items()]
 
@@ -156,7 +156,7 @@ def _data_set(name: str, kind: Any) -> Described:
 
 
 def installed(kinds: Sequence[Described]) -> list[Described]:
-    """Those of this package, BasicSR and torch, without what a user's files or a test registered."""
+    """Return the components of SAFMN, BasicSR and torch, without those that users' files or tests registered."""
     return [kind for kind in kinds if kind.package in (_OURS, "basicsr", "torch")]
 
 
@@ -165,7 +165,7 @@ def _package(kind: Any) -> str:
 
 
 def _summary(kind: Any) -> str:
-    """The first paragraph of a docstring, without Sphinx's roles."""
+    """Return the summary of a docstring as Markdown."""
     parsed = docstring_parser.parse(_own_doc(kind))
     return _plain(parsed.short_description or "")
 
@@ -175,7 +175,7 @@ def _own_doc(kind: Any) -> str:
 
 
 def _texts(kind: Any) -> dict[str, str]:
-    """What the docstrings of a class and of its parents, or of a function, say about each argument or attribute."""
+    """Return the text for each argument or attribute from the docstrings of a function, or a class and its parents."""
     texts: dict[str, str] = {}
     for part in kind.__mro__ if isinstance(kind, type) else (kind,):
         if part is object or part is msgspec.Struct:
@@ -187,7 +187,7 @@ def _texts(kind: Any) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Text on one line, as Markdown: ``:class:`Name``` and double backquotes become single ones."""
+    """Return a text as one line of Markdown, without Sphinx roles and with single backquotes."""
     joined = " ".join(text.split())
     joined = joined[:1].upper() + joined[1:]
     for role in (":class:", ":func:", ":mod:", ":data:", ":attr:", ":meth:"):

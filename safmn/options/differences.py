@@ -1,4 +1,4 @@
-"""Writing options down, and telling two option files apart."""
+"""Write options as YAML, and compare two option files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_IN_FILE = ("source", "mode", "debug", "raw")
 
 
 class MissingType:
-    """Stands for the value of a key that is not there."""
+    """The type of :data:`MISSING`, which stands for the value of an absent key."""
 
     def __repr__(self) -> str:
         return "(absent)"
@@ -30,7 +30,7 @@ MISSING = MissingType()
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes exactly the text that our reader would take for something else."""
+    """PyYAML's safe dumper that quotes exactly the text that our reader would not read as text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own form
 
@@ -43,12 +43,12 @@ for _tag, _pattern, _first in RESOLVERS:
 
 
 def to_yaml(data: Any) -> str:
-    """Plain data as YAML text that reads back as the same data."""
+    """Return plain data as YAML text that reads back as the same data."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def dump(options: Options) -> str:
-    """The complete options, defaults included, as the text of an option file that gives the same options."""
+    """Return the text of an option file with all options, including defaults. Loading it gives the same options."""
     data = {key: value for key, value in msgspec.to_builtins(options).items() if key not in _NOT_IN_FILE}
     keys = PublishedKeys.__struct_fields__
     data |= {key: value for key, value in options.degradation.items() if key in keys}
@@ -62,10 +62,14 @@ def dump(options: Options) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Where two option files (``Options.raw``) differ: ``(key path, old value, new value)``, in the order of the old.
+    """Return the differences of two option files: ``(key path, old value, new value)``, in the old file's order.
 
-    A key that only one has shows as :data:`MISSING` in the other; a key that is null counts as absent. Where one gives
-    a value and the other leaves it at that default, and in keys that have no effect, they do not differ.
+    The value of an absent key is :data:`MISSING`; null is the same as absent. A value that equals the other file's
+    default is not a difference. Keys without effect are ignored.
+
+    Args:
+        old: ``Options.raw`` of one file.
+        new: ``Options.raw`` of the other.
     """
     found: list[tuple[str, Any, Any]] = []
     _compare((), old, new, found)
@@ -86,7 +90,7 @@ def _compare(where: KeyPath, old: Mapping[str, Any], new: Mapping[str, Any], fou
 
 
 def _are_sections(one: Any, other: Any) -> bool:
-    """Whether both are lists of as many sections, as ``train.losses`` is."""
+    """Return whether both are lists of sections (like ``train.losses``) of the same length."""
     lists = isinstance(one, list) and isinstance(other, list) and len(one) == len(other)
     return lists and all(isinstance(item, Mapping) for item in (*one, *other))
 
@@ -99,11 +103,11 @@ def _same(old: Any, new: Any, default: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value  # a default may be a tuple, a value in a file is a list
+    return list(value) if isinstance(value, tuple) else value  # defaults may be tuples; values in files are lists
 
 
 def _defaults(where: KeyPath, section: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The defaults of the keys of one section."""
+    """Return the defaults of the keys of one section."""
     if where in _SECTIONS:
         return struct_defaults(_SECTIONS[where])
     if where[:1] == ("datasets",) and len(where) == 2:

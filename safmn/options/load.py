@@ -1,4 +1,4 @@
-"""From a path to checked :class:`Options`: read, override, check types, components and sense, and only then build."""
+"""Load an option file: read it, apply overrides, check everything, and return :class:`Options`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from safmn.options.typed import to_struct
 from safmn.options.types import Expectation, OptionFile, Options
 from safmn.runtime.execution import device_count
 
-_DEBUG_FREQUENCY = 8  # BasicSR's
+_DEBUG_FREQUENCY = 8  # as in BasicSR
 
 
 def load_options(
@@ -29,16 +29,17 @@ def load_options(
     overrides: Iterable[str] = (),
     debug: bool = False,
 ) -> Options:
-    """Read an option file and check all of it; nothing is built.
+    """Read an option file and check it completely. Nothing is built, but the modules in ``imports`` are imported.
 
     Args:
         path: a YAML file with BasicSR's keys and ours, or the name of one that comes with the package (``train_x4``).
-        mode: what it is wanted for; training needs ``train`` and ``datasets.train``.
+        mode: the purpose; training needs ``train`` and ``datasets.train``.
         overrides: ``a:b=c`` entries of ``--force_yml``; ``c`` is a YAML value.
-        debug: prefix the run's name with ``debug_``; validate and save every 8 iterations, log every one.
+        debug: prefix the run's name with ``debug_``, log every iteration, and validate and save every 8.
 
     Raises:
-        OptionError: with the file, line, key path, what was expected and the nearest known key, of every mistake.
+        OptionError: the file has mistakes. The message lists all of them, each with line, key path, the expected value
+            and the nearest known key.
     """
     path = find_option_file(path)
     problems = Problems(path)
@@ -60,16 +61,16 @@ def load_options(
         rules.check_sense(file, data, mode, problems)
     problems.raise_all()
     problems.log_warnings()
-    assert file is not None  # or there was a problem
+    assert file is not None  # otherwise a problem was noted
     return _resolve(file, str(path), mode, debug, raw)
 
 
 def _check_before_imports(
     file: OptionFile | None, data: dict[str, Any], mode: Literal["train", "test"], problems: Problems
 ) -> None:
-    """Raise every mistake that can be seen without running the user's code, so that a refused file has run none.
+    """Raise the mistakes that can be found without the user's code, so that a wrong file does not run any code.
 
-    A component whose name is not known is passed over: what is imported may register it.
+    Unknown component names are not reported yet: an imported module may register them.
     """
     early = problems.before_imports()
     plugins.check_files(data, early)
@@ -80,7 +81,7 @@ def _check_before_imports(
 
 
 def _override(data: dict[str, Any], entry: str, problems: Problems) -> None:
-    """Apply one ``a:b=c``; sections that are not there are made, and checked with everything else."""
+    """Apply one override ``a:b=c``. Missing sections are created, and checked later like the rest of the file."""
     keys, equals, text = entry.partition("=")
     path: KeyPath = tuple(key.strip() for key in keys.split(":"))
     if not equals or not all(path) or (len(path) == 1 and "." in keys):
@@ -102,7 +103,7 @@ def _override(data: dict[str, Any], entry: str, problems: Problems) -> None:
 
 
 def _leave_out_sets(data: dict[str, Any]) -> None:
-    """A data set that is null is left out; so is what ``expect`` says of a set that no section is called any more."""
+    """Remove data sets that are null, and the expectations for data sets that are no longer in the file."""
     sets, expect = data.get("datasets"), data.get("expect")
     if not isinstance(sets, dict):
         return
@@ -150,9 +151,9 @@ def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug:
 
 
 def _dataset(name: str, section: dict[str, Any], scale: int, degradation: dict[str, Any]) -> dict[str, Any]:
-    """A data set's options as its constructor wants them: with the phase, the scale, and ``~`` expanded.
+    """Return a data set's options for its constructor: with the phase, the scale, and ``~`` expanded.
 
-    One that degrades images gets the keys for it that stand outside its section, too.
+    A data set that degrades images also gets the degradation's keys from the rest of the file.
     """
     expanded = {key: _home(value) if key in datasets.PATHS else value for key, value in section.items()}
     outside = {"degradation": degradation} if datasets.degrades_any(section) else {}

@@ -1,4 +1,4 @@
-"""The losses of an option file as one list: ``train.losses`` and BasicSR's keys (``pixel_opt``, ...)."""
+"""Read the losses of an option file as one list, from ``train.losses`` and BasicSR's keys (``pixel_opt``, ...)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safmn.options.problems import KeyPath
 
 Role: TypeAlias = Literal["image", "artefact", "adversarial"]
 
-# BasicSR's keys of `train`, in the order in which BasicSR adds their losses -> (name in the log, role).
+# Keys of `train` in published files, in the order in which BasicSR adds the losses -> (name in the log, role).
 PUBLISHED: dict[str, tuple[str, Role]] = {
     "pixel_opt": ("pix", "image"),
     "fft_opt": ("freq", "image"),
@@ -26,18 +26,18 @@ PUBLISHED: dict[str, tuple[str, Role]] = {
 }
 
 
-_RESERVED = ("flat", "style")  # losses that have these names in the log and are not entries
+_RESERVED = ("flat", "style")  # names in the log of losses that are not entries
 
 
 class EntryKeys(Struct, frozen=True, kw_only=True):
     """Keys of an entry of ``train.losses`` that are not arguments of the loss itself.
 
     Attributes:
-        name: The loss's name in the log, after ``l_``. null: made from the type; ``L1Loss`` becomes ``l1``.
+        name: The loss's name in the log, after ``l_``. null: derived from the type; ``L1Loss`` becomes ``l1``.
         role: ``image`` compares the network's output with the GT. ``artefact`` compares the same two images, weighted
-            with LDL's map of artefacts (arXiv 2203.09195). ``adversarial`` judges the discriminator's scores. null:
-            ``adversarial`` where the loss takes ``target_is_real``, else ``image``.
-        sharpened: Compare with the sharpened GT. null: as ``gt_usm``, ``l1_gt_usm`` and ``percep_gt_usm`` say.
+            with LDL's map of artefacts (arXiv 2203.09195). ``adversarial`` takes the discriminator's scores. null:
+            ``adversarial`` if the loss has an argument ``target_is_real``, otherwise ``image``.
+        sharpened: Compare with the sharpened GT. null: follow ``gt_usm``, ``l1_gt_usm`` and ``percep_gt_usm``.
     """
 
     name: str | None = None
@@ -49,8 +49,8 @@ class LossEntry(Struct, frozen=True, kw_only=True):
     """One loss of a run.
 
     Attributes:
-        where: its place in the option file: ``("train", "pixel_opt")``, ``("train", "losses", 0)``.
-        name: its name in the log, after the model's prefix; no two of a file are equal.
+        where: its key path in the option file, such as ``("train", "pixel_opt")`` or ``("train", "losses", 0)``.
+        name: its name in the log, after the model's prefix; unique in a file.
         role: what it is applied to; see :class:`EntryKeys`.
         sharpened: see :class:`EntryKeys`.
         section: ``type`` and the arguments of the constructor.
@@ -64,11 +64,11 @@ class LossEntry(Struct, frozen=True, kw_only=True):
 
 
 def loss_entries(train: Mapping[str, Any]) -> list[LossEntry]:
-    """Every loss that the section ``train`` names, those under BasicSR's keys first.
+    """Return all losses of the section ``train``, those under BasicSR's keys first.
 
     Args:
-        train: the section as plain data. Entries that are no sections or have no type are left out: the check of types
-            reports them.
+        train: the section as plain data. Entries that are not sections or have no type are left out; other checks
+            report them.
     """
     entries: list[LossEntry] = []
     for where, given in given_losses(train):
@@ -78,7 +78,7 @@ def loss_entries(train: Mapping[str, Any]) -> list[LossEntry]:
 
 
 def given_losses(train: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Any]]:
-    """What stands in the file where a loss belongs, whatever it is, with its place."""
+    """Yield the key path and the unchecked value of every loss in the section ``train``."""
     for key in PUBLISHED:
         if train.get(key) is not None:
             yield ("train", key), train[key]
@@ -88,7 +88,7 @@ def given_losses(train: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def is_adversarial(component: Callable[..., Any]) -> bool:
-    """Whether a loss judges a discriminator's scores: its ``forward`` takes ``target_is_real``, as BasicSR's do."""
+    """Return whether a loss takes a discriminator's scores: its ``forward`` has the argument ``target_is_real``."""
     return "target_is_real" in inspect.signature(getattr(component, "forward", component)).parameters
 
 
@@ -109,12 +109,12 @@ def _entry(where: KeyPath, given: Mapping[str, Any], taken: set[str]) -> LossEnt
 def _role(kind: str) -> Role:
     try:
         return "adversarial" if is_adversarial(registry.find(registry.LOSS_REGISTRY, kind)) else "image"
-    except OptionError:  # the check of components reports it
+    except OptionError:  # reported by the check of the components
         return "image"
 
 
 def _short(kind: str) -> str:
-    """``L1Loss``: ``l1``; ``CharbonnierLoss``: ``charbonnier``; ``WeightedTVLoss``: ``weighted_tv``."""
+    """Return the default name: ``l1`` for ``L1Loss``, ``weighted_tv`` for ``WeightedTVLoss``."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.removesuffix("Loss") or kind)
     return words.lower()
 

@@ -1,4 +1,4 @@
-"""``imports`` of an option file: Python that registers networks, data sets, losses and metrics of the user's own."""
+"""Import the Python files and modules listed in ``imports``, which register the user's own components."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safmn.options.problems import Problems
 
 
 def names_of(data: Mapping[str, Any]) -> dict[int, str]:
-    """What ``imports`` names, by its place in the list; what is no text is left to the check of types."""
+    """Return the names in ``imports`` by their index. Entries that are not text are reported by the type check."""
     names = data.get("imports")
     return {
         number: name for number, name in enumerate(names if isinstance(names, list) else []) if isinstance(name, str)
@@ -19,16 +19,16 @@ def names_of(data: Mapping[str, Any]) -> dict[int, str]:
 
 
 def check_files(data: Mapping[str, Any], problems: Problems) -> None:
-    """Note the files that are not there, before any is imported."""
+    """Note missing files as mistakes, without importing anything."""
     for number, name in names_of(data).items():
         if mistake := missing_file(name):
             problems.add(("imports", str(number)), f"{name} cannot be imported: FileNotFoundError: {mistake}")
 
 
 def import_all(data: Mapping[str, Any], problems: Problems) -> None:
-    """Import what ``imports`` names, once in a process: files (``my_arch.py``) or installed modules (``hat.archs``).
+    """Import the files (``my_arch.py``) and installed modules (``hat.archs``) in ``imports``, once per process.
 
-    Whatever a file or module raises is noted as a mistake in the option file.
+    Any exception that they raise is noted as a mistake in the option file.
     """
     names = names_of(data)
     if names:
@@ -36,5 +36,5 @@ def import_all(data: Mapping[str, Any], problems: Problems) -> None:
     for number, name in names.items():
         try:
             import_named(name)
-        except (Exception, SystemExit) as error:  # it is anybody's code
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             problems.add(("imports", str(number)), f"{name} cannot be imported: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Collecting what is wrong with an option file, so that a person sees all of it at once."""
+"""Collect the mistakes in an option file, so that all of them are reported at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _log = logging.getLogger(__name__)
 
 
 def show_path(path: Sequence[str | int]) -> str:
-    """``("train", "optim_g", "betas", 1)`` as ``train.optim_g.betas[1]``."""
+    """Return a key path as text.
+
+    >>> show_path(("train", "optim_g", "betas", 1))
+    'train.optim_g.betas[1]'
+    """
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -23,17 +27,22 @@ def show_path(path: Sequence[str | int]) -> str:
 
 
 class Problems:
-    """Mistakes (and remarks) about one option file, each with its key path and, where known, its line.
+    """Mistakes and warnings about one option file, each with its key path and, if known, its line.
+
+    Args:
+        source: the file's name, for messages.
 
     Attributes:
-        names_may_come: components of unknown names are no mistake yet: ``imports`` may register them.
+        names_may_come: whether an unknown component name is accepted for now, because ``imports`` may register it.
+        lines: line number of every key path.
+        overridden: key path -> the ``--force_yml`` entry that set it.
     """
 
     def __init__(self, source: str | Path) -> None:
         self.source = str(source)
         self.names_may_come = False
         self.lines: dict[KeyPath, int] = {}
-        self.overridden: dict[KeyPath, str] = {}  # key path -> the override it came from
+        self.overridden: dict[KeyPath, str] = {}
         self._found: list[tuple[KeyPath, int | None, str]] = []
         self._warnings: list[tuple[KeyPath, str]] = []
 
@@ -41,7 +50,7 @@ class Problems:
         return len(self._found)
 
     def before_imports(self) -> Problems:
-        """The mistakes so far, as a beginning for those that are found before anything is imported."""
+        """Return a copy with the mistakes so far, for the checks before ``imports`` are imported."""
         early = Problems(self.source)
         early.names_may_come = True
         early.lines, early.overridden = self.lines, self.overridden
@@ -49,27 +58,27 @@ class Problems:
         return early
 
     def add(self, path: Sequence[str | int], message: str, *, line: int | None = None) -> None:
-        """Note a mistake at a key path; the line is looked up where it is not given."""
+        """Note a mistake at a key path. Without ``line``, the key's line is used."""
         entry = (tuple(path), line, message)
         if entry not in self._found:
             self._found.append(entry)
 
     def warn(self, path: Sequence[str | int], message: str) -> None:
-        """Note something that is accepted and has to be said."""
+        """Note a warning about a key that is accepted."""
         self._warnings.append((tuple(path), message))
 
     def log_warnings(self) -> None:
-        """Log every remark once."""
+        """Log every warning once."""
         for path, message in dict.fromkeys(self._warnings):
             _log.warning("%s: %s: %s", self.source, show_path(path), message)
 
     def raise_first(self) -> None:
-        """Raise the first mistake without file and key, for a value that stands alone."""
+        """Raise the first mistake, if any, without file and key: for a value that is not in a file."""
         if self._found:
             raise OptionError(self._found[0][2])
 
     def raise_all(self) -> None:
-        """Raise one OptionError that lists every mistake in the order of the file, if there is any."""
+        """Raise an OptionError that lists all mistakes in the order of the file, if there are any."""
         if not self._found:
             return
         entries = [(self._line(path, line), path, message) for path, line, message in self._found]
@@ -81,7 +90,7 @@ class Problems:
         raise OptionError(f"{self.source} has {len(described)} mistakes:\n{listed}")
 
     def _line(self, path: KeyPath, line: int | None) -> int | None:
-        """The line of the key, or of the nearest section above it that stands in the file."""
+        """Return the line of a key, or of the nearest section above it that is in the file; None if overridden."""
         while line is None and path:
             if path in self.overridden:
                 return None

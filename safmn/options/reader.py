@@ -1,12 +1,12 @@
-"""Reading an option file: text in, plain dicts, lists, strings and numbers out, with the line of every key.
+"""Read an option file: from text to plain dicts, lists, strings and numbers, with the line of every key.
 
-The rules are those of YAML 1.2's core schema where YAML 1.1 surprises people: ``1e-4`` is a number, only ``true`` and
-``false`` (also ``True``, ``TRUE``, ...) are booleans, so ``no``, ``on`` and ``yes`` stay text, and a date stays text.
-Anchors, aliases and merge keys (``<<: *anchor``) work.
-Tags other than ``!!float``, ``!!int``, ``!!bool``, ``!!str`` and ``!!null`` are errors, so no tag can run code.
+Where YAML 1.1 surprises, the reader follows the core schema of YAML 1.2: ``1e-4`` is a number; only ``true`` and
+``false`` (also ``True``, ``TRUE``, ...) are booleans, so ``no``, ``on`` and ``yes`` stay text; dates stay text.
+Anchors, aliases and merge keys (``<<: *anchor``) work. Tags other than ``!!float``, ``!!int``, ``!!bool``, ``!!str``
+and ``!!null`` are errors, so no tag can run code.
 
-PyYAML's Python parser is used, not libyaml's: libyaml's composer overflows the C stack on deep nesting and takes the
-process down, and an option file is far too short for its speed to matter.
+PyYAML's Python parser is used instead of libyaml's, because libyaml overflows the C stack on deep nesting, which kills
+the process. Option files are too short for libyaml's speed to matter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FLOAT = re.compile(
     r"(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
 )
-# In the order in which a plain scalar is tried; the first characters are PyYAML's index.
+# Tags of plain scalars, in the order in which they are tried: (tag, pattern, possible first characters, for PyYAML).
 RESOLVERS = (
     ("null", _NULL, ["~", "n", "N", ""]),
     ("bool", _BOOL, list("tTfF")),
@@ -41,13 +41,13 @@ RESOLVERS = (
     ("float", _FLOAT, list("-+0123456789.")),
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character; YAML can write one as "\\ud800"
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what no file name can hold, nor UTF-8
+_INVALID = re.compile("[\0\ud800-\udfff]")  # not allowed in file names (NUL) or not encodable as UTF-8
 _MAX_BYTES = 1_000_000
-_MAX_NODES = 100_000  # aliases can expand a small file without bound
+_MAX_NODES = 100_000  # aliases can expand a small file without limit
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the resolvers above; used to compose nodes, which this module turns into values."""
+    """PyYAML's safe loader with the resolvers above. It only composes nodes; this module turns them into values."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own form
 
@@ -72,10 +72,11 @@ class Document:
 def read_document(path: str | Path, problems: Problems) -> Document:
     """Read an option file.
 
-    Mistakes that leave something to check (duplicate keys, bad tags) go to ``problems``.
+    Mistakes that leave the rest of the file readable (duplicate keys, forbidden tags) are added to ``problems``.
 
     Raises:
-        OptionError: the file cannot be read, is not YAML, or is not a mapping; names the file and, for YAML, the line.
+        OptionError: the file cannot be read, is not YAML, or is not a mapping. The message names the file and, for YAML
+            errors, the line.
     """
     text = _read_text(Path(path))
     try:
@@ -83,7 +84,7 @@ def read_document(path: str | Path, problems: Problems) -> Document:
         if node is None:
             raise OptionError(f"{path} is empty. It must be a YAML mapping; `safmn options train_x4` prints one.")
         if not isinstance(node, yaml.MappingNode):
-            raise OptionError(f"{path} holds {_kind(node)}, not a mapping. An option file starts with `name: ...`.")
+            raise OptionError(f"{path} contains {_kind(node)}, not a mapping. An option file starts with `name: ...`.")
         builder = _Builder(problems)
         data = builder.value(node, ())
     except yaml.YAMLError as error:
@@ -94,12 +95,14 @@ def read_document(path: str | Path, problems: Problems) -> Document:
 
 
 def parse_value(text: str) -> Any:
-    """The value of one override, as YAML: ``1e-4``, ``true``, ``[1, 2]``, ``{type: disk}``, text. ``None`` is null.
+    """Return the value of an override, given as YAML: ``1e-4``, ``true``, ``[1, 2]``, ``{type: disk}`` or text.
+
+    ``None``, in any case, is null.
 
     Raises:
         OptionError: the text is not YAML.
     """
-    if text.lower() == "none":  # BasicSR's --force_yml spells null so
+    if text.lower() == "none":  # null in BasicSR's --force_yml
         return None
     problems = Problems("")
     try:
@@ -118,7 +121,7 @@ def parse_value(text: str) -> Any:
 def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)  # no more: it may be a device without an end
+            content = file.read(_MAX_BYTES + 1)  # limited, because a device such as /dev/zero never ends
     except FileNotFoundError:
         suggestion = did_you_mean(path.stem, shipped_files())
         raise OptionError(f"no option file at {path}.{suggestion} `safmn options` lists those of SAFMN.") from None
@@ -127,15 +130,15 @@ def _read_text(path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise OptionError(f"cannot read the option file {path}: {error}") from None
     if len(content) > _MAX_BYTES:
-        size = max(path.stat().st_size, len(content))  # that of a device is 0
-        raise OptionError(f"{path} has {size:,} bytes; that is no option file.")
+        size = max(path.stat().st_size, len(content))  # a device has size 0
+        raise OptionError(f"{path} has {size:,} bytes, too many for an option file.")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise OptionError(f"{path} is UTF-16 text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise OptionError(
-            f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8, if it is an option file"
+            f"{path} is not UTF-8 text (byte {error.start}); if it is an option file, save it as UTF-8"
         ) from None
 
 
@@ -154,12 +157,12 @@ def _syntax_error(error: yaml.YAMLError, text: str) -> str:
 
 
 class _Builder:
-    """Turns composed nodes into values, noting lines; the only tags it knows are those of JSON's types."""
+    """Turns composed nodes into values and records lines. It accepts only the tags of JSON's types."""
 
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
         self.lines: dict[KeyPath, int] = {}
-        self._open: set[int] = set()  # the collections that are being built, to refuse one that contains itself
+        self._open: set[int] = set()  # ids of the collections being built, to detect one that contains itself
         self._count = 0
 
     def value(self, node: yaml.Node, where: KeyPath) -> Any:
@@ -211,9 +214,10 @@ class _Builder:
         return values
 
     def _merged(self, node: yaml.MappingNode, where: KeyPath) -> list[tuple[yaml.Node, yaml.Node]]:
-        """The entries of a mapping, those that ``<<: *anchor`` or ``<<: [*a, *b]`` brings first.
+        """Return the entries of a mapping, after those merged by ``<<: *anchor`` or ``<<: [*a, *b]``.
 
-        The mapping's own keys win, then those of the first in the list (YAML 1.1's merge key, as PyYAML has it).
+        The mapping's own keys take precedence, then those of the first mapping in the list (as PyYAML implements YAML
+        1.1's merge key).
         """
         self._count_in(len(node.value))
         own = [(key, child) for key, child in node.value if not _is_merge(key)]
@@ -224,7 +228,7 @@ class _Builder:
                 continue
             for source in child.value if isinstance(child, yaml.SequenceNode) else [child]:
                 if not isinstance(source, yaml.MappingNode):
-                    self._note(where, key, f"`<<` takes the anchor of a section (<<: *name), not {_kind(source)}")
+                    self._note(where, key, f"`<<` needs the anchor of a section (<<: *name), not {_kind(source)}")
                     continue
                 if id(source) in self._open:
                     self._note(where, key, "an anchor that contains itself")
@@ -237,28 +241,26 @@ class _Builder:
         return brought + own
 
     def _duplicate(self, path: KeyPath, node: yaml.Node, first_line: int | None, old: Any, new: Any) -> None:
-        # The published SAFMN files for GAN training say `resume_state: ~` twice: null twice says nothing twice.
+        # The published SAFMN files for GAN training give `resume_state: ~` twice, which is harmless.
         if old is None and new is None:
             line = node.start_mark.line + 1
-            self.problems.warn(path, f"stands twice (lines {first_line} and {line}), both times null")
+            self.problems.warn(path, f"is given twice (lines {first_line} and {line}), both times as null")
         else:
-            self._note(path, node, f"is a duplicate key; it stands on line {first_line} too. Remove one of them")
+            self._note(path, node, f"is a duplicate key; it is on line {first_line} as well. Remove one of them")
 
     def _check_tag(self, node: yaml.Node, where: KeyPath, expected: str) -> None:
         if node.tag != _PREFIX + expected:
             self._note(where, node, f"the YAML tag {_shown(node.tag)} is not allowed in an option file")
 
     def _text(self, node: yaml.ScalarNode, where: KeyPath) -> str:
-        """The text of a scalar. Surrogate pairs, as JSON escapes have them, are one character each."""
+        """Return the text of a scalar. A surrogate pair, from JSON escapes, becomes one character."""
         text: str = node.value
         if _SURROGATE.search(text):
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-        if found := _NO_TEXT.search(text):
+        if found := _INVALID.search(text):
             character = ascii(found[0])[1:-1]
-            self._note(
-                where, node, f"holds {character}, which is no character of a text and cannot name a folder or file"
-            )
-            return _NO_TEXT.sub("?", text)  # else whoever uses it would fail
+            self._note(where, node, f"contains {character}, which is not allowed in text or in a folder or file name")
+            return _INVALID.sub("?", text)  # so that later checks can use the text
         return text
 
     def _scalar(self, node: yaml.ScalarNode, where: KeyPath) -> Any:
@@ -288,7 +290,11 @@ def _shown(tag: str) -> str:
 
 
 def _convert(tag: str, text: str) -> Any:
-    """The value of a scalar with one of the tags null, bool, int, float. ValueError says what is wrong."""
+    """Return the value of a scalar with the tag null, bool, int or float.
+
+    Raises:
+        ValueError: the text does not fit the tag.
+    """
     if tag == "null":
         if not _NULL.match(text):
             raise ValueError(f"{text!r} is not null")

@@ -1,7 +1,7 @@
-"""The reference of option files: every key with its type, its default and what it does, as Markdown.
+"""Generate the reference of option files: every key with its type, its default and what it does, as Markdown.
 
-``python -m safmn.options.reference`` writes ``docs/options.md`` and ``safmn/options/schema.json`` anew; a test compares
-both with what is committed. Needs the package docstring_parser.
+``python -m safmn.options.reference`` rewrites ``docs/options.md`` and ``safmn/options/schema.json``. A test checks that
+both are up to date. This needs the package docstring_parser.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from safmn.options.types import (
 _INTRODUCTION = """\
 # Option files
 
-Every key that an option file may have. This page is made from the code by `python -m safmn.options.reference`; do not
-edit it. A key without a default must be given. `~` (null) means "not given". An unknown key is an error. Any key can be
-set on the command line: `--force_yml train:total_iter=1000`.
+This page lists every key of an option file. `python -m safmn.options.reference` generates it from the code; do not edit
+it. A key without a default is required. `~` (null) means "not given". An unknown key is an error. Any key can be set on
+the command line, for example `--force_yml train:total_iter=1000`.
 
-For an editor's completion and checks, the first line of a file names the schema, with the path to it:
+Editors complete and check option files with the JSON Schema that the first line of a file names:
 `# yaml-language-server: $schema=../safmn/options/schema.json`.
 
-How the parts work together: [training.md](training.md), [realworld.md](realworld.md).
+[training.md](training.md) and [realworld.md](realworld.md) explain how the keys work together.
 """
 
 _DATASETS = """\
 ## datasets
 
-The sections `train`, `val`, `val_2`, ..., `test_1`, ...: each has `name`, `type` and the keys of its type.
+The sections are called `train`, `val`, `val_2`, ..., `test_1`, ... Each has `name`, `type` and the keys of its type.
 """
 _EXPECT = """\
 ## expect
 
-Numbers that `safmn test` must reproduce: for each data set's `name` the metrics with their values, and `tolerance`, one
-number or one for each metric. A value that is further off makes the test fail with exit status 2.
+Numbers that `safmn test` must reproduce. For each data set, by its `name`: the metrics with their values, and
+`tolerance`, one number or one for each metric. If a value differs by more, the test ends with exit status 1.
 
 ```yaml
 expect:
@@ -62,7 +62,7 @@ expect:
 
 
 def markdown() -> str:
-    """The whole page."""
+    """Return the whole page."""
     top = described.section(OptionFile)
     published = {key.name for key in described.section(PublishedKeys).keys}
     loader = described.section(LoaderOptions).keys
@@ -76,7 +76,7 @@ def markdown() -> str:
         _struct("train.flat_areas", FlatAreasSection),
         _table(
             "train.losses, entry",
-            "Keys of an entry beside `type` and the arguments of the loss.",
+            "Keys of an entry, in addition to `type` and the arguments of the loss.",
             described.loss_keys().keys,
         ),
         _struct("val", ValSection),
@@ -84,17 +84,17 @@ def markdown() -> str:
         _struct("dist_params", DistParams),
         _EXPECT,
         _DATASETS,
-        _table("Keys of the loader", "Of the section `train`, for every type.", loader, 3),
+        _table("Keys of the loader", "In the section `train`, for every type.", loader, 3),
         _components(described.installed(described.data_sets()), "Data set"),
         _idle(),
         _table("Degradation", _DEGRADATION, described.section(PublishedKeys).keys),
-        _table("degradation", "The section of that name.", _own_degradation(published)),
-        _table("Blur", "Keys of the data set that is degraded.", _own_keys(BlurKeys)),
+        _table("degradation", "Keys of the section `degradation`.", _own_degradation(published)),
+        _table("Blur", "Keys of data sets that degrade images.", _own_keys(BlurKeys)),
         "## Networks\n\n`network_g`, `network_d`.\n",
         _components(described.installed(described.networks()), "Network"),
         "## Losses\n\nEntries of `train.losses`, or BasicSR's keys (`pixel_opt`, ...).\n",
         _components(described.installed(described.losses()), "Loss"),
-        "## Metrics\n\nEntries of `val.metrics`; each takes `better: higher` or `better: lower` as well.\n",
+        "## Metrics\n\nEntries of `val.metrics`; each can also have `better: higher` (default) or `better: lower`.\n",
         _components(described.installed(described.metrics()), "Metric"),
         "## Optimisers\n\n`train.optim_g`, `train.optim_d`.\n",
         _components(described.optimisers(), "Optimiser"),
@@ -107,8 +107,8 @@ def markdown() -> str:
 
 
 _DEGRADATION = """\
-Real-ESRGAN's keys, at the top level of a file for real-world training. Ranges are `[low, high]`; `...2` is the second
-stage. What they do: [realworld.md](realworld.md).
+Real-ESRGAN's keys, at the top level of a file for real-world training. Ranges are `[low, high]`; keys with a final `2`
+are for the second stage. [realworld.md](realworld.md) explains them.
 """
 
 
@@ -127,7 +127,7 @@ def _struct(title: str, kind: Any) -> str:
 
 
 def _components(kinds: Sequence[Described], what: str) -> str:
-    """Ours with a table each; those of other packages in one table of names and arguments."""
+    """Return a table for each of our components, and one table of names and keys for those of other packages."""
     parts = [_table(kind.name, kind.text, kind.keys, 3) for kind in kinds if kind.ours]
     foreign = [kind for kind in kinds if not kind.ours]
     if foreign:
@@ -148,7 +148,7 @@ def _models() -> str:
 
 def _idle() -> str:
     rows = [f"| `{name}` | {text} |" for name, text in idle_keys().items()]
-    head = "### Keys without effect\n\nOf the section `train`; BasicSR's files carry them.\n\n| key | |\n| --- | --- |"
+    head = "### Keys without effect\n\nKeys of the section `train` in BasicSR's files.\n\n| key | |\n| --- | --- |"
     return "\n".join([head, *rows, ""])
 
 
@@ -181,7 +181,7 @@ def _cell(text: str) -> str:
 
 
 def main() -> int:
-    """Write both files into the checkout that this module runs from."""
+    """Write both files into the checkout that contains this module."""
     root = Path(__file__).resolve().parent.parent.parent
     (root / "docs" / "options.md").write_text(markdown(), encoding="utf-8")
     schema = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""What makes sense together in an option file, beyond the type of each key."""
+"""Check what the types of single keys cannot express: whether the keys and sections of an option file fit together."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from safmn.options.typed import show, to_type
 from safmn.options.types import OptionFile, TrainSection
 
 PHASES = ("train", "val", "test")
-_SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # how networks call it
+_SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale")  # names of the scale in networks
 _FOR_PAIRS = ("gt_usm", "l1_gt_usm", "percep_gt_usm", "gan_gt_usm", "high_order_degradation", "gt_size")
 _GAN_ONLY = ("optim_d", "net_d_iters", "net_d_init_iters")
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(TrainSection)}
 
 
 def phase_of(name: str) -> str:
-    """The phase of a data set section: ``val_2`` is a validation set."""
+    """Return the phase of a data set section: ``val`` for ``val_2``."""
     return name.split("_")[0]
 
 
 class _UnknownModel:
-    """What is assumed of a model that says nothing about itself; see :class:`safmn.training.models.Model`."""
+    """Attributes assumed for a model that does not declare them; see :class:`safmn.training.models.Model`."""
 
     degrades = False
     implied_degradation: ClassVar[Mapping[str, Any]] = {}
@@ -43,31 +43,37 @@ class _UnknownModel:
 
 
 def _model(file: OptionFile) -> Any:
-    """What the file's model says about itself; one that is unknown, BasicSR's or of no class of ours says nothing."""
+    """Return the file's model class for its attributes, or :class:`_UnknownModel`.
+
+    Unknown models, BasicSR's models and classes that are not derived from ours do not declare these attributes.
+    """
     known = file.model_type in components.models()
     found = registry.find(registry.MODEL_REGISTRY, file.model_type) if known else None
     return found if hasattr(found, "implied_degradation") else _UnknownModel
 
 
-def _model_may_come(file: OptionFile, problems: Problems) -> bool:
-    """Whether what is not imported yet may register the file's model."""
+def _model_may_be_imported(file: OptionFile, problems: Problems) -> bool:
+    """Return whether the file's model is unknown now, but may be registered by ``imports`` later."""
     return problems.names_may_come and file.model_type not in components.models()
 
 
 def _given(data: Mapping[str, Any]) -> list[str]:
-    """Real-ESRGAN's keys that stand at the top level of a file; null counts as absent."""
+    """Return Real-ESRGAN's keys at the top level of a file that are not null."""
     return [key for key in PublishedKeys.__struct_fields__ if data.get(key) is not None]
 
 
 def degradation_keys(file: OptionFile, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says about the degradation: its top-level keys, its section, and what its model implies."""
+    """Return the degradation's keys: the model's implied ones, those at the top level and those in ``degradation``.
+
+    Later ones take precedence.
+    """
     implied = _model(file).implied_degradation
     given = {key: getattr(file, key) for key in _given(data)}
     return {**implied, **given, **file.degradation}
 
 
 def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> None:
-    """Check every component of a file against what it accepts. Works on the plain file, whatever else is wrong."""
+    """Check the sections of all components. This uses the plain data, so it works even if other sections are wrong."""
     components.check_model(data.get("model_type"), mode, ("model_type",), problems)
     for name in ("network_g", "network_d"):
         if data.get(name) is not None:
@@ -105,7 +111,7 @@ def _check_scale(data: Mapping[str, Any], signature: Any, problems: Problems) ->
             given = section.get(key, components.default_of(signature, key))
             if _is_whole(given) and _is_whole(scale) and scale >= 1 and given != scale:
                 how = "" if key in section else " (its default)"
-                problems.add(("network_g", key), f"is {given}{how}, but the file's `scale` is {scale}")
+                problems.add(("network_g", key), f"is {given}{how}, but the top-level `scale` is {scale}")
             return
 
 
@@ -118,12 +124,12 @@ def _check_datasets(data: Mapping[str, Any], mode: str, problems: Problems) -> N
         where = ("datasets", name)
         phase = phase_of(name)
         if phase not in PHASES:
-            problems.add(where, f"the name of a data set section starts with one of {', '.join(PHASES)}, got {name!r}")
+            problems.add(where, f"the name of a data set section must start with {' or '.join(PHASES)}, got {name!r}")
             continue
         if phase == "train" and name != "train":
-            problems.add(where, "there is one training set, called 'train'")
+            problems.add(where, "only one training set is possible; it must be called 'train'")
         if phase == "test" and mode == "train":
-            problems.add(where, "test sets have no job in training; call it 'val' or 'val_2' to validate on it")
+            problems.add(where, "test sets are not used in training; call it 'val' or 'val_2' to validate on it")
         if isinstance(section, Mapping):
             check_dataset(section, where, phase, problems, top=data)
             for key, wanted in (("scale", data.get("scale")), ("phase", phase)):
@@ -152,25 +158,25 @@ def _without_gt(section: Mapping[str, Any]) -> bool:
 
 
 def check_sense(file: OptionFile, data: Mapping[str, Any], mode: str, problems: Problems) -> None:
-    """Check what the sections of a file ask of each other."""
+    """Check whether the sections of a file fit together and fit the mode."""
     mistake = folder_mistake(file.name)
     if mistake:
         problems.add(("name",), mistake)
     if file.val is not None and file.val.suffix and (mistake := folder_mistake(file.val.suffix)):
         problems.add(("val", "suffix"), mistake)
     if file.use_static_graph:
-        problems.warn(("use_static_graph",), "has no effect: whether the graph is static is left to PyTorch")
+        problems.warn(("use_static_graph",), "has no effect: DistributedDataParallel's static_graph is not used")
     if file.auto_resume:
-        problems.warn(("auto_resume",), "has no effect, as in BasicSR: it is an argument of the command, --auto_resume")
+        problems.warn(("auto_resume",), "has no effect in a file, as in BasicSR: give --auto_resume to the command")
     if mode == "train":
         if file.train is None:
             problems.add((), "the section 'train' is missing; is this a file for testing?")
         else:
             _check_training(file, file.train, problems)
         if "train" not in file.datasets:
-            problems.add(("datasets",), "the section 'train' is missing: there is nothing to train on")
+            problems.add(("datasets",), "the section 'train' is missing: there is no data to train on")
     elif not any(phase_of(name) in ("val", "test") for name in file.datasets):
-        problems.add(("datasets",), "there is no set to test on; add a section 'test_1'")
+        problems.add(("datasets",), "there is no data set to test on; add a section 'test_1'")
     _check_gt_size(file, problems)
     _check_validation(file, mode, problems)
     _check_expectations(file, problems)
@@ -190,11 +196,17 @@ def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -
     if not entries:
         problems.add(("train",), "no loss is given; add one to losses: [{type: L1Loss}]")
     if train.ldl_opt and train.artifacts_opt:
-        problems.add(("train", "artifacts_opt"), "is the same loss as ldl_opt; give one of them")
+        problems.add(("train", "artifacts_opt"), "is the same loss as ldl_opt; give only one of them")
     if any(entry.role == "artefact" for entry in entries) and not train.ema_decay:
-        problems.add(("train", "ema_decay"), "is 0, but the artefact loss compares with the average; set it to 0.999")
+        problems.add(
+            ("train", "ema_decay"), "is 0, but the artefact loss needs the EMA of the weights; set it to 0.999"
+        )
     for key in ("teacher", "flat_areas"):
-        if getattr(train, key) is not None and not _model(file).takes_teacher and not _model_may_come(file, problems):
+        if (
+            getattr(train, key) is not None
+            and not _model(file).takes_teacher
+            and not _model_may_be_imported(file, problems)
+        ):
             problems.add(("train", key), f"is not supported by {file.model_type}, only by SRModel and RealSRModel")
     _check_schedule(train, problems)
     _check_discriminator(file, train, entries, problems)
@@ -227,13 +239,14 @@ def _check_schedule(train: TrainSection, problems: Problems) -> None:
     key = "periods" if section.get("type") == "CosineAnnealingRestartLR" else "restarts"
     steps = section.get(key, [0])
     if isinstance(steps, list) and isinstance(weights, list) and len(steps) != len(weights):
-        problems.add(where, f"{key} has {len(steps)} items, restart_weights {len(weights)}; they go in pairs")
+        problems.add(where, f"{key} has {len(steps)} items, restart_weights {len(weights)}; they must be equally many")
     periods = section.get("periods")
     if isinstance(periods, list) and all(_is_number(period) for period in periods):
         total = sum(periods)
         if total < train.total_iter:
             problems.warn(
-                (*where, "periods"), f"end at {total:g}; the rate stays at eta_min until total_iter, {train.total_iter}"
+                (*where, "periods"),
+                f"end at {total:g}; the learning rate stays at eta_min until total_iter, {train.total_iter}",
             )
 
 
@@ -258,20 +271,20 @@ def _check_validation(file: OptionFile, mode: str, problems: Problems) -> None:
     if file.val is not None and file.val.metrics and not sets:
         problems.add(("val", "metrics"), f"there is no {' or '.join(wanted)} set in datasets to measure them on")
     if file.val is None and sets and mode == "train":
-        problems.warn(("datasets", sets[0]), "is not validated on: the file has no section 'val'")
+        problems.warn(("datasets", sets[0]), "is not used: the file has no section 'val'")
     names: dict[str, str] = {}
     for name in sets:
         title = file.datasets[name].get("name")
         if isinstance(title, str) and names.setdefault(title, name) != name:
-            problems.add(("datasets", name, "name"), f"{title!r} is the name of datasets.{names[title]} too")
+            problems.add(("datasets", name, "name"), f"{title!r} is also the name of datasets.{names[title]}")
 
 
 def _check_degradation(file: OptionFile, data: Mapping[str, Any], mode: str, problems: Problems) -> None:
     given = _given(data)
     for key in file.degradation:
         if key in given:
-            problems.add(("degradation", key), "stands at the top level too; give it once")
-    if _model_may_come(file, problems):
+            problems.add(("degradation", key), "is also given at the top level; give it only once")
+    if _model_may_be_imported(file, problems):
         return
     if not _model(file).degrades:
         for key in (*given, *(["degradation"] if file.degradation else [])):
@@ -297,18 +310,18 @@ def _check_degradation(file: OptionFile, data: Mapping[str, Any], mode: str, pro
 
 
 def _warn_of_pairs(file: OptionFile, given: list[str], problems: Problems) -> None:
-    """Say of each key that it has no effect where the training set holds pairs; sharpening the GT has one."""
+    """Warn of degradation keys that have no effect because the training set has LQ images; sharpening the GT works."""
     section = file.datasets.get("train", {})
     kind = section.get("type")
     if kind is None or degrades_any(section):
         return
     for key in (*given, *(["degradation"] if file.degradation else [])):
         if key not in _FOR_PAIRS:
-            problems.warn((key,), f"has no effect on the training set: {kind} is not degraded")
+            problems.warn((key,), f"has no effect on the training set: {kind} does not degrade images")
 
 
 def _note_degradation(error: str, file: OptionFile, problems: Problems) -> None:
-    """Note an error of ``parse_options``, which begins with the key; a key of ``degradation`` may come without it."""
+    """Note an error of ``parse_options``: its message begins with the key, perhaps without ``degradation.``."""
     key, _, message = error.partition(": ")
     where = ("degradation", key) if key in file.degradation else tuple(key.split("."))
     problems.add(where if message else (), message or error)
@@ -320,12 +333,12 @@ def _check_expectations(file: OptionFile, problems: Problems) -> None:
     for title, numbers in file.expect.items():
         where = ("expect", title)
         if title not in titles:
-            problems.add(where, f"no data set is called {title!r}; there are {', '.join(sorted(map(str, titles)))}")
+            problems.add(where, f"no data set is called {title!r}; known: {', '.join(sorted(map(str, titles)))}")
         for key, value in numbers.items():
             if key == "tolerance":
                 continue
             if key not in metrics:
-                problems.add((*where, key), f"is no metric in val.metrics; there are {', '.join(metrics) or 'none'}")
+                problems.add((*where, key), f"is not a metric in val.metrics; known: {', '.join(metrics) or 'none'}")
             if isinstance(value, bool) or not _is_number(value):
                 problems.add((*where, key), f"expected a number, got {show(value)}")
         _check_tolerance(numbers, where, problems)
@@ -334,7 +347,7 @@ def _check_expectations(file: OptionFile, problems: Problems) -> None:
 def _check_tolerance(numbers: Mapping[str, Any], where: tuple[str, ...], problems: Problems) -> None:
     values = [key for key in numbers if key != "tolerance"]
     if not values:
-        problems.add(where, "names no metric, so nothing would be held against it")
+        problems.add(where, "names no metric, so there is nothing to compare")
         return
     if "tolerance" not in numbers:
         problems.add(where, "the key 'tolerance' is missing: a number, or one for each metric")
@@ -347,6 +360,6 @@ def _check_tolerance(numbers: Mapping[str, Any], where: tuple[str, ...], problem
     for key, value in each.items():
         path = (*where, "tolerance", key) if isinstance(tolerance, Mapping) else (*where, "tolerance")
         if key not in values:
-            problems.add(path, f"unknown key: there is no {key!r} to hold it against")
+            problems.add(path, f"unknown key: no value of {key!r} is expected")
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             problems.add(path, f"expected a number, at least 0, got {show(value)}")

@@ -1,7 +1,8 @@
-"""The JSON Schema of option files, with which an editor completes and checks them while they are written.
+"""Generate the JSON Schema of option files, with which editors complete and check them.
 
-``python -m safmn.options.reference`` writes it to ``safmn/options/schema.json``, which the first line of every file in
-``options/`` names. Components of a user's own are unknown to it; :func:`safmn.options.load_options` knows them.
+``python -m safmn.options.reference`` writes it to ``safmn/options/schema.json``. The first line of every file in
+``options/`` names that file. The schema does not contain users' own components, which only
+:func:`safmn.options.load_options` can check.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _NULL = {"type": "null"}
 
 
 def json_schema() -> Schema:
-    """The schema of a whole option file, with the arguments of every component that is registered now."""
+    """Return the schema of a whole option file, with the arguments of all components of SAFMN, BasicSR and torch."""
     sections = {kind.__name__: _section(described.section(kind)) for kind in _SECTIONS}
     loss = described.installed(described.losses())
     sections |= {
@@ -98,12 +99,12 @@ def _place(section: Schema, keys: Schema) -> None:
 
 
 def _better() -> DescribedKey:
-    text = "Which values are better; without it, what the metric's name says."
+    text = "Which values are better, `higher` or `lower`; default: `higher`."
     return DescribedKey("better", str, None, text)
 
 
 def _beside_data_sets() -> list[DescribedKey]:
-    """Keys that every data set's section may have beside its own: the loader's, and those without effect."""
+    """Return the keys that every data set's section may have: the loader's, and those without effect."""
     loader = described.section(LoaderOptions).keys
     own = [DescribedKey(key.name, key.hint, None, key.text) for key in loader]
     filled_in = [DescribedKey(name, Any, None, "") for name in ("name", "phase", "scale")]
@@ -115,7 +116,11 @@ def _section(kind: Described) -> Schema:
 
 
 def _by_type(kinds: Sequence[Described], *, beside: Sequence[DescribedKey] = ()) -> Schema:
-    """A section whose ``type`` names one of the components, and whose other keys are that one's arguments."""
+    """Return the schema of a section whose ``type`` is one of the components and whose other keys are its arguments.
+
+    Args:
+        beside: keys that are accepted for every component.
+    """
     cases = []
     for kind in kinds:
         own = {key.name for key in kind.keys}
@@ -134,7 +139,7 @@ def _properties(keys: Sequence[DescribedKey]) -> Schema:
 
 
 def _property(key: DescribedKey) -> Schema:
-    """A key with a default may be null, which means that it is not given."""
+    """Return the schema of a key. A key with a default may also be null, which means "not given"."""
     schema = _type(key.hint)
     if key.default is not REQUIRED and schema:
         schema = _or_null(schema) if schema.get("anyOf", [None])[-1] != _NULL else schema
@@ -149,7 +154,7 @@ def _property(key: DescribedKey) -> Schema:
 
 
 def _type(hint: Any) -> Schema:
-    """The schema of a plain type; sections inside it are placed by :func:`json_schema`."""
+    """Return the schema of a plain type; empty for sections, which :func:`json_schema` inserts."""
     try:
         schema = msgspec.json.schema(hint)
     except TypeError:

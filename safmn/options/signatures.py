@@ -1,4 +1,4 @@
-"""What a component accepts, read from its constructor or function without calling it."""
+"""Find out which arguments and option keys a component accepts, from its signature and source, without calling it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Signature(msgspec.Struct, frozen=True):
     """The keyword arguments of a component.
 
     Attributes:
-        hints: name -> type that values must have, or Any.
+        hints: name -> required type of the value, or Any.
         defaults: name -> default, or REQUIRED.
-        is_open: more keywords are accepted, which cannot be known without running the component.
+        is_open: whether further keywords may be accepted, which are unknown without running the component.
     """
 
     hints: dict[str, Any]
@@ -36,15 +36,20 @@ class Signature(msgspec.Struct, frozen=True):
 
     @property
     def required(self) -> list[str]:
-        """The names that must be given."""
+        """The names of the arguments without a default."""
         return [name for name, default in self.defaults.items() if default is REQUIRED]
 
 
 def signature_of(component: Callable[..., Any], without: tuple[str, ...] = ()) -> Signature:
-    """The keywords that a class's constructor or a function accepts, except those that the framework passes itself.
+    """Return the keyword arguments of a function or of a class's constructor.
 
-    ``**kwargs`` that the code reads opens the signature, unless all it does is to pass them to the parent's
-    constructor, whose keywords then join; ``**kwargs`` that nothing reads swallow mistakes, and are not counted.
+    The effect of ``**kwargs`` depends on their use. If they are only passed to the parent's constructor, its arguments
+    are added. If the code reads them, the signature is open. If nothing reads them, they are ignored, because they
+    would only hide misspelt arguments.
+
+    Args:
+        component: the class or function.
+        without: arguments to leave out, because the framework passes them.
     """
     hints: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
@@ -72,7 +77,7 @@ def signature_of(component: Callable[..., Any], without: tuple[str, ...] = ()) -
 
 
 def _constructors(component: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """The function itself, or the ``__init__`` of a class and then of its parents."""
+    """Yield the function itself, or the ``__init__`` of the class and of its parents in method resolution order."""
     if not isinstance(component, type):
         yield component
         return
@@ -84,12 +89,12 @@ def _constructors(component: Callable[..., Any]) -> Iterator[Callable[..., Any]]
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
-    except Exception:  # an annotation that cannot be evaluated here is as good as none
+    except Exception:  # ignore annotations that cannot be evaluated
         return {}
 
 
 def _documented(component: Callable[..., Any]) -> dict[str, Any]:
-    """The types that a docstring in BasicSR's style gives to arguments: ``crop_border (int): ...``."""
+    """Return the types in docstrings of BasicSR's style: ``crop_border (int): ...``."""
     kinds = component.__mro__ if isinstance(component, type) else (component,)
     found: dict[str, Any] = {}
     for text in (inspect.getdoc(kind) or "" for kind in kinds if kind is not object):
@@ -104,7 +109,7 @@ def _hint(annotation: Any, default: Any) -> Any:
     if isinstance(default, bool):
         return bool
     if isinstance(default, (int, float)):
-        return float  # `res_scale=1` is given as 0.1 in the published EDSR files: a default says number, not int
+        return float  # an integer default does not exclude fractions: the published EDSR files set res_scale=1 to 0.1
     if isinstance(default, str):
         return str | None
     if isinstance(default, (list, tuple)):
@@ -113,9 +118,9 @@ def _hint(annotation: Any, default: Any) -> Any:
 
 
 def plain_hint(hint: Any) -> Any:
-    """The part of a type hint that a YAML value can meet; Any where it is not made of plain types.
+    """Return the part of a type hint that YAML values can have; Any if it does not consist of plain types.
 
-    ``float | Tensor`` becomes ``float``; ``tuple[float | Tensor, ...]`` a tuple of floats.
+    ``float | Tensor`` becomes ``float``, and ``tuple[float | Tensor, ...]`` becomes ``list[float]``.
     """
     if hint in _PLAIN or hint is types.NoneType or hint is Any:
         return hint
@@ -148,7 +153,7 @@ def _is_sequence(origin: Any) -> bool:
 
 
 def _checked(hint: Any) -> Any:
-    """The hint if msgspec can check it (it refuses some unions), else Any."""
+    """Return the hint if msgspec can check it (it rejects some unions), otherwise Any."""
     try:
         msgspec.inspect.type_info(hint)
     except TypeError:
@@ -164,7 +169,12 @@ def _tree(code: Any) -> ast.AST | None:
 
 
 def _use_of(function: Callable[..., Any], rest: str) -> str:
-    """What a function does with its ``**rest``: ``nothing``, give it to the ``parent``'s constructor, or ``reads``."""
+    """Return how a function uses its ``**rest``.
+
+    Returns:
+        ``nothing``; ``parent`` if it only passes them to the parent's constructor; ``reads`` for any other use, or if
+        the source is not available.
+    """
     tree = _tree(function)
     if tree is None:
         return "reads"
@@ -182,11 +192,11 @@ def _use_of(function: Callable[..., Any], rest: str) -> str:
 
 
 class OptionKeys(msgspec.Struct, frozen=True):
-    """The keys that a class reads from the option dict it is built with.
+    """The keys that a class reads from the option dict that its constructor gets.
 
     Attributes:
-        names: keys that its code reads.
-        is_open: it also reads keys that its source does not show (a computed key, the dict handed on).
+        names: the keys in its source.
+        is_open: whether it may read other keys, because it computes keys or passes the dict on.
     """
 
     names: set[str]
@@ -195,8 +205,15 @@ class OptionKeys(msgspec.Struct, frozen=True):
 
 @functools.lru_cache(maxsize=64)
 def option_keys(kind: Any, option_name: str = "opt") -> OptionKeys:
-    """The keys that the source of a class and of its parents reads as ``opt["key"]``, ``opt.get("key")`` or
-    ``"key" in opt``, with ``opt`` a parameter or ``self.opt``."""
+    """Return the option keys that a class and its parents read.
+
+    They are found in the source as ``opt["key"]``, ``opt.get("key")`` or ``"key" in opt``, where ``opt`` is a parameter
+    or ``self.opt``.
+
+    Args:
+        kind: the class, or a function.
+        option_name: the name of the dict in the source.
+    """
     names: set[str] = set()
     is_open = False
     for part in kind.__mro__ if isinstance(kind, type) else (kind,):
@@ -214,7 +231,7 @@ def option_keys(kind: Any, option_name: str = "opt") -> OptionKeys:
 
 
 class _OptionReads(ast.NodeVisitor):
-    """Finds the constant keys that are read from a dict called ``opt`` or ``self.opt``, and uses it cannot follow."""
+    """Collects the constant keys read from ``opt`` or ``self.opt``; notes whether there are uses it cannot follow."""
 
     def __init__(self, option_name: str) -> None:
         self.option_name = option_name
@@ -261,13 +278,13 @@ class _OptionReads(ast.NodeVisitor):
             else:
                 self.is_open = True
         elif "super(" in ast.unparse(function) and all(self._is_options(argument) for argument in node.args):
-            return  # super().__init__(opt): the parent is looked at by itself
+            return  # super().__init__(opt): the parent's source is visited separately
         else:
             self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
         if self._is_options(node):
-            self.is_open = True  # handed to something else
+            self.is_open = True  # the dict is passed on
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if self._is_options(node):

@@ -1,4 +1,4 @@
-"""Converting plain values to typed ones, noting every mistake with its key path instead of stopping at the first."""
+"""Convert plain values to typed ones, and note all mistakes with their key paths instead of stopping at the first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "less 
 
 
 def to_struct(kind: type[S], value: Any, where: KeyPath, problems: Problems) -> S | None:
-    """``value`` (a mapping) as a Struct of the given kind; None, and the mistakes noted, where it is not one."""
+    """Convert a mapping to a Struct of the given kind. If that fails, note the mistakes and return None."""
     if not isinstance(value, dict):
         problems.add(where, f"expected a section, got {show(value)}")
         return None
@@ -47,16 +47,16 @@ def to_struct(kind: type[S], value: Any, where: KeyPath, problems: Problems) -> 
 
 
 def struct_defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The defaults of the fields of a Struct that have one."""
+    """Return the defaults of a Struct's fields, by name, without the required fields."""
     fields = msgspec.structs.fields(kind)
     made = {f.encode_name: f.default_factory() for f in fields if f.default_factory is not msgspec.NODEFAULT}
     return made | {f.encode_name: f.default for f in fields if f.default is not msgspec.NODEFAULT}
 
 
 def to_type(hint: Any, value: Any, where: KeyPath, problems: Problems, *, whole_floats: bool = True) -> Any:
-    """``value`` as ``hint`` (a type that msgspec knows); None, and the mistake noted, where it is not one.
+    """Convert a value to ``hint``, a type that msgspec knows. If that fails, note the mistake and return None.
 
-    A whole number does for a number, and with ``whole_floats`` ``5e3`` does for a whole number; nothing else is
+    Integers are accepted as floats and, with ``whole_floats``, floats such as ``5e3`` as integers. Nothing else is
     converted.
     """
     members = _members(hint)
@@ -83,12 +83,12 @@ def to_type(hint: Any, value: Any, where: KeyPath, problems: Problems, *, whole_
 
 
 def describe(hint: Any) -> str:
-    """A type in words: ``a whole number, at least 1``."""
+    """Return a type in words, for example ``a whole number, at least 1``."""
     return _in_words(describe_type.type_info(hint))
 
 
 def show(value: Any) -> str:
-    """A value in an error message, with its kind where the value alone would mislead."""
+    """Return a value for an error message, shortened, and with its kind if it is text or a section."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -108,7 +108,7 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 
 def _whole(value: Any) -> Any:
-    """Floats without a fraction as ints, also inside lists: BasicSR's files say ``val_freq: !!float 5e3``."""
+    """Return floats without a fraction as ints, also in lists: BasicSR's files have ``val_freq: !!float 5e3``."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):

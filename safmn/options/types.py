@@ -1,7 +1,7 @@
-"""The sections of an option file, typed. Components (networks, losses, optimisers, data sets) stay plain dicts.
+"""The sections of an option file as types. Components (networks, losses, optimisers, data sets) stay plain dicts.
 
-Names and meanings are BasicSR's wherever BasicSR has the key; the docstrings say what is different or new. ``null``
-(``~``) in a file means "not given" for every key with a default.
+Keys that BasicSR has as well keep its names and meanings; the docstrings mention differences. For every key with a
+default, ``null`` (``~``) in a file means "not given".
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from msgspec import Meta, Struct
 from safmn.degradations.keys import PublishedKeys
 from safmn.value_types import NotNegative, Positive, PositiveFloat, Seed
 
-Component: TypeAlias = dict[str, Any]  # has `type`; the rest is checked against the constructor's signature
+Component: TypeAlias = dict[str, Any]  # `type` and arguments, which are checked against the constructor's signature
 
 
 class PathOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where weights come from and results go. A tilde at the start of a path is the home folder.
+    """Paths of weights and results. A leading ``~`` in a path is the home folder.
 
     Attributes:
-        pretrain_network_g, pretrain_network_d: Weights to start training from, or to test: a file, or a name of
+        pretrain_network_g, pretrain_network_d: Weights to start training from, or to test: a file, or a name from
             ``safmn zoo``.
-        param_key_g, param_key_d: The key in the weight file. null: ``params`` in training; in testing ``params_ema`` if
-            it is there, else ``params``.
-        strict_load_g, strict_load_d: Refuse weights that do not fit the network exactly.
-        resume_state: A checkpoint, or a ``.state`` file of BasicSR, to continue from.
+        param_key_g, param_key_d: The key in the weight file. null: in training ``params``; in testing ``params_ema`` if
+            present, otherwise ``params``.
+        strict_load_g, strict_load_d: Reject weights that do not fit the network exactly.
+        resume_state: The checkpoint, or BasicSR's ``.state`` file, to resume from.
         ignore_resume_networks: Only null is supported.
-        experiments_root: The folder for the folders of training runs; null: ``experiments``.
-        results_root: The folder for the folders of tests; null: ``results``.
+        experiments_root: The folder in which every training run has its folder; null: ``experiments``.
+        results_root: The folder in which every test has its folder; null: ``results``.
     """
 
     pretrain_network_g: str | None = None
@@ -44,11 +44,11 @@ class PathOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class TeacherSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network whose output is learned instead of the GT (knowledge distillation).
+    """A network whose output is the training target instead of the GT (knowledge distillation).
 
     Attributes:
-        weights: A weight file, or a name of ``safmn zoo``; of the option file's scale.
-        except_images: A pattern, such as ``drawing*``: images with such a name keep their GT. null: none.
+        weights: A weight file, or a name from ``safmn zoo``, for the option file's scale.
+        except_images: A pattern such as ``drawing*``. Images with matching names keep their GT as target. null: none.
     """
 
     weights: Annotated[str, Meta(min_length=1)]
@@ -56,10 +56,10 @@ class TeacherSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class FlatAreasSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A loss on areas of one colour that are larger than the network sees; its name in the log is ``l_flat``.
+    """A loss on areas of one colour that are larger than the network's receptive field, ``l_flat`` in the log.
 
     Attributes:
-        colours: How many colours are drawn for each micro-batch; 64 cost about as much as one LR patch of 64x64.
+        colours: Number of colours drawn for each micro-batch; 64 cost about as much as one LR patch of 64x64.
         loss_weight: Factor of the loss, an L1 distance.
     """
 
@@ -68,36 +68,36 @@ class FlatAreasSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the network is trained.
+    """Training.
 
     Attributes:
-        total_iter: Optimiser steps of the whole run.
+        total_iter: Number of optimiser steps of the whole run.
         optim_g: The optimiser of ``network_g``: ``type`` and its arguments.
-        scheduler: The learning rate over the run: ``type`` and its arguments.
+        scheduler: The learning-rate schedule: ``type`` and its arguments.
         optim_d: The optimiser of ``network_d``.
-        warmup_iter: Steps over which the learning rate rises linearly from 0; -1 or 0: none.
-        ema_decay: Decay of the moving average of the weights, which is validated and shipped; 0: no average.
+        warmup_iter: Number of steps in which the learning rate rises linearly from 0; -1 or 0: no warm-up.
+        ema_decay: Decay of the EMA of the weights, which is validated and published; 0: no EMA.
         ema_warmup: Let the decay grow to ``ema_decay`` as (1 + i) / (10 + i), for short runs.
-        precision: Arithmetic of the forward and backward pass; null: fp32.
-        compile: Run the network through ``torch.compile``; null: no.
-        kernels: What computes the network: ``torch``, or ``native``, our faster kernels for SAFMN.
+        precision: Precision of the forward and backward pass; null: fp32.
+        compile: Use ``torch.compile``; null: no.
+        kernels: Implementation of the network: ``torch``, or ``native``, our faster kernels for SAFMN.
         cuda_graph: On one NVIDIA GPU, launch each step as one recorded CUDA graph.
-        channels_last: Memory format of the images; null: yes, except with the native kernels of the CPU.
-        accumulate: Micro-batches per optimiser step; has the effect of a batch that many times as large.
-        grad_clip: Largest norm of the gradient; null: not clipped.
-        on_nonfinite: What a NaN or Inf in a loss or gradient does: ``stop`` the run, or ``skip`` the step.
-        max_skips: The run stops when more steps than this were skipped.
-        teacher: A network whose output takes the GT's place.
-        flat_areas: A loss on areas of one colour that never end; null: none.
-        losses: A list of losses: ``type``, the arguments of its constructor, and the keys of an entry (below).
+        channels_last: Use the memory format channels_last for images; null: yes, except with the native CPU kernels.
+        accumulate: Micro-batches per optimiser step. The effect is that of a batch that many times as large.
+        grad_clip: Maximum norm of the gradient; null: no clipping.
+        on_nonfinite: Reaction to NaN or Inf in a loss or gradient: ``stop`` the run, or ``skip`` the step.
+        max_skips: The run stops if more steps than this are skipped.
+        teacher: A network whose output replaces the GT as training target; null: none.
+        flat_areas: A loss on unlimited areas of one colour; null: none.
+        losses: A list of losses: ``type``, the arguments of the constructor, and the keys of an entry (below).
         pixel_opt: BasicSR's key for the pixel loss; read as an entry of ``losses``.
         fft_opt: The published SAFMN files' key for the frequency loss; read as an entry of ``losses``.
         perceptual_opt: BasicSR's key for the perceptual loss; read as an entry of ``losses``.
         gan_opt: BasicSR's key for the adversarial loss; read as an entry of ``losses``.
         ldl_opt: BasicSR's key for the artefact loss (LDL); read as an entry of ``losses``.
         artifacts_opt: The published SAFMN files' key for the artefact loss; the same as ``ldl_opt``.
-        net_d_iters: The generator is trained in every ``net_d_iters``-th step; the discriminator in all.
-        net_d_init_iters: Steps before the generator is trained at all.
+        net_d_iters: The generator is trained only in every ``net_d_iters``-th step, the discriminator in every step.
+        net_d_init_iters: Number of steps at the start in which only the discriminator is trained.
     """
 
     total_iter: Positive
@@ -133,11 +133,11 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Validation during training, and testing.
 
     Attributes:
-        val_freq: Iterations between validations; there is one at the end as well.
-        save_img: Write the network's output images.
-        suffix: Added to the names of saved images; null: the run's name, in training the iteration.
+        val_freq: Iterations between validations. The last iteration is also validated.
+        save_img: Save the network's output images.
+        suffix: Suffix of the names of saved images; null: in training the iteration, in testing the run's name.
         pbar: Show a progress bar over the images.
-        metrics: A section for each metric: a name of your choice, then ``type`` and its arguments.
+        metrics: The metrics. Each has a name of your choice and a section with ``type`` and its arguments.
     """
 
     val_freq: Positive = 5000
@@ -153,7 +153,7 @@ class WandbOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         project: The project; must be null.
         entity: The owner of the project; has no effect.
-        resume_id: The run to go on with; has no effect.
+        resume_id: The run to resume; has no effect.
     """
 
     project: str | None = None
@@ -162,15 +162,15 @@ class WandbOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class LoggerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is logged and kept, and how often (in iterations).
+    """Logs and checkpoints.
 
     Attributes:
         print_freq: Iterations between log lines.
         save_checkpoint_freq: Iterations between checkpoints.
         use_tb_logger: Write TensorBoard files.
         wandb: Weights & Biases; only null is supported.
-        keep_last: How many of the newest checkpoints are kept.
-        keep_every: Checkpoints at multiples of this iteration are always kept; null: none.
+        keep_last: Number of newest checkpoints to keep.
+        keep_every: Keep all checkpoints at multiples of this iteration; null: none.
         keep_best: Keep the checkpoint with the best value of the first metric.
     """
 
@@ -187,8 +187,8 @@ class DistParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Training in several processes.
 
     Attributes:
-        backend: What the processes communicate with; ``nccl`` becomes ``gloo`` on a machine without CUDA.
-        port: The port of the first process, where torchrun does not give one.
+        backend: The communication library; without CUDA, ``gloo`` is used instead of ``nccl``.
+        port: The port of the first process, if torchrun does not set one.
     """
 
     backend: Literal["nccl", "gloo"] = "nccl"
@@ -200,7 +200,7 @@ class Expectation(Struct, frozen=True, kw_only=True):
 
     Attributes:
         values: metric name -> expected mean.
-        tolerance: metric name -> largest allowed absolute difference.
+        tolerance: metric name -> maximum absolute difference.
     """
 
     values: dict[str, float]
@@ -208,31 +208,31 @@ class Expectation(Struct, frozen=True, kw_only=True):
 
 
 class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that may stand at the top level of an option file.
+    """The keys at the top level of an option file.
 
     Attributes:
         name: The run's name; its folder is ``experiments/<name>`` or ``results/<name>``.
-        model_type: What is trained and how; see Models.
-        scale: Enlargement along each side. Must be the network's.
-        datasets: A section for each data set: ``train``, ``val``, ``val_2``, ..., ``test_1``, ... A set that is null is
-            left out.
+        model_type: The model, which defines the training step; see Models.
+        scale: Upscaling factor. Must equal the network's.
+        datasets: A section for each data set: ``train``, ``val``, ``val_2``, ..., ``test_1``, ... Data sets that are
+            null are left out.
         network_g: The network: ``type`` and the arguments of its constructor.
-        network_d: The discriminator, for models that train one; as ``network_g``.
-        num_gpu: GPUs that are used; 0 computes on the CPU; ``auto`` takes all there are.
-        manual_seed: Seed of everything that is drawn. BasicSR draws one where none is given; here a run repeats.
-        deterministic: Use torch's deterministic algorithms, and refuse to run where there is none.
-        find_unused_parameters: As in DistributedDataParallel: some weights may take no part in a step.
-        use_static_graph: Has no effect; accepted because BasicSR's files carry it.
+        network_d: The discriminator, for models that train one; like ``network_g``.
+        num_gpu: 0: use the CPU; 1 or more: use one GPU per process; ``auto``: the number of GPUs on this machine.
+        manual_seed: Seed of all random numbers. Without this key BasicSR draws a random seed; here runs are repeatable.
+        deterministic: Use only torch's deterministic algorithms; an operation without one is an error.
+        find_unused_parameters: As in DistributedDataParallel: allow weights that are not used in every step.
+        use_static_graph: Has no effect; accepted because it is in BasicSR's files.
         auto_resume: Has no effect in a file, as in BasicSR; give ``--auto_resume`` on the command line.
         degradation: Keys of the degradation that Real-ESRGAN does not have; see below.
-        path: Where weights come from and results go.
-        train: How the network is trained; a file without it can only test.
+        path: Paths of weights and results.
+        train: Training. A file without this section can only be used for testing.
         val: Validation during training, and testing.
-        logger: What is logged and kept.
+        logger: Logs and checkpoints.
         dist_params: Training in several processes.
         expect: Numbers that a test must reproduce; see below.
-        imports: Python files (``my_arch.py``) and installed modules that register components of your own. They are run
-            when the option file is read.
+        imports: Python files (``my_arch.py``) and installed modules that register your own components. Loading the
+            option file imports them.
     """
 
     name: Annotated[str, Meta(min_length=1)]
@@ -258,12 +258,12 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class NetworkKeys(Struct, frozen=True, kw_only=True):
-    """Under which keys an option file speaks of one of a model's networks.
+    """The option keys that belong to one of a model's networks.
 
     Attributes:
-        network: at the top level: the network itself.
-        optimiser: in ``train``.
-        weights, param_key, strict: in ``path``: what it starts from.
+        network: key at the top level: the network's section.
+        optimiser: key in ``train``.
+        weights, param_key, strict: keys in ``path``: the weights to start from.
     """
 
     network: str
@@ -289,23 +289,23 @@ NETWORK_KEYS = {
         strict="strict_load_d",
     ),
 }
-"""Name of a network in a model, in checkpoints and in file names -> its keys."""
+"""The option keys of each network, by its name in models, checkpoints and file names."""
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """A checked option file. Components and data sets are plain dicts; treat them as read-only.
+    """The checked options of a file. Components and data sets are plain dicts; treat them as read-only.
 
     Attributes:
-        source: the file.
+        source: the option file's path.
         mode: ``train`` or ``test``.
-        debug: validation and checkpoints every 8 iterations, a log line every iteration.
-        name: the run's name, with ``debug_`` in front in debug mode.
-        num_gpu: the number asked for; ``auto`` has become the number of GPUs here.
-        manual_seed: 0 where the file gives none (BasicSR draws one; here a run repeats unless told otherwise).
+        debug: whether this is a debug run: validation and checkpoints every 8 iterations, a log line every iteration.
+        name: the run's name, prefixed with ``debug_`` in debug mode.
+        num_gpu: the number of GPUs; ``auto`` is replaced with the number on this machine.
+        manual_seed: the seed; 0 if the file gives none.
         datasets: section name (``train``, ``val``, ``val_2``, ``test_1``) -> options, with ``phase`` and ``scale``
-            filled in and ``~`` expanded in paths; ``RealESRGANDataset`` gets ``degradation`` as well.
-        degradation: Real-ESRGAN's top-level keys that were given, and the ``degradation`` section.
-        raw: the file with overrides and debug applied, without defaults: a copy of its own, for logs and resuming.
+            filled in and ``~`` expanded in paths. Data sets that degrade images also have ``degradation``.
+        degradation: the given top-level keys of Real-ESRGAN, the ``degradation`` section, and the model's implied keys.
+        raw: a copy of the file's data after overrides and debug, without defaults, for logs and resuming.
     """
 
     source: str
