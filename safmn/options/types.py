@@ -17,7 +17,7 @@ Component: TypeAlias = dict[str, Any]  # `type` and arguments, which are checked
 
 
 class PathOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Paths of weights and results. A leading ``~`` in a path is the home folder.
+    """Paths of weights and results. A leading tilde in a path stands for the home folder.
 
     Attributes:
         pretrain_network_g, pretrain_network_d: Weights to start training from, or to test: a file, or a name from
@@ -76,7 +76,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         scheduler: The learning-rate schedule: ``type`` and its arguments.
         optim_d: The optimiser of ``network_d``.
         warmup_iter: Number of steps in which the learning rate rises linearly from 0; -1 or 0: no warm-up.
-        ema_decay: Decay of the EMA of the weights, which is validated and published; 0: no EMA.
+        ema_decay: Decay of the EMA of the weights, which is used for validation and inference; 0: no EMA.
         ema_warmup: Let the decay grow to ``ema_decay`` as (1 + i) / (10 + i), for short runs.
         precision: Precision of the forward and backward pass; null: fp32.
         compile: Use ``torch.compile``; null: no.
