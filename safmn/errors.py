@@ -1,8 +1,8 @@
 """Errors that a user can act on, and how the entry points turn them into a message and an exit status.
 
-Exit statuses: 0 success; 1 the command ran, but part of the work failed (a number drifted, an image could not be read);
-2 a mistake in the user's input (an option, a file, a data set); 130 Ctrl-C; 141 the reader of the output is gone;
-143 SIGTERM. Others are documented where they are raised.
+Exit statuses: 0 success; 1 the command ran, but part of the work failed (a result differs from the expected one, an
+image could not be read); 2 a mistake in the user's input (an option, a file, a data set); 130 Ctrl-C; 141 the reader of
+the output is gone; 143 SIGTERM. Others are documented where they are raised.
 """
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto; default: num_gpu of the option file")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
     parser.add_argument(
-        "--require_all", action="store_true", help="fail also where a set is missing that is given on request only"
+        "--require_all",
+        action="store_true",
+        help="fail if any set is missing, even one that its authors only give on request",
     )
     file = parser.add_argument_group("with -opt")
     file.add_argument(
