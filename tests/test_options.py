@@ -1,4 +1,4 @@
-"""load_options: what is accepted, what it becomes, and what every kind of mistake says."""
+"""load_options: accepted files and the resulting options, and the message for every kind of mistake."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ Mode = Literal["train", "test"]
 
 
 def paired(**keys: Any) -> dict[str, Any]:
+    """Return the section of a paired data set."""
     return {
         "name": "Set",
         "type": "PairedImageDataset",
@@ -34,7 +35,7 @@ def paired(**keys: Any) -> dict[str, Any]:
 
 
 def for_training(**sections: Any) -> dict[str, Any]:
-    """A file for training as short as one can be that uses every section."""
+    """Return a short option file for training that uses most sections."""
     data = {
         "name": "run",
         "model_type": "SRModel",
@@ -60,6 +61,7 @@ def for_training(**sections: Any) -> dict[str, Any]:
 
 
 def for_testing(**sections: Any) -> dict[str, Any]:
+    """Return a short option file for testing."""
     data = {key: value for key, value in for_training().items() if key not in ("train", "logger")}
     data["datasets"] = {"test_1": paired(name="Set5"), "test_2": paired(name="Set14")}
     return {**data, **sections}
@@ -72,7 +74,7 @@ def load(tmp_path: Path, data: dict[str, Any], mode: Mode = "train", **arguments
 
 
 def set_at(data: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
-    """A copy of ``data`` with one value set; sections on the way are made."""
+    """Return a copy of ``data`` with one value set; missing sections are created."""
     data = copy.deepcopy(data)
     *way, last = keys.split(".")
     section = data
@@ -83,6 +85,7 @@ def set_at(data: dict[str, Any], keys: str, value: Any) -> dict[str, Any]:
 
 
 def without(data: dict[str, Any], keys: str) -> dict[str, Any]:
+    """Return a copy of ``data`` without one key."""
     data = copy.deepcopy(data)
     *way, last = keys.split(".")
     section = data
@@ -92,21 +95,21 @@ def without(data: dict[str, Any], keys: str) -> dict[str, Any]:
     return data
 
 
-# --- what comes with the framework -----------------------------------------------------------------------------------
+# --- SAFMN's option files --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", OPTION_FILES, ids=lambda path: path.stem)
-def test_every_option_file_of_ours_loads(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_of_our_option_files_loads_without_warnings(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = load_options(path, mode="test" if path.stem.startswith("test") else "train")
     assert f"x{options.scale}" in path.stem
     assert options.network_g["upscaling_factor"] == options.scale
     assert not caplog.records
 
 
-def test_the_recipes_are_the_published_ones() -> None:
-    for path in OPTION_FILES:
-        if not path.stem.startswith("train_"):
-            continue
+def test_the_training_files_have_the_published_values() -> None:
+    paths = [path for path in OPTION_FILES if path.stem.startswith("train_")]
+    assert len(paths) == 10
+    for path in paths:
         options = load_options(path, mode="train")
         train, data = options.train, options.datasets["train"]
         assert train is not None
@@ -125,23 +128,21 @@ def test_the_recipes_are_the_published_ones() -> None:
             assert options.degradation["gt_size"] == data["gt_size"] == (180 if train.gan_opt is None else 128)
 
 
-def test_the_test_files_measure_what_the_tables_say() -> None:
-    for path in OPTION_FILES:
-        if path.stem.startswith("test_") and "real" not in path.stem:
-            options = load_options(path, mode="test")
-            assert [section["name"] for section in options.datasets.values()] == [
-                "Set5",
-                "Set14",
-                "B100",
-                "Urban100",
-                "Manga109",
-            ]
-            assert options.val is not None
-            for metric in options.val.metrics.values():
-                assert (metric["crop_border"], metric["test_y_channel"]) == (options.scale, True)
+def test_the_test_files_measure_like_the_papers_tables() -> None:
+    """Five sets, the Y channel, and a border of ``scale`` pixels cropped."""
+    paths = [path for path in OPTION_FILES if path.stem.startswith("test_") and "real" not in path.stem]
+    assert len(paths) == 6
+    for path in paths:
+        options = load_options(path, mode="test")
+        sets = [section["name"] for section in options.datasets.values()]
+        assert sets == ["Set5", "Set14", "B100", "Urban100", "Manga109"]
+        assert options.val is not None
+        assert list(options.val.metrics) == ["psnr", "ssim"]
+        for metric in options.val.metrics.values():
+            assert (metric["crop_border"], metric["test_y_channel"]) == (options.scale, True)
 
 
-# --- what a file becomes ---------------------------------------------------------------------------------------------
+# --- the resulting options -------------------------------------------------------------------------------------------
 
 
 def test_values_and_defaults(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_values_and_defaults(tmp_path: Path) -> None:
     assert options.expect == {}
 
 
-def test_a_whole_number_may_be_written_as_5e3(tmp_path: Path) -> None:
+def test_an_integer_may_be_written_as_5e3(tmp_path: Path) -> None:
     options = load(tmp_path, set_at(set_at(for_training(), "val.val_freq", 5e3), "train.scheduler.periods", [1e5]))
     assert options.val is not None
     assert options.val.val_freq == 5000
@@ -188,7 +189,7 @@ def test_num_gpu_auto_is_the_number_of_devices(tmp_path: Path, monkeypatch: pyte
     assert load(tmp_path, for_training(num_gpu="auto")).num_gpu == 1
 
 
-def test_options_are_frozen_and_can_be_sent_to_workers(tmp_path: Path) -> None:
+def test_options_are_frozen_and_can_be_pickled(tmp_path: Path) -> None:
     options = load(tmp_path, for_training())
     with pytest.raises(AttributeError):
         options.scale = 4  # type: ignore[misc]
@@ -258,7 +259,8 @@ def test_differences(tmp_path: Path) -> None:
         ("datasets.train.use_shuffle", True, None),
     ],
 )
-def test_writing_a_default_down_is_no_difference(key: str, default: object, other: object) -> None:
+def test_a_written_default_is_not_a_difference(key: str, default: object, other: object) -> None:
+    """Another value is one, except for keys without effect (``other`` is None)."""
     given = set_at(for_training(), key, default)
     absent = without(given, key)
     assert differences(absent, given) == differences(given, absent) == []
@@ -286,8 +288,8 @@ def test_writing_a_default_down_is_no_difference(key: str, default: object, othe
         ("network_g.dim", 32, True),
     ],
 )
-def test_which_changes_decide_the_result(key: str, value: object, decisive: bool | None) -> None:
-    """None: no change at all."""
+def test_which_changes_affect_the_result(key: str, value: object, decisive: bool | None) -> None:
+    """``decisive`` is None if the change is ignored."""
     harmless, found = changed_keys(for_training(), set_at(for_training(), key, value))
     assert (len(harmless), len(found)) == {None: (0, 0), False: (1, 0), True: (0, 1)}[decisive]
 
@@ -317,21 +319,22 @@ def test_overrides(tmp_path: Path) -> None:
     [
         (
             "train:total_itr=5",
-            r"--force_yml train:total_itr=5: train\.total_itr: unknown key\. Did you mean 'total_iter'",
+            r"--force_yml train:total_itr=5: train\.total_itr: .*Did you mean 'total_iter'",
         ),
         ("train:optim_g:lrr=5", r"train\.optim_g\.lrr: Adam has no argument 'lrr'\. Did you mean 'lr'"),
         ("train:total_iter=soon", r"train\.total_iter: expected a whole number, at least 1, got the text 'soon'"),
-        ("name:first=x", r"name: is not a section, so --force_yml name:first=x cannot set a key in it"),
+        ("name:first=x", r"name: is not a section.*--force_yml name:first=x"),
         ("train:total_iter", r"expected key:key=value"),
         ("=5", r"expected key:key=value"),
         ("train::x=5", r"expected key:key=value"),
         ("train.total_iter=5", r"expected key:key=value"),
-        ("name=[1", r"--force_yml name=\[1: '\[1' is not a YAML value"),
+        ("name=[1", r"--force_yml name=\[1: '\[1' .*YAML"),
         ("name=!!python/name:os.system ''", r"the YAML tag"),
         ("name=__import__('os').system('true')", None),
     ],
 )
-def test_wrong_overrides(tmp_path: Path, entry: str, message: str | None) -> None:
+def test_wrong_overrides_are_reported(tmp_path: Path, entry: str, message: str | None) -> None:
+    """``message`` is None for text that looks like code: it is only text."""
     if message is None:
         assert load(tmp_path, for_training(), overrides=[entry]).name == entry.partition("=")[2]
         return
@@ -346,7 +349,7 @@ def test_a_null_data_set_is_left_out(tmp_path: Path) -> None:
     assert list(options.expect) == ["Set5"]
 
 
-def test_debug(tmp_path: Path) -> None:
+def test_debug_changes_the_name_and_the_frequencies(tmp_path: Path) -> None:
     options = load(tmp_path, for_training(), debug=True, overrides=["val:val_freq=20"])
     assert (options.name, options.debug) == ("debug_run", True)
     assert options.val is not None
@@ -355,7 +358,7 @@ def test_debug(tmp_path: Path) -> None:
     assert load(tmp_path, without(for_training(), "logger"), debug=True).logger.print_freq == 1
 
 
-def test_debug_in_the_name_changes_nothing(tmp_path: Path) -> None:
+def test_a_name_with_debug_does_not_start_debugging(tmp_path: Path) -> None:
     options = load(tmp_path, for_training(name="debug_of_mine"))
     assert options.val is not None
     assert (options.debug, options.val.val_freq, options.logger.print_freq) == (False, 50, 10)
@@ -386,13 +389,13 @@ def test_debug_in_the_name_changes_nothing(tmp_path: Path) -> None:
         ("dist_params.ports", "port"),
     ],
 )
-def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None) -> None:
+def test_unknown_keys_are_reported_with_line_and_nearest_key(tmp_path: Path, key: str, nearest: str | None) -> None:
     with pytest.raises(OptionError) as caught:
         load(tmp_path, set_at(for_training(), key, 1))
     message = str(caught.value)
     assert "options.yml, line " in message
     assert f": {key}: " in message
-    assert (f"Did you mean {nearest!r}?" in message) if nearest else True
+    assert f"Did you mean {nearest!r}?" in message if nearest else "Did you mean" not in message
     line = int(message.split("line ")[1].split(":")[0])
     assert key.split(".")[-1] in (tmp_path / "options.yml").read_text().splitlines()[line - 1]
 
@@ -400,22 +403,22 @@ def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("scale", "2", r"expected a whole number, at least 1, got the text '2'"),
-        ("scale", 0, r"expected a whole number, at least 1, got 0"),
+        ("scale", "2", r"whole number, at least 1, got the text '2'"),
+        ("scale", 0, r"at least 1, got 0"),
         ("scale", 2.5, r"got 2\.5"),
         ("scale", True, r"got true"),
         ("scale", None, r"got null"),
-        ("name", 5, r"expected text that is not empty, got 5"),
+        ("name", 5, r"expected text .*got 5"),
         ("name", ".", r"'\.' .*folder"),
         ("name", "..", r"'\.\.' .*folder"),
         ("name", "../escaped", "results folder"),
         ("name", "/tmp/elsewhere", "results folder"),
         ("name", "a/b", "results folder"),
         ("name", "a\0b", r"x00.*folder"),
-        ("num_gpu", "all", r"expected a whole number, at least 0 or one of 'auto', got the text 'all'"),
+        ("num_gpu", "all", r"whole number, at least 0 .*'auto', got the text 'all'"),
         ("num_gpu", -1, r"got -1"),
-        ("imports", ["nowhere.py"], r"imports\.0: nowhere.py cannot be imported: FileNotFoundError"),
-        ("imports", ["no.such.module"], r"no.such.module cannot be imported: ModuleNotFoundError"),
+        ("imports", ["nowhere.py"], r"imports\.0: nowhere.py .*FileNotFoundError"),
+        ("imports", ["no.such.module"], r"no.such.module .*ModuleNotFoundError"),
         ("network_g.n_blocks", -1, r"got -1"),
         ("val.metrics.psnr.crop_border", -1, r"got -1"),
         ("val.metrics.psnr.input_order", "CHW", r"one of 'HWC'"),
@@ -425,46 +428,42 @@ def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None
         ("train", "much", r"expected a section, got the text 'much'"),
         ("train.total_iter", 0, r"at least 1, got 0"),
         ("train.ema_decay", 1, r"less than 1, got 1"),
-        ("train.ema_decay", "high", r"expected a number, at least 0, less than 1, got the text 'high'"),
-        (
-            "train.precision",
-            "fp61",
-            r"expected one of 'bf16', 'fp16', 'fp32'.*got the text 'fp61'\. Did you mean 'fp16'",
-        ),
+        ("train.ema_decay", "high", r"a number, at least 0, less than 1, got the text 'high'"),
+        ("train.precision", "fp61", r"'bf16', 'fp16', 'fp32'.*got the text 'fp61'\. Did you mean 'fp16'"),
         ("train.grad_clip", 0, r"greater than 0"),
         ("train.on_nonfinite", "ignore", r"one of 'skip', 'stop'"),
         ("train.optim_g", None, r"expected a section, got null"),
-        ("train.optim_g.lr", "1e-3", r"expected a number, greater than 0, got the text '1e-3'"),
+        ("train.optim_g.lr", "1e-3", r"greater than 0, got the text '1e-3'"),
         ("train.optim_g.lr", -1e-3, r"greater than 0"),
         ("train.optim_g.betas", [0.9], r"a list of 2 items"),
         ("train.optim_g.betas", [0.9, 1.5], r"a list of 2 items"),
         ("train.optim_g.amsgrad", 1, r"expected true or false, got 1"),
-        ("train.optim_g.type", "Adamm", r"no optimiser named 'Adamm'\. Did you mean 'Adam'"),
+        ("train.optim_g.type", "Adamm", r"'Adamm'.* Did you mean 'Adam'"),
         ("train.optim_g.type", 3, r"expected a name, got 3"),
         ("train.scheduler.type", "Cosine", r"no scheduler named 'Cosine'"),
-        ("train.scheduler.periods", 100, r"expected a list, each a whole number, at least 1, got 100"),
-        ("train.pixel_opt.type", "L2Loss", r"no loss named 'L2Loss' is registered"),
-        ("train.pixel_opt.type", "GANLoss", r"GANLoss judges a discriminator's output, not images: see gan_opt"),
-        ("train.pixel_opt.reduction", "none", r"expected mean or sum, got 'none': a loss is one number"),
-        ("train.fft_opt", {"type": "FFTLoss", "reduction": "avg"}, r"reduction: expected mean or sum, got 'avg'"),
+        ("train.scheduler.periods", 100, r"expected a list, .*at least 1, got 100"),
+        ("train.pixel_opt.type", "L2Loss", r"no loss named 'L2Loss'"),
+        ("train.pixel_opt.type", "GANLoss", r"GANLoss.*discriminator.*gan_opt"),
+        ("train.pixel_opt.reduction", "none", r"mean or sum, got 'none'"),
+        ("train.fft_opt", {"type": "FFTLoss", "reduction": "avg"}, r"reduction: .*mean or sum, got 'avg'"),
         ("train.pixel_opt.loss_weight", "1", r"expected a number, got the text '1'"),
-        ("model_type", "SRModle", r"no model named 'SRModle' is registered\. Did you mean 'SRModel'\?"),
-        ("model_type", "EDVRModel", r"BasicSR's EDVRModel is not supported yet\. Known: .*SRModel"),
-        ("network_g.type", "SAFNM", r"no network named 'SAFNM' is registered\. Did you mean 'SAFMN'"),
-        ("network_g.dim", "36", r"expected a whole number, at least 1, got the text '36'"),
-        ("network_g.dim", 36.0, r"expected a whole number, at least 1, got 36\.0"),
-        ("network_g.ffn_scale", "two", r"expected a number, greater than 0, got the text 'two'"),
+        ("model_type", "SRModle", r"no model named 'SRModle'.*Did you mean 'SRModel'\?"),
+        ("model_type", "EDVRModel", r"EDVRModel is not supported.*Known: .*SRModel"),
+        ("network_g.type", "SAFNM", r"no network named 'SAFNM'.*Did you mean 'SAFMN'"),
+        ("network_g.dim", "36", r"whole number, at least 1, got the text '36'"),
+        ("network_g.dim", 36.0, r"whole number, at least 1, got 36\.0"),
+        ("network_g.ffn_scale", "two", r"greater than 0, got the text 'two'"),
         ("network_g.ffn_scale", 0, r"greater than 0, got 0"),
         ("datasets.train.type", "PairedDataset", r"no data set named 'PairedDataset'"),
         ("datasets.train.name", "../escaped", "results folder"),
         ("datasets.train.filename_tmpl", "{} {}", r"'\{\} \{\}' .*\{\} once"),
         ("datasets.train.filename_tmpl", "{", r"\{\} once"),
-        ("datasets.train.mean", [0.5, 0.5], r"expected one value for each channel, 3, got 2"),
+        ("datasets.train.mean", [0.5, 0.5], r"channel, 3, got 2"),
         ("datasets.train.std", [1, 0, 1], r"greater than 0 or null, got"),
         ("datasets.train.gt_size", "64", r"got the text '64'"),
         ("datasets.train.use_hflip", "yes", r"expected true or false, got the text 'yes'"),
         ("datasets.train.batch_size_per_gpu", 0, r"at least 1"),
-        ("datasets.train.io_backend.type", "zip", r"expected one of 'disk', 'lmdb', got the text 'zip'"),
+        ("datasets.train.io_backend.type", "zip", r"'disk', 'lmdb', got the text 'zip'"),
         ("val.metrics.psnr.type", "calculate_pnsr", r"no metric named 'calculate_pnsr'.*Did you mean 'calculate_psnr'"),
         ("val.metrics.psnr.type", "calculate_psnr_pt", r"no metric named .*Did you mean 'calculate_psnr'"),
         ("val.metrics.psnr.better", "more", r"one of 'higher', 'lower'"),
@@ -472,11 +471,11 @@ def test_unknown_keys_at_any_depth(tmp_path: Path, key: str, nearest: str | None
         ("val.metrics", [], r"expected a section, got \[\]"),
         ("path.resume_state", "", r"expected text that is not empty"),
         ("path.strict_load_g", "no", r"expected true or false, got the text 'no'"),
-        ("logger.wandb.project", "mine", r"Weights & Biases is not supported yet"),
+        ("logger.wandb.project", "mine", r"Weights & Biases is not supported"),
         ("dist_params.backend", "mpi", r"one of 'gloo', 'nccl'"),
     ],
 )
-def test_wrong_values(tmp_path: Path, key: str, value: object, message: str) -> None:
+def test_a_wrong_value_is_one_mistake_that_names_the_key(tmp_path: Path, key: str, value: object, message: str) -> None:
     with pytest.raises(OptionError, match=message) as caught:
         load(tmp_path, set_at(for_training(), key, value))
     assert key in str(caught.value)
@@ -500,14 +499,14 @@ def test_wrong_values(tmp_path: Path, key: str, value: object, message: str) -> 
         ("train", r"the section 'train' is missing"),
         ("train.total_iter", r"train: the key 'total_iter' is missing"),
         ("train.optim_g", r"train: the key 'optim_g' is missing"),
-        ("train.optim_g.lr", r"train\.optim_g: Adam needs 'lr', which is missing"),
+        ("train.optim_g.lr", r"train\.optim_g: Adam needs 'lr'"),
         ("train.scheduler.periods", r"CosineAnnealingRestartLR needs 'periods'"),
         ("train.pixel_opt", r"train: no loss is given"),
         ("val.metrics.psnr.crop_border", r"calculate_psnr needs 'crop_border'"),
         ("datasets.val", r"val\.metrics: there is no val set"),
     ],
 )
-def test_missing_keys(tmp_path: Path, key: str, message: str) -> None:
+def test_missing_keys_are_named(tmp_path: Path, key: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         load(tmp_path, without(for_training(), key))
 
@@ -515,26 +514,26 @@ def test_missing_keys(tmp_path: Path, key: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("datasets.train.gt_size", 63, r"datasets\.train\.gt_size: 63 is not a multiple of the scale, 2"),
-        ("network_g.upscaling_factor", 4, r"network_g\.upscaling_factor: is 4, but the file's `scale` is 2"),
+        ("datasets.train.gt_size", 63, r"datasets\.train\.gt_size: 63 .*multiple of the scale, 2"),
+        ("network_g.upscaling_factor", 4, r"network_g\.upscaling_factor: is 4, but .*`scale` is 2"),
         ("network_g", {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3}, r"upscale: is 4 \(its default\), but"),
-        ("network_g", {"type": "EDSR", "num_out_ch": 3, "upscale": 2}, r"network_g: EDSR needs 'num_in_ch', which is"),
+        ("network_g", {"type": "EDSR", "num_out_ch": 3, "upscale": 2}, r"network_g: EDSR needs 'num_in_ch'"),
         ("network_g", {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3}, r"network_g\.scale: is 4 \(its default\)"),
         ("train.scheduler.restart_weights", [1, 1], r"periods has 1 items, restart_weights 2"),
         ("train.scheduler", {"type": "MultiStepLR", "milestones": [5], "restarts": [0, 5]}, r"restarts has 2 items"),
         ("train.gan_opt", {"type": "GANLoss", "gan_type": "vanilla"}, r"train\.gan_opt: has no effect: SRModel"),
         ("train.net_d_iters", 2, r"train\.net_d_iters: has no effect: SRModel"),
-        ("path.ignore_resume_networks", ["network_g"], r"path\.ignore_resume_networks: is not supported yet"),
+        ("path.ignore_resume_networks", ["network_g"], r"path\.ignore_resume_networks: is not supported"),
         ("network_d", {"type": "UNetDiscriminatorSN", "num_in_ch": 3}, r"network_d: has no effect: SRModel"),
-        ("jpeg_range", [30, 95], r"jpeg_range: has no effect: SRModel does not degrade images"),
+        ("jpeg_range", [30, 95], r"jpeg_range: has no effect: SRModel"),
         ("degradation.mode", "per_sample", r"degradation: has no effect: SRModel"),
         ("datasets.val.scale", 3, r"datasets\.val\.scale: is 3, but must be 2"),
-        ("datasets.test_1", paired(name="Test"), r"datasets\.test_1: test sets have no job in training"),
-        ("datasets.train_2", paired(name="More"), r"datasets\.train_2: there is one training set"),
-        ("datasets.validation", paired(name="More"), r"datasets\.validation: the name of a data set section starts"),
-        ("datasets.val_2", paired(), r"datasets\.val_2\.name: 'Set' is the name of datasets\.val too"),
-        ("expect.Set6", {"psnr": 1.0, "tolerance": 1}, r"expect\.Set6: no data set is called 'Set6'"),
-        ("expect.Set", {"snr": 1.0, "tolerance": 1}, r"expect\.Set\.snr: is no metric in val\.metrics; there are psnr"),
+        ("datasets.test_1", paired(name="Test"), r"datasets\.test_1: test sets .*'val'"),
+        ("datasets.train_2", paired(name="More"), r"datasets\.train_2: .*one training set.*'train'"),
+        ("datasets.validation", paired(name="More"), r"datasets\.validation: .*start with train or val or test"),
+        ("datasets.val_2", paired(), r"datasets\.val_2\.name: 'Set' .*datasets\.val\b"),
+        ("expect.Set6", {"psnr": 1.0, "tolerance": 1}, r"expect\.Set6: no data set .*'Set6'; known: .*Set"),
+        ("expect.Set", {"snr": 1.0, "tolerance": 1}, r"expect\.Set\.snr: .*val\.metrics; known: psnr"),
         ("expect.Set", {"tolerance": 1}, r"expect\.Set: names no metric"),
         ("expect.Set", {"psnr": 1.0}, r"expect\.Set: the key 'tolerance' is missing"),
         ("expect.Set", {"psnr": "1", "tolerance": 1}, r"expect\.Set\.psnr: expected a number"),
@@ -543,15 +542,15 @@ def test_missing_keys(tmp_path: Path, key: str, message: str) -> None:
         ("expect.Set", {"psnr": 1, "tolerance": {"psnr": 1, "x": 1}}, r"expect\.Set\.tolerance\.x: unknown key"),
     ],
 )
-def test_what_does_not_go_together(tmp_path: Path, key: str, value: object, message: str) -> None:
+def test_keys_that_do_not_fit_together_are_named(tmp_path: Path, key: str, value: object, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         load(tmp_path, set_at(for_training(), key, value))
 
 
-def test_a_network_of_one_scale(tmp_path: Path) -> None:
+def test_a_network_with_a_fixed_scale_needs_that_scale(tmp_path: Path) -> None:
     bcie = {"type": "SAFMN_BCIE", "dim": 8, "n_blocks": 1}
     load(tmp_path, for_testing(network_g=bcie, scale=1), "test")
-    with pytest.raises(OptionError, match=r"scale: is 2, but SAFMN_BCIE is for scale 1"):
+    with pytest.raises(OptionError, match=r"scale: is 2, but SAFMN_BCIE .*scale 1"):
         load(tmp_path, for_testing(network_g=bcie), "test")
 
 
@@ -560,7 +559,7 @@ def degraded(**keys: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("first", ["train", "val"])
-def test_every_set_is_checked_whatever_the_order(tmp_path: Path, first: str) -> None:
+def test_every_data_set_is_checked_in_any_order(tmp_path: Path, first: str) -> None:
     train = degraded(gt_size=64, batch_size_per_gpu=1)
     sets = {"train": train, "val": degraded(name="Val", blur_kernel_size=20)}
     ordered = {first: sets[first], **sets}
@@ -587,7 +586,7 @@ def test_a_model_and_a_data_set_may_be_subclassed(tmp_path: Path, monkeypatch: p
         load(tmp_path, {**data, "network_d": None})
 
 
-def test_a_model_that_is_no_model_of_ours_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_our_attributes_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def own(options: Any, execution: Any, ranks: Any) -> None:
         return None
 
@@ -595,21 +594,19 @@ def test_a_model_that_is_no_model_of_ours_says_nothing(tmp_path: Path, monkeypat
     assert load(tmp_path, for_training(model_type="OwnFunction")).model_type == "OwnFunction"
 
 
-def test_a_metric_that_needs_gt_needs_a_set_that_has_it(tmp_path: Path) -> None:
+def test_a_metric_with_gt_needs_a_data_set_with_gt(tmp_path: Path) -> None:
     single = {"name": "Real", "type": "SingleImageDataset", "dataroot_lq": "real", "io_backend": {"type": "disk"}}
     niqe = {"metrics": {"niqe": {"type": "calculate_niqe", "crop_border": 0, "better": "lower"}}}
     load(tmp_path, for_testing(datasets={"test_1": single}, val=niqe), "test")
-    with pytest.raises(
-        OptionError, match=r"val\.metrics\.psnr: compares with GT images, which datasets\.test_1 does not"
-    ):
+    with pytest.raises(OptionError, match=r"val\.metrics\.psnr: .*GT images.*datasets\.test_1"):
         load(tmp_path, for_testing(datasets={"test_1": single}), "test")
 
 
-def test_modes(tmp_path: Path) -> None:
-    assert load(tmp_path, for_training(), "test").train is not None  # a file for training has what testing needs
-    with pytest.raises(OptionError, match="the section 'train' is missing; is this a file for testing"):
+def test_each_mode_needs_its_sections(tmp_path: Path) -> None:
+    assert load(tmp_path, for_training(), "test").train is not None  # a file for training can be used for testing
+    with pytest.raises(OptionError, match=r"section 'train' is missing.*for testing"):
         load(tmp_path, for_testing())
-    with pytest.raises(OptionError, match="there is no set to test on"):
+    with pytest.raises(OptionError, match=r"datasets: .*to test on; add .*'test_1'"):
         load(tmp_path, without(without(for_training(), "datasets.val"), "val"), "test")
 
 
@@ -628,7 +625,8 @@ def test_all_mistakes_are_reported_together_in_the_order_of_the_file(tmp_path: P
     assert [key in line for key, line in zip(keys, lines, strict=True)] == [True] * 6
 
 
-def test_keys_without_effect_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_without_effect_are_warned_about_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """BasicSR's default values of these keys are accepted silently."""
     data = for_training()
     data["datasets"]["train"] |= {"use_shuffle": True, "prefetch_mode": None, "persistent_workers": True}
     load(tmp_path, data)
@@ -649,22 +647,26 @@ def test_keys_without_effect_are_said_once(tmp_path: Path, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("model", ["SRGANModel", "ESRGANModel"])
-def test_a_test_needs_no_more_of_a_gan_than_its_generator(model: str, tmp_path: Path) -> None:
+def test_a_test_of_a_gan_needs_only_the_generator(model: str, tmp_path: Path) -> None:
     assert load(tmp_path, for_testing(model_type=model), "test").model_type == model
-    with pytest.raises(OptionError, match=f"'network_d' is missing; {model} trains a discriminator"):
+    with pytest.raises(OptionError, match=f"'network_d' is missing; {model}"):
         load(tmp_path, for_training(model_type=model))
 
 
-def test_models_of_basicsr_for_films_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="BasicSR's VideoBaseModel is not supported yet"):
+def test_basicsrs_video_models_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="VideoBaseModel is not supported"):
         load(tmp_path, for_training(model_type="VideoBaseModel"))
 
 
-def test_swinir_model_and_static_graph_are_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_swinir_model_is_accepted_and_static_graph_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     load(tmp_path, for_training(model_type="SwinIRModel", use_static_graph=True))
     assert "use_static_graph: has no effect" in caplog.text
 
 
-def test_a_schedule_that_ends_early_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_schedule_that_ends_early_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load(tmp_path, set_at(for_training(), "train.total_iter", 200))
-    assert "train.scheduler.periods: end at 100; the rate stays at eta_min until total_iter, 200" in caplog.text
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert "train.scheduler.periods: end at 100;" in warning
+    assert "total_iter, 200" in warning

@@ -1,4 +1,4 @@
-"""What components accept: read from signatures and sources, for BasicSR's, ours and a user's."""
+"""Arguments and option keys of components (BasicSR's, ours and users'), read from signatures and sources."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Heir(Child):
     pass
 
 
-def test_a_parents_arguments_join_where_they_are_passed_on() -> None:
+def test_a_parents_arguments_are_added_if_kwargs_are_passed_on() -> None:
     for kind in (Child, Heir):
         signature = signature_of(kind)
         assert list(signature.hints) == ["gain", "norm", "act", "pool", "widths", "width", "depth", "names"]
@@ -54,32 +54,32 @@ def test_a_parents_arguments_join_where_they_are_passed_on() -> None:
         assert not signature.is_open
 
 
-def test_a_default_says_which_values_fit() -> None:
+def test_types_follow_from_defaults_and_annotations() -> None:
     hints = signature_of(Child).hints
     assert (hints["gain"], hints["norm"], hints["act"]) == (float, bool, str | None)
     assert (hints["pool"], hints["widths"]) == (Any, list[Any])
     assert (hints["width"], hints["depth"], hints["names"]) == (int, int | None, list[str])
 
 
-def test_keywords_that_nothing_reads_do_not_swallow_mistakes() -> None:
+def test_kwargs_open_a_signature_only_if_they_are_read() -> None:
     assert not signature_of(Sink).is_open
     assert signature_of(Reader).is_open
     assert list(signature_of(Sink).hints) == ["gain"]
 
 
-def test_a_docstring_says_the_type_where_nothing_else_does() -> None:
+def test_types_without_annotation_and_default_come_from_the_docstring() -> None:
     assert signature_of(calculate_psnr).hints["crop_border"] is int
     assert signature_of(PerceptualLoss).hints["layer_weights"] == dict[str, Any]
 
 
-def test_functions() -> None:
+def test_signature_of_a_function() -> None:
     signature = signature_of(calculate_psnr, without=("img", "img2"))
     assert list(signature.hints) == ["crop_border", "input_order", "test_y_channel"]
     assert signature.defaults["crop_border"] is REQUIRED
     assert not signature.is_open
 
 
-def test_arguments_of_torch_and_basicsr() -> None:
+def test_signatures_of_torch_and_basicsr() -> None:
     adam = signature_of(torch.optim.Adam, without=("params",))
     assert {"lr", "betas", "eps", "weight_decay", "amsgrad", "fused"} <= set(adam.hints)
     assert adam.hints["lr"] is float  # `float | Tensor`
@@ -103,7 +103,7 @@ def test_arguments_of_torch_and_basicsr() -> None:
         (int | list[int], int | list[int]),
     ],
 )
-def test_plain_hints(hint: Any, plain: Any) -> None:
+def test_plain_hint_keeps_what_yaml_can_contain(hint: Any, plain: Any) -> None:
     assert plain_hint(hint) == plain
 
 
@@ -127,7 +127,7 @@ class Folder(FolderBase):
         return None
 
 
-class HandsOn(FolderBase):
+class PassesOn(FolderBase):
     def __init__(self, opt: dict[str, Any]) -> None:
         self.pairs = sorted(opt)
 
@@ -143,8 +143,8 @@ def test_keys_are_found_in_the_source_of_a_class_and_its_parents() -> None:
     assert not keys.is_open
 
 
-@pytest.mark.parametrize("kind", [HandsOn, Computed])
-def test_uses_that_cannot_be_followed_are_noticed(kind: type) -> None:
+@pytest.mark.parametrize("kind", [PassesOn, Computed])
+def test_uses_that_cannot_be_followed_make_the_keys_open(kind: type) -> None:
     assert option_keys(kind).is_open
 
 
@@ -163,18 +163,18 @@ def test_keys_of_basicsrs_data_sets() -> None:
     assert {"kernel_prob2", "final_sinc_prob", "use_rot"} <= option_keys(RealESRGANDataset).names
 
 
-# --- a user's own ----------------------------------------------------------------------------------------------------
+# --- users' components -----------------------------------------------------------------------------------------------
 
 
 class UserNet(nn.Module):
     def __init__(self, width: int, upscale: int = 2, mode: str = "plain") -> None:
         super().__init__()
-        raise AssertionError("checking options builds nothing")
+        raise AssertionError("checking options must not build a network")
 
 
 class UserSet:
     def __init__(self, opt: dict[str, Any]) -> None:
-        raise AssertionError("checking options builds nothing", opt["dataroot"], opt.get("every", 1))
+        raise AssertionError("checking options must not build a data set", opt["dataroot"], opt.get("every", 1))
 
 
 def user_metric(img: Any, img2: Any, power: float = 2.0, **kwargs: Any) -> float:
@@ -196,7 +196,7 @@ def user_components() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("user_components")
-def test_components_of_a_user_are_checked_and_not_built(tmp_path: Path) -> None:
+def test_users_components_are_checked_and_not_built(tmp_path: Path) -> None:
     data = for_testing(
         network_g={"type": "UserNet", "width": 3},
         datasets={"test_1": {"name": "Mine", "type": "UserSet", "dataroot": "x", "every": 2}},
@@ -204,10 +204,10 @@ def test_components_of_a_user_are_checked_and_not_built(tmp_path: Path) -> None:
     )
     load(tmp_path, data, "test")
     for key, message in {
-        "network_g.with": r"network_g\.with: UserNet has no argument 'with'\. Did you mean 'width'\?",
+        "network_g.with": r"network_g\.with: UserNet .*'with'\. Did you mean 'width'\?",
         "network_g.mode": r"network_g\.mode: expected text, got 3",
-        "datasets.test_1.evry": r"datasets\.test_1\.evry: UserSet reads no key 'evry'\. Did you mean 'every'\?",
-        "val.metrics.mine.pow": r"val\.metrics\.mine\.pow: user_metric has no argument 'pow'\. Did you mean 'power'\?",
+        "datasets.test_1.evry": r"datasets\.test_1\.evry: UserSet .*'evry'\. Did you mean 'every'\?",
+        "val.metrics.mine.pow": r"val\.metrics\.mine\.pow: user_metric .*'pow'\. Did you mean 'power'\?",
     }.items():
         with pytest.raises(OptionError, match=message):
             load(tmp_path, set_at(data, key, 3), "test")
@@ -226,7 +226,7 @@ def test_components_of_a_user_are_checked_and_not_built(tmp_path: Path) -> None:
         ("RCAN", {"num_in_ch": 3, "num_out_ch": 3, "squeeze_factor": 16, "upscale": 2, "rgb_mean": [0.4, 0.4, 0.4]}),
     ],
 )  # fmt: skip
-def test_networks_of_basicsr(tmp_path: Path, network: str, arguments: dict[str, Any]) -> None:
+def test_basicsrs_networks_are_checked(tmp_path: Path, network: str, arguments: dict[str, Any]) -> None:
     data = for_training(network_g={"type": network, **arguments})
     load(tmp_path, data)
     with pytest.raises(OptionError, match=rf"network_g\.num_blocs: {network} has no argument"):
@@ -234,17 +234,18 @@ def test_networks_of_basicsr(tmp_path: Path, network: str, arguments: dict[str, 
 
 
 @pytest.mark.parametrize("backend", [{"type": "disk"}, {"type": "lmdb"}])
-def test_back_ends(tmp_path: Path, backend: dict[str, Any]) -> None:
-    load(tmp_path, for_testing(datasets={"test": paired(io_backend=backend, meta_info_file="names.txt")}), "test")
+def test_io_back_ends_are_accepted(tmp_path: Path, backend: dict[str, Any]) -> None:
+    sets = {"test": paired(io_backend=backend, meta_info_file="names.txt")}
+    assert load(tmp_path, for_testing(datasets=sets), "test").datasets["test"]["io_backend"] == backend
 
 
-def test_every_option_of_our_data_sets_is_accepted(tmp_path: Path) -> None:
-    """What a class declares as OPTIONS is what the file may say."""
+def test_a_data_set_has_the_keys_of_its_options(tmp_path: Path) -> None:
+    """They are the fields of the class attribute ``OPTIONS``."""
     train = {"name": "Store", "type": "PatchStore", "dataroot": "~/x.store", "device": "cpu", "check_source": "never"}
     data = for_training()
     data["datasets"]["train"] = {**train, "gt_size": 64, "batch_size_per_gpu": 2}
     assert load(tmp_path, data).datasets["train"]["dataroot"] != "~/x.store"
-    with pytest.raises(OptionError, match=r"datasets\.train\.device: expected one of 'cpu', 'cuda', got the text 'gp"):
+    with pytest.raises(OptionError, match=r"datasets\.train\.device: .*'cpu', 'cuda', got the text 'gpu'"):
         load(tmp_path, set_at(data, "datasets.train.device", "gpu"))
-    with pytest.raises(OptionError, match=r"datasets\.train\.dataroot_gt: PatchStore reads no key 'dataroot_gt'"):
+    with pytest.raises(OptionError, match=r"datasets\.train\.dataroot_gt: PatchStore .*'dataroot_gt'"):
         load(tmp_path, set_at(data, "datasets.train.dataroot_gt", "x"))

@@ -1,4 +1,4 @@
-"""Whatever is wrong in an option file, it gives an OptionError that names the key, and never anything else."""
+"""Random mistakes in option files raise an OptionError that names the key, and never another exception."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILES = ("train_x4", "train_real_x2", "train_real_gan_ldl_x4", "test_x2", "test_
 
 @functools.cache
 def valid(name: str) -> dict[str, Any]:
-    """The contents of a valid file; not to be changed."""
+    """Return the contents of a valid file. Do not change them: they are cached."""
     paths = {path.stem: path for path in OPTION_FILES}
     if name in paths:
         return read_document(paths[name], Problems(name)).data
@@ -35,7 +35,7 @@ def valid(name: str) -> dict[str, Any]:
 
 
 def sections(value: Any, where: KeyPath = ()) -> Iterator[KeyPath]:
-    """The key paths of all sections."""
+    """Yield the key paths of all sections."""
     if isinstance(value, dict):
         yield where
         for key, inner in value.items():
@@ -43,7 +43,7 @@ def sections(value: Any, where: KeyPath = ()) -> Iterator[KeyPath]:
 
 
 def leaves(value: Any, where: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The key paths and values of everything that is no section."""
+    """Yield the key paths and values of everything that is not a section."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from leaves(inner, (*where, key))
@@ -58,7 +58,7 @@ def at(data: dict[str, Any], where: KeyPath) -> Any:
 
 
 def mistakes(folder: Path, name: str, data: dict[str, Any]) -> str | None:
-    """What loading the data says, None if nothing is wrong; any error but OptionError comes out."""
+    """Load the data and return the message of the OptionError, or None. Other exceptions are raised."""
     path = folder / "options.yml"
     path.write_text(to_yaml(data), encoding="utf-8")
     try:
@@ -70,14 +70,14 @@ def mistakes(folder: Path, name: str, data: dict[str, Any]) -> str | None:
 
 @FUZZ
 @given(choice=st.data(), key=st.text("abcdefghij_", min_size=4, max_size=12).map("zz".__add__))
-def test_an_unknown_key_at_any_depth(choice: st.DataObject, key: str, tmp_path: Path) -> None:
+def test_an_unknown_key_at_any_depth_is_named(choice: st.DataObject, key: str, tmp_path: Path) -> None:
     name = choice.draw(st.sampled_from(FILES))
     where = choice.draw(st.sampled_from([path for path in sections(valid(name)) if "layer_weights" not in path]))
     data = copy.deepcopy(valid(name))
     at(data, where)[key] = choice.draw(st.sampled_from([1, "text", None, [1], {"type": "X"}]))
-    said = mistakes(tmp_path, name, data)
-    assert said is not None
-    assert show_path((*where, key)) in said
+    message = mistakes(tmp_path, name, data)
+    assert message is not None
+    assert show_path((*where, key)) in message
 
 
 WRONG: dict[type, list[Any]] = {
@@ -91,19 +91,19 @@ WRONG: dict[type, list[Any]] = {
 
 @FUZZ
 @given(choice=st.data())
-def test_a_value_of_the_wrong_type(choice: st.DataObject, tmp_path: Path) -> None:
+def test_the_key_of_a_value_of_the_wrong_type_is_named(choice: st.DataObject, tmp_path: Path) -> None:
     name = choice.draw(st.sampled_from(FILES))
     known = [(path, value) for path, value in leaves(valid(name)) if value is not None and "layer_weights" not in path]
     where, value = choice.draw(st.sampled_from(known))
     wrong = choice.draw(st.sampled_from(WRONG[type(value)]))
     data = copy.deepcopy(valid(name))
     at(data, where[:-1])[where[-1]] = wrong
-    said = mistakes(tmp_path, name, data)
-    if said is None:  # what is written as a whole number may stand for any number
+    message = mistakes(tmp_path, name, data)
+    if message is None:  # a key with an integer in the file may accept any number
         assert type(value) is int
         assert type(wrong) is float
     else:
-        assert show_path(where) in said
+        assert show_path(where) in message
 
 
 anything = st.recursive(
@@ -115,19 +115,19 @@ anything = st.recursive(
 
 @FUZZ
 @given(choice=st.data(), value=anything)
-def test_anything_anywhere_loads_or_is_an_option_error(choice: st.DataObject, value: Any, tmp_path: Path) -> None:
+def test_any_value_anywhere_loads_or_raises_option_error(choice: st.DataObject, value: Any, tmp_path: Path) -> None:
     name = choice.draw(st.sampled_from(FILES))
     places = [path for path, _ in leaves(valid(name))] + [path for path in sections(valid(name)) if path]
     where = choice.draw(st.sampled_from(places))
     data = copy.deepcopy(valid(name))
     at(data, where[:-1])[where[-1]] = value
-    said = mistakes(tmp_path, name, data)
-    assert said is None or str(tmp_path) in said
+    message = mistakes(tmp_path, name, data)
+    assert message is None or str(tmp_path) in message
 
 
 @FUZZ
 @given(content=st.text(max_size=60) | st.text("a:-[]{}&*!|>'\"#%@`,? \n\t1~", max_size=40))
-def test_any_text_is_an_option_error(content: str, tmp_path: Path) -> None:
+def test_any_text_raises_option_error(content: str, tmp_path: Path) -> None:
     path = tmp_path / "options.yml"
     path.write_text(content, encoding="utf-8", errors="surrogatepass")
     with pytest.raises(OptionError):
@@ -136,13 +136,13 @@ def test_any_text_is_an_option_error(content: str, tmp_path: Path) -> None:
 
 @FUZZ
 @given(entry=st.text(max_size=30) | st.text("abc:=[]{}!~1.e-'\" ", max_size=20).map("train:total_iter=".__add__))
-def test_any_override_is_applied_or_an_option_error(entry: str, tmp_path: Path) -> None:
+def test_any_override_is_applied_or_raises_option_error(entry: str, tmp_path: Path) -> None:
     path = tmp_path / "options.yml"
     path.write_text(to_yaml(for_training()), encoding="utf-8")
     try:
         load_options(path, mode="train", overrides=[entry])
     except OptionError as error:
-        said = str(error)
+        message = str(error)
     else:
         return
-    assert f"--force_yml {entry}" in said
+    assert f"--force_yml {entry}" in message

@@ -1,4 +1,4 @@
-"""Option files as SAFMN, BasicSR and Real-ESRGAN publish them, key for key, run unchanged (the values are ours)."""
+"""Option files with the exact keys of SAFMN's, BasicSR's and Real-ESRGAN's published files load unchanged."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def paired(network: str, *, model: str = "SRModel", backend: str = "disk", extra
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_paired_training(tmp_path: Path, network: str) -> None:
+def test_paired_training_loads(tmp_path: Path, network: str) -> None:
     options = load(tmp_path, paired(network))
     train, val = options.train, options.val
     assert train is not None
@@ -188,13 +188,13 @@ def test_paired_training(tmp_path: Path, network: str) -> None:
     assert options.name == f"001_{network}_x4"
 
 
-def test_lmdb_and_meta_info(tmp_path: Path) -> None:
+def test_lmdb_and_meta_info_load(tmp_path: Path) -> None:
     options = load(tmp_path, paired("EDSR", backend="lmdb", extra="    meta_info_file: datasets/meta_info.txt\n"))
     assert options.datasets["train"]["io_backend"] == {"type": "lmdb"}
     assert options.datasets["train"]["meta_info_file"] == "datasets/meta_info.txt"
 
 
-def test_multi_step_training_without_ema(tmp_path: Path) -> None:
+def test_multi_step_training_without_ema_loads(tmp_path: Path) -> None:
     options = load(tmp_path, paired("RCAN", train=ADAM.format(letter="g") + STEPS + PIXEL))
     assert options.train is not None
     assert (options.train.ema_decay, options.train.scheduler["milestones"]) == (0, [250000, 400000])
@@ -235,7 +235,7 @@ Y_METRICS = """
 
 
 @pytest.mark.parametrize("network", ["SAFMN", "EDSR", "SwinIR"])
-def test_benchmarks(tmp_path: Path, network: str) -> None:
+def test_benchmarks_load(tmp_path: Path, network: str) -> None:
     sets = "".join(TEST_SET.format(number=i + 1, name=name) for i, name in enumerate(["Set5", "Set14", "B100"]))
     head = HEAD.format(name=f"{network}_x4", model="SRModel", scale=4, num_gpu=1)
     text = f"{head}\ndatasets:\n{sets}\nnetwork_g:\n  type: {network}\n{NETWORKS[network]}{TEST_TAIL}{Y_METRICS}"
@@ -257,7 +257,7 @@ datasets:
 """
 
 
-def test_a_folder_without_gt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_without_gt_loads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     head = HEAD.format(name="SAFMN_Real_x4", model="RealSRModel", scale=4, num_gpu=1)
     options = load(tmp_path, f"{head}{SINGLE_SET}\nnetwork_g:\n  type: SAFMN\n{NETWORKS['SAFMN']}{TEST_TAIL}", "test")
     assert options.val is not None
@@ -394,7 +394,7 @@ def real(model: str, network: str, *, usm: str, gan: bool, gt_size: int, batch: 
     return f"{head}\n{usm}\n{data}{nets}{GAN_PATHS if gan else PATHS}{train}{LOG}"
 
 
-def test_safmn_real_world_stage_1(tmp_path: Path) -> None:
+def test_safmn_real_world_stage_1_loads(tmp_path: Path) -> None:
     text = real("RealSRModel", "SAFMN", usm="gt_usm: True", gan=False, gt_size=180, batch=16)
     options = load(tmp_path, text)
     assert options.val is None
@@ -408,8 +408,8 @@ def test_safmn_real_world_stage_1(tmp_path: Path) -> None:
 USM = "l1_gt_usm: True\npercep_gt_usm: True\ngan_gt_usm: False"
 
 
-def test_safmn_real_world_gan_stages(tmp_path: Path) -> None:
-    """These say `resume_state: ~` twice in `path`, and call the LDL loss `artifacts_opt`."""
+def test_safmn_real_world_gan_stages_load(tmp_path: Path) -> None:
+    """These files give `resume_state: ~` twice in `path`, and call the LDL loss `artifacts_opt`."""
     options = load(tmp_path, real("RealGANModel", "SAFMN", usm=USM, gan=True, gt_size=128, batch=8))
     assert options.train is not None
     assert options.train.artifacts_opt == {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"}
@@ -421,14 +421,10 @@ def test_safmn_real_world_gan_stages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (DISCRIMINATOR, "", r"the section 'network_d' is missing; RealGANModel trains a discriminator"),
+        (DISCRIMINATOR, "", r"'network_d' is missing; RealGANModel"),
         (ADAM.format(letter="d"), "", r"train: the key 'optim_d' is missing"),
         ("gan_opt:", "fft_opt:", r"train: the key 'gan_opt' is missing"),
-        (
-            "ema_decay: 0.999",
-            "ema_decay: 0",
-            r"train\.ema_decay: is 0, but the artefact loss compares with the average",
-        ),
+        ("ema_decay: 0.999", "ema_decay: 0", r"train\.ema_decay: is 0, but the artefact loss"),
         (
             "type: UNetDisc",
             "type: UnetDisc",
@@ -437,17 +433,17 @@ def test_safmn_real_world_gan_stages(tmp_path: Path) -> None:
         ("'conv1_2': 0.1", "'conv1_2': 0.1\n      'conv1_2': 0.2", r"layer_weights\.conv1_2: is a duplicate key"),
     ],
 )
-def test_wrong_gan_training(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_mistakes_in_gan_training_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     text = real("RealGANModel", "SAFMN", usm=USM, gan=True, gt_size=128, batch=8)
     assert old in text
     with pytest.raises(OptionError, match=message):
         load(tmp_path, text.replace(old, new))
 
 
-def test_the_artefact_loss_has_one_name(tmp_path: Path) -> None:
+def test_the_artefact_loss_must_not_be_given_twice(tmp_path: Path) -> None:
     text = real("RealGANModel", "SAFMN", usm=USM, gan=True, gt_size=128, batch=8)
     both = text.replace("  artifacts_opt:", "  ldl_opt: {type: L1Loss}\n  artifacts_opt:")
-    with pytest.raises(OptionError, match=r"train\.artifacts_opt: is the same loss as ldl_opt; give one of them"):
+    with pytest.raises(OptionError, match=r"train\.artifacts_opt: .*same loss as ldl_opt"):
         load(tmp_path, both)
 
 
@@ -455,8 +451,8 @@ def test_the_artefact_loss_has_one_name(tmp_path: Path) -> None:
     ("model", "as_in_real_esrgan"),
     [("RealSRModel", True), ("RealESRNetModel", True), ("RealGANModel", False), ("RealESRGANModel", True)],
 )
-def test_real_esrgan_runs_under_its_own_names(tmp_path: Path, model: str, as_in_real_esrgan: bool) -> None:
-    """Its GAN stage degrades the sharpened GT, blurs first and never draws nearest; SAFMN's does otherwise."""
+def test_real_esrgans_models_keep_its_degradation(tmp_path: Path, model: str, as_in_real_esrgan: bool) -> None:
+    """Its GAN stage degrades the sharpened GT, blurs before resizing and never draws ``nearest``, unlike SAFMN's."""
     gan = "GAN" in model
     usm = USM if gan else "gt_usm: True"
     text = real(model, "RRDBNet", usm=usm, gan=gan, gt_size=256, batch=12, num_gpu="auto")
@@ -469,7 +465,7 @@ def test_real_esrgan_runs_under_its_own_names(tmp_path: Path, model: str, as_in_
     assert ("nearest" not in drawn_from.resize_modes) == as_in_real_esrgan
 
 
-def test_what_a_file_says_goes_before_what_its_model_implies(tmp_path: Path) -> None:
+def test_keys_in_the_file_override_the_models_implied_keys(tmp_path: Path) -> None:
     text = real("RealESRGANModel", "RRDBNet", usm=USM, gan=True, gt_size=256, batch=12)
     options = load(tmp_path, f"{text}\ndegradation: {{resize_first: true}}\n")
     assert options.degradation["resize_first"] is True
@@ -487,14 +483,14 @@ ADDED = "gt_usm: True\ndegradation: "
         ("jpeg_range2: [10, 95]", "jpeg_range2: [95, 10]", r"line \d+: jpeg_range2: \[95, 10\] is not a range"),
         ("gray_noise_prob: 0.4", "gray_noise_prob: 1.4", r"gray_noise_prob: 1\.4 is not a probability"),
         ("resize_range: [0.15, 1.5]", "resize_range: [0.15]", r"resize_range: expected a list of 2 items"),
-        ("gt_size: 180\n", "gt_size: 182\n", r"gt_size: 182 is not a multiple of the scale, 4"),
+        ("gt_size: 180\n", "gt_size: 182\n", r"gt_size: 182 .*multiple of the scale, 4"),
         (
             "gt_size: 180\nqueue",
             "gt_size: 176\nqueue",
             r"datasets\.train\.gt_size: is 180, but the top-level gt_",
         ),
         ("queue_size: 192", "queue_siz: 192", r"queue_siz: unknown key\. Did you mean 'queue_size'"),
-        ("blur_sigma: ", "blur_sgma: ", r"datasets\.train\.blur_sgma: RealESRGANDataset reads no key 'blur_sgma'"),
+        ("blur_sigma: ", "blur_sgma: ", r"datasets\.train\.blur_sgma: RealESRGANDataset .*'blur_sgma'"),
         (
             "gt_usm: True",
             "gt_usm: True\ndegradation: {mood: x}",
@@ -504,7 +500,7 @@ ADDED = "gt_usm: True\ndegradation: "
         (
             "gt_usm: True",
             "gt_usm: True\ndegradation: {gt_usm: true}",
-            r"degradation\.gt_usm: stands at the top level too",
+            r"degradation\.gt_usm: .*top level",
         ),
         (
             "gt_usm: True",
@@ -513,7 +509,7 @@ ADDED = "gt_usm: True\ndegradation: "
         ),
     ],
 )
-def test_wrong_degradations(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_mistakes_in_the_degradation_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     text = real("RealSRModel", "SAFMN", usm="gt_usm: True", gan=False, gt_size=180, batch=16)
     assert old in text
     with pytest.raises(OptionError, match=message):
@@ -521,7 +517,7 @@ def test_wrong_degradations(tmp_path: Path, old: str, new: str, message: str) ->
 
 
 @pytest.mark.parametrize("name", ["no", "on", "yes", "off", "1e", "2024-01-02"])
-def test_names_stay_text(tmp_path: Path, name: str) -> None:
+def test_names_that_look_like_other_types_stay_text(tmp_path: Path, name: str) -> None:
     assert load(tmp_path, paired("SAFMN").replace("name: 001_SAFMN_x4", f"name: {name}")).name == name
 
 
@@ -529,6 +525,6 @@ def test_names_stay_text(tmp_path: Path, name: str) -> None:
     ("key", "renamed"),
     [("pretrain_network_g", "pretrain_model_g"), ("strict_load_g", "strict_load"), ("use_hflip", "use_flip")],
 )
-def test_keys_of_old_basicsr_versions_name_todays(tmp_path: Path, key: str, renamed: str) -> None:
+def test_keys_of_old_basicsr_versions_suggest_the_current_ones(tmp_path: Path, key: str, renamed: str) -> None:
     with pytest.raises(OptionError, match=rf"{renamed}.*Did you mean {key!r}"):
         load(tmp_path, paired("EDSR").replace(f"{key}:", f"{renamed}:"))

@@ -1,8 +1,9 @@
-"""Reading option files: numbers, text, duplicates, tags, syntax, and files that are none."""
+"""Reading option files: numbers, text, duplicate keys, tags, syntax errors, and files that are not option files."""
 
 from __future__ import annotations
 
 import itertools
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -61,25 +62,25 @@ def read(tmp_path: Path, text: str) -> dict[str, Any]:
         ("[0.9, 0.99]", [0.9, 0.99]),
     ],
 )
-def test_scalars(tmp_path: Path, text: str, value: object) -> None:
+def test_scalars_have_the_expected_value_and_type(tmp_path: Path, text: str, value: object) -> None:
     found = read(tmp_path, f"key: {text}\n")["key"]
     assert found == value
     assert type(found) is type(value)
 
 
-def test_comments_anchors_and_a_byte_order_mark(tmp_path: Path) -> None:
+def test_comments_anchors_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
     text = "\ufeffa: &betas [0.9, 0.99]  # shared\nb: *betas\n"
     assert read(tmp_path, text) == {"a": [0.9, 0.99], "b": [0.9, 0.99]}
 
 
-def test_the_smaller_surprises_of_yaml_1_1(tmp_path: Path) -> None:
+def test_yaml_1_1_booleans_are_text_as_keys(tmp_path: Path) -> None:
     assert read(tmp_path, "no: 1\non: 2\nyes: 3\n") == {"no": 1, "on": 2, "yes": 3}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb:\n  c: 2\n  c: 3\n", r"line 4: b\.c: is a duplicate key; it stands on line 3 too"),
+        ("a: 1\nb:\n  c: 2\n  c: 3\n", r"line 4: b\.c: is a duplicate key.* line 3\b"),
         ("a: 1\na: 1\n", r"line 2: a: is a duplicate key"),
         ("a: 1\nb: !!python/object/apply:os.system ['true']\n", r"line 2: b: the YAML tag !!python/object/apply:os\.s"),
         ("b: !!python/name:os.system ''\n", r"line 1: b: the YAML tag"),
@@ -117,13 +118,13 @@ def test_mistakes_name_line_and_key(tmp_path: Path, text: str, message: str) -> 
         ("a: \x07\n", r"special characters are not allowed"),
         ("", r"is empty"),
         ("# nothing\n", r"is empty"),
-        ("- a\n", r"holds a list, not a mapping"),
-        ("just text\n", r"holds a single value, not a mapping"),
+        ("- a\n", r"a list, not a mapping"),
+        ("just text\n", r"a single value, not a mapping"),
         ("[" * 2_000, r"nested too deeply"),
         ("- " * 2_000, r"nested too deeply"),
     ],
 )
-def test_what_is_not_an_option_file(tmp_path: Path, text: str, message: str) -> None:
+def test_text_that_is_not_an_option_file_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         read(tmp_path, text)
 
@@ -135,28 +136,29 @@ def test_aliases_cannot_fill_the_memory(tmp_path: Path) -> None:
         read(tmp_path, "\n".join(lines))
 
 
-def test_null_given_twice_is_only_a_remark(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_null_given_twice_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "options.yml"
     path.write_text("path:\n  resume_state: ~\n  strict: true\n  resume_state: ~\n")
     problems = Problems(path)
     assert read_document(path, problems).data == {"path": {"resume_state": None, "strict": True}}
     problems.raise_all()
     problems.log_warnings()
-    assert "path.resume_state: stands twice (lines 2 and 4), both times null" in caplog.text
+    assert re.search(r"path\.resume_state: .*twice \(lines 2 and 4\).*null", caplog.text)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yml").write_bytes(b"name: \xff\xfe\x00")
     (tmp_path / "weights.yml").write_bytes(b"x" * 1_000_001)
     cases = {
-        "weights.yml": "1,000,001 bytes; that is no option file",
+        "weights.yml": "1,000,001 bytes",
         "absent.yml": "no option file at",
         ".": "is a folder",
         "binary.yml": "is not UTF-8",
     }
     for name, message in cases.items():
-        with pytest.raises(OptionError, match=message):
+        with pytest.raises(OptionError, match=message) as caught:
             read_document(tmp_path / name, Problems(name))
+        assert str(tmp_path / name) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -175,12 +177,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("!!float 1e-3", 1e-3),
     ],
 )
-def test_override_values(text: str, value: object) -> None:
-    assert parse_value(text) == value
+def test_override_values_have_the_expected_value_and_type(text: str, value: object) -> None:
+    found = parse_value(text)
+    assert found == value
+    assert type(found) is type(value)
 
 
 @pytest.mark.parametrize("text", ["[1", "!!python/name:os.system ''", "{a: 1, a: 2}", "@x", "[" * 2_000])
-def test_override_values_that_are_not_yaml(text: str) -> None:
+def test_override_values_that_are_not_yaml_are_rejected(text: str) -> None:
     with pytest.raises(OptionError):
         parse_value(text)
 
@@ -203,12 +207,12 @@ plain = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.dictionaries(st.text(string.printable, min_size=1, max_size=8), plain, min_size=1, max_size=4))
-def test_what_is_written_reads_back_the_same(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_written_data_reads_back_the_same(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
     assert read(tmp_path_factory.mktemp("yaml"), to_yaml(data)) == data
 
 
 def test_merge_keys(tmp_path: Path) -> None:
-    """Own keys win, then the first of a list; anchors may themselves be merged."""
+    """A mapping's own keys take precedence, then the first of a list. Anchors may contain merge keys."""
     path = tmp_path / "file.yml"
     path.write_text(
         "base: &base {a: 1, b: 1, c: 1}\n"
@@ -226,33 +230,33 @@ def test_merge_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ("a: {<<: 3}", r"`<<` takes the anchor of a section \(<<: \*name\), not a single value"),
+        ("a: {<<: 3}", r"`<<` .*\(<<: \*name\), not a single value"),
         ("a: &a {<<: *a, b: 1}", "an anchor that contains itself"),
         ("x: &x {b: 1}\na: {<<: *x, c: 1, c: 2}", "duplicate key"),
         ("x: &x {[1]: 1}\na: {<<: *x}", "a key must be text"),
     ],
 )
-def test_merge_keys_that_are_mistakes(content: str, said: str, tmp_path: Path) -> None:
+def test_wrong_merge_keys_are_reported(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "file.yml"
     path.write_text(content)
     problems = Problems(path)
     read_document(path, problems)
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(OptionError, match=message):
         problems.raise_all()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('a: 1\nname: "\\ud800x"\n', r"line 2: name: holds \\ud800"),
-        ('a: 1\n"\\udc00": 1\n', r"line 2: holds \\udc00"),
-        ('name: "a\\0b"\n', r"line 1: name: holds \\x00"),
+        ('a: 1\nname: "\\ud800x"\n', r"line 2: name: .*\\ud800"),
+        ('a: 1\n"\\udc00": 1\n', r"line 2: .*\\udc00"),
+        ('name: "a\\0b"\n', r"line 1: name: .*\\x00"),
         ("a: 1\nb: \x07\n", r"line 2: special characters .*U\+0007"),
     ],
 )
-def test_what_is_no_text_names_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_characters_are_reported_with_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "f.yml"
     path.write_text(text)
 
@@ -265,7 +269,7 @@ def test_what_is_no_text_names_line_and_key(tmp_path: Path, text: str, message: 
         check()
 
 
-def test_a_surrogate_pair_is_the_character_that_json_means(tmp_path: Path) -> None:
+def test_a_surrogate_pair_is_read_as_one_character(tmp_path: Path) -> None:
     path = tmp_path / "f.yml"
     path.write_text('name: "\\ud83d\\ude00"\n')
     problems = Problems(path)
@@ -274,19 +278,19 @@ def test_a_surrogate_pair_is_the_character_that_json_means(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("form", ["{{<<: [{}]}}", "[{}]"])
-def test_bombs_of_anchors_end_at_once(tmp_path: Path, form: str) -> None:
+def test_anchors_that_expand_too_far_are_rejected(tmp_path: Path, form: str) -> None:
     letters = "abcdefghijklm"
     lines = ["a: &a {x: 1}"]
     lines += [f"{b}: &{b} " + form.format(",".join([f"*{a}"] * 9)) for a, b in itertools.pairwise(letters)]
     path = tmp_path / "f.yml"
     path.write_text("\n".join(lines))
-    with pytest.raises(OptionError, match="aliases in this file expand"):
+    with pytest.raises(OptionError, match=r"aliases .*expand"):
         read_document(path, Problems(path))
 
 
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there are no such devices here")
-def test_a_device_without_end_and_utf_16_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="no option file"):
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero")
+def test_an_endless_device_and_utf_16_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"/dev/zero has .*bytes"):
         read_document("/dev/zero", Problems(""))
     path = tmp_path / "f.yml"
     path.write_bytes("name: a\n".encode("utf-16"))
