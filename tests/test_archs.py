@@ -1,4 +1,4 @@
-"""The networks: published names and numbers, gradients, compilation, and the halo that tiles rely on."""
+"""The networks: published names and outputs, gradients, compilation, complexity, and the halo that tiles need."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = [network.__name__ for network in FAMILY]
 
 
 def small(name: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A small network with weights large enough that nothing vanishes on the way."""
+    """Return a small network with weights so large that no signal vanishes between layers."""
     torch.manual_seed(0)
     network = build(ARCH_REGISTRY, {"type": name, **SMALL[name]}).to(dtype).eval()
     for parameter in network.parameters():
@@ -36,7 +36,7 @@ def small(name: str, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def golden_state(entry: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a golden case, by the rule of the data's description."""
+    """Return the weights of a golden case, drawn as the data's description says."""
     state = {}
     for k, (name, shape) in enumerate(entry["state_dict"].items()):
         value = np.random.RandomState(1000 + k).randn(*shape)
@@ -49,7 +49,7 @@ def golden_state(entry: dict[str, Any]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_golden_outputs_names_and_counts(name: str, golden_dir: Path) -> None:
+def test_outputs_weight_names_and_counts_equal_the_golden_data(name: str, golden_dir: Path) -> None:
     entries = [entry for entry in json.loads((golden_dir / "manifest.json").read_text()) if entry["arch"] == name]
     assert entries, f"no golden case for {name}"
     for entry in entries:
@@ -58,6 +58,7 @@ def test_golden_outputs_names_and_counts(name: str, golden_dir: Path) -> None:
         assert named == list(map(tuple, entry["state_dict"].items()))
         assert sum(parameter.numel() for parameter in network.parameters()) == entry["params"]
         network.load_state_dict(golden_state(entry))
+        assert entry["cases"]
         for case in entry["cases"]:
             random = np.random.RandomState(case["input"]["randomstate_seed"])
             image = torch.from_numpy(random.rand(*case["input"]["shape"]).astype(np.float32))
@@ -74,14 +75,14 @@ def test_published_parameter_counts(scale: int, params: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_basicsr_builds_it(name: str) -> None:
+def test_basicsr_builds_the_network(name: str) -> None:
     assert isinstance(build_network({"type": name, **SMALL[name]}), find(ARCH_REGISTRY, name))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [(32, 48), (26, 34), (6, 2)])
-def test_any_size_and_batches(name: str, size: tuple[int, int]) -> None:
-    """Also sizes that no pooling divides, and those smaller than a pooling window; images do not see each other."""
+def test_any_size_works_and_images_of_a_batch_are_independent(name: str, size: tuple[int, int]) -> None:
+    """This includes sizes that pooling windows do not divide, and sizes smaller than a window."""
     network = small(name)
     images = torch.rand(2, 3, *size)
     with torch.inference_mode():
@@ -111,7 +112,7 @@ def test_safmn_equals_a_plain_implementation_with_its_gradients(size: tuple[int,
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([2, 4, 8, 16]), st.booleans())
-def test_max_pool_is_adaptive_pooling_bit_for_bit(height: int, width: int, factor: int, multiples: bool) -> None:
+def test_max_pool_equals_adaptive_pooling_exactly(height: int, width: int, factor: int, multiples: bool) -> None:
     if multiples:
         height, width = height * factor, width * factor
     x = torch.from_numpy(np.random.RandomState(height * 64 + width).randn(1, 3, height, width))
@@ -120,7 +121,7 @@ def test_max_pool_is_adaptive_pooling_bit_for_bit(height: int, width: int, facto
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_channel_norm_in_both_layouts(layout: torch.memory_format) -> None:
+def test_channel_norm_equals_its_formula_in_both_layouts(layout: torch.memory_format) -> None:
     norm = ChannelNorm(6).double()
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
@@ -132,7 +133,7 @@ def test_channel_norm_in_both_layouts(layout: torch.memory_format) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bfloat16_autocast(name: str) -> None:
+def test_bfloat16_autocast_is_accurate_and_has_finite_gradients(name: str) -> None:
     network = small(name)
     image = torch.rand(1, 3, 32, 48)
     exact = network(image)
@@ -144,7 +145,7 @@ def test_bfloat16_autocast(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_compiles_in_one_graph_and_once(name: str) -> None:
+def test_compiles_once_to_one_graph(name: str) -> None:
     torch._dynamo.reset()
     graphs = []
 
@@ -154,7 +155,7 @@ def test_compiles_in_one_graph_and_once(name: str) -> None:
 
     network = small(name)
     compiled = torch.compile(network, backend=backend, fullgraph=True)
-    for seed in range(3):  # other values: the same graph
+    for seed in range(3):  # other values must not compile again
         image = torch.from_numpy(np.random.RandomState(seed).rand(1, 3, 32, 48).astype(np.float32))
         torch.testing.assert_close(compiled(image), network(image))
     assert len(graphs) == 1
@@ -162,7 +163,7 @@ def test_compiles_in_one_graph_and_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_traces(name: str) -> None:
+def test_a_trace_equals_the_network(name: str) -> None:
     network = small(name)
     traced = torch.jit.trace(network, torch.rand(1, 3, 32, 48))
     image = torch.rand(1, 3, 32, 48)
@@ -170,10 +171,10 @@ def test_traces(name: str) -> None:
 
 
 def reach(network: Any) -> int:
-    """How far along a row a pixel is felt in the output, over one window of places.
+    """Return how far a pixel affects the output along a row, in LR pixels: the maximum over the positions in a window.
 
-    A NaN spreads to whatever reads it, whatever the weights. Double precision, since single may be computed by
-    algorithms (Winograd) that read more than the convolution does.
+    A NaN spreads to every value that depends on it, independent of the weights. The network must have double precision:
+    algorithms for single precision (Winograd) may read more pixels than the convolution needs.
     """
     furthest = 0
     middle = (network.halo // network.window + 2) * network.window
@@ -182,8 +183,8 @@ def reach(network: Any) -> int:
         image = torch.rand(1, 3, network.window, width, dtype=torch.float64)
         image[..., place] = torch.nan
         with torch.inference_mode():
-            felt = network(image).isnan().any(dim=1).any(dim=1)[0]
-        columns = felt.nonzero()[:, 0] // network.scale
+            affected = network(image).isnan().any(dim=1).any(dim=1)[0]
+        columns = affected.nonzero()[:, 0] // network.scale
         assert columns[0] > 0, "the strip is too narrow"
         assert columns[-1] < width - 1, "the strip is too narrow"
         furthest = max(furthest, place - int(columns[0]), int(columns[-1]) - place)
@@ -203,7 +204,7 @@ def reach(network: Any) -> int:
     ],
     ids=lambda network: f"{type(network).__name__}-{network.halo}",
 )
-def test_halo_is_exactly_what_the_network_sees(network: Any) -> None:
+def test_halo_equals_the_reach_of_a_pixel(network: Any) -> None:
     assert reach(network.double().eval()) == network.halo
 
 
@@ -214,7 +215,7 @@ def test_halo_of_the_published_sizes(kwargs: dict[str, Any], halo: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["SAFMN_NTIRE23", "SAFMNv3"])
-def test_no_halo_where_the_whole_frame_is_seen(name: str) -> None:
+def test_networks_that_depend_on_the_whole_frame_have_no_halo(name: str) -> None:
     network = small(name, torch.float64)
     assert network.halo is None
     image = torch.rand(1, 3, 16, 160, dtype=torch.float64)
@@ -229,7 +230,7 @@ def test_a_tile_with_its_halo_equals_the_frame(name: str) -> None:
     margin = -(-network.halo // network.window) * network.window
     core = 2 * network.window
     image = torch.rand(1, 3, 2 * network.window, 2 * margin + core + 3 * network.window, dtype=torch.float64)
-    start, s = network.window, network.scale  # the tile begins on a multiple of the window, not at the edge
+    start, s = network.window, network.scale  # the tile starts at a multiple of the window, not at the edge
     tile = image[..., start : start + 2 * margin + core]
     with torch.inference_mode():
         frame, part = network(image), network(tile)
@@ -242,7 +243,7 @@ def test_dim_must_be_a_multiple_of_four() -> None:
         SAFMN(dim=38)
 
 
-def test_complexity_is_the_published_one() -> None:
+def test_complexity_equals_the_published_one() -> None:
     params, multiply_adds, activations = complexity(SAFMN(36, 8, 2.0, 4), output_size=(720, 1280))
     assert params == 239_520
     assert multiply_adds / 1e9 == pytest.approx(13.56, abs=0.01)
@@ -257,6 +258,6 @@ def test_complexity_equals_fvcore(name: str) -> None:
     image = torch.rand(1, 3, 64, 80)
     flops = fvcore.FlopCountAnalysis(network, image).unsupported_ops_warnings(False)
     acts = fvcore.ActivationCountAnalysis(network, image).unsupported_ops_warnings(False)
-    assert counted.params == sum(fvcore.parameter_count(network)[key] for key in [""])
+    assert counted.params == fvcore.parameter_count(network)[""]
     assert counted.multiply_adds == flops.total() - flops.by_operator()["layer_norm"]
     assert counted.activations == acts.total()

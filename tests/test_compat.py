@@ -1,4 +1,4 @@
-"""``import basicsr`` works beside any torchvision; what is not broken is left alone. Each case has its own process."""
+"""``import basicsr`` works with any torchvision; a working torchvision is not changed. Each case is a new process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# A stand-in for torchvision with everything BasicSR could want, the removed module included.
+# A fake torchvision with everything that BasicSR imports, including the removed module.
 WHOLE_TORCHVISION = """
 import sys, types
 for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional",
@@ -19,7 +19,7 @@ for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.fu
     module.__path__, module.__spec__ = [], __import__("importlib.machinery").machinery.ModuleSpec(name, None)
     sys.modules[name] = module
 safmn = types.ModuleType("safmn")
-safmn.__path__ = ["safmn"]  # its modules, without what importing the package does
+safmn.__path__ = ["safmn"]  # makes its modules importable without running safmn/__init__.py
 sys.modules["safmn"] = safmn
 before = dict(sys.modules)
 from safmn import compat
@@ -30,7 +30,7 @@ assert not changed, changed
 assert not compat._libraries
 """
 
-# As where only `pip install safmn` was done: no BasicSR.
+# An installation without BasicSR, as after `pip install safmn`.
 WITHOUT_BASICSR = """
 import importlib.util, sys
 real = importlib.util.find_spec
@@ -53,13 +53,13 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
 
 
-def test_basicsr_imports_in_a_fresh_process() -> None:
+def test_basicsr_imports_and_builds_safmn_in_a_new_process() -> None:
     done = run("import safmn, basicsr; print(basicsr.archs.build_network({'type': 'SAFMN', 'dim': 8, 'n_blocks': 1}))")
     assert done.returncode == 0, done.stderr
     assert "SAFMN(" in done.stdout
 
 
-def test_basicsr_is_imported_when_it_is_asked_for_and_not_before() -> None:
+def test_basicsr_is_imported_on_first_use() -> None:
     code = """
 import sys, safmn, safmn.cli
 from safmn.registry import ARCH_REGISTRY, find
@@ -74,11 +74,11 @@ assert basicsr.utils.registry.ARCH_REGISTRY is theirs is ARCH_REGISTRY
     assert done.returncode == 0, done.stderr
 
 
-def test_basicsr_may_come_first() -> None:
+def test_basicsr_may_be_imported_before_safmn() -> None:
     code = """
 import sys, types
 sys.modules["safmn"] = safmn = types.ModuleType("safmn")
-safmn.__path__ = ["safmn"]  # its modules, without what importing the package does
+safmn.__path__ = ["safmn"]  # makes its modules importable without running safmn/__init__.py
 from safmn import compat
 compat.repair_torchvision()
 import basicsr
@@ -92,12 +92,12 @@ assert "SAFMN" in basicsr.utils.registry.ARCH_REGISTRY
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_whole_is_not_touched() -> None:
+def test_a_complete_torchvision_is_not_changed() -> None:
     done = run(WHOLE_TORCHVISION)
     assert done.returncode == 0, done.stderr
 
 
-def test_without_basicsr_networks_work_and_training_says_what_to_install() -> None:
+def test_without_basicsr_networks_work_and_training_names_the_package_to_install() -> None:
     done = run(WITHOUT_BASICSR)
     assert done.returncode == 2, done.stderr
     assert "basicsr==1.4.2" in done.stderr
@@ -105,9 +105,9 @@ def test_without_basicsr_networks_work_and_training_says_what_to_install() -> No
 
 
 def test_missing_operators_still_fail_when_called() -> None:
-    """Only their schemas are defined: calling one must not give a wrong answer."""
+    """Only their schemas are defined, so a call must fail instead of returning a wrong result."""
     try:
         result = torch.ops.torchvision.nms(torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1]]), torch.tensor([1.0, 0.5]), 0.5)
     except (NotImplementedError, RuntimeError):
         return
-    assert result.tolist() == [0]  # a torchvision that is whole
+    assert result.tolist() == [0]  # torchvision is complete

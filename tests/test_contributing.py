@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md, exactly as they stand there."""
+"""The code examples of CONTRIBUTING.md work unchanged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ REGISTRIES = (ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY)
 
 
 def code_of(title: str) -> tuple[str, str]:
-    """The file's name and the Python code of the section ``### title``."""
+    """Return the file name and the Python code of the section ``### title``."""
     section = GUIDE.read_text(encoding="utf-8").split(f"### {title}\n")[1].split("\n### ")[0]
     name = re.search(r"`safmn/\w+/(?:\w+/)*(\w+)\.py`", section)
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
@@ -51,8 +51,8 @@ def code_of(title: str) -> tuple[str, str]:
 
 @pytest.fixture
 def example(tmp_path: Path) -> Iterator[Any]:
-    """A function that imports an example as a file of its own; what it registered is forgotten afterwards."""
-    import_basicsr()  # or what it registers meanwhile would be forgotten, too
+    """Return a function that imports an example as a separate module. Its registrations are undone after the test."""
+    import_basicsr()  # first, so that its registrations are not undone
     before = [dict(registry._obj_map) for registry in REGISTRIES]
     steps, family, backends = dict(DEGRADATION_REGISTRY._components), list(FAMILY), dict(BACKENDS)
     imported = []
@@ -84,18 +84,19 @@ def example(tmp_path: Path) -> Iterator[Any]:
 
 
 def train(folder: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Train for 4 iterations and return the lines of the record."""
     content["path"]["experiments_root"] = str(folder / "experiments")
     content["train"] |= {"total_iter": 4, "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [4]}}
     assert main(["-opt", str(tiny_run.write_options(folder, content))]) == 0
     return tiny_run.record(folder)
 
 
-def test_a_network(example: Any, images: Path, tmp_path: Path) -> None:
+def test_a_network_trains_upscales_and_is_recognised(example: Any, images: Path, tmp_path: Path) -> None:
     network = example("A network").Tiny(dim=8, upscaling_factor=2).eval()
     content = tiny_run.options(images)
     content["network_g"] = {"type": "Tiny", "dim": 8, "upscaling_factor": 2}
     train(tmp_path, content)
-    found = load_network(tmp_path / "experiments/tiny/models/net_g_latest.pth")  # recognised from its weights alone
+    found = load_network(tmp_path / "experiments/tiny/models/net_g_latest.pth")  # recognised only from its weights
     assert (type(found).__name__, found.scale) == ("Tiny", 2)
     assert stages_of(found) is not None
     assert complexity(found, (720, 1280)).params == sum(weight.numel() for weight in network.parameters())
@@ -107,14 +108,14 @@ def test_a_network(example: Any, images: Path, tmp_path: Path) -> None:
     assert "dim" in [key.name for kind in described.networks() if kind.name == "Tiny" for key in kind.keys]
 
 
-def test_a_loss(example: Any, images: Path, tmp_path: Path) -> None:
+def test_a_loss_trains_and_is_logged(example: Any, images: Path, tmp_path: Path) -> None:
     example("A loss")
     content = tiny_run.options(images)
     content["train"]["losses"] = [{"type": "GradientLoss", "loss_weight": 0.1}]
     assert {"l_pix", "l_freq", "l_gradient"} <= train(tmp_path, content)[0].keys()
 
 
-def test_a_metric(example: Any, images: Path, tmp_path: Path) -> None:
+def test_a_metric_is_measured_in_validation(example: Any, images: Path, tmp_path: Path) -> None:
     example("A metric")
     content = tiny_run.options(images)
     content["val"]["metrics"]["error"] = {"type": "calculate_mean_error", "crop_border": 2, "better": "lower"}
@@ -122,7 +123,7 @@ def test_a_metric(example: Any, images: Path, tmp_path: Path) -> None:
     assert 0 < validation["error"] < 128
 
 
-def test_a_data_set(example: Any, images: Path, tmp_path: Path) -> None:
+def test_a_data_set_is_repeatable_and_trains(example: Any, images: Path, tmp_path: Path) -> None:
     example("A data set")
     section = {"name": "Gradients", "type": "Gradients", "gt_size": 32, "batch_size_per_gpu": 2, "count": 10}
     dataset = build_dataset(section, phase="train", scale=2)
@@ -134,7 +135,7 @@ def test_a_data_set(example: Any, images: Path, tmp_path: Path) -> None:
     assert train(tmp_path, content)
 
 
-def test_a_degradation_step(example: Any) -> None:
+def test_a_degradation_step_is_drawn_stored_and_applied(example: Any) -> None:
     example("A degradation step")
     keys = {"gt_size": 64, "extra": [{"type": "Dust", "share": [0.01, 0.01], "place": "end"}]}
     recipe = draw_recipe(parse_options(keys, {}, scale=2), sample_rng(0, SampleKey(0, 1)))
@@ -143,7 +144,7 @@ def test_a_degradation_step(example: Any) -> None:
     assert 0 < np.mean(lq < 0.4) < 0.05
 
 
-def test_a_back_end(example: Any) -> None:
+def test_a_back_end_equals_eager_and_rejects_other_precisions(example: Any) -> None:
     example("A back end")
     network = safmn.load_network("safmn-x2")
     image = np.random.default_rng(0).random((40, 56, 3), dtype=np.float32)

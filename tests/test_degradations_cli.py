@@ -1,7 +1,8 @@
-"""``safmn degrade``: replay, contact sheets, mistakes."""
+"""``safmn degrade``: replay of recipes, grids of draws, and messages for mistakes."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def image(photos_dir: Path, tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_saved_recipe_gives_the_same_file_byte_for_byte(image: str, tmp_path: Path) -> None:
+def test_a_saved_recipe_gives_an_identical_file(image: str, tmp_path: Path) -> None:
     for index in range(4):
         first, second, recipe = (str(tmp_path / name) for name in ("a.png", "b.png", "recipe.json"))
         assert main([image, "-o", first, "--seed", "3", "--index", str(index), "--save-recipe", recipe]) == 0
@@ -41,39 +42,40 @@ def test_seed_epoch_and_index_each_change_the_result(image: str, tmp_path: Path)
     assert len(found) == 5
 
 
-def test_a_patch_is_what_training_sees(image: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_patch_equals_that_of_training(image: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     file = str(request.config.rootpath / "options" / "train_real_x4.yml")
     output = str(tmp_path / "lq.png")
     assert main([image, "-o", output, "--opt", file, "--patch", "--seed", "10", "--epoch", "2", "--index", "7"]) == 0
     options = load_options(file, mode="train", overrides=[f"datasets:train:dataroot_gt={tmp_path}"])
     section = {key: value for key, value in options.datasets["train"].items() if key != "meta_info"}
     section |= {"degradation": options.degradation, "phase": "train", "scale": 4}
-    Path(output).rename(tmp_path / "lq.aside")
+    Path(output).rename(tmp_path / "lq.aside")  # the data set must only contain the GT
     lq = RealESRGANDataset(section).sample(0, sample_rng(10, SampleKey(2, 7)))["lq"]
     (tmp_path / "lq.aside").rename(output)
     assert torch.equal(lq, torch.from_numpy(read_rgb(output).transpose(2, 0, 1).astype(np.float32) / np.float32(255)))
 
 
-def test_a_grid_holds_so_many_draws(image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_shows_consecutive_draws(image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet, single = str(tmp_path / "sheet.png"), str(tmp_path / "single.png")
     assert main([image, "-o", sheet, "--grid", "3x2", "--index", "5"]) == 0
     legend = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert list(legend) == [f"index {number}" for number in range(5, 11)]
     assert main([image, "-o", single, "--index", "9"]) == 0
     assert legend["index 9"] == capsys.readouterr().out.strip().split(": ", 1)[1]
-    picture = read_rgb(single).repeat(2, axis=0).repeat(2, axis=1)  # 105x112, shown twice as large
+    picture = read_rgb(single).repeat(2, axis=0).repeat(2, axis=1)  # 105x112, shown at twice the size
     height, width = picture.shape[:2]
     found = read_rgb(sheet)
     assert found.shape == (2 * (height + 16 + 4) + 4, 3 * (width + 4) + 4, 3)
-    assert np.array_equal(found[height + 24 : 2 * height + 24, width + 8 : 2 * width + 8], picture)  # 5 + 3 + 1
+    # index 9 is in the second row and column: 5 + 3 + 1
+    assert np.array_equal(found[height + 24 : 2 * height + 24, width + 8 : 2 * width + 8], picture)
 
 
-def test_a_file_of_a_training_that_degrades_nothing_is_refused(
+def test_an_option_file_without_degradation_is_rejected(
     image: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: Capture
 ) -> None:
     file = str(request.config.rootpath / "options" / "train_x4.yml")
     assert main([image, "-o", str(tmp_path / "a.png"), "--opt", file]) == 2
-    assert "datasets.train has type PairedImageDataset" in capsys.readouterr().err
+    assert re.search(r"datasets\.train .*PairedImageDataset", capsys.readouterr().err)
 
 
 def test_options_can_be_changed_on_the_command_line(image: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
@@ -88,7 +90,7 @@ def test_options_can_be_changed_on_the_command_line(image: str, tmp_path: Path, 
     ("arguments", "message"),
     [
         (["--grid", "5"], "columns x rows"),
-        (["--grid", "100x100"], "at most 400 pictures"),
+        (["--grid", "100x100"], "at most 400"),
         (["--grid", "2x2", "--save-recipe", "r.json"], "one recipe"),
         (["--recipe", "r.json", "--seed", "3"], "--seed has no effect"),
         (["--recipe", "r.json", "--index", "3"], "--index has no effect"),
@@ -96,10 +98,10 @@ def test_options_can_be_changed_on_the_command_line(image: str, tmp_path: Path, 
         (["--index", "-1"], "must not be negative"),
         (["--opt", "missing.yml"], "missing.yml"),
         (["--force_yml", "scale=2"], "--opt"),
-        (["--scale", "0"], "scale"),
+        (["--scale", "0"], "--scale 0"),
     ],
 )
-def test_mistakes(
+def test_mistakes_are_reported_and_nothing_is_written(
     arguments: list[str], message: str, image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([image, "-o", str(tmp_path / "out.png"), *arguments]) == 2
@@ -107,7 +109,7 @@ def test_mistakes(
     assert not (tmp_path / "out.png").exists()
 
 
-def test_a_folder_is_no_output_and_a_recipe_must_be_one(
+def test_a_folder_as_output_and_unreadable_inputs_are_rejected(
     image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([image, "-o", str(tmp_path)]) == 2
@@ -121,15 +123,15 @@ def test_a_folder_is_no_output_and_a_recipe_must_be_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["photo.png", "-o", "./photo.png"], "--output ./photo.png is the same file as IMAGE"),
-        (["photo.png", "-o", "link.png"], "--output link.png is the same file as IMAGE"),
-        (["photo.png", "-o", "x.png", "--save-recipe", "x.png"], "--save-recipe x.png is the same file as --output"),
-        (["photo.png", "-o", "x.png", "--save-recipe", "photo.png"], "the same file as IMAGE"),
-        (["photo.png", "-o", "r.json", "--recipe", "r.json"], "--output r.json is the same file as --recipe"),
-        (["photo.png", "-o", "x.png", "--recipe", "r.json", "--save-recipe", "r.json"], "the same file as --recipe"),
+        (["photo.png", "-o", "./photo.png"], r"--output \./photo\.png .*same file as IMAGE"),
+        (["photo.png", "-o", "link.png"], r"--output link\.png .*same file as IMAGE"),
+        (["photo.png", "-o", "x.png", "--save-recipe", "x.png"], r"--save-recipe x\.png .*same file as --output"),
+        (["photo.png", "-o", "x.png", "--save-recipe", "photo.png"], "same file as IMAGE"),
+        (["photo.png", "-o", "r.json", "--recipe", "r.json"], r"--output r\.json .*same file as --recipe"),
+        (["photo.png", "-o", "x.png", "--recipe", "r.json", "--save-recipe", "r.json"], "same file as --recipe"),
     ],
 )
-def test_no_file_is_read_and_written(
+def test_an_input_file_is_never_overwritten(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -138,7 +140,7 @@ def test_no_file_is_read_and_written(
     Path("r.json").write_text("{}")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert main(arguments) == 2
-    assert message in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -151,6 +153,5 @@ def test_an_image_smaller_than_the_scale_is_named(
     Path("r.json").write_text(Path("r.json").read_text().replace('"scale": 2', '"scale": 7', 1))
     for arguments, scale in (([], 4), (["--recipe", "r.json"], 7), (["--grid", "2x2"], 4)):
         assert main(["small.png", "-o", "lq2.png", *arguments]) == 2
-        message = f"small.png: 5x3 pixels are too few for scale {scale}"
-        assert message in capsys.readouterr().err
-    assert main(["small.png", "-o", "patch.png", "--patch"]) == 0  # padded by mirroring, as in training
+        assert re.search(rf"small\.png: 5x3 .*scale {scale}\b", capsys.readouterr().err)
+    assert main(["small.png", "-o", "patch.png", "--patch"]) == 0  # mirror-padded, as in training

@@ -1,4 +1,4 @@
-"""Our degradations are distributed as BasicSR's: a short run of scripts/benchmarks/compare_degradation.py."""
+"""Our degradations have BasicSR's distributions: a short run of scripts/benchmarks/compare_degradation.py."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ SIDE = 96
 
 @pytest.fixture
 def comparison(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Yield the script as a module, with seeded global generators, which are restored afterwards."""
     monkeypatch.syspath_prepend(request.config.rootpath / "scripts" / "benchmarks")
     import compare_degradation
 
@@ -38,11 +39,12 @@ def their_dataset(photos: Path, folder: Path) -> Any:
 
 
 def failures(rows: list[tuple[str, float, float, float, float]]) -> list[str]:
+    """Return the quantities whose distributions differ by more than the bound."""
     return [f"{name}: {theirs:.4g} {ours:.4g}" for name, theirs, ours, distance, bound in rows if distance > bound]
 
 
 @pytest.mark.slow
-def test_kernels_and_images(comparison: Any, photos_dir: Path, tmp_path: Path) -> None:
+def test_kernels_and_images_have_basicsrs_distributions(comparison: Any, photos_dir: Path, tmp_path: Path) -> None:
     dataset = their_dataset(photos_dir / "train", tmp_path)
     rows = comparison.compare(comparison.their_kernels(dataset, 200), comparison.our_kernels(3000))
     assert len(rows) == 9
@@ -56,7 +58,7 @@ def test_kernels_and_images(comparison: Any, photos_dir: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_comparison_can_fail(comparison: Any, photos_dir: Path) -> None:
-    """Options that are a little off are found out."""
+    """Slightly different options are detected."""
     gts = comparison.gt_images(photos_dir / "train", SIDE, 8)
     published = comparison.our_images(comparison.our_options(), gts, 240)
     changed = comparison.our_options(noise_range=[1, 20], poisson_scale_range=[0.05, 2], resize_prob=[0.4, 0.5, 0.1])

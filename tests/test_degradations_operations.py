@@ -1,4 +1,4 @@
-"""Single operations of the degradations against BasicSR's functions, libjpeg and theory."""
+"""Single degradation operations equal BasicSR's functions, libjpeg, torch or theory."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def _photo(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def photo(photos_dir: Path) -> np.ndarray:
-    """uint8 (200, 180, 3)."""
+    """Return a photograph, uint8 (200, 180, 3)."""
     return _photo(list_images(photos_dir / "val")[0])[100:300, 60:240]
 
 
 @pytest.fixture
 def image(photo: np.ndarray) -> np.ndarray:
-    """float32 (200, 180, 3) in [0, 1]."""
+    """Return the photograph as float32 (200, 180, 3) in [0, 1]."""
     return photo.astype(np.float32) / 255
 
 
 def planes(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) -> (3, H, W)."""
+    """Convert an (H, W, 3) array to a (3, H, W) tensor."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def array(tensor: torch.Tensor) -> np.ndarray:
-    """(3, H, W) -> (H, W, 3)."""
+    """Convert a (3, H, W) tensor to an (H, W, 3) array."""
     return tensor.permute(1, 2, 0).numpy()
 
 
 def done(name: str, image: np.ndarray, *arguments: Any) -> np.ndarray:
-    """The operation of that name on a copy of the image."""
+    """Return the result of an operation on a copy of the image; check that it is float32."""
     result = getattr(operations, name)(image.copy(), *arguments)
     assert result.dtype == np.float32
     return result
@@ -78,7 +78,7 @@ def basicsr_kernel(kernel: Kernel) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", [*FAMILIES, "sinc"])
-def test_kernels_are_basicsrs(kind: str) -> None:
+def test_kernels_equal_basicsrs(kind: str) -> None:
     rng = np.random.default_rng(0)
     for size in range(7, 23, 2):
         for _ in range(10):
@@ -87,7 +87,7 @@ def test_kernels_are_basicsrs(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [*FAMILIES, "sinc"])
-def test_blur_is_basicsrs_filter2d(kind: str, image: np.ndarray) -> None:
+def test_blur_equals_basicsrs_filter2d(kind: str, image: np.ndarray) -> None:
     from basicsr.utils.img_process_util import filter2D
 
     rng = np.random.default_rng(1)
@@ -100,7 +100,7 @@ def test_blur_is_basicsrs_filter2d(kind: str, image: np.ndarray) -> None:
 
 
 def test_blur_takes_images_smaller_than_the_kernel(image: np.ndarray) -> None:
-    """BasicSR's fails on these; ours mirrors as often as is needed."""
+    """BasicSR's filter fails on these; ours mirrors repeatedly."""
     kernel = random_kernel(np.random.default_rng(2), "aniso", 21)
     weights = kernels.weights(kernel)
     for height, width in ((5, 9), (1, 12), (3, 1)):
@@ -115,14 +115,14 @@ def test_blur_takes_images_smaller_than_the_kernel(image: np.ndarray) -> None:
 @pytest.mark.parametrize("kind", [*FAMILIES, "sinc"])
 @pytest.mark.parametrize("sigma", [5e-324, 1e-200, 1e-3, 1e200])
 @pytest.mark.parametrize("beta", [5e-324, 1000.0, 1e308])
-def test_kernels_at_the_ends_of_what_a_recipe_holds(kind: Any, sigma: float, beta: float) -> None:
+def test_kernels_with_extreme_parameters_are_normalised(kind: Any, sigma: float, beta: float) -> None:
     for other in (sigma, 1.0):
         values = kernels.weights(Kernel(kind, 7, sigma, other, 1.0, beta, cutoff=0.01))
         assert values.sum() == pytest.approx(1)
         assert values.max() == values[3, 3]
 
 
-def test_separable_form_is_used_and_near() -> None:
+def test_kernels_are_factorised_if_that_is_less_work() -> None:
     kernel = kernels.weights(Kernel("iso", 21, 2.0, 2.0))
     factors = kernels.separable(kernel)
     assert factors is not None
@@ -133,7 +133,7 @@ def test_separable_form_is_used_and_near() -> None:
 
 
 @pytest.mark.parametrize("sharpened", [operations.sharpen, lambda image: array(sharpening.sharpen(planes(image)))])
-def test_sharpen_is_basicsrs(sharpened: Any, image: np.ndarray) -> None:
+def test_sharpen_equals_basicsrs(sharpened: Any, image: np.ndarray) -> None:
     from basicsr.utils.img_process_util import USMSharp, usm_sharp
 
     sharp = sharpened(image)
@@ -143,7 +143,7 @@ def test_sharpen_is_basicsrs(sharpened: Any, image: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic", "nearest"])
-def test_resize_is_torchs(mode: str, image: np.ndarray) -> None:
+def test_resize_equals_torchs(mode: str, image: np.ndarray) -> None:
     height, width = image.shape[:2]
     for factor in (0.15, 0.4137, 0.87, 1.23, 1.4999):
         expected = torch.nn.functional.interpolate(planes(image)[None], scale_factor=factor, mode=mode)[0]
@@ -157,7 +157,7 @@ def test_resize_is_torchs(mode: str, image: np.ndarray) -> None:
         np.testing.assert_allclose(resized, array(expected), rtol=0, atol=1e-4)
 
 
-def test_antialiased_resizes(photo: np.ndarray, image: np.ndarray) -> None:
+def test_matlab_bicubic_equals_imresize_and_lanczos_is_antialiased(photo: np.ndarray, image: np.ndarray) -> None:
     resized = done("resize", image, "matlab_bicubic", (50, 45), None)
     assert np.array_equal(np.rint(resized * 255), imresize(photo, 1 / 4))
     stripes = np.repeat(np.arange(180)[None, :, None] % 2, 200, axis=0).repeat(3, axis=2).astype(np.float32)
@@ -167,7 +167,8 @@ def test_antialiased_resizes(photo: np.ndarray, image: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_gaussian_noise_scaling_is_basicsrs(grey: bool, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gaussian_noise_equals_basicsrs(grey: bool, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With our random numbers in place of torch's."""
     from basicsr.data.degradations import add_gaussian_noise_pt
 
     step = GaussianNoise(17.5, grey, 3)
@@ -182,10 +183,10 @@ def test_gaussian_noise_scaling_is_basicsrs(grey: bool, image: np.ndarray, monke
 
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("contrast", [1.0, 0.3], ids=["all levels", "few levels"])
-def test_poisson_noise_scaling_is_basicsrs(
+def test_poisson_noise_equals_basicsrs(
     grey: bool, contrast: float, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With our counts in place of torch's, BasicSR's noise is ours: levels, grey conversion, scale, clamping."""
+    """With our counts in place of torch's. This compares levels, grey conversion, scale and clamping."""
     from basicsr.data.degradations import add_poisson_noise_pt
 
     source = image * np.float32(contrast)
@@ -195,7 +196,7 @@ def test_poisson_noise_scaling_is_basicsrs(
     brightest = float(torch.round(shown * 255).max() / 255)
 
     def counts(expected: torch.Tensor) -> torch.Tensor:
-        if expected.shape[1] != bins.shape[2]:  # BasicSR computes colour noise too where it uses grey noise
+        if expected.shape[1] != bins.shape[2]:  # BasicSR also computes colour noise if it only uses grey noise
             return expected
         levels = round(float(expected.max()) / brightest)
         level = torch.round(expected[0] / levels * 255).long().permute(1, 2, 0).numpy()
@@ -206,15 +207,15 @@ def test_poisson_noise_scaling_is_basicsrs(
     monkeypatch.undo()
     noisy = done("poisson_noise", source, step)
     different = np.abs(noisy - expected) > 2e-5
-    assert different.mean() < 1e-3  # grey levels that single precision rounds to the other side
+    assert different.mean() < 1e-3  # single precision rounds a few grey levels differently
     assert np.abs(noisy - source).std() > 0.01
 
 
 @pytest.mark.parametrize(
     ("levels", "variance"), [(1, 0.012), (2, 0.012), (4, 0.0015), (16, 0.0015), (64, 0.0006), (256, 0.0006)]
 )
-def test_poisson_counts_have_poissons_moments(levels: int, variance: float) -> None:
-    """As docs/realworld.md says."""
+def test_poisson_counts_have_the_mean_and_variance_of_poisson(levels: int, variance: float) -> None:
+    """The bounds are those of docs/realworld.md."""
     table = fields.poisson_quantiles(levels).reshape(256, -1).astype(np.float64)
     expected = np.arange(256) / 255 * levels
     np.testing.assert_allclose(table.mean(axis=1), expected, rtol=4e-3)
@@ -223,7 +224,7 @@ def test_poisson_counts_have_poissons_moments(levels: int, variance: float) -> N
     assert table.max() < 2**15
 
 
-def test_fields_are_what_they_say() -> None:
+def test_fields_have_the_right_shape_and_distribution_and_repeat() -> None:
     noise = fields.normal(5, 200, 300, grey=False)
     assert noise.shape == (200, 300, 3)
     assert abs(noise.mean()) < 0.01
@@ -250,13 +251,13 @@ def libjpeg_by_opencv(image: np.ndarray, quality: int) -> np.ndarray:
     return cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def test_jpeg_of_a_photograph_is_libjpegs(photo: np.ndarray, image: np.ndarray) -> None:
+def test_jpeg_equals_libjpeg(photo: np.ndarray, image: np.ndarray) -> None:
     for quality in (10, 30, 49, 50, 75, 95, 100):
         compressed = done("compress", image, Compress("jpeg", quality))
         assert np.array_equal(np.rint(compressed * 255), libjpeg_by_opencv(photo, quality))
 
 
-def test_diffjpeg_is_basicsrs(image: np.ndarray) -> None:
+def test_diffjpeg_equals_basicsrs(image: np.ndarray) -> None:
     from basicsr.utils import DiffJPEG
 
     theirs = DiffJPEG(differentiable=False)
@@ -265,11 +266,11 @@ def test_diffjpeg_is_basicsrs(image: np.ndarray) -> None:
             expected = array(theirs(planes(source)[None], float(quality))[0].detach())
             compressed = done("compress", source, Compress("diffjpeg", quality))
             different = np.abs(compressed - expected) > 1e-4
-            assert different.mean() < 1e-3  # coefficients that rounding errors push over a half
+            assert different.mean() < 1e-3  # rounding errors move a few coefficients across one half
 
 
-def test_diffjpeg_is_near_libjpeg(image: np.ndarray) -> None:
-    """What the real thing changes: less than compression itself, and under 3.5 grey levels on average."""
+def test_diffjpeg_is_close_to_libjpeg(image: np.ndarray) -> None:
+    """The mean difference is smaller than the compression error, and below 3.5 grey levels."""
     for quality in (30, 60, 95):
         real = operations.compress(image, Compress("jpeg", quality))
         approximate = operations.compress(image, Compress("diffjpeg", quality))
@@ -287,7 +288,7 @@ def test_other_codecs_lose_more_at_lower_quality(codec: str, image: np.ndarray) 
     assert 20 > losses[0] > losses[1] > losses[2] > 0
 
 
-def test_finish_rounds_half_to_even(image: np.ndarray) -> None:
+def test_finish_rounds_half_to_even() -> None:
     values = np.array([-0.1, 0.5 / 255, 1.5 / 255, 0.3, 1.2], np.float32)
     strip = np.repeat(values[None, :, None], 3, axis=2)
     finished = done("finish", strip)

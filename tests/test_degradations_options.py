@@ -1,4 +1,4 @@
-"""Degradation options: what is refused, by which key, and what the published files mean."""
+"""Degradation options: which values are rejected, with which key in the message, and what published files mean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from safmn.train import main as train
 GT = {"gt_size": 128}
 
 
-def refused(degradation: dict[str, Any], dataset: dict[str, Any], key: str, message: str, scale: int = 4) -> None:
+def rejected(degradation: dict[str, Any], dataset: dict[str, Any], key: str, message: str, scale: int = 4) -> None:
+    """Check that the options are rejected with a message that begins with the key."""
     with pytest.raises(OptionError, match=rf"^{re.escape(key)}: .*{message}"):
         parse_options(GT | degradation, dataset, scale=scale)
 
@@ -49,8 +50,8 @@ def refused(degradation: dict[str, Any], dataset: dict[str, Any], key: str, mess
         ("mode", "per_batch", "per_batch"),
     ],
 )
-def test_refuses_degradation_keys(key: str, value: Any, message: str) -> None:
-    refused({key: value}, {}, key, message)
+def test_wrong_degradation_keys_are_rejected(key: str, value: Any, message: str) -> None:
+    rejected({key: value}, {}, key, message)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,8 @@ def test_refuses_degradation_keys(key: str, value: Any, message: str) -> None:
         ("betag_range", [1.5, 4], "contain 1"),
     ],
 )
-def test_refuses_blur_keys(key: str, value: Any, message: str) -> None:
-    refused({}, {key: value}, f"datasets.train.{key}", message)
+def test_wrong_blur_keys_are_rejected(key: str, value: Any, message: str) -> None:
+    rejected({}, {key: value}, f"datasets.train.{key}", message)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +86,14 @@ def test_refuses_blur_keys(key: str, value: Any, message: str) -> None:
         ("lanczos_avif_range", [10, 5], "not a range"),
     ],
 )
-def test_refuses_keys_of_ours(key: str, value: Any, message: str) -> None:
-    refused({key: value}, {}, f"degradation.{key}", message)
+def test_wrong_keys_of_our_own_are_rejected(key: str, value: Any, message: str) -> None:
+    rejected({key: value}, {}, f"degradation.{key}", message)
 
 
-def test_refuses_what_does_not_fit_together() -> None:
-    refused({"bicubic_prob": 0.6, "lanczos_avif_prob": 0.6}, {}, "degradation.lanczos_avif_prob", "more than 1")
-    refused({}, {"gt_size": 256}, "gt_size", "128 at the top level, 256 in datasets.train")
-    refused({"mode": "batch_pool", "queue_size": 100}, {"batch_size_per_gpu": 16}, "queue_size", "multiple of")
+def test_keys_that_do_not_fit_together_are_rejected() -> None:
+    rejected({"bicubic_prob": 0.6, "lanczos_avif_prob": 0.6}, {}, "degradation.lanczos_avif_prob", "more than 1")
+    rejected({}, {"gt_size": 256}, "gt_size", r"128 at the top level, 256 .*datasets\.train")
+    rejected({"mode": "batch_pool", "queue_size": 100}, {"batch_size_per_gpu": 16}, "queue_size", "multiple of")
     parse_options(GT | {"mode": "batch_pool", "queue_size": 192}, {"batch_size_per_gpu": 16}, scale=4)
     with pytest.raises(OptionError, match="gt_size: missing"):
         parse_options({}, {}, scale=4)
@@ -156,14 +157,13 @@ TRAIN = "datasets:train:"
         (["high_order_degradation=false"], "high_order_degradation"),
     ],
 )
-def test_an_option_file_is_refused_as_a_whole(changes: list[str], key: str, request: pytest.FixtureRequest) -> None:
-    """Naming the key, before anything is built."""
+def test_loading_an_option_file_reports_the_key(changes: list[str], key: str, request: pytest.FixtureRequest) -> None:
     file = str(request.config.rootpath / "options" / "demo_real_x4.yml")
     with pytest.raises(OptionError, match=rf"(^|[\s:]){re.escape(key)}[:\s]|^--force_yml {re.escape(key)}="):
         load_options(file, mode="train", overrides=changes)
 
 
-def test_a_refusal_has_status_2_and_leaves_nothing_behind(
+def test_training_with_a_wrong_key_has_status_2_and_writes_nothing(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -173,13 +173,13 @@ def test_a_refusal_has_status_2_and_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_says_when_avif_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avif_is_rejected_if_opencv_cannot_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "haveImageWriter", lambda _: False)
-    refused({"codec_list": ["avif"]}, {}, "degradation.codec_list", "cannot write AVIF")
+    rejected({"codec_list": ["avif"]}, {}, "degradation.codec_list", "cannot write AVIF")
     parse_options(GT, {}, scale=4)
 
 
-def test_defaults_are_real_esrgans() -> None:
+def test_defaults_equal_real_esrgans() -> None:
     options = parse_options(GT | {"gt_usm": True}, {}, scale=2)
     assert options.first.blur.sizes == (7, 9, 11, 13, 15, 17, 19, 21)
     assert options.first.quality["jpeg"] == (30, 95)
@@ -193,8 +193,8 @@ def test_defaults_are_real_esrgans() -> None:
     assert (options.bicubic_prob, options.lanczos_avif_prob, options.first.sensor_prob) == (0, 0, 0)
 
 
-def test_gan_files_mean_safmns_published_order() -> None:
-    """SAFMN's GAN model degrades the GT itself, resizes before the first blur, and draws nearest."""
+def test_gan_files_get_safmns_published_order() -> None:
+    """SAFMN's GAN model degrades the GT itself, resizes before the first blur, and also draws ``nearest``."""
     options = parse_options(GT | {"l1_gt_usm": True, "percep_gt_usm": True, "gan_gt_usm": False}, {}, scale=4)
     assert options.resize_first
     assert "nearest" in options.resize_modes
@@ -209,8 +209,8 @@ def test_gan_files_mean_safmns_published_order() -> None:
     assert (changed.resize_first, changed.resize_modes, changed.degrade_sharpened) == (False, ("area",), True)
 
 
-def test_a_scale_that_does_not_divide_400_crops_less() -> None:
-    """BasicSR's pair does not fit at x3 and fails there."""
+def test_the_crop_size_is_rounded_down_to_a_multiple_of_the_scale() -> None:
+    """BasicSR fails at x3, because the sizes of LQ and GT do not match."""
     options = parse_options({"gt_size": 192}, {}, scale=3)
     assert options.crop_size == 399
 
@@ -226,6 +226,6 @@ def test_a_scale_that_does_not_divide_400_crops_less() -> None:
         "demo_real_gan_x4",
     ],
 )
-def test_the_option_files_pass(name: str, request: pytest.FixtureRequest) -> None:
+def test_our_option_files_are_valid(name: str, request: pytest.FixtureRequest) -> None:
     options = load_options(request.config.rootpath / "options" / f"{name}.yml", mode="train")
     assert parse_options(options.degradation, options.datasets["train"], scale=options.scale).scale == options.scale

@@ -1,4 +1,4 @@
-"""Drawing recipes and writing them down."""
+"""Drawing recipes, and storing them as JSON."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def options_of(degradation: dict[str, Any] | None = None, **dataset: Any) -> Deg
 
 
 def draws(options: DegradationOptions, count: int) -> list[Recipe]:
+    """Draw the recipes of the first samples in epoch 0 with seed 0."""
     return [draw_recipe(options, sample_rng(0, SampleKey(0, index))) for index in range(count)]
 
 
@@ -63,14 +64,14 @@ def published() -> list[Recipe]:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.integers(0, 10**9))
-def test_json_brings_back_every_bit(seed: int, epoch: int, index: int) -> None:
+def test_a_recipe_read_from_json_is_identical(seed: int, epoch: int, index: int) -> None:
     recipe = draw_recipe(options_of(EVERYTHING), sample_rng(seed, SampleKey(epoch, index)))
     text = to_json(recipe)
     assert from_json(text) == recipe
     assert to_json(from_json(text)) == text
 
 
-def test_a_recipe_is_plain_data(published: list[Recipe]) -> None:
+def test_a_recipe_is_plain_data_and_frozen(published: list[Recipe]) -> None:
     steps = json.loads(to_json(published[0]))["steps"]
     assert steps[0]["op"] == "blur"
     assert set(steps[0]["kernel"]) >= {"kind", "size"}
@@ -103,7 +104,7 @@ def test_a_recipe_is_plain_data(published: list[Recipe]) -> None:
         (("format", 2), "format"),
     ],
 )
-def test_a_damaged_recipe_is_refused(
+def test_a_wrong_recipe_is_rejected(
     change: tuple[str, Any], message: str, published: list[Recipe], tmp_path: Path
 ) -> None:
     data = json.loads(to_json(published[0])) | dict([change])
@@ -114,7 +115,7 @@ def test_a_damaged_recipe_is_refused(
     assert str(path) in str(caught.value)
 
 
-def test_draws_depend_on_the_key_alone() -> None:
+def test_a_draw_depends_only_on_its_key() -> None:
     options = options_of()
     one = draw_recipe(options, sample_rng(7, SampleKey(2, 31)))
     draw_recipe(options, sample_rng(7, SampleKey(2, 32)))
@@ -123,7 +124,7 @@ def test_draws_depend_on_the_key_alone() -> None:
     assert all(draw_recipe(options, rng) != one for rng in others)
 
 
-def test_recipes_of_the_widest_options_are_recipes() -> None:
+def test_recipes_of_the_widest_options_are_valid() -> None:
     widest = {"resize_range": [0.01, 8], "resize_prob": [1, 0, 0], "noise_range": [0, 255], "jpeg_range": [1, 100]}
     widest |= {"poisson_scale_range": [0, 100], "sensor_shot_range": [1e-9, 1], "sensor_read_range": [1e-9, 1]}
     widest |= {"resize_range2": [0.01, 8], "resize_prob2": [1, 0, 0], "sensor_noise_prob": 0.5, "crop_size": 8192}
@@ -133,10 +134,11 @@ def test_recipes_of_the_widest_options_are_recipes() -> None:
 
 
 def shape_of(recipe: Recipe) -> list[str]:
+    """Return the names of the steps, with ``Noise`` for both kinds of noise."""
     return [type(step).__name__.replace("Gaussian", "").replace("Poisson", "") for step in recipe.steps]
 
 
-def test_steps_come_in_the_published_order(published: list[Recipe]) -> None:
+def test_steps_have_the_published_order(published: list[Recipe]) -> None:
     for recipe in published[:300]:
         names = shape_of(recipe)
         first = names[: names.index("Compress") + 1]
@@ -151,7 +153,7 @@ def test_steps_come_in_the_published_order(published: list[Recipe]) -> None:
     assert {step.mode for recipe in gan for step in recipe.steps if isinstance(step, Resize)} >= {"nearest"}
 
 
-def test_values_stay_in_their_ranges(published: list[Recipe]) -> None:
+def test_values_are_in_their_ranges(published: list[Recipe]) -> None:
     for recipe in published:
         qualities = [step.quality for step in recipe.steps if isinstance(step, Compress)]
         assert 30 <= qualities[0] <= 95
@@ -172,7 +174,7 @@ def test_values_stay_in_their_ranges(published: list[Recipe]) -> None:
 
 
 def near(count: int, total: int, probability: float) -> bool:
-    """Within four standard deviations."""
+    """Return whether a count is within four standard deviations of its expectation."""
     return abs(count - total * probability) <= 4 * math.sqrt(total * probability * (1 - probability)) + 1e-9
 
 
@@ -199,7 +201,7 @@ def test_choices_have_the_published_frequencies(published: list[Recipe]) -> None
     assert np.unique([step.seed for r in published for step in r.steps if hasattr(step, "seed")]).size == 2 * count
 
 
-def test_extras_are_off_unless_asked_for(published: list[Recipe]) -> None:
+def test_our_own_degradations_are_off_by_default(published: list[Recipe]) -> None:
     assert {s.codec for r in published for s in r.steps if isinstance(s, Compress)} == {"jpeg"}
     assert not any(isinstance(s, SensorNoise) for r in published for s in r.steps)
     every = draws(options_of(EVERYTHING), 1000)
@@ -212,13 +214,13 @@ def test_extras_are_off_unless_asked_for(published: list[Recipe]) -> None:
     assert all(isinstance(r.steps[1], Compress) and r.steps[1].codec == "avif" for r in light)
 
 
-def test_without_flips_there_are_none() -> None:
+def test_flips_can_be_turned_off() -> None:
     for recipe in draws(options_of(use_hflip=False, use_rot=False), 50):
         geometry = recipe.geometry
         assert (geometry.hflip, geometry.vflip, geometry.rot90) == (False, False, False)
 
 
-def test_a_batch_shares_what_the_published_code_draws_once() -> None:
+def test_a_batch_shares_what_the_published_code_draws_per_batch() -> None:
     options = options_of({"mode": "batch_pool"})
 
     def batch_rng() -> np.random.Generator:

@@ -1,4 +1,4 @@
-"""FFTLoss: its definition, its fast gradient, precision; and BasicSR's losses by name."""
+"""FFTLoss equals its definition, with gradients and in low precision. BasicSR's losses stay available by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safmn.registry import LOSS_REGISTRY, build, find
 
 
 def plain_fft_loss(pred: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """The definition, as the published code has it: two transforms, real and imaginary parts, L1."""
+    """Return the loss as the published code computes it: two transforms, real and imaginary parts, L1."""
     spectra = [torch.fft.rfft2(image, dim=(-2, -1)) for image in (pred, target)]
     pred_parts, target_parts = (torch.stack([s.real, s.imag], dim=-1) for s in spectra)
     return torch.nn.functional.l1_loss(pred_parts, target_parts, reduction=reduction)
@@ -36,7 +36,7 @@ def test_fft_loss_and_its_gradients_equal_the_definition(height: int, width: int
     ours = FFTLoss(loss_weight=0.05, reduction=reduction)(pred, target)
     plain = 0.05 * plain_fft_loss(pred, target, reduction)
     assert ours.shape == plain.shape
-    # weigh the elements differently, so that with "none" every element's own gradient counts
+    # weight the elements differently, so that with "none" the gradient of every element is compared
     weights = torch.linspace(0.5, 2, ours.numel(), dtype=ours.dtype).reshape(ours.shape)
     got = value_and_gradients((ours * weights).sum(), pred, target)
     expected = value_and_gradients((plain * weights).sum(), pred, target)
@@ -66,12 +66,12 @@ def test_fft_loss_computes_in_float32_under_autocast(dtype: torch.dtype) -> None
 
 
 def test_fft_loss_of_a_white_prediction_does_not_overflow_in_half_precision() -> None:
-    white = torch.ones(1, 3, 512, 512, dtype=torch.float16)  # the constant coefficient, 262144, is no float16
+    white = torch.ones(1, 3, 512, 512, dtype=torch.float16)  # float16 cannot hold the constant coefficient, 262144
     loss = FFTLoss(reduction="sum")(white, torch.zeros_like(white))
     assert loss.item() == pytest.approx(3 * 512 * 512, rel=1e-6)
 
 
-def test_fft_loss_without_gradient() -> None:
+def test_fft_loss_works_without_gradient() -> None:
     pred, target = images((1, 3, 16, 16))
     with torch.no_grad():
         loss = FFTLoss()(pred, target)
@@ -79,18 +79,18 @@ def test_fft_loss_without_gradient() -> None:
     torch.testing.assert_close(loss, plain_fft_loss(pred, target).detach())
 
 
-def test_fft_loss_takes_channels_last_and_weighs() -> None:
+def test_fft_loss_takes_channels_last_and_applies_its_weight() -> None:
     pred, target = images((2, 3, 24, 20))
     last = (image.detach().contiguous(memory_format=torch.channels_last) for image in (pred, target))
     torch.testing.assert_close(FFTLoss(loss_weight=3.0)(*last), 3 * FFTLoss()(pred, target).detach())
 
 
-def test_fft_loss_refuses_an_unknown_reduction() -> None:
-    with pytest.raises(OptionError, match="'avg'; choose one of none, mean, sum"):
+def test_fft_loss_rejects_an_unknown_reduction() -> None:
+    with pytest.raises(OptionError, match=r"'avg'.*none, mean, sum"):
         FFTLoss(reduction="avg")
 
 
-def test_fft_loss_builds_by_name_in_both_worlds() -> None:
+def test_fft_loss_builds_by_name_in_basicsr_and_safmn() -> None:
     from basicsr.losses import build_loss
 
     section = {"type": "FFTLoss", "loss_weight": 0.05, "reduction": "mean"}
@@ -110,7 +110,7 @@ def test_perceptual_loss_is_ours() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("shape", [(4, 3, 256, 256), (2, 3, 63, 47), (2, 3, 48, 50)])
-def test_fft_loss_on_a_gpu(shape: tuple[int, ...]) -> None:
+def test_fft_loss_equals_the_definition_on_a_gpu(shape: tuple[int, ...]) -> None:
     pred, target = images(shape, device="cuda")
     got = value_and_gradients(FFTLoss()(pred, target), pred)
     expected = value_and_gradients(plain_fft_loss(pred, target), pred)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM equal BasicSR's on real images; published tables; BasicSR's metrics by name."""
+"""PSNR and SSIM equal BasicSR's. Published tables and network names. BasicSR's metrics stay available by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def basicsr_metric(name: str):  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="module")
 def pairs(benchmark_dir: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Real BGR images and what interpolation makes of their LR images; comic has odd sizes, foreman little texture."""
+    """Pairs (SR, HR) of real BGR images, upscaled by interpolation; comic has odd sizes, foreman has little texture."""
     found = {}
     for set_name, image in (("Set5", "bird"), ("Set14", "comic"), ("Set14", "foreman")):
         hr = cv2.imread(str(benchmark_dir / set_name / "HR" / f"{image}.png"))
@@ -69,7 +69,7 @@ def test_equal_to_basicsr_in_chw_and_on_grey_and_float(pairs, name: str) -> None
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("y", [False, True])
 def test_equal_to_basicsr_on_nearly_equal_images(pairs, name: str, y: bool) -> None:  # type: ignore[no-untyped-def]
-    """PSNR of 57 dB and more, where the rounding of the Y channel shows."""
+    """At a PSNR of 57 dB and more, where rounding of the Y channel affects the result."""
     _, hr = pairs["bird"]
     for rows in (3, 100, 288):
         other = hr.copy()
@@ -94,23 +94,23 @@ def test_equal_to_basicsr_at_any_size(height: int, width: int, channels: int, y:
 
 
 @pytest.mark.parametrize("y", [False, True])
-def test_rgb_functions_are_the_bgr_metrics(pairs, y: bool) -> None:  # type: ignore[no-untyped-def]
+def test_rgb_functions_equal_the_bgr_metrics(pairs, y: bool) -> None:  # type: ignore[no-untyped-def]
     sr, hr = pairs["bird"]
     rgb_sr, rgb_hr = sr[..., ::-1], hr[..., ::-1]
     assert psnr(rgb_sr, rgb_hr, crop=4, y=y) == calculate_psnr(sr, hr, 4, test_y_channel=y)
     assert ssim(rgb_sr, rgb_hr, crop=4, y=y) == calculate_ssim(sr, hr, 4, test_y_channel=y)
-    if y:  # the order of the channels matters
+    if y:  # the channel order affects the result
         assert abs(psnr(sr, hr, crop=4, y=True) - psnr(rgb_sr, rgb_hr, crop=4, y=True)) > 0.01
 
 
-def test_equal_images(pairs) -> None:  # type: ignore[no-untyped-def]
+def test_equal_images_have_infinite_psnr_and_ssim_one(pairs) -> None:  # type: ignore[no-untyped-def]
     _, hr = pairs["bird"]
     for y in (False, True):
         assert math.isinf(psnr(hr, hr.copy(), y=y))
         assert ssim(hr, hr.copy(), y=y) == pytest.approx(1)
 
 
-def test_known_value() -> None:
+def test_psnr_of_a_constant_difference() -> None:
     zeros = np.zeros((20, 20, 3), np.uint8)
     assert psnr(zeros, zeros + 5) == pytest.approx(20 * math.log10(255 / 5))
 
@@ -120,15 +120,15 @@ def test_mistakes_are_named(metric) -> None:  # type: ignore[no-untyped-def]
     image = np.zeros((20, 24, 3), np.uint8)
     with pytest.raises(DataError, match=r"shape.*\(20, 24, 3\) and \(20, 23, 3\)"):
         metric(image, image[:, :23])
-    with pytest.raises(DataError, match="an image of 24x20 is too small"):
+    with pytest.raises(DataError, match=r"24x20 .*too small"):
         metric(image, image, crop=10)
     with pytest.raises(OptionError, match="negative"):
         metric(image, image, crop=-1)
-    with pytest.raises(OptionError, match="input_order: 'WHC'; choose HWC or CHW"):
+    with pytest.raises(OptionError, match=r"input_order: 'WHC'.*HWC or CHW"):
         find(METRIC_REGISTRY, f"calculate_{metric.__name__}")(image, image, crop_border=0, input_order="WHC")
 
 
-def test_ssim_needs_a_window() -> None:
+def test_ssim_needs_11_rows_and_columns() -> None:
     image = np.zeros((14, 40), np.uint8)
     assert ssim(image, image, crop=1) == 1
     with pytest.raises(DataError, match=r"11x11 pixels.*border of 2"):
@@ -172,6 +172,6 @@ def test_network_names() -> None:
     assert network_name({"type": "EDSR", "num_block": 16}) is None
 
 
-def test_read_rgb_is_the_order_of_the_clean_functions(benchmark_dir: Path) -> None:
+def test_read_rgb_has_the_channel_order_of_psnr(benchmark_dir: Path) -> None:
     path = benchmark_dir / "Set5" / "HR" / "bird.png"
     assert math.isinf(psnr(read_rgb(path), cv2.imread(str(path))[..., ::-1]))

@@ -1,4 +1,4 @@
-"""Muon against torch's own Muon and Adam, and its state through a save."""
+"""Muon: equal to torch's Muon and AdamW, saved and restored, and steps with a learning rate on the device."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ def test_orthogonal_matrices_have_singular_values_near_one(rows: int, columns: i
     matrices = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(seed))
     for result, matrix in zip(orthogonal(matrices, steps=5), matrices, strict=True):
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-        values = torch.diag(left.T @ result @ right.T)  # in the directions of the matrix itself
-        large = torch.linalg.svdvals(matrix / matrix.norm()) > 0.02  # smaller ones grow, but not up to one
+        values = torch.diag(left.T @ result @ right.T)  # the singular values in the matrix's singular directions
+        large = torch.linalg.svdvals(matrix / matrix.norm()) > 0.02  # smaller ones grow, but do not reach one
         assert values[large].min() > 0.6
         assert values.max() < 1.3
 
 
 def follow(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, steps: int) -> list[torch.Tensor]:
+    """Take steps with random gradients and return the parameter after each."""
     generator = torch.Generator().manual_seed(7)
     path = []
     for _ in range(steps):
@@ -43,28 +44,28 @@ def follow(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, steps: int
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_matrices_move_as_with_the_muon_of_torch(decay: float) -> None:
+def test_matrices_move_as_with_torchs_muon(decay: float) -> None:
     start = torch.randn(24, 40, generator=torch.Generator().manual_seed(1))
     theirs, ours = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     reference = torch.optim.Muon([theirs], lr=1e-2, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
     muon = Muon([ours], lr=1e-2, matrix_lr_ratio=1.0, weight_decay=decay)
     for expected, got in zip(follow(reference, theirs, 6), follow(muon, ours, 6), strict=True):
         moved = (expected - start).norm()
-        assert (got - expected).norm() < 0.02 * moved  # torch's iterates in bfloat16
+        assert (got - expected).norm() < 0.02 * moved  # torch's Muon iterates in bfloat16
 
 
 @pytest.mark.parametrize("shape", [(36,), (9, 1, 3, 3), (3, 36, 3, 3), (36, 3, 3, 3)])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_the_rest_moves_as_with_adam_without_decay(shape: tuple[int, ...], decay: float) -> None:
+def test_other_parameters_move_as_with_adam_without_decay(shape: tuple[int, ...], decay: float) -> None:
     start = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     theirs, ours = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     reference = torch.optim.AdamW([theirs], lr=1e-2, betas=(0.9, 0.99), weight_decay=0.0)
-    muon = Muon([ours], lr=1e-2, weight_decay=decay)  # decays matrices alone
+    muon = Muon([ours], lr=1e-2, weight_decay=decay)  # applies the decay only to matrices
     for expected, got in zip(follow(reference, theirs, 6), follow(muon, ours, 6), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_convolution_counts_as_the_matrix_of_its_output_channels() -> None:
+def test_a_convolution_moves_like_the_matrix_with_its_output_channels_as_rows() -> None:
     start = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(1))
     flat = nn.Parameter(start.flatten(1).clone())
     paths = [follow(Muon([flat]), flat, 3)]
@@ -78,7 +79,7 @@ def test_a_convolution_counts_as_the_matrix_of_its_output_channels() -> None:
             torch.testing.assert_close(conv.detach().flatten(1), expected)
 
 
-def test_its_state_goes_through_a_save() -> None:
+def test_a_restored_state_continues_equally() -> None:
     torch.manual_seed(0)
     network = SAFMN(dim=12, n_blocks=1, upscaling_factor=2)
     x, target = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 1, 3, 32, 32)
@@ -94,12 +95,15 @@ def test_its_state_goes_through_a_save() -> None:
     later = copy.deepcopy(network)
     resumed = build_optimizer(SECTION, later.parameters())
     resumed.load_state_dict(copy.deepcopy(muon.state_dict()))
+    forgetful = copy.deepcopy(network)
     train(network, muon)
     train(later, resumed)
+    train(forgetful, build_optimizer(SECTION, forgetful.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), later.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), forgetful.parameters(), strict=True))
 
 
-def test_parameters_without_a_gradient_stay() -> None:
+def test_parameters_without_a_gradient_do_not_change() -> None:
     used, unused = nn.Parameter(torch.ones(8, 8)), nn.Parameter(torch.ones(8, 8))
     muon = Muon([used, unused], weight_decay=0.1)
     used.grad = torch.eye(8)
@@ -108,13 +112,22 @@ def test_parameters_without_a_gradient_stay() -> None:
     assert not torch.equal(used, torch.ones(8, 8))
 
 
-@pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"momentum": 1.0}, {"betas": (0.9, 1.0)}, {"matrix_lr_ratio": -1.0}])
-def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lr": -1.0}, "lr.*must not be negative"),
+        ({"matrix_lr_ratio": -1.0}, "matrix_lr_ratio.*must not be negative"),
+        ({"momentum": 1.0}, r"momentum.*must be in \[0, 1\), not 1\.0"),
+        ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\).*\(0\.9, 1\.0\)"),
+    ],
+)
+def test_numbers_out_of_range_are_rejected(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Muon([nn.Parameter(torch.ones(8, 8))], **wrong)
 
 
 def parameters() -> list[nn.Parameter]:
+    """Return matrices, equal every time, in both memory layouts, and parameters that are not matrices."""
     generator = torch.Generator().manual_seed(1)
     shapes = [(16, 12, 3, 3), (16, 12, 3, 3), (12, 24), (9, 1, 3, 3), (20,)]
     result = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
@@ -123,13 +136,14 @@ def parameters() -> list[nn.Parameter]:
 
 
 def step(muon: Muon, moved: list[nn.Parameter], seed: int) -> None:
+    """Take a step with random gradients."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in moved:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
     muon.step()
 
 
-def test_with_a_rate_on_the_device_it_steps_alike() -> None:
+def test_a_learning_rate_on_the_device_gives_equal_steps() -> None:
     plain, recorded = parameters(), parameters()
     muons = Muon(plain, lr=1e-2, weight_decay=0.3), Muon(recorded, lr=torch.tensor(1e-2), weight_decay=0.3)
     for seed in range(5):
@@ -139,8 +153,8 @@ def test_with_a_rate_on_the_device_it_steps_alike() -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("small", [0, 10**9], ids=["each size by itself", "all at once"])
-def test_tall_and_wide_matrices_step_alike_on_the_device(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("small", [0, 10**9], ids=["each shape separately", "all at once"])
+def test_matrices_of_any_shape_step_equally_on_the_device(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(muon, "_SMALL", small)
     generator = torch.Generator().manual_seed(3)
     shapes = [(8, 30), (30, 8), (16, 9, 3, 3), (40, 9, 1, 1), (8, 30), (9,)]
@@ -159,7 +173,7 @@ def test_tall_and_wide_matrices_step_alike_on_the_device(small: int, monkeypatch
         assert not torch.equal(one, before)
 
 
-def test_with_a_flag_on_the_device_it_leaves_everything_as_it_is() -> None:
+def test_a_step_changes_nothing_if_found_inf_is_set() -> None:
     moved = parameters()
     muon = Muon(moved, lr=torch.tensor(1e-2), weight_decay=0.3)
     step(muon, moved, 1)
@@ -177,7 +191,7 @@ def test_with_a_flag_on_the_device_it_leaves_everything_as_it_is() -> None:
     assert not torch.equal(before[0][0], moved[0])
 
 
-def test_a_state_from_the_device_is_that_of_the_host() -> None:
+def test_a_state_saved_from_the_device_continues_on_device_and_host() -> None:
     moved = parameters()
     device = torch.device("cpu")
     recorded = build_optimizer({**SECTION, "weight_decay": 0.1}, moved, graph_on=device)
@@ -199,6 +213,6 @@ def test_a_state_from_the_device_is_that_of_the_host() -> None:
 
 
 @pytest.mark.parametrize("section", [{"type": "SGD", "lr": 1e-3}, {"type": "Adam", "lr": 1e-3, "foreach": True}])
-def test_what_no_graph_can_record_is_refused(section: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=r"train\.cuda_graph: true needs one of the optimisers Adam, AdamW, Muon"):
+def test_optimisers_that_a_cuda_graph_cannot_record_are_rejected(section: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=r"train\.cuda_graph.*Adam, AdamW, Muon"):
         build_optimizer(section, parameters(), graph_on=torch.device("cpu"))

@@ -1,7 +1,8 @@
-"""Networks, losses and data sets of the user's own: what is unusual about them must not matter, or be said."""
+"""Users' networks, losses and data sets: unusual ones work, and wrong ones are reported with a clear message."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 class Small(nn.Module):
-    """x2, through whatever :meth:`middle` does to 8 channels."""
+    """A small x2 network. Subclasses override :meth:`middle`, which gets 8 channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,6 +74,7 @@ class Two(Small):
 
 
 def run(images: Path, folder: Path, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch, **train: Any) -> int:
+    """Train the network for 6 iterations and return the exit status."""
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, kind.__name__, kind)
     content = tiny_run.options(images, total_iter=6, **train)
     content["network_g"] = {"type": kind.__name__}
@@ -82,7 +84,7 @@ def run(images: Path, folder: Path, kind: type[nn.Module], monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", [Normalised, WeightNormed, Viewing])
-def test_unusual_networks_train(
+def test_networks_with_batch_norm_weight_norm_or_view_train(
     images: Path, tmp_path: Path, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(images, tmp_path, kind, monkeypatch) == 0
@@ -91,8 +93,8 @@ def test_unusual_networks_train(
 
 
 @pytest.mark.parametrize("model", ["SRGANModel", "ESRGANModel"])
-def test_gans_train_on_pairs_with_a_discriminator_that_views(model: str, images: Path, tmp_path: Path) -> None:
-    for source in images.rglob("*.png"):  # the discriminator takes 128x128 alone
+def test_gans_train_on_pairs_with_a_discriminator_of_fixed_size(model: str, images: Path, tmp_path: Path) -> None:
+    for source in images.rglob("*.png"):  # the discriminator only takes 128x128
         target = tmp_path / source.relative_to(images)
         write_image(target, read_rgb(source).repeat(2, axis=0).repeat(2, axis=1))
     content = tiny_run.options(tmp_path, total_iter=4)
@@ -109,17 +111,17 @@ def test_gans_train_on_pairs_with_a_discriminator_that_views(model: str, images:
     assert {"l_g_pix", "l_g_gan", "l_d_real", "l_d_fake"} <= tiny_run.record(tmp_path)[0].keys()
 
 
-def test_a_network_with_two_outputs_is_told_apart_from_wrong_data(
+def test_a_network_with_two_outputs_is_reported_by_name(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     assert run(images, tmp_path, Two, monkeypatch) == 2
-    assert "Two gives a tuple, not images" in capfd.readouterr().err
+    assert re.search(r"\bTwo .*tuple", capfd.readouterr().err)
     item = {"lq": torch.rand(3, 8, 8), "gt": torch.rand(3, 16, 16), "lq_path": "a.png"}
-    with pytest.raises(DataError, match="the network Two gives tuple, not images"):
+    with pytest.raises(DataError, match=r"network Two .*tuple"):
         evaluate(Two(), [item], name="Set", metrics={}, device="cpu", progress=False)
 
 
-def test_nan_leaves_buffers_as_they_were() -> None:
+def test_a_step_with_nan_does_not_change_buffers() -> None:
     torch.manual_seed(0)
     section = {"type": "CosineAnnealingRestartLR", "periods": [10]}
     network = TrainedNetwork(
@@ -150,36 +152,37 @@ class OneElement(nn.Module):
 
 
 @pytest.mark.parametrize(("shape", "status"), [([1, 1], 0), ([2], 2)])
-def test_losses_of_one_element(
+def test_a_loss_must_have_one_element(
     images: Path, tmp_path: Path, shape: list[int], status: int, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     monkeypatch.setitem(LOSS_REGISTRY._obj_map, "OneElement", OneElement)
     loss = {"type": "OneElement", "shape": shape}
     assert run(images, tmp_path, Small, monkeypatch, pixel_opt=loss, fft_opt=None) == status
     if status:
-        assert "the loss l_pix gives shape (2,), where one number is needed" in capfd.readouterr().err
+        assert re.search(r"loss l_pix .*shape \(2,\)", capfd.readouterr().err)
 
 
-def test_the_log_of_a_run_says_why_it_ended(
+def test_the_log_of_a_run_contains_the_error_that_ended_it(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
     assert run(images, tmp_path, Two, monkeypatch) == 2
     [log] = (tmp_path / "experiments/tiny").glob("train_*.log")
     assert "stopped: OptionError: " in log.read_text()
-    assert capfd.readouterr().err.count("Two gives a tuple") == 1
+    assert len(re.findall(r"\bTwo .*tuple", capfd.readouterr().err)) == 1
 
 
-def test_weights_of_which_nothing_fits_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_that_fit_nowhere_are_rejected(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With ``strict=False``, weights that fit in part are loaded with a warning."""
     path = tmp_path / "other.pth"
     save_weights(path, params={f"unrelated.{name}": value for name, value in Small().state_dict().items()})
-    with pytest.raises(WeightsError, match="fits Small"):
+    with pytest.raises(WeightsError, match=r"other\.pth.*Small"):
         load_into(Small(), path, strict=False)
     save_weights(path, params={**Small().state_dict(), "more": torch.zeros(1)})
     load_into(Normalised(), path, strict=False)
-    assert "4 of 9 tensors are loaded" in caplog.text
+    assert "4 of 9 tensors" in caplog.text
 
 
-def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+def test_weight_files_have_the_permissions_of_the_umask(tmp_path: Path) -> None:
     for name in ("a.pth", "a.safetensors"):
         save_weights(tmp_path / name, params=Small().state_dict())
     (tmp_path / "plain").touch()
@@ -204,24 +207,26 @@ class Failing:
 
 def test_data_sets_that_fail_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Failing", Failing)
-    with pytest.raises(OptionError, match=r"data set 'Mine' \(Failing\) cannot be built: RuntimeError: no luck"):
+    with pytest.raises(OptionError, match=r"data set 'Mine' \(Failing\).*RuntimeError: no luck"):
         safmn.data.build_dataset({"type": "Failing", "name": "Mine", "dataroot": "bad"}, phase="val", scale=2)
-    with pytest.raises(DataError, match="data set 'Mine' fails on item 0: IndexError: out of luck"):
+    with pytest.raises(DataError, match=r"data set 'Mine' .*item 0: IndexError: out of luck"):
         evaluate(Small(), Failing({}), name="Mine", metrics={}, device="cpu", progress=False)
 
 
-def test_items_need_no_path() -> None:
+def test_an_item_without_a_path_is_named_after_the_data_set() -> None:
     result = evaluate(Small(), [{"lq": torch.rand(3, 8, 8)}], name="Mine", metrics={}, device="cpu", progress=False)
     assert list(result.per_image) == ["Mine_0000"]
 
 
-def test_a_best_value_of_another_metric_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_best_value_is_reset_when_the_metric_changes(caplog: pytest.LogCaptureFixture) -> None:
     progress = Progress(iteration=1)
     on_y, on_rgb = ({"type": "calculate_psnr", "test_y_channel": y} for y in (True, False))
     assert progress.note("Set5", "psnr", 32.0, section=on_y)
     assert not progress.note("Set5", "psnr", 31.0, section=on_y)
     assert progress.note("Set5", "psnr", 30.0, section=on_rgb)
-    assert "measured otherwise" in caplog.text
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert "psnr" in warning
+    assert "Set5" in warning
     assert not progress.note("Set5", "psnr", 29.0, section=on_rgb)
 
 
@@ -229,6 +234,7 @@ def test_a_best_value_of_another_metric_is_forgotten(caplog: pytest.LogCaptureFi
 
 
 def import_file(path: Path) -> str:
+    """Import a file as ``imports`` does; return the error's message, or an empty string."""
     problems = Problems("options.yml")
     plugins.import_all({"imports": [str(path)]}, problems)
     try:
@@ -238,28 +244,32 @@ def import_file(path: Path) -> str:
     return ""
 
 
-def test_a_file_may_use_its_neighbours_and_dataclasses(tmp_path: Path) -> None:
+def test_an_imported_file_may_use_neighbouring_files_and_dataclasses(tmp_path: Path) -> None:
     (tmp_path / "blocks_of_the_test.py").write_text("WIDTH = 8\n")
     (tmp_path / "arch_of_the_test.py").write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom blocks_of_the_test import WIDTH\n"
         "@dataclass\nclass Settings:\n    width: int = WIDTH\n"
     )
     assert import_file(tmp_path / "arch_of_the_test.py") == ""
+
+
+def test_a_system_exit_of_an_imported_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
-    assert "leaving.py cannot be imported: SystemExit: 3" in import_file(tmp_path / "leaving.py")
+    assert re.search(r"leaving\.py .*SystemExit: 3", import_file(tmp_path / "leaving.py"))
 
 
-NEVER = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
+MARKS_THAT_IT_RAN = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
 
 
-def refusal(path: Path, *overrides: str) -> str:
+def error_of(path: Path, *overrides: str) -> str:
+    """Load an option file that has a mistake and return the message."""
     with pytest.raises(OptionError) as caught:
         load_options(path, mode="train", overrides=overrides)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train:total_iter=-1", "total_iter"),
         ("train:totaliter=5", "unknown key"),
@@ -268,19 +278,19 @@ def refusal(path: Path, *overrides: str) -> str:
         ("imports=[mine_of_the_test.py, nowhere.py]", "nowhere.py"),
     ],
 )
-def test_a_file_that_is_refused_has_imported_nothing(
-    override: str, said: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_imported_if_the_file_has_a_mistake(
+    override: str, message: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine_of_the_test.py").write_text(NEVER)
+    (tmp_path / "mine_of_the_test.py").write_text(MARKS_THAT_IT_RAN)
     path = tiny_run.write_options(tmp_path, {**tiny_run.options(images), "imports": ["mine_of_the_test.py"]})
-    assert said in refusal(path, override)
+    assert message in error_of(path, override)
     assert not (tmp_path / "mine_of_the_test.ran").exists()
     load_options(path, mode="train")
     assert (tmp_path / "mine_of_the_test.ran").exists()
 
 
-def test_components_that_imports_register_are_checked_after_them(
+def test_components_registered_by_imports_are_checked(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "late_of_the_test.py").write_text(
@@ -298,8 +308,8 @@ def test_components_that_imports_register_are_checked_after_them(
     path = tiny_run.write_options(tmp_path, content)
     with caplog.at_level("INFO", "safmn"):
         load_options(path, mode="train")
-        assert "LateOfTheTest has no argument 'wdth'" in refusal(path, "network_g:wdth=8")
-        assert "no network named 'Later" in refusal(path, "network_g:type=LaterOfTheTest")
+        assert "LateOfTheTest has no argument 'wdth'" in error_of(path, "network_g:wdth=8")
+        assert "no network named 'Later" in error_of(path, "network_g:type=LaterOfTheTest")
         log_imports()
     assert f"imported late_of_the_test from {tmp_path / 'late_of_the_test.py'}" in caplog.text
 
@@ -307,7 +317,7 @@ def test_components_that_imports_register_are_checked_after_them(
 # --- upscaling ------------------------------------------------------------------------------------------------------
 
 
-def test_a_network_that_states_its_halo_is_cut_exactly() -> None:
+def test_tiles_are_exact_for_a_network_with_a_halo() -> None:
     torch.manual_seed(0)
     network = Small().requires_grad_(False)
     network.scale, network.halo = 2, 2  # type: ignore[assignment]
@@ -316,7 +326,7 @@ def test_a_network_that_states_its_halo_is_cut_exactly() -> None:
     assert np.abs(whole - pieces).max() < 1e-6
 
 
-def test_an_upscaler_follows_its_network() -> None:
+def test_an_upscaler_uses_the_current_weights_of_its_network() -> None:
     network = safmn.load_network("safmn-x2")
     upscaler = safmn.Upscaler(network, backend="native")
     image = np.random.default_rng(0).random((24, 24, 3), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Learning rates equal BasicSR's schedulers at every iteration."""
+"""Learning rates equal those of BasicSR's schedulers at every iteration."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def test_equals_basicsr(scheduler: type, arguments: dict) -> None:
         assert schedule(iteration, 2e-4) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
 
 
-def test_warmup_is_linear_and_then_joins_the_schedule() -> None:
+def test_warmup_is_linear_and_then_the_schedule_follows() -> None:
     section = {"type": "MultiStepLR", "milestones": [100], "gamma": 0.5}
     schedule = build_schedule(section, warmup_iter=10)
     assert [schedule(i, 1.0) for i in (1, 5, 9, 10, 11)] == [0.1, 0.5, 0.9, 1.0, 1.0]
 
 
-def test_stays_at_the_end_after_the_last_period() -> None:
+def test_the_rate_stays_at_eta_min_after_the_last_period() -> None:
     schedule = build_schedule({"type": "CosineAnnealingRestartLR", "periods": [10], "eta_min": 1e-6})
     assert schedule(11, 1e-3) == schedule(50, 1e-3) == pytest.approx(1e-6)
 
 
-def test_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(OptionError, match="CosineAnnealingRestartLR"):
+def test_the_error_for_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(OptionError, match=r"Did you mean 'CosineAnnealingRestartLR'\?"):
         build_schedule({"type": "CosineAnnealingRestart"})
