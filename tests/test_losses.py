@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,6 +30,7 @@ def value_and_gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return (loss.detach(), *torch.autograd.grad(loss, inputs))
 
 
+@settings(deadline=None)
 @given(height=st.integers(1, 13), width=st.integers(1, 13), reduction=st.sampled_from(["mean", "sum", "none"]))
 def test_fft_loss_and_its_gradients_equal_the_definition(height: int, width: int, reduction: str) -> None:
     pred, target = images((2, 3, height, width))

@@ -155,7 +155,14 @@ def test_a_learning_rate_on_the_device_gives_equal_steps() -> None:
 
 @pytest.mark.parametrize("small", [0, 10**9], ids=["each shape separately", "all at once"])
 def test_matrices_of_any_shape_step_equally_on_the_device(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, together = muon._packed, []
+
+    def recorded(matrices: list[torch.Tensor]) -> torch.Tensor:
+        together.append(len(matrices))
+        return packed(matrices)
+
     monkeypatch.setattr(muon, "_SMALL", small)
+    monkeypatch.setattr(muon, "_packed", recorded)
     generator = torch.Generator().manual_seed(3)
     shapes = [(8, 30), (30, 8), (16, 9, 3, 3), (40, 9, 1, 1), (8, 30), (9,)]
     start = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -171,6 +178,7 @@ def test_matrices_of_any_shape_step_equally_on_the_device(small: int, monkeypatc
     for one, other, before in zip(host, device, start, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
         assert not torch.equal(one, before)
+    assert set(together) == ({5} if small else {1, 2})  # matrices that are orthogonalised together
 
 
 def test_a_step_changes_nothing_if_found_inf_is_set() -> None:
