@@ -210,7 +210,7 @@ def test_stores_of_the_wrong_kind_or_out_of_date_are_rejected(folder: Path, tmp_
     alone, pairs = tmp_path / "alone.store", tmp_path / "pairs.store"
     assert prepare_store(["--gt-only", "--hr", str(hr), "-o", str(alone)]) == 0
     assert prepare_store(["--scale", "4", "--hr", str(hr), "-o", str(pairs)]) == 0
-    with pytest.raises(DataError, match=r"pairs\.store.* pairs"):
+    with pytest.raises(DataError, match="holds pairs of images"):
         RealESRGANDataset(section(pairs, io_backend={"type": "store"}))
     with pytest.raises(OptionError, match="GT images only"):
         PatchStore({"type": "PatchStore", "dataroot": str(alone), "scale": 4, "gt_size": 64})
