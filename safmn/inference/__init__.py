@@ -1,4 +1,4 @@
-"""Images and films through trained networks: upscaling, exact tiling, back ends, export."""
+"""Run trained networks on images and films: upscaling, exact tiling, back ends, export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The back ends of one network, made for one state of its weights and one process."""
+"""The back ends of one network, built for one state of its weights and one process."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from safmn.runtime.threads import Lock
 
 logger = logging.getLogger(__name__)
 
-# Back ends whose instances do not each keep memory of their own: a network has dozens of stages.
+# Back ends whose instances hold no working memory each. A network has dozens of stages, and each needs an instance.
 _SHARING = ("native", "eager", "compile")
-_TRIES = 5  # to copy the weights while another thread writes to them
+_TRIES = 5  # attempts to copy the weights while another thread writes to them
 
 
 class Engine:
-    """Back ends for a network as a whole and for its stages. They hold copies of the weights. Safe for threads.
+    """Back ends for a whole network and for its stages. They hold copies of the weights. Thread-safe.
 
     Args:
         network: in evaluation mode, on ``device``.
-        chain: its stages; None where it has none.
+        chain: the network's stages; None if it has none.
         backend, device, precision: see :func:`safmn.inference.backends.make_backend`.
-        name: of the weights, for messages.
+        name: the name of the weights, for messages.
 
     Attributes:
-        whole: runs the whole network. "auto" decides when it is first called.
-        guard: finds garbage in what the network makes of images.
+        whole: runs the whole network. "auto" decides at its first call.
+        guard: finds garbage in the network's output.
+
+    Raises:
+        OptionError: the back end cannot be built, or the device is CUDA in a forked process that cannot use it.
     """
 
     def __init__(
@@ -62,43 +65,44 @@ class Engine:
         )
         for _ in range(_TRIES):
             self._versions = versions(network)
-            self.whole = self._made(backend, network)
+            self.whole = self._build(backend, network)
             if self._versions == versions(network):
                 break
 
     def fits(self, network: nn.Module) -> bool:
-        """Whether it was made in this process, and ``network`` still has the weights that it was made for."""
+        """Return whether the engine was built in this process and ``network`` still has the same weights."""
         return self._process == os.getpid() and self._versions == versions(network)
 
     def choose(self, sample: Tensor) -> None:
-        """Let "auto" decide on a sample: on a whole photograph, eager alone would take longer than all the rest."""
+        """Let "auto" choose on a sample: on a whole photograph, its run of eager would take longer than the rest."""
         if self.whole.name == "auto":
             self.whole(sample)
 
     def stages(self, sample: Tensor) -> Chain:
-        """The network's stages, each run by the back end that suits the whole network; made at the first call."""
+        """Return the network's stages on the back end chosen for the whole network. The first call builds them."""
         self.choose(sample)
         with self._lock:
             if self._stages is None:
-                self._stages = self._made_stages()
+                self._stages = self._build_stages()
             return self._stages
 
-    def _made_stages(self) -> Chain:
+    def _build_stages(self) -> Chain:
         name = self.whole.name
         if self._backend == "auto" and name not in _SHARING:
-            logger.info("Cut frames are run eagerly: back end %s would hold memory for each of many stages.", name)
+            logger.info("Cut frames run eagerly: back end %s would hold memory for each of the many stages.", name)
             name = "eager"
         assert self._chain is not None
-        return map_modules(self._chain, lambda stage: self._made(name, stage))
+        return map_modules(self._chain, lambda stage: self._build(name, stage))
 
-    def _made(self, name: str, network: nn.Module) -> Backend:
+    def _build(self, name: str, network: nn.Module) -> Backend:
         return make_backend(name, network, device=self._device, precision=self._precision)
 
 
 def versions(network: nn.Module) -> list[tuple[int, int]]:
-    """Where each of the weights is and how often it was written to; those made in inference mode do not count.
+    """Return the address and torch's write counter of each weight, to detect changes.
 
-    Writing to a weight's ``data`` is not counted by torch.
+    The counter is 0 for weights created in inference mode, which have none. torch does not count writes to a weight's
+    ``data``.
     """
     weights = itertools.chain(network.parameters(), network.buffers())
     return [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]

@@ -1,4 +1,4 @@
-"""Which files ``safmn upscale`` reads and where it writes them."""
+"""Plan which files ``safmn upscale`` reads and where it writes the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safmn.inference.films.kinds import TARGETS, VIDEO_SUFFIXES, is_film
 from safmn.inference.pictures import READABLE, WRITABLE
 from safmn.system.files import TEMPORARY
 
-# An output with such a name is meant to be a file, also where it cannot be written.
+# An output with one of these suffixes is taken as a file name, not as a folder, even if the format cannot be written.
 _FILE_SUFFIXES = (*READABLE, *VIDEO_SUFFIXES, ".heic", ".heif", ".jxl", ".j2k", ".ico", ".psd", ".svg", ".pdf")
 
 
@@ -22,7 +22,8 @@ class Job:
     """One file to read and one to write.
 
     Attributes:
-        source, target: the files.
+        source: the input file.
+        target: the output file.
         is_film: whether the source is a film.
     """
 
@@ -32,17 +33,18 @@ class Job:
 
     @property
     def comparison(self) -> Path:
-        """Where the side-by-side picture goes: a name of its own also beside a.jpg and a.png."""
+        """Path of the side-by-side picture. It includes the target's suffix, so a.jpg and a.png get different ones."""
         return self.target.with_name(f"{self.target.name}_compare.png")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The jobs of one run, and the inputs that are left out.
 
     Attributes:
-        jobs: in the order of the inputs, folders sorted by name.
-        refused: files whose output another one takes already, and folders that cannot be read, with the reason.
+        jobs: files whose output has their own suffix come first; apart from that they are in the order of the inputs,
+            with the files of a folder sorted by name.
+        refused: a message for each file whose output path is already taken and for each folder that cannot be read.
         ignored: files in folders that are neither images nor films.
     """
 
@@ -54,18 +56,19 @@ class Plan:
 def plan(
     inputs: Sequence[str], output: str | os.PathLike[str], *, image_format: str | None = None, compare: bool = False
 ) -> Plan:
-    """Find all inputs and name their outputs.
+    """Find all input files and name their outputs.
 
     Args:
-        inputs: files, folders (with all below them) and patterns (``**`` for any depth).
-        output: a folder, made when needed, in which the tree of each input folder is kept; or, for a single input file,
-            the file to write.
-        image_format: suffix for images, with or without the dot; None keeps that of the input where it can be written.
-        compare: whether the side-by-side pictures are written too.
+        inputs: files, folders (with their subfolders) and patterns (``**`` for any depth).
+        output: a folder, created if needed, that keeps the tree of each input folder; or, for a single input file, the
+            file to write.
+        image_format: suffix for images, with or without the dot. None keeps each input's suffix if it can be written,
+            and takes PNG otherwise.
+        compare: whether side-by-side pictures are also written.
 
     Raises:
-        DataError: an input does not exist or holds nothing to upscale, would be overwritten, or ``output`` cannot be
-            written.
+        DataError: an input does not exist or would be overwritten, there is nothing to upscale, ``image_format`` is
+            unknown or contradicts the output's suffix, or ``output`` cannot be written.
     """
     output = Path(output)
     suffix = _suffix(image_format)
@@ -94,12 +97,12 @@ def plan(
 
 
 def _is_film(path: Path, named: bool) -> bool:
-    """Whether a file is a film; one that was named and has an image's suffix is an image."""
+    """Return whether a file is a film. A file with an image suffix never is."""
     return path.suffix.lower() not in READABLE and is_film(path, named=named)
 
 
 def _named(source: Path, target: Path, suffix: str | None, *, is_film: bool) -> Job:
-    """The job whose output the user has named."""
+    """Return the job for an output file that the user named, or raise DataError if it cannot be written."""
     if suffix not in (None, target.suffix.lower()):
         raise DataError(f"{target}: its suffix and --format {suffix} differ; leave one out")
     job = Job(source, target, is_film)
@@ -110,7 +113,7 @@ def _named(source: Path, target: Path, suffix: str | None, *, is_film: bool) -> 
 
 
 def _check_writable(folder: Path) -> None:
-    """Refuse at once what each output would fail for."""
+    """Raise DataError before any work if every output would fail because the folder cannot be written."""
     folder = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise DataError(f"outputs cannot be written to {folder}: it is {'read-only' if folder.is_dir() else 'a file'}")
@@ -133,7 +136,7 @@ def _target_suffix(source: Path, wanted: str | None, *, is_film: bool) -> str:
 
 
 def _expand(given: str, output: Path, unreadable: list[str]) -> Iterator[tuple[Path, Path, bool]]:
-    """(file, its place in the output folder, whether it was named itself) for each file that an input stands for."""
+    """Yield (file, path below the output folder, whether the user named this file) for each file of an input."""
     if os.path.isdir(given):
         yield from _walk(Path(given), output, unreadable)
     elif os.path.exists(given):
@@ -141,17 +144,17 @@ def _expand(given: str, output: Path, unreadable: list[str]) -> Iterator[tuple[P
     else:
         matches = sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else []
         if not matches:
-            raise DataError(f"{given}: there is no such file or folder, and no file fits it as a pattern")
+            raise DataError(f"{given}: there is no such file or folder, and no file matches it as a pattern")
         base = _fixed_part(given)
         excluded = output.resolve()
-        inside = base.resolve() in excluded.parents  # an output folder around the inputs excludes none of them
+        inside = base.resolve() in excluded.parents  # an output folder that contains the inputs excludes none of them
         for match in map(Path, matches):
             if match.is_file() and not (inside and excluded in match.resolve().parents):
                 yield match, match.relative_to(base), False
 
 
 def _fixed_part(pattern: str) -> Path:
-    """The folders at the beginning of a pattern that hold no wildcard."""
+    """Return the folders at the beginning of a pattern, up to the first wildcard."""
     parts = []
     for part in Path(pattern).parts:
         if glob.has_magic(part):
@@ -161,10 +164,10 @@ def _fixed_part(pattern: str) -> Path:
 
 
 def _walk(folder: Path, output: Path, unreadable: list[str]) -> Iterator[tuple[Path, Path, bool]]:
-    """All files below a folder, also through links, sorted; hidden ones and what is in the output folder left out.
+    """Yield all files below a folder, sorted, following links. Hidden files and the output folder are left out.
 
     Args:
-        unreadable: gets a line for each folder that cannot be read.
+        unreadable: receives a message for each folder that cannot be read.
     """
     seen = {output.resolve(), folder.resolve()}
 
@@ -193,9 +196,9 @@ def _check_inputs(jobs: Sequence[Job], compare: bool) -> None:
 
 
 def _distinct(jobs: Sequence[Job], compare: bool) -> tuple[list[Job], list[str]]:
-    """The first job for each output file, and what is to be said about the others.
+    """Return the first job for each output file, and a message for each other one.
 
-    A file whose own name an output has comes before one that gets that name by conversion.
+    A file that keeps its suffix takes precedence over one that is converted to it.
     """
     comparisons = {job.comparison.resolve(): job for job in jobs if compare and not job.is_film}
     taken: dict[Path, Job] = {}
@@ -203,9 +206,9 @@ def _distinct(jobs: Sequence[Job], compare: bool) -> tuple[list[Job], list[str]]
     for job in sorted(jobs, key=lambda job: job.source.suffix != job.target.suffix):
         target = job.target.resolve()
         first = comparisons.get(target) or taken.setdefault(target, job)
-        if first.source.resolve() != job.source.resolve():  # otherwise it was given twice
+        if first.source.resolve() != job.source.resolve():  # the same file given twice needs no message
             kind = "comparison" if target in comparisons else "output"
             refused.append(
-                f"{job.source}: {job.target} is the {kind} of {first.source}; upscale it into another folder"
+                f"{job.source}: {job.target} is the {kind} of {first.source}; upscale this file into another folder"
             )
     return [job for job in jobs if taken.get(job.target.resolve()) is job], refused

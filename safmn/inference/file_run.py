@@ -1,4 +1,4 @@
-"""The work of ``safmn upscale``: file after file, with reading, computing and writing at the same time."""
+"""Process the files of ``safmn upscale`` in order, with reading, computing and writing in parallel."""
 
 from __future__ import annotations
 
@@ -32,12 +32,25 @@ Content: TypeAlias = "Picture | Animation | Film"
 
 logger = logging.getLogger(__name__)
 
-_WHOLE = 0.95  # of the frames that a film states: some state a few that are not shown
+_WHOLE = 0.95  # share of the stated frames that a complete film has: some files state a few that are not shown
 
 
 @dataclass
 class Run:
-    """The work: files are read ahead and written behind while the network computes."""
+    """Upscales files. The next file is read and the previous one written while the network computes.
+
+    Attributes:
+        upscaler: the network.
+        quality: quality of lossy image files, 1 to 100.
+        max_pixels: the largest input that is accepted.
+        compare: whether to write side-by-side pictures of still images.
+        overwrite: whether to replace existing outputs.
+        film: how films are encoded.
+        done: number of outputs written.
+        kept: number of outputs left as they were.
+        uncompared: number of films and animations, which get no side-by-side picture, if ``compare``.
+        failures: a message for each file that failed.
+    """
 
     upscaler: Upscaler
     quality: int
@@ -47,11 +60,11 @@ class Run:
     film: FilmOptions = field(default_factory=FilmOptions)
     done: int = 0
     kept: int = 0
-    uncompared: int = 0  # films and animations where side-by-side pictures were asked for
+    uncompared: int = 0
     failures: list[str] = field(default_factory=list)
 
     def all(self, jobs: Sequence[Job]) -> None:
-        """Do all jobs; what fails is noted in ``failures``."""
+        """Do all jobs and add a message to ``failures`` for each that fails."""
         todo = [job for job in jobs if self._is_due(job.target) or self._is_comparison_due(job)]
         self.kept = len(jobs) - len(todo)
         self.uncompared = sum(self.compare and job.is_film for job in jobs)
@@ -70,7 +83,7 @@ class Run:
                         bar.finish(f"{job.target}: kept")
                         continue
                 following = self._one(job, content, bar, writer)
-                self._finish(pending, bar)  # one file is written while the next is computed; more would cost memory
+                self._finish(pending, bar)  # only one file is written while the next is computed, to save memory
                 pending = following
             self._finish(pending, bar)
 
@@ -95,7 +108,7 @@ class Run:
             return animation or read_picture(job.source, max_pixels=self.max_pixels)
 
     def _one(self, job: Job, content: Content | Exception, bar: _Bar, writer: ThreadPoolExecutor) -> _Pending:
-        """Compute one output; a still image is left to ``writer``, the others are written as they are computed."""
+        """Compute one output. ``writer`` writes still images; films and animations are written as they are computed."""
         started = time.perf_counter()
         result: Future[str] = Future()
         try:
@@ -116,12 +129,12 @@ class Run:
         return _Pending(job, result)
 
     def _write(self, job: Job, original: Picture, pixels: Array, started: float) -> str:
-        """Write an image (in the writer's thread); says how it went."""
+        """Write an image and return a line with its sizes and the time. Runs in the writer's thread."""
         picture = original.enlarged(pixels)
         try:
             self._write_files(job, original, picture)
         except MemoryError as error:
-            raise DataError(f"{job.target}: memory ran out while it was written") from error
+            raise DataError(f"{job.target}: out of memory while writing it") from error
         height, width = original.pixels.shape[:2]
         size = f"{width}x{height} -> {pixels.shape[1]}x{pixels.shape[0]}"
         return f"{size}, {time.perf_counter() - started:.1f} s"
@@ -133,7 +146,7 @@ class Run:
             write_picture(job.target, picture, quality=self.quality)
 
     def _write_comparison(self, job: Job, original: Picture, picture: Picture) -> None:
-        """Bicubic beside ours, both upright."""
+        """Write bicubic beside our result, both upright."""
         small, ours = (pictures.to_rgb8(p.upright().pixels) for p in (original, picture))
         name = f"{type(self.upscaler.network).__name__} x{self.upscaler.scale}"
         panels = {"bicubic": imresize(small, self.upscaler.scale), name: ours}
@@ -170,11 +183,11 @@ class Run:
         if damage is None and film.counted and done < _WHOLE * film.frames:
             damage = f"only {done} of {film.frames} frames could be read: the file is cut or damaged"
         if damage is not None:
-            raise DataError(f"{job.source}: {damage}; what there is stands in {job.target}")
+            raise DataError(f"{job.source}: {damage}; the frames that could be read are in {job.target}")
         return done
 
     def _finish(self, pending: _Pending | None, bar: _Bar) -> None:
-        """Wait until an output is written, and note what became of it."""
+        """Wait until an output is written, then count it or add its error to ``failures``."""
         if pending is None:
             return
         try:
@@ -190,28 +203,28 @@ class Run:
 
 @dataclass(frozen=True)
 class _Pending:
-    """An output that is being written: the result says how it went."""
+    """An output that is being written. The future gives a line about it, or its error."""
 
     job: Job
     result: Future[str]
 
 
 class _Found:
-    """What the guard found in the frames of one file: one warning for the file, not one for each frame."""
+    """Collects the guard's findings in the frames of one file, for one warning per file."""
 
     def __init__(self, source: Path) -> None:
         self._source = source
         self._findings: list[Finding] = []
 
     def note(self, finding: Finding) -> None:
-        """Remember what was found in a frame."""
+        """Add the finding of one frame."""
         self._findings.append(finding)
 
     def warn(self, frames: int = 1) -> None:
-        """Say it, where there is anything to say.
+        """Log a warning if there are findings.
 
         Args:
-            frames: how many the file has.
+            frames: number of frames in the file.
         """
         if not self._findings:
             return
@@ -222,7 +235,7 @@ class _Found:
 
 
 class _Bar:
-    """Progress over all files, also within one: a bar on a terminal, a line for each file elsewhere."""
+    """Progress over all files and within each: a bar on a terminal, otherwise a line for each file."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -244,20 +257,20 @@ class _Bar:
         self.bar.close()
 
     def start(self, job: Job) -> None:
-        """A file is taken up; all before it count as computed."""
+        """Show the name of the file that is processed next."""
         self.name = job.source.name
         self.note("")
 
     def advance(self, part: float) -> None:
-        """A part (0 to 1) of the current file is computed."""
+        """Advance by a part (0 to 1) of the current file."""
         self.bar.update(min(part, self.total - self.bar.n))
 
     def note(self, text: str) -> None:
-        """Show something beside the bar."""
+        """Show a text beside the bar."""
         self.bar.set_postfix_str(one_line(f"{self.finished}/{self.total} {self.name} {text}"), refresh=False)
 
     def finish(self, message: str) -> None:
-        """A file is done with."""
+        """Count a file as finished; without a bar, print the message."""
         self.finished += 1
         if self.plain:
             say_line(f"[{self.finished}/{self.total}] {message}")

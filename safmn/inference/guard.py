@@ -1,15 +1,15 @@
-"""The guard: bicubic where a network's output is not an enlargement of its input.
+"""The guard: replaces a network's output by bicubic where it is not an enlargement of the input.
 
-Some weights turn large areas of one saturated colour into garbage. An upscaled image, shrunk again, must be the image:
-the guard compares the two in blocks of 8x8 LR pixels. A block is garbage where
+Some weights turn large areas of one saturated colour into garbage. An upscaled image that is shrunk again must equal
+the input, so the guard compares the two in blocks of 8x8 LR pixels. A block is garbage if
 
 - its mean colour deviates from the input's (a wrong colour), or
-- its contrast exceeds the input's (a mesh whose mean is right),
+- its contrast exceeds the input's (a mesh with the right mean),
 
-by more than a bound that grows with the input's own contrast around the block. The default bounds are about twice what
-any sound output of a network for plain upscaling reaches. Networks that denoise or deblur deviate more: their bounds
-are widened by what they do to a few made-up photographs (:attr:`Guard.tolerance`). docs/upscaling.md has the
-distribution behind the numbers; ``scripts/benchmarks/guard.py`` prints it.
+by more than a bound that grows with the input's contrast around the block. The default bounds are about twice the
+largest deviation in correct outputs of networks for plain upscaling. Networks that denoise or deblur deviate more;
+their bounds are widened according to what they do to a few made-up photographs (:attr:`Guard.tolerance`).
+docs/upscaling.md has the distribution behind the numbers; ``scripts/benchmarks/guard.py`` prints it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ Network = Callable[[Tensor], Tensor]
 BLOCK = 8
 """LR pixels along each side of a block."""
 _CELL = 4  # LR pixels; the contrast around a block is taken over the block and one cell to each side
-# Bounds for values in [0, 1]: where the input is flat, and what is added for each unit of its contrast.
+# Bounds for values in [0, 1]: the bound where the input is flat, and the increase for each unit of its contrast.
 _COLOUR, _COLOUR_SLOPE = 4 / 255, 12 / 255
 _TEXTURE, _TEXTURE_SLOPE = 5 / 255, 0.5
-_GROWTH = 0.3  # of the bound: blocks beside garbage count as garbage from here on
-_MARGIN = 8.0  # how much more than on the made-up photographs a network may deviate elsewhere
-_LARGEST_TOLERANCE = 16.0  # beyond: the network changes colours on purpose, and the guard cannot tell garbage from that
-_SIDE = 64  # pixels, of the made-up photographs
-_BAND_VALUES = 2**18  # of the output that are looked at at a time: they stay in the processor's cache
+_GROWTH = 0.3  # share of the bound above which blocks connected to garbage are garbage too
+_MARGIN = 8.0  # how much more a network may deviate on images than on the made-up photographs
+_LARGEST_TOLERANCE = 16.0  # above this, the network changes colours on purpose: garbage cannot be told from its effect
+_SIDE = 64  # pixels along each side of the made-up photographs
+_BAND_VALUES = 2**18  # values processed at a time, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Finding:
     """What the guard found in one call.
 
     Attributes:
-        pixels: for each image of the batch, how many output pixels are concerned.
-        total: output pixels of one image.
-        weights: whose output it was.
-        replaced: whether they are bicubic now. Otherwise the guard is off, and they are the ones that are not finite.
+        pixels: number of affected output pixels in each image of the batch.
+        total: number of output pixels of one image.
+        weights: name of the weights.
+        replaced: True: the affected pixels were replaced by bicubic. False: the guard is off, and they are not finite.
     """
 
     pixels: tuple[int, ...]
@@ -64,27 +64,27 @@ class Finding:
     replaced: bool
 
     def __str__(self) -> str:
-        """A sentence for a person, without the image's name."""
+        """Return a readable sentence without the image's name."""
         touched = [pixels for pixels in self.pixels if pixels]
         images = "" if len(self.pixels) == 1 else f" in {len(touched)} of {len(self.pixels)} images"
         pixels = f"{sum(touched)} of {self.total * len(touched)} pixels{images}"
         if self.replaced:
             return (
-                f"{pixels} replaced by bicubic, because there the output of {self.weights} is not an enlargement of "
-                "the image"
+                f"{pixels} replaced by bicubic, because the output of {self.weights} is not an enlargement of the "
+                "image there"
             )
         return f"{pixels} are not finite (NaN or Inf) in the output of {self.weights}"
 
 
 class Guard:
-    """Finds the garbage in what one network makes of images, and replaces it by bicubic.
+    """Finds garbage in the outputs of one network.
 
     Args:
-        network: (B, 3, h, w) in [0, 1] to (B, 3, h * scale, w * scale).
-        scale: of the network.
-        window: the sides of its input must be multiples of this.
-        device: where the network lives.
-        name: of its weights, for messages.
+        network: maps (B, 3, h, w) in [0, 1] to (B, 3, h * scale, w * scale).
+        scale: the network's scale.
+        window: the sides of the network's input must be multiples of this.
+        device: the network's device.
+        name: the name of the weights, for messages.
     """
 
     def __init__(self, network: Network, *, scale: int, window: int = 1, device: torch.device, name: str) -> None:
@@ -97,16 +97,16 @@ class Guard:
         self._tolerance: float | None = None
         self._first_warning = Once()
         self._why_off = (
-            "changes also plain photographs far more than an enlargement does; if that is not what these weights are "
-            "for, they are damaged or their training has failed"
+            "changes even ordinary photographs far more than enlargement does; if these weights are not meant to do "
+            "so, they are damaged or their training failed"
         )
 
     @property
     def tolerance(self) -> float:
-        """By what the default bounds are multiplied: 1 for networks that only enlarge.
+        """Factor of the default bounds: 1 for networks that only enlarge.
 
-        Infinity, for networks that change photographs too much, or cannot be run on the made-up ones: nothing can be
-        said about their outputs then. Measured when the first image exceeds the default bounds.
+        Infinity turns the guard off, for networks that change photographs too much or cannot run on the made-up ones.
+        The factor is measured when the first image exceeds the default bounds.
         """
         with self._lock:
             if self._tolerance is None:
@@ -119,24 +119,24 @@ class Guard:
         try:
             with torch.no_grad():
                 output = self.network(photographs).float().clamp(0, 1)
-        except RuntimeError as error:  # a network that takes other sizes, or no memory
-            self._why_off = f"cannot be run on photographs made up for it ({first_line(error)})"
+        except RuntimeError as error:  # the network does not take this size, or memory is short
+            self._why_off = f"cannot be run on made-up photographs ({first_line(error)})"
             return math.inf
         tolerance = max(1.0, _MARGIN * float(excess(photographs, output, self.scale).max()))
         return tolerance if tolerance <= _LARGEST_TOLERANCE else math.inf
 
     def warn_if_off(self) -> None:
-        """Say, once, that outputs that look like garbage are left as they are."""
+        """Warn, once, if the guard is off and garbage would be left in the output."""
         if self._tolerance == math.inf and self._first_warning():
             logger.warning("The guard against garbage is off: %s %s.", self.name, self._why_off)
 
     def find(self, source: Tensor, target: Tensor, broken: Tensor | None = None) -> Tensor:
-        """Which blocks of the output are garbage.
+        """Return which blocks of the output are garbage.
 
         Args:
-            source: (B, C, h, w), uint8, uint16 or floating point in [0, 1]; C is 1 or 3.
-            target: (B, C, h * scale, w * scale), the same kind: what the network made of it.
-            broken: (B, ceil(h / 8), ceil(w / 8)) bool: blocks that are garbage in any case.
+            source: the input, (B, C, h, w), uint8, uint16 or floating point in [0, 1]; C is 1 or 3.
+            target: the output, (B, C, h * scale, w * scale), of the same type.
+            broken: (B, ceil(h / 8), ceil(w / 8)) bool: blocks that are known to be garbage.
 
         Returns:
             (B, ceil(h / 8), ceil(w / 8)) bool, on the CPU.
@@ -153,22 +153,22 @@ class Guard:
         return torch.stack([_grown(*pair) for pair in zip(seeds, weak, strict=True)])
 
     def count(self, source: Tensor, target: Tensor) -> int:
-        """How many pixels of the output would be replaced: arguments as of :meth:`find`."""
+        """Return how many pixels of the output would be replaced; see :meth:`find` for the arguments."""
         areas = _areas(source, self.scale)
         return int(sum(areas[blocks].sum() for blocks in _widened(self.find(source, target))))
 
 
 class Watch:
-    """The guard during one call of an upscaler, which has one or two planes: colours and alpha.
+    """The guard during one call of an upscaler. A call has one or two planes: colours and alpha.
 
     Args:
-        guard: of the network.
-        image: (B, C, h, w), of which the planes are parts.
-        replaces: whether garbage is replaced. Otherwise only outputs that are not finite are noticed.
+        guard: the network's guard.
+        image: (B, C, h, w), all planes of the input.
+        replaces: True: replace garbage. False: only detect outputs that are not finite.
 
     Attributes:
-        broken: (B, rows, columns) bool: blocks in which the plane at hand is not finite, to be set before
-            :meth:`check`.
+        broken: (B, rows, columns) bool: blocks in which the current plane is not finite. The caller sets it before
+            :meth:`check`, which clears it.
     """
 
     def __init__(self, guard: Guard, image: Tensor, *, replaces: bool) -> None:
@@ -179,10 +179,10 @@ class Watch:
         self._found = torch.zeros_like(self.broken)
 
     def check(self, source: Tensor, target: Tensor) -> None:
-        """Look at a plane of the result, and mend it: arguments as of :meth:`Guard.find`.
+        """Check a plane of the result and replace garbage in place; see :meth:`Guard.find` for the arguments.
 
         Raises:
-            WeightsError: nothing of the output is finite.
+            WeightsError: every block of an image contains values that are not finite.
         """
         guard = self._guard
         for index, broken in enumerate(self.broken):
@@ -201,11 +201,11 @@ class Watch:
         image = "" if count == 1 else f"image {index} of the batch: "
         raise WeightsError(
             f"{image}the output of {self._guard.name} is not finite (NaN or Inf) anywhere: these weights are damaged "
-            "or cannot do this image; choose others (--weights)"
+            "or do not work for this image; choose others (--weights)"
         )
 
     def tell(self, report: Callable[[Finding], None] | None) -> None:
-        """Hand what was found, if anything, to ``report``; without it, log a warning."""
+        """Pass the finding, if any, to ``report``; without ``report``, log it as a warning."""
         if not self._found.any():
             return
         pixels = tuple(int(self._areas[blocks].sum()) for blocks in self._found)
@@ -219,12 +219,12 @@ class Watch:
 
 
 def block_shape(source: Tensor) -> tuple[int, int, int]:
-    """(B, rows, columns) of the blocks of an image (B, C, h, w)."""
+    """Return (B, rows, columns), the shape of the blocks of an image (B, C, h, w)."""
     return source.shape[0], -(-source.shape[2] // BLOCK), -(-source.shape[3] // BLOCK)
 
 
 def excess(source: Tensor, target: Tensor, scale: int) -> Tensor:
-    """How far each block deviates, as a multiple of the default bounds: more than 1 is suspicious.
+    """Return how far each block deviates, as a multiple of the default bounds: more than 1 is suspicious.
 
     Args:
         source, target: as in :meth:`Guard.find`.
@@ -243,7 +243,7 @@ def excess(source: Tensor, target: Tensor, scale: int) -> Tensor:
 
 
 def _bands(image: Tensor, side: int) -> Iterator[Tensor]:
-    """The rows of an image (B, C, H, W) in bands of whole blocks, float32 copies with the image's own range."""
+    """Yield the rows of an image (B, C, H, W) in bands of whole blocks, as float32 copies of the same value range."""
     batch, channels, height, width = image.shape
     step = max(_BAND_VALUES // (batch * channels * width * side), 1) * side
     for first in range(0, height, step):
@@ -251,9 +251,9 @@ def _bands(image: Tensor, side: int) -> Iterator[Tensor]:
 
 
 def _moments(image: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel in blocks of ``side`` pixels, for values in [0, 1].
+    """Return mean and variance of each channel in blocks of ``side`` pixels, for values in [0, 1].
 
-    What is left over at the right and at the bottom are smaller blocks.
+    Blocks at the right and lower edge may be smaller.
 
     Returns:
         (B, C, rows, columns) float32 each.
@@ -265,13 +265,13 @@ def _moments(image: Tensor, side: int) -> tuple[Tensor, Tensor]:
         rows = functional.pad(torch.cat(values, dim=2), (0, -width % side))
         sums.append(rows.unflatten(3, (-1, side)).sum(dim=4))  # (B, C, rows, columns)
     counts = (_counts(height, side)[:, None] * _counts(width, side)).to(image.device)
-    full = LARGEST.get(image.dtype, 1.0)  # not earlier: that would take another pass over all pixels
+    full = LARGEST.get(image.dtype, 1.0)  # scaling the sums saves a pass over all pixels
     mean, of_squares = sums[0] / (counts * full), sums[1] / (counts * full**2)
     return mean, of_squares - mean * mean
 
 
 def _row_sums(band: Tensor, side: int) -> Tensor:
-    """Each ``side`` rows of (B, C, H, W) added up, those that are left over, too: (B, C, rows, W)."""
+    """Return the sums of each ``side`` rows of (B, C, H, W), and of the remaining rows: (B, C, rows, W)."""
     whole = band.shape[2] // side * side
     sums = band[:, :, :whole].unflatten(2, (whole // side, side)).sum(dim=3)
     if whole < band.shape[2]:
@@ -280,19 +280,19 @@ def _row_sums(band: Tensor, side: int) -> Tensor:
 
 
 def _counts(length: int, side: int) -> Tensor:
-    """How many pixels each block along an axis has."""
+    """Return the number of pixels of each block along an axis."""
     starts = torch.arange(0, length, side)
     return (length - starts).clamp(max=side).to(torch.float32)
 
 
 def _areas(source: Tensor, scale: int) -> Tensor:
-    """Output pixels in each block of an image (B, C, h, w): (rows, columns), whole numbers in float64."""
+    """Return the number of output pixels in each block of an image (B, C, h, w): (rows, columns) float64."""
     height, width = (_counts(side * scale, BLOCK * scale).double() for side in source.shape[2:])
     return height[:, None] * width
 
 
 def _contrast(source: Tensor) -> Tensor:
-    """Largest minus smallest value of the channel that varies most, over each block and 4 pixels around it.
+    """Return the range of the channel that varies most, over each block and 4 pixels around it.
 
     Returns:
         (B, rows, columns) float32.
@@ -311,7 +311,7 @@ def _contrast(source: Tensor) -> Tensor:
 
 
 def _grown(seeds: Tensor, weak: Tensor) -> Tensor:
-    """All blocks of ``weak`` that hang together with one of ``seeds``: (rows, columns) bool."""
+    """Return all blocks of ``weak`` that are connected to one of ``seeds``: (rows, columns) bool."""
     _, labels = cv2.connectedComponents(weak.numpy().astype(np.uint8), connectivity=8)
     kept = np.unique(labels[seeds.numpy()])
     return torch.from_numpy(np.isin(labels, kept[kept > 0]))
@@ -321,20 +321,20 @@ def _grown(seeds: Tensor, weak: Tensor) -> Tensor:
 
 
 def replace(source: Tensor, target: Tensor, blocks: Tensor, scale: int) -> Tensor:
-    """Put bicubic in place of blocks of the output, and of their neighbours; it fades out over about one block.
+    """Replace blocks of the output and their neighbours by bicubic, in place. It fades out over about one block.
 
     Args:
         source, target: as in :meth:`Guard.find`; ``target`` is changed.
         blocks: (B, rows, columns) bool.
 
     Returns:
-        (B, rows, columns) bool: the blocks that hold no pixel of the network's any more, or next to none.
+        (B, rows, columns) bool: the blocks that are now almost entirely bicubic.
     """
     wide = _widened(blocks)
     for index in range(len(blocks)):
         shares = functional.pad(wide[index][None].float(), (1, 1, 1, 1), mode="replicate")[0]  # (rows + 2, columns + 2)
         for row in range(blocks.shape[1]):
-            columns = shares[row : row + 3].amax(dim=0).nonzero()  # with the padding: the places beside them, too
+            columns = shares[row : row + 3].amax(dim=0).nonzero()  # includes the padding
             if len(columns):
                 first, last = max(int(columns.min()) - 2, 0), min(int(columns.max()) + 1, blocks.shape[2])
                 _blend(source[index], target[index], shares[row : row + 3, first : last + 2], row, first, last, scale)
@@ -342,7 +342,7 @@ def replace(source: Tensor, target: Tensor, blocks: Tensor, scale: int) -> Tenso
 
 
 def _widened(blocks: Tensor) -> Tensor:
-    """The blocks and their neighbours, into which garbage bleeds: (B, rows, columns) bool."""
+    """Return the blocks and their neighbours, into which garbage bleeds: (B, rows, columns) bool."""
     return functional.max_pool2d(blocks[:, None].float(), 3, 1, 1)[:, 0] > 0
 
 
@@ -351,7 +351,7 @@ def _blend(source: Tensor, target: Tensor, shares: Tensor, row: int, first: int,
 
     Args:
         source, target: (C, h, w) and (C, h * scale, w * scale).
-        shares: (3, last - first + 2): how much of each block, and of those around, is to be bicubic.
+        shares: (3, last - first + 2): the share of bicubic, 0 or 1, in each block and in those around.
     """
     side = BLOCK * scale
     place = target[:, row * side : (row + 1) * side, first * side : last * side]
@@ -367,8 +367,12 @@ def _blend(source: Tensor, target: Tensor, shares: Tensor, row: int, first: int,
 
 
 def _bicubic(source: Tensor, top: int, bottom: int, left: int, right: int, scale: int) -> Tensor:
-    """A part of the image, (C, h, w) in LR pixels, enlarged by the cubic with a = -0.5; float32 in [0, 1]."""
-    reach = 4  # more than the two taps to each side
+    """Return a part of the image, given in LR pixels, enlarged by the cubic with a = -0.5: (C, h, w) float32 in [0, 1].
+
+    Args:
+        source: (C, h, w).
+    """
+    reach = 4  # pixels around the part; the cubic reads two to each side
     height, width = source.shape[1:]
     bottom, right = min(bottom, height), min(right, width)
     y, x = max(top - reach, 0), max(left - reach, 0)

@@ -1,7 +1,7 @@
-"""A network as an ONNX graph of any batch, height and width.
+"""Convert a network to an ONNX graph that takes any batch size, height and width.
 
-PyTorch's TorchScript-based exporter is used, not the one based on ``torch.export``: both give the same dynamic graph,
-but this one takes seconds instead of a minute, and it needs no package beside onnx.
+PyTorch's exporter based on TorchScript is used, not the one based on ``torch.export``. Both give the same dynamic
+graph, but this one takes seconds instead of a minute and needs no package besides onnx.
 """
 
 from __future__ import annotations
@@ -18,25 +18,24 @@ from torch import Tensor, nn
 from safmn.runtime.threads import BUILDING
 
 OPSET = 18
-"""Supported by ONNX Runtime 1.14, OpenVINO 2023.0 and TensorRT 9 and later."""
+"""ONNX operator set; supported by ONNX Runtime 1.14, OpenVINO 2023.0, TensorRT 9 and later versions."""
 INPUT, OUTPUT = "input", "output"
 
 
 def onnx_bytes(network: nn.Module, example: Tensor, *, dynamic: bool = True) -> bytes:
-    """The serialised graph of ``network``, from ``input`` (B, C, h, w) to ``output``.
+    """Return the serialised graph of ``network``, from ``input`` (B, C, h, w) to ``output``.
 
     Args:
-        network: on the CPU, in evaluation mode; its forward must not depend on the size of ``example`` other than
-            through tensor operations.
-        example: (B, C, h, w), what the network is traced with.
-        dynamic: whether batch, height and width are free; otherwise they are those of ``example``.
+        network: on the CPU, in evaluation mode. Its forward may depend on the size of the input only through tensor
+            operations.
+        example: (B, C, h, w), the input for tracing.
+        dynamic: True: batch size, height and width are free. False: they are those of ``example``.
     """
     axes = {0: "batch", 2: "height", 3: "width"}
     buffer = io.BytesIO()
-    with BUILDING, warnings.catch_warnings():  # neither the exporter nor the filters of warnings are safe for threads
-        # That this exporter is the older one, and that sizes were compared while tracing (the caller answers for that).
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+    with BUILDING, warnings.catch_warnings():  # neither the exporter nor the warning filters are thread-safe
+        warnings.simplefilter("ignore", DeprecationWarning)  # this exporter is deprecated
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes compared while tracing: the caller checks them
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)  # :func:`folded` does it
         torch.onnx.export(
             network,
@@ -52,10 +51,10 @@ def onnx_bytes(network: nn.Module, example: Tensor, *, dynamic: bool = True) -> 
 
 
 def folded(content: bytes) -> bytes:
-    """A serialised graph of one size with everything computed that does not depend on the image.
+    """Return a serialised graph of a fixed size with everything precomputed that does not depend on the image.
 
-    The exporter leaves arithmetic on shapes, which OpenCV's DNN and others that want plain layers cannot load. Names of
-    inputs and outputs stay.
+    The exporter leaves arithmetic on shapes, which OpenCV's DNN and other programs that need plain layers cannot load.
+    The names of inputs and outputs do not change.
     """
     onnx = importlib.import_module("onnx")
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content), data_prop=True)
@@ -83,7 +82,7 @@ def folded(content: bytes) -> bytes:
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    """The shape of a tensor; None where it is not known."""
+    """Return the shape of a tensor; None if it is not known."""
     tensor = value.type.tensor_type
     lengths = [axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim]
     return None if not tensor.HasField("shape") or None in lengths else tuple(lengths)  # type: ignore[arg-type]
@@ -92,7 +91,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 def _computed(
     onnx: Any, node: Any, known: dict[str, Any], shapes: dict[str, tuple[int, ...] | None]
 ) -> dict[str, Any] | None:
-    """The values of a node's outputs; None where they depend on the image."""
+    """Return the values of a node's outputs by name; None if they depend on the image."""
     if node.op_type == "Shape" and shapes.get(node.input[0]) is not None and not node.attribute:
         return {node.output[0]: np.array(shapes[node.input[0]], np.int64)}
     if any(name and name not in known for name in node.input):

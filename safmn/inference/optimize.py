@@ -1,11 +1,12 @@
-"""A network rewritten for inference: the same function, up to rounding, in the form that a back end runs fastest.
+"""Rewrite a network for inference: the same function up to rounding, in the form that a back end runs fastest.
 
-- Graph compilers (OpenVINO, ONNX Runtime) have no channels-first layer normalisation and transpose around theirs;
-  written out over planes it fuses with its neighbours (:class:`PlaneNorm`).
-- Enlarging commutes with a 1x1 convolution. In SAFM each level can therefore go through its quarter of the aggregation
-  at its own resolution: three quarters of that convolution shrink to a third of their cost (:class:`LevelwiseSAFM`).
-- In bfloat16 the whole network loses 0.03 dB at x2: the image itself passes through the features. With the dense
-  convolutions of the blocks alone in bfloat16, and sums, norms and the two ends in float32, it loses 0.002 dB.
+- Graph compilers (OpenVINO, ONNX Runtime) have no channels-first layer normalisation and add transpositions around
+  theirs. Written as elementwise operations on planes, it fuses with its neighbours (:class:`PlaneNorm`).
+- Nearest-neighbour enlargement commutes with a 1x1 convolution. In SAFM, each level can therefore pass through its
+  quarter of the aggregation at its own resolution, which cuts the cost of three quarters of that convolution to a
+  third (:class:`LevelwiseSAFM`).
+- Entirely in bfloat16, a network loses 0.03 dB at x2, because the image itself passes through the features. With only
+  the blocks' dense convolutions in bfloat16, and sums, norms and the two ends in float32, it loses 0.002 dB.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from torch.nn import functional as F
 from safmn.archs.blocks import SAFM, ChannelNorm
 
 IMAGE_CHANNELS = 12
-"""A convolution that reads no more channels reads the image (unshuffled by two at most), not features."""
+"""A convolution with at most this many input channels reads the image (unshuffled by two at most), not features."""
 
 
 class PlaneNorm(nn.Module):
-    """:class:`safmn.archs.blocks.ChannelNorm` in elementwise operations and means over the channel axis."""
+    """:class:`safmn.archs.blocks.ChannelNorm` as elementwise operations and means over the channel axis."""
 
     def __init__(self, norm: ChannelNorm) -> None:
         super().__init__()
@@ -34,7 +35,7 @@ class PlaneNorm(nn.Module):
         self.eps = norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same shape."""
+        """Normalise (B, C, h, w) over its channels."""
         centred = x - x.mean(dim=1, keepdim=True)
         variance = (centred * centred).mean(dim=1, keepdim=True)  # (B, 1, h, w)
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
@@ -43,7 +44,8 @@ class PlaneNorm(nn.Module):
 class LevelwiseSAFM(nn.Module):
     """:class:`safmn.archs.blocks.SAFM` with the aggregation at each level's own resolution, coarsest first.
 
-    Height and width of its input must be multiples of the largest pooling factor. Factors double from level to level.
+    Height and width of the input must be multiples of the largest pooling factor. Each pooling factor must be a
+    multiple of the one before.
     """
 
     def __init__(self, safm: SAFM) -> None:
@@ -55,10 +57,10 @@ class LevelwiseSAFM(nn.Module):
         self.aggr = nn.ModuleList(_conv1x1(part, safm.aggr.bias if i == 0 else None) for i, part in enumerate(parts))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, h, w) to the same shape."""
+        """Map (B, dim, h, w) to the same shape."""
         pooled = [x]
         for step in self.steps:
-            rest = pooled[-1][:, self.chunk :]  # what this level and the coarser ones share
+            rest = pooled[-1][:, self.chunk :]  # the channels of this level and the coarser ones
             pooled.append(F.max_pool2d(rest, step))  # (B, dim * (levels left) / 4, h / factor, w / factor)
         gate: Tensor | None = None
         for level, part in reversed(list(enumerate(pooled))):
@@ -66,12 +68,12 @@ class LevelwiseSAFM(nn.Module):
             if gate is not None:
                 own = own + F.interpolate(gate, scale_factor=float(self.steps[level]), mode="nearest")
             gate = own
-        assert gate is not None  # there is at least the full resolution
+        assert gate is not None  # there is at least one level, the full resolution
         return F.gelu(gate) * x
 
 
 class InHalf(nn.Module):
-    """A network or a layer with operands and result in half precision (torch sums in float32), float32 outside."""
+    """A network or layer that computes in half precision (torch sums in float32); input and output are float32."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class InHalf(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to what the module makes of it, float32."""
+        """Return the module's result for (B, C, h, w) as float32."""
         y: Tensor = self.module(x.to(self.dtype)).float()
         return y
 
@@ -92,7 +94,7 @@ def _conv1x1(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
 
 
 def _replace(network: nn.Module, rule: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """``network`` with every module exchanged for which ``rule`` has another one, outermost first."""
+    """Return ``network`` with each module replaced by the result of ``rule``, unless that is None; outermost first."""
     instead = rule(network)
     if instead is not None:
         return instead
@@ -102,18 +104,21 @@ def _replace(network: nn.Module, rule: Callable[[nn.Module], nn.Module | None]) 
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
-    """A copy of its own, in evaluation mode and without gradients."""
+    """Return an independent copy, in evaluation mode and without gradients."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
 def replica(network: nn.Module) -> nn.Module:
-    """A copy that shares the weights, and nothing else that a forward could write to."""
+    """Return a copy that shares the weights, but no buffer or attribute that a forward could write to."""
     shared = {id(weight): weight for weight in network.parameters()}
     return copy.deepcopy(network, shared)  # type: ignore[arg-type]
 
 
 def for_graph(network: nn.Module) -> nn.Module:
-    """A copy with norms and modulation rewritten as above. Sides of its input must be multiples of its window."""
+    """Return a copy with norms and modulation rewritten as :class:`PlaneNorm` and :class:`LevelwiseSAFM`.
+
+    The sides of its input must be multiples of the network's window.
+    """
 
     def rule(module: nn.Module) -> nn.Module | None:
         if isinstance(module, ChannelNorm):
@@ -124,10 +129,10 @@ def for_graph(network: nn.Module) -> nn.Module:
 
 
 def with_precision(network: nn.Module, precision: str) -> nn.Module:
-    """A copy that computes in ``precision``: float32 in and out.
+    """Return a copy that computes in ``precision``, with float32 input and output.
 
-    ``bf16``: the dense convolutions in bfloat16 that map features to features; the ends and all else in float32.
-    ``fp16``: the whole network in float16, which has three more bits.
+    ``bf16``: dense convolutions from features to features are in bfloat16, the ends and everything else in float32.
+    ``fp16``: the whole network is in float16, which has three more bits of precision than bfloat16.
     """
     network = frozen_copy(network)
     if precision == "fp32":
@@ -145,7 +150,7 @@ def with_precision(network: nn.Module, precision: str) -> nn.Module:
 
 
 def _output_convolutions(network: nn.Module) -> set[nn.Module]:
-    """The convolutions whose output is the image: three channels, or pixels that are about to be shuffled."""
+    """Return the convolutions whose output is the image: three channels, or the input of a pixel shuffle."""
     found: set[nn.Module] = {m for m in network.modules() if isinstance(m, nn.Conv2d) and m.out_channels == 3}
     for module in network.modules():
         if isinstance(module, nn.Sequential):

@@ -1,7 +1,7 @@
-"""Made-up photographs: inputs on which networks behave as on photographs, the same on every machine.
+"""Made-up photographs: inputs on which networks behave as on photographs, identical on every machine.
 
-On drawings, flat colours and white noise trained networks may overshoot beyond all bounds. What is decided about a
-network (its back end, its guard) is decided on these instead of the user's image.
+On drawings, flat colours and white noise, trained networks may overshoot without bounds. Therefore a network's back end
+and the bounds of its guard are chosen on these photographs and not on the user's image.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK = 8  # pixels, of JPEG
-_NOISE = 0.06
+_BLOCK = 8  # pixels along each side of a JPEG block
+_NOISE = 0.06  # standard deviation
 
 
 @functools.lru_cache(maxsize=8)
 def made_up_photographs(height: int, width: int) -> Tensor:
-    """Soft and fine structure at all sizes in muted colours: clean, noisy, with JPEG's blocks, and with both.
+    """Return structure of all sizes in muted colours four times: clean, noisy, with JPEG's blocks, and with both.
 
-    The last three have what networks that restore take away.
+    The last three contain what restoring networks remove.
 
     Returns:
-        (4, 3, height, width) float32 in [0, 1]; not to be changed.
+        (4, 3, height, width) float32 in [0, 1]. The tensor is cached: do not change it.
     """
     rng = np.random.default_rng(20)
     clean = _scene(rng, height, width)
@@ -35,7 +35,7 @@ def made_up_photographs(height: int, width: int) -> Tensor:
 
 
 def _scene(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Random grids of falling size and strength, added up: (H, W, 3), about 0.1 to 0.9."""
+    """Return a sum of random grids of decreasing cell size and strength: (H, W, 3) in [0.04, 0.96]."""
     image = np.full((height, width, 3), 0.5)
     cells = 2
     while cells <= max(height, width):
@@ -46,7 +46,7 @@ def _scene(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _in_blocks(image: np.ndarray) -> np.ndarray:
-    """Each block of 8x8 pixels in its mean colour: (H, W, 3)."""
+    """Return the image with each block of 8x8 pixels in its mean colour: (H, W, 3)."""
     height, width = image.shape[:2]
     cells = (-(-width // _BLOCK), -(-height // _BLOCK))
     small = cv2.resize(image, cells, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Side-by-side pictures: the same image from several sources, with labels and an enlarged detail."""
+"""Side-by-side pictures: several versions of an image, with labels and an enlarged detail."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def comparison(panels: Mapping[str, Array], *, box: Box | None = None, width: in
     """Put images of the same scene side by side, each with its label above and an enlarged detail below.
 
     Args:
-        panels: label to uint8 (H, W, 3) RGB. Smaller ones (an LR image) are enlarged without smoothing, so that their
-            pixels are seen.
-        box: the detail, marked in every panel; None takes the part with the most structure.
-        width: of a panel, in pixels.
+        panels: label -> uint8 (H, W, 3) RGB. Smaller images, such as the LR image, are enlarged without smoothing, so
+            that their pixels are visible.
+        box: the detail, marked in every panel; None takes the part of the last panel with the most structure.
+        width: width of a panel in pixels.
 
     Returns:
         uint8 (H, W, 3) RGB.
 
     Raises:
-        DataError: no panel, or one that is not such an image.
+        DataError: there is no panel, a panel is not such an image, or ``box`` lies outside the image.
     """
     for label, image in panels.items():
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
@@ -51,11 +51,11 @@ def comparison(panels: Mapping[str, Array], *, box: Box | None = None, width: in
 
 
 def busiest_box(image: Array, part: float = 0.25) -> Box:
-    """The square with the most structure (mean gradient); its side is ``part`` of the image's shorter one.
+    """Return the square with the most structure (largest mean gradient).
 
     Args:
         image: uint8 (H, W, 3).
-        part: 0 to 1.
+        part: side of the square relative to the image's shorter side, 0 to 1.
     """
     height, width = image.shape[:2]
     side = max(int(min(height, width) * part), 1)
@@ -74,7 +74,7 @@ def _enlarged(image: Array, size: tuple[int, int]) -> Array:
 
 
 def _column(label: str, image: Array, box: Box, width: int) -> Array:
-    """Label, image with the box marked, and detail, one below the other."""
+    """Return label, image with the marked box, and detail, one below the other."""
     left, top, right, bottom = box
     height = max(round(image.shape[0] * width / image.shape[1]), 1)
     shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if width < image.shape[1] else 2)

@@ -1,8 +1,8 @@
-"""A frame through a chain of stages, a band of rows at a time, as hardware with line buffers does it.
+"""Run a frame through a chain of stages, a band of rows at a time, like hardware with line buffers.
 
 Each stage keeps only the rows that its next outputs depend on. The memory is a few hundred rows of features, whatever
-the height of the frame, and the only arithmetic done twice is a stage's own halo (8 rows of the pooled half of a block,
-1 row of the other) at the seam of two bands.
+the height of the frame. Only the halo of a stage (8 rows for the pooled half of a block, 1 row for the other) is
+computed twice where two bands meet.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ from torch import Tensor
 from safmn.archs.stages import Chain, Skip, Stage
 
 WORKING_SET = 2**26
-"""Bytes of features that a stage works on at once, about."""
+"""Approximate bytes of features that a stage processes at a time."""
 STREAMING_BASE = 3 * WORKING_SET
-"""Bytes that streaming takes whatever the size of the frame, about."""
-_COPIES = 8  # of its input, that a stage holds while it works
+"""Approximate bytes that streaming needs for any size of frame."""
+_COPIES = 8  # a stage needs about this many times the memory of its input
 
 
 def _floor(value: int, step: int) -> int:
-    """The largest multiple of ``step`` that is not above ``value``."""
+    """Return the largest multiple of ``step`` that is not above ``value``."""
     return value // step * step
 
 
 def _wider(x: Tensor, width: int) -> Tensor:
-    """Room for a tensor like ``x``, in its memory format, but ``width`` wide."""
+    """Return an uninitialised tensor like ``x``, in the same memory format, but ``width`` wide."""
     layout = torch.channels_last if x.stride(1) == 1 and x.shape[1] > 1 else torch.contiguous_format
     return torch.empty((*x.shape[:3], width), dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def _block(stage: Stage, rows: int, width: int) -> int:
-    """Columns that a stage works on at once, a multiple of its window: ``width`` in equal parts, as few as may be."""
+    """Return how many columns a stage processes at a time, a multiple of its window.
+
+    ``width`` is divided into the smallest number of equal parts that fit :data:`WORKING_SET`.
+    """
     if stage.halo == 0 and stage.window == 1:  # the shortcut of a skip
         return width
     most = max(WORKING_SET // (_COPIES * 4 * stage.channels * rows), 2 * stage.window, 64)
@@ -43,12 +46,12 @@ def _block(stage: Stage, rows: int, width: int) -> int:
 
 
 class _Lines:
-    """The rows that a stage still needs, and how far it has come.
+    """The rows that a stage still needs, and its progress through the frame.
 
     Args:
-        stage: what to run.
+        stage: the stage to run.
         height: rows of the whole input.
-        limit: the most input rows whose outputs are made at once.
+        limit: the largest number of input rows to process at a time.
         width: columns of the input.
     """
 
@@ -62,32 +65,33 @@ class _Lines:
         self.limit = max(_floor(limit, stage.window), stage.window)
         self.out_limit = self.limit * stage.up // stage.down
         self.block = _block(stage, self.limit + 2 * self.halo, width)
-        self.chunks: deque[Tensor] = deque()  # (B, C, rows, w) each, one below the other
-        self.top = 0  # the row of the frame with which the first chunk begins
-        self.received = 0  # input rows so far
-        self.done = 0  # input rows whose outputs have been made
+        self.chunks: deque[Tensor] = deque()  # (B, C, rows, w) each, from top to bottom
+        self.top = 0  # the first chunk begins at this row of the frame
+        self.received = 0  # input rows received so far
+        self.done = 0  # input rows that have been processed
 
     def append(self, rows: Tensor) -> None:
-        """Take in the next rows of the input."""
+        """Store the next rows of the input."""
         if rows.shape[2]:
             self.chunks.append(rows)
             self.received += rows.shape[2]
 
     def ready(self) -> int:
-        """Up to which input row the outputs can be made now."""
+        """Return the input row up to which outputs can be computed now."""
         complete = _floor(self.received, self.stage.window) - self.halo
         stop = self.height if self.received == self.height else complete
         return min(max(stop, self.done), self.done + self.limit)
 
     def take(self, stop: int) -> Tensor:
-        """The outputs of the input rows ``[done, stop)``; forgets the rows that no later output depends on."""
+        """Return the outputs of the input rows ``[done, stop)`` and drop the rows that no later output depends on."""
         up, down = self.stage.up, self.stage.down
         first, last = max(self.done - self.halo, 0), min(stop + self.halo, self.height)
         rows = slice((self.done - first) * up // down, (stop - first) * up // down)
         out: Tensor | None = None
         for left in range(0, self.width, self.block):
             right = min(left + self.block, self.width)
-            # All blocks are equally wide, since back ends prepare for a size: those at the sides look further inwards.
+            # All blocks have the same width, because back ends prepare for each size. Blocks at the sides, which lack
+            # one halo, extend further inwards instead.
             start = min(max(left - self.halo, 0), max(self.width - self.block - 2 * self.halo, 0))
             block = self._read(first, last, start, min(start + self.block + 2 * self.halo, self.width))
             done = self.stage.run(block)[:, :, rows, (left - start) * up // down : (right - start) * up // down]
@@ -101,7 +105,7 @@ class _Lines:
         return out
 
     def _read(self, top: int, bottom: int, left: int, right: int) -> Tensor:
-        """A piece of the input, put together from the chunks."""
+        """Return a piece of the input, joined from the chunks."""
         parts, row = [], self.top
         for chunk in self.chunks:
             part = chunk[:, :, max(top - row, 0) : max(bottom - row, 0), left:right]
@@ -114,18 +118,18 @@ class _Lines:
         while self.chunks and self.top + self.chunks[0].shape[2] <= below:
             self.top += self.chunks.popleft().shape[2]
         if self.top < below:
-            self.chunks[0] = self.chunks[0][:, :, below - self.top :].clone()  # a view would keep all its rows alive
+            self.chunks[0] = self.chunks[0][:, :, below - self.top :].clone()  # a view would keep all rows in memory
             self.top = below
 
     def push(self, rows: Tensor) -> Tensor:
-        """Rows of the input (none at all, once the frame has ended) to those of the output that they complete."""
+        """Take the next rows of the input (none after the frame has ended) and return the output rows now complete."""
         self.append(rows)
         stop = self.ready()
         return self.take(stop) if stop > self.done else rows[:, :, :0]
 
 
 class _SkipLines:
-    """Both ways of a :class:`Skip`: the shortcut's rows wait for those of the inner chain."""
+    """Both paths of a :class:`Skip`. Rows of the shortcut wait for those of the inner chain."""
 
     def __init__(self, skip: Skip, height: int, limit: int, width: int) -> None:
         self.inner = _ChainLines(skip.inner, height, limit, width)
@@ -135,7 +139,7 @@ class _SkipLines:
         self.out_limit: int = self.inner.out_limit
 
     def push(self, rows: Tensor) -> Tensor:
-        """As :meth:`_Lines.push`."""
+        """See :meth:`_Lines.push`."""
         self.shortcut.append(rows)
         out = self.inner.push(rows)
         if not out.shape[2]:
@@ -144,7 +148,7 @@ class _SkipLines:
 
 
 class _ChainLines:
-    """All stages of a chain, one after the other."""
+    """All stages of a chain, run one after another."""
 
     def __init__(self, chain: Chain, height: int, limit: int, width: int) -> None:
         self.parts: list[_Lines | _SkipLines] = []
@@ -159,7 +163,7 @@ class _ChainLines:
         self.out_height, self.out_limit, self.out_width = height, limit, width
 
     def push(self, rows: Tensor) -> Tensor:
-        """As :meth:`_Lines.push`."""
+        """See :meth:`_Lines.push`."""
         for part in self.parts:
             rows = part.push(rows)
         return rows
@@ -178,10 +182,10 @@ def stream(
 
     Args:
         chain: the stages.
-        read: ``read(top, bottom)`` gives the rows of the frame, (B, C, bottom - top, w).
-        write: ``write(top, rows)`` takes rows of the result, from top to bottom.
-        height, width: of the frame, multiples of every stage's window (on that stage's grid).
-        rows: how many rows to read at a time: the larger, the less is computed twice and the more memory is used.
+        read: ``read(top, bottom)`` returns rows of the frame, (B, C, bottom - top, w).
+        write: ``write(top, rows)`` receives rows of the result, from top to bottom.
+        height, width: size of the frame, multiples of every stage's window (on that stage's grid).
+        rows: number of rows to read at a time. With more rows, less is computed twice and more memory is used.
     """
     lines = _ChainLines(chain, height, rows, width)
     done = read_to = 0
@@ -195,19 +199,22 @@ def stream(
 
 
 def bytes_per_column(chain: Chain, rows: int) -> float:
-    """The memory that streaming takes for each column of the frame, beside :data:`STREAMING_BASE`.
+    """Return the bytes that streaming needs for each column of the frame, in addition to :data:`STREAMING_BASE`.
 
     Args:
         chain: the stages.
-        rows: as for :func:`stream`.
+        rows: see :func:`stream`.
     """
     return 4 * (_kept(chain, rows, 1.0)[0] + _moving(chain, rows))
 
 
 def _kept(chain: Chain, rows: float, density: float) -> tuple[float, float]:
-    """Values in all lines for each column of the frame, and by how many rows the chain is behind its input.
+    """Return the number of values kept in all lines per column of the frame, and the rows by which the chain lags.
 
-    ``density``: columns of the chain's grid for each column of the frame; likewise ``rows`` are those of its grid.
+    Args:
+        chain: the stages.
+        rows: rows of a band on the chain's grid.
+        density: columns of the chain's grid per column of the frame.
     """
     values = behind = 0.0
     for part in chain:
@@ -224,7 +231,7 @@ def _kept(chain: Chain, rows: float, density: float) -> tuple[float, float]:
 
 
 def _moving(chain: Chain, rows: float) -> float:
-    """Values for each column in the rows that pass from stage to stage, where they are most: in, out and a copy."""
+    """Return the largest number of values per column of the frame that pass between stages: in, out and a copy."""
     stages = list(_flat(chain))
     widest, density = 0.0, 1.0
     for stage, channels in zip(stages, [*(stage.channels for stage in stages[1:]), 3], strict=True):

@@ -1,8 +1,8 @@
-"""Frames in pieces: exactly, where the network depends on pixels nearby only, and blended where it does not.
+"""Run a network on a frame in pieces: exact if the network depends only on nearby pixels, blended if not.
 
-Exact pieces start on multiples of the network's window and carry its halo, so that they equal the full frame but for
-the order of sums (1e-5 at most). A frame is cut into strips of columns, as few as memory allows (one, mostly); each is
-streamed from top to bottom (:mod:`safmn.inference.streaming`).
+Exact pieces start at multiples of the network's window and include its halo, so they equal the full frame up to
+rounding (1e-5 at most; the order of sums differs). A frame is cut into as few strips of columns as memory allows,
+mostly one. Each strip is streamed from top to bottom (:mod:`safmn.inference.streaming`).
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from safmn.inference.streaming import stream
 
 Network = Callable[[Tensor], Tensor]
 Progress = Callable[[float], None]
-"""Called with the part of a frame (0 to 1) that was finished since the last call."""
+"""Callback that receives the part of the frame (0 to 1) finished since its last call."""
 
 LARGEST = {torch.uint8: 255.0, torch.uint16: 65535.0}
-"""What stands for 1.0."""
+"""The integer value of 1.0 in each integer type."""
 _SMALLEST_TILE = 64
 BANDS = range(16, 1025, 16)
-"""Rows that streaming reads at a time: what ``tile="auto"`` chooses from."""
+"""Numbers of rows that streaming may read at a time with ``tile="auto"``."""
 BAND = 128
-"""The same where the width of a strip was given."""
+"""Number of rows that streaming reads at a time if the user gave the width of the tiles."""
 OVERLAP = 32
 """LR pixels over which blended tiles fade into each other."""
 
 
 def _aligned(value: int, step: int) -> int:
-    """The smallest multiple of ``step`` that is not below ``value``."""
+    """Return the smallest multiple of ``step`` that is not below ``value``."""
     return -(-value // step) * step
 
 
 def _reflected(first: int, last: int, length: int) -> tuple[int, int, Tensor | None]:
-    """Which of ``length`` samples stand at ``[first, last)`` when the axis is mirrored at its end (edge not repeated).
+    """Find the samples at ``[first, last)`` on an axis of ``length`` samples, mirrored without repeating the edge.
 
     Returns:
-        The range of samples to read, and the order in which to take them; None for "as they are".
+        Start and stop of the samples to read, and the indices that order them; None if they are in order.
     """
     if last <= length:
         return first, last, None
@@ -53,17 +53,21 @@ def _reflected(first: int, last: int, length: int) -> tuple[int, int, Tensor | N
 
 
 class Frame:
-    """An image on its way through a network: padded (mirrored) and scaled to [0, 1] as it is read, undone as written.
+    """An image and its result, adapted to a network.
+
+    Reading pads the image by mirroring and scales it to [0, 1]; writing crops the result and converts it back.
 
     Args:
-        source: (B, C, h, w) with one or three channels, uint8, uint16 or floating point in [0, 1]; grey is repeated.
-        target: (B, C, h * scale, w * scale), same kind; integers are clamped and rounded, half to even. Of grey the
-            mean of the network's three channels is kept.
-        scale: of the network.
-        window: height and width are padded to a multiple of it.
-        device: where the network lives.
-        broken: (B, ceil(h / 8), ceil(w / 8)) bool on the CPU; set to true, when the result is written, for the blocks
-            of 8x8 LR pixels in which it is not finite. Integers cannot hold that; they become 0 or the largest.
+        source: (B, C, h, w) with one or three channels, uint8, uint16 or floating point in [0, 1]. Grey is repeated to
+            three channels.
+        target: (B, C, h * scale, w * scale) of the same type. Integers are clamped and rounded half to even. Grey is
+            the mean of the network's three channels.
+        scale: the network's scale.
+        window: height and width are padded to multiples of this.
+        device: the network's device.
+        broken: (B, ceil(h / 8), ceil(w / 8)) bool on the CPU. Writing sets it to True for the blocks of 8x8 LR pixels
+            in which the result is not finite. In integers, which cannot hold such values, NaN and -Inf become 0 and
+            Inf becomes the largest value.
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class Frame:
         self.width = _aligned(source.shape[3], window)
 
     def read(self, top: int, bottom: int, left: int, right: int) -> Tensor:
-        """A piece of the padded frame, (B, 3, bottom - top, right - left) float32 in [0, 1], on the device."""
+        """Return a piece of the padded frame, (B, 3, bottom - top, right - left) float32 in [0, 1], on the device."""
         if bottom <= top:
             return torch.empty(self.batch, 3, 0, right - left, device=self.device)
         y0, y1, rows = _reflected(top, bottom, self.source.shape[2])
@@ -97,7 +101,7 @@ class Frame:
         return piece.expand(-1, 3, -1, -1).contiguous()  # (B, 3, h, w)
 
     def write(self, top: int, left: int, piece: Tensor) -> None:
-        """Put a piece of the result, (B, 3, h, w), at a place of the padded result; what is padding is dropped."""
+        """Write a piece (B, 3, h, w) of the padded result at ``(top, left)``, without the padding."""
         height = min(piece.shape[2], self.target.shape[2] - top)
         width = min(piece.shape[3], self.target.shape[3] - left)
         if height <= 0 or width <= 0:
@@ -106,13 +110,13 @@ class Frame:
         if self.target.shape[1] == 1:
             piece = piece.mean(dim=1, keepdim=True)
         if not math.isfinite(float(piece.sum())):
-            piece = self._without_numbers(top, left, piece)
+            piece = self._note_broken(top, left, piece)
         if self.target.dtype in LARGEST:
             piece = (piece.clamp(0, 1) * LARGEST[self.target.dtype]).round()
         self.target[:, :, top : top + height, left : left + width] = piece.to(self.target.device, self.target.dtype)
 
-    def _without_numbers(self, top: int, left: int, piece: Tensor) -> Tensor:
-        """Note where a piece is not finite; returns what is to be written."""
+    def _note_broken(self, top: int, left: int, piece: Tensor) -> Tensor:
+        """Mark the blocks in which a piece is not finite, and return the piece with values that can be written."""
         if self.broken is not None:
             places = (~piece.isfinite()).any(dim=1).nonzero().cpu()  # (N, 3): image, row, column
             side = 8 * self.scale
@@ -122,22 +126,22 @@ class Frame:
 
 @dataclass(frozen=True)
 class Cut:
-    """How a frame is cut up, in LR pixels without halo.
+    """The size of the pieces that a frame is cut into, in LR pixels without halo.
 
     Attributes:
-        width: of a strip of columns or of a blended tile.
-        rows: of a band or of a blended tile.
+        width: width of a strip or of a blended tile.
+        rows: height of a band or of a blended tile.
     """
 
     width: int
     rows: int
 
     def covers(self, frame: Frame) -> bool:
-        """Whether the frame is not cut at all."""
+        """Return whether the whole frame is one piece."""
         return self.width >= frame.width and self.rows >= frame.height
 
     def halved(self, window: int, *, blended: bool) -> Cut | None:
-        """The next smaller one, or None where it would be too small to be of use."""
+        """Return the next smaller cut, or None if this one is the smallest."""
         width = _aligned(max(self.width // 2, _SMALLEST_TILE), window)
         if width >= self.width:
             return None
@@ -145,20 +149,22 @@ class Cut:
 
 
 def choose_tile(budget: float, bytes_per_pixel: float, window: int) -> Cut:
-    """The largest square tile that ``budget`` bytes allow."""
+    """Return the largest square tile that fits into ``budget`` bytes, but not one below 64 pixels."""
     side = max(math.isqrt(int(budget / bytes_per_pixel)) // window * window, _aligned(_SMALLEST_TILE, window))
     return Cut(side, side)
 
 
 def choose_strip(frame: Frame, budget: float, halo: int, window: int, bytes_per_column: Callable[[int], float]) -> Cut:
-    """The strips and bands with the least arithmetic done twice that ``budget`` bytes allow.
+    """Return the strips and bands that fit into ``budget`` bytes with the least arithmetic done twice.
 
-    Strips are not narrower than the halo, which is then computed twice more: narrower ones would be nearly all halo.
-    Where nothing fits, they are that narrow, in the lowest bands.
+    Strips are not narrower than the halo, because they would consist of little else. If nothing fits, the result is the
+    narrowest strip in the lowest bands.
 
     Args:
-        halo, window: the network's.
-        bytes_per_column: the memory that streaming takes for each column, as a function of the rows of a band.
+        frame: the frame to cut.
+        budget: memory in bytes.
+        halo, window: those of the network.
+        bytes_per_column: returns the bytes that streaming needs per column, given the rows of a band.
     """
     halo = _aligned(halo, window)
     narrowest = max(_aligned(_SMALLEST_TILE, window), halo)
@@ -172,7 +178,7 @@ def choose_strip(frame: Frame, budget: float, halo: int, window: int, bytes_per_
             continue
         count = math.ceil(frame.width / core)
         width = _aligned(math.ceil(frame.width / count), window)
-        # A strip adds two halos; a band adds about 8 rows (16 to the cheap half of a block, 2 to the costly one).
+        # A strip adds two halos. A band adds about 8 rows: 16 to the cheap half of a block, 2 to the costly half.
         twice = (1 + 2 * halo * (count - 1) / frame.width) * (1 + 8 / rows)
         if twice < least:
             best, least = Cut(width, rows), twice
@@ -180,7 +186,7 @@ def choose_strip(frame: Frame, budget: float, halo: int, window: int, bytes_per_
 
 
 def run_whole(frame: Frame, network: Network, progress: Progress) -> None:
-    """The whole padded frame in one call."""
+    """Run the network on the whole padded frame in one call."""
     frame.write(0, 0, network(frame.read(0, frame.height, 0, frame.width)))
     progress(1.0)
 
@@ -191,10 +197,11 @@ def run_strip(
     """Stream the columns ``[left, right)`` of a frame.
 
     Args:
+        frame: the image and its result.
         chain: the network's stages.
         left, right: multiples of ``window``.
-        halo, window: the network's.
-        rows: how many are read at a time, a multiple of ``window``.
+        halo, window: those of the network.
+        rows: number of rows to read at a time, a multiple of ``window``.
         progress: see :data:`Progress`.
     """
     halo = _aligned(halo, window)
@@ -217,7 +224,7 @@ def run_strip(
 
 
 def _spans(length: int, size: int, overlap: int, window: int) -> list[tuple[int, int]]:
-    """Ranges of ``size`` that cover ``length`` evenly, overlapping by about ``overlap``, on multiples of ``window``."""
+    """Return ranges of ``size`` that cover ``length`` evenly, overlap by about ``overlap``, and start on the window."""
     if size >= length:
         return [(0, length)]
     count = math.ceil((length - overlap) / max(size - overlap, window))
@@ -226,7 +233,7 @@ def _spans(length: int, size: int, overlap: int, window: int) -> list[tuple[int,
 
 
 def _weights(spans: list[tuple[int, int]], overlap: int, scale: int) -> list[Tensor]:
-    """For each range its weights, (size * scale,): they fade towards the neighbours and sum to one everywhere."""
+    """Return weights (size * scale,) for each range. They fade towards the neighbours and sum to one everywhere."""
     length, fade = spans[-1][1] * scale, max(overlap * scale, 1)
     weights, total = [], torch.zeros(length)
     for first, last in spans:
@@ -241,18 +248,24 @@ def _weights(spans: list[tuple[int, int]], overlap: int, scale: int) -> list[Ten
 def run_blended(
     frame: Frame, network: Network, cut: Cut, *, window: int, progress: Progress, overlap: int = OVERLAP
 ) -> None:
-    """Tiles that overlap and fade into each other, for networks that see the whole frame: no seams, but not equal.
+    """Run the network on overlapping tiles that fade into each other, for networks that see the whole frame.
+
+    The result has no seams, but differs from that of the whole frame.
 
     Args:
-        cut: size of a tile, multiples of ``window``, with its overlap.
-        overlap: LR pixels that neighbours share, at least.
+        frame: the image and its result.
+        network: the network.
+        cut: size of a tile including its overlap, multiples of ``window``.
+        window: the network's window.
+        progress: see :data:`Progress`.
+        overlap: minimum of LR pixels that neighbours share; at most half a tile.
     """
     scale = frame.scale
     across = _spans(frame.width, min(cut.width, frame.width), min(overlap, cut.width // 2), window)
     down = _spans(frame.height, min(cut.rows, frame.height), min(overlap, cut.rows // 2), window)
     columns = _weights(across, min(overlap, cut.width // 2), scale)
     rows = _weights(down, min(overlap, cut.rows // 2), scale)
-    pending = torch.zeros(frame.batch, 3, 0, frame.width * scale)  # sums of rows that further tiles add to
+    pending = torch.zeros(frame.batch, 3, 0, frame.width * scale)  # sums in rows that are not complete yet
     for index, (top, bottom) in enumerate(down):
         missing = (bottom - top) * scale - pending.shape[2]
         pending = torch.nn.functional.pad(pending, (0, 0, 0, missing))

@@ -1,7 +1,7 @@
-"""Images with an alpha channel: what nobody sees must not show after upscaling.
+"""Keep the colours of invisible pixels out of the visible result when an image has an alpha channel.
 
-Under fully transparent pixels most files hold black or white. A network would draw that colour into the edge of what is
-visible, and ring around it in the alpha channel.
+Most files store black or white under fully transparent pixels. A network would blend that colour into the visible edge,
+and would cause ringing around it in the alpha channel.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_REACH = 2  # pixels around one in which alpha must be all 0, or all full, for the result to be
+_REACH = 2  # the result has alpha 0 (or full) if the source has it within this many pixels
 
 
 def filled(colours: Tensor, alpha: Tensor) -> Tensor:
-    """The colours with those of invisible pixels replaced by the nearest visible pixel's.
+    """Return the colours with each invisible pixel replaced by the nearest visible one.
 
     Args:
         colours: (B, C, h, w) of any type.
-        alpha: (B, 1, h, w), straight; 0 is invisible.
+        alpha: (B, 1, h, w), straight (not premultiplied); 0 is invisible.
 
     Returns:
-        Another tensor, or ``colours`` where every pixel is visible.
+        A new tensor, or ``colours`` itself if every pixel is visible.
     """
     visible = (alpha != 0).squeeze(1).cpu().numpy()  # (B, h, w)
     if visible.all():
@@ -33,10 +33,10 @@ def filled(colours: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _filled(colours: Tensor, visible: np.ndarray) -> Tensor:
-    """One image: (C, h, w) and (h, w) bool."""
+    """Do the work of :func:`filled` for one image: (C, h, w) and (h, w) bool."""
     if visible.all() or not visible.any():
         return colours
-    _, labels = cv2.distanceTransformWithLabels(  # each pixel's nearest visible one, as a number
+    _, labels = cv2.distanceTransformWithLabels(  # labels: the number of each pixel's nearest visible pixel
         (~visible).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     place = np.zeros(labels.max() + 1, np.int64)
@@ -46,14 +46,16 @@ def _filled(colours: Tensor, visible: np.ndarray) -> Tensor:
 
 
 def settle(source: Tensor, target: Tensor, colours: slice, alpha: slice, largest: float) -> None:
-    """Put right, in place, what upscaling cannot know of the result: (B, C, h * s, w * s) of (B, C, h, w).
+    """Correct alpha and invisible colours of an upscaled image in place.
 
-    Where alpha is 0 (or full) around a pixel, it is so in the result; and what is invisible in the result has the
-    colour that the source has there, so that large transparent areas stay as simple as they were.
+    Where alpha is 0 (or full) all around a source pixel, it is 0 (or full) in the result. Invisible pixels of the
+    result get the source's colour, so that large transparent areas stay as simple as they were.
 
     Args:
-        colours, alpha: which channels.
-        largest: full alpha.
+        source: (B, C, h, w).
+        target: (B, C, h * scale, w * scale), the upscaled image.
+        colours, alpha: the channels that hold them.
+        largest: the value of full alpha.
     """
     scale = target.shape[-1] // source.shape[-1]
     full = _bits(torch.tensor(largest, dtype=source.dtype)).item()
@@ -62,7 +64,7 @@ def settle(source: Tensor, target: Tensor, colours: slice, alpha: slice, largest
     highest = functional.max_pool2d(opacity, side, 1, _REACH)
     lowest = -functional.max_pool2d(-opacity, side, 1, _REACH)
     source, target = _bits(source), _bits(target)
-    for index in range(len(source)):  # what follows is as large as the result
+    for index in range(len(source)):  # one image at a time, because the temporaries are as large as its result
         result = target[index, alpha]
         result.masked_fill_(_enlarged(highest[index] == 0, scale), 0)
         result.masked_fill_(_enlarged(lowest[index] == largest, scale), full)
@@ -71,10 +73,10 @@ def settle(source: Tensor, target: Tensor, colours: slice, alpha: slice, largest
 
 
 def _bits(pixels: Tensor) -> Tensor:
-    """The same memory in a type that torch knows every operation for: uint16 has few."""
+    """Return a view of uint16 as int16, because torch supports few operations for uint16; other types as they are."""
     return pixels.view(torch.int16) if pixels.dtype == torch.uint16 else pixels
 
 
 def _enlarged(plane: Tensor, scale: int) -> Tensor:
-    """Each pixel repeated: (C, h, w) to (C, h * scale, w * scale)."""
+    """Repeat each pixel: (C, h, w) to (C, h * scale, w * scale)."""
     return plane.repeat_interleave(scale, 1).repeat_interleave(scale, 2)

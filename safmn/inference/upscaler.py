@@ -1,4 +1,4 @@
-"""Arrays and tensors of any size through a network: the engine of ``safmn upscale``, and the same from Python."""
+"""Upscale arrays and tensors of any size with a network, from Python or for ``safmn upscale``."""
 
 from __future__ import annotations
 
@@ -36,46 +36,48 @@ Image = TypeVar("Image", Array, Tensor)
 
 DEFAULT_WEIGHTS = "safmn-x2"
 _DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# On the CPU: what the computation may take beside torch (0.4 GiB) and the images, so that an 8K output needs < 2 GiB.
+# Memory for the computation on the CPU, besides torch (0.4 GiB) and the images. With it, an 8K output needs < 2 GiB.
 _CPU_BUDGET = 960 * 2**20
 _PREPARED = ("_chain", "_window", "_lock", "_engine", "_first_warning", "_sample", "_measured")
-_PROBE = 64  # pixels along each side
-_SAMPLE = 128  # pixels along each side, at most
+_PROBE = 64  # pixels along each side of the frame on which memory is measured
+_SAMPLE = 128  # maximum pixels along each side of the sample on which "auto" chooses a back end
 _ENSEMBLE_BYTES = 12  # for each colour value of the result: the sum, one of the eight results, and that one flipped
-_OVERSHOOT = 0.5  # by which floating-point values may leave the range of 0 to 1
+_OVERSHOOT = 0.5  # floating-point values may be this far outside of 0 to 1
 
 
 class Upscaler:
     """Upscales images with any network of :func:`safmn.load_network`.
 
     Any number of threads may call it at the same time. It can be pickled, copied and sent to other processes: the copy
-    has the network and the arguments, and makes its back end at its first call. A process forked from one that used it
-    does so, too (not on CUDA devices, which a forked process cannot use). docs/upscaling.md, "In a server", has more.
+    contains the network and the arguments, and builds its back end at its first call. A forked process also builds its
+    own (on CUDA devices this raises, because a forked process cannot use them). For more see "In a server" in
+    docs/upscaling.md.
 
     Args:
-        weights: a weight file, the name of weights that come with the package, or a network that is already built
-            (with ``scale``; ``window`` and ``halo`` where it is not of the SAFMN family), which is put into evaluation
-            mode. Its weights may change between calls, but for what is written to their ``data`` behind torch's back.
-        tile: "auto" cuts the image so that it fits into the memory that is free; a number gives the width of the pieces
-            in LR pixels; 0 never cuts. Pieces equal the whole, but for rounding (1e-5), wherever the network allows it;
-            where it sees the whole frame they fade into each other instead, and a warning says so.
+        weights: a weight file, the name of weights that come with the package, or a network, which is put into
+            evaluation mode. A network needs the attribute ``scale``; outside of the SAFMN family also ``window`` (if
+            not 1) and ``halo`` (without it, tiles are blended). Its weights may change between calls, except by
+            writing to their ``data``, which torch does not notice.
+        tile: "auto" cuts the image to fit into the free memory; a number is the width of the pieces in LR pixels; 0
+            never cuts. Pieces equal the whole up to rounding (1e-5), unless the network sees the whole frame: then
+            they overlap and fade into each other, and a warning is logged.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "fp32", "bf16" or "fp16".
-        backend: what runs the network (:func:`safmn.inference.backends.available_backends`); "auto" takes the fastest
-            one that is installed and gives the same result.
+        backend: what runs the network (:func:`safmn.inference.backends.available_backends`). "auto" takes the fastest
+            installed one that gives the same result.
         self_ensemble: average over the eight flips and rotations: eight times the work, about 0.1 dB better.
-        full_frame_semantics: run the network as published on sizes that are not multiples of its window, where its
-            pooling adapts to the size of the frame; never cuts. Otherwise such an image is padded by mirroring.
-        guard: put bicubic where the output is garbage (:mod:`safmn.inference.guard`), and say so.
+        full_frame_semantics: for sizes that are not multiples of the window, run the network as published, with
+            pooling adapted to the size of the frame; never cut. Without it, such an image is padded by mirroring.
+        guard: replace the output by bicubic where it is garbage (:mod:`safmn.inference.guard`), and report it.
 
     Attributes:
         network: the network.
         scale: output pixels per input pixel, along each side.
-        name: of the weights, for messages.
+        name: the name of the weights, for messages.
 
     Raises:
         WeightsError: the weights cannot be loaded.
-        OptionError: an argument is not one of those above.
+        OptionError: an argument is invalid, or the back end or device cannot be used.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Upscaler:
         if full_frame_semantics and backend in ("auto", "eager"):
             backend = "eager"
         elif full_frame_semantics:
-            raise OptionError(f"backend={backend!r} knows no other pooling: full_frame_semantics needs 'eager'")
+            raise OptionError(f"backend={backend!r} has no adaptive pooling: full_frame_semantics needs 'eager'")
         if tile != "auto" and (not isinstance(tile, (int, np.integer)) or isinstance(tile, bool) or tile < 0):
             raise OptionError(f"tile={tile!r}: choose 'auto', a width in pixels, or 0 for no tiles")
         self.device = named_device(device)
@@ -108,40 +110,40 @@ class Upscaler:
         self.guard = guard
         self.name = type(network).__name__ if isinstance(weights, nn.Module) else str(weights or DEFAULT_WEIGHTS)
         self._prepare()
-        in_usable_thread(self._current_engine)  # raises here what is wrong with the arguments
+        in_usable_thread(self._current_engine)  # raises an error for wrong arguments here, not at the first call
 
     def _prepare(self) -> None:
-        """Set what follows from the network and the arguments."""
+        """Set the attributes that follow from the network and the arguments."""
         self._chain = stages_of(self.network) or _as_one_stage(self.network)
         self._window: int = getattr(self.network, "window", 1)
-        self._lock = Lock()  # of the engine
+        self._lock = Lock()  # for the engine and the measured memory
         self._engine: Engine | None = None
         self._first_warning = Once()
         self._sample: Tensor | None = None  # the middle of the first image, on which the back end is chosen
         self._measured: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arguments, and the network as bytes: tensors that are pickled one by one share memory with the copy."""
+        """Return the arguments, and the network as bytes: tensors pickled directly may share memory with the copy."""
         weights = io.BytesIO()
         torch.save(self.network, weights)
         return self._arguments() | {"network": weights.getvalue(), "device": str(self.device)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build it again, without its back end."""
+        """Restore the upscaler without its back end."""
         self.__dict__.update(state)
         self.device = named_device(state["device"])
         weights = io.BytesIO(state["network"])
-        # The pickle around these bytes could hold any code, so that those who load it trust it already.
+        # The pickle that contains these bytes could run any code, so whoever loads it trusts it already.
         load = functools.partial(torch.load, weights, map_location=self.device, weights_only=False)
         self.network = in_usable_thread(load)
         self._prepare()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Upscaler:
-        """An upscaler with a network of its own. Unlike pickle's, it may be of a class that cannot be imported."""
+        """Return an upscaler with a copy of the network. Unlike with pickle, its class need not be importable."""
         return self._with(copy.deepcopy(self.network, memo))
 
     def __copy__(self) -> Upscaler:
-        """An upscaler with the same network."""
+        """Return an upscaler with the same network."""
         return self._with(self.network)
 
     def _with(self, network: Any) -> Upscaler:
@@ -151,7 +153,7 @@ class Upscaler:
         return other
 
     def _arguments(self) -> dict[str, Any]:
-        """All attributes but the network, and what :meth:`_prepare` makes of it."""
+        """Return all attributes except the network and those that :meth:`_prepare` sets."""
         return {name: value for name, value in self.__dict__.items() if name not in _PREPARED and name != "network"}
 
     def __call__(
@@ -167,19 +169,19 @@ class Upscaler:
             image: a numpy array (H, W), (H, W, C) or (B, H, W, C), or a tensor (H, W), (C, H, W) or (B, C, H, W).
                 C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha); uint8, uint16, or floating point in [0, 1].
             progress: called with the part of the work (0 to 1) that was finished since the last call.
-            report: called where the guard found something, once at most; without it a warning is logged.
+            report: called at most once, if the guard found something. Without it, a warning is logged.
 
         Returns:
-            The same kind, type, device and layout, ``scale`` times as high and wide; floating point in [0, 1]. Colours
-            of invisible pixels (alpha 0) do not show in it, whatever they are.
+            An image of the same kind, type, device and layout, ``scale`` times as high and wide; floating point in
+            [0, 1]. Colours of invisible pixels (alpha 0) do not affect the visible ones.
 
         Raises:
-            DataError: not such an image.
-            WeightsError: what the network makes of it is not finite anywhere (NaN).
+            DataError: the argument is not such an image, or memory is too small.
+            WeightsError: every part of the network's output contains NaN or Inf.
         """
         return in_usable_thread(lambda: self._upscaled(image, progress or (lambda part: None), report))
 
-    @torch.inference_mode(False)  # the caller may be in it, which some back ends are not made for
+    @torch.inference_mode(False)  # the caller may have enabled it, but some back ends do not support it
     @torch.no_grad()
     def _upscaled(self, image: Image, progress: Progress, report: Callable[[Finding], None] | None) -> Image:
         source = _as_batch(image)  # (B, C, h, w)
@@ -205,15 +207,15 @@ class Upscaler:
         return cast(Image, _like(image, target))
 
     def _current_engine(self) -> Engine:
-        """What runs the network as it is now. A call keeps its engine, whatever happens to the weights meanwhile.
+        """Return an engine for the network's current weights. A call keeps its engine even if the weights change.
 
-        Back ends keep the weights in forms of their own, so they are made anew where those of the network have changed.
+        Back ends hold converted copies of the weights, so they are rebuilt when the network's weights have changed.
         """
         engine = self._engine
         if engine is not None and engine.fits(self.network):
             return engine
         with self._lock:
-            engine = self._engine  # another thread may have been here
+            engine = self._engine  # another thread may have built it in the meantime
             if engine is None or not engine.fits(self.network):
                 engine = self._engine = Engine(
                     self.network,
@@ -226,7 +228,7 @@ class Upscaler:
             return engine
 
     def _check_room(self, size: int, width: int, height: int) -> None:
-        """Refuse what the system would be killed for: it promises memory that it does not have."""
+        """Raise DataError if the result exceeds the free memory: the system would grant it, then kill the process."""
         free = free_bytes(torch.device("cpu"))
         if size > free:
             raise DataError(
@@ -237,7 +239,7 @@ class Upscaler:
     def _plane(
         self, engine: Engine, source: Tensor, target: Tensor, alpha: bool, progress: Progress, watch: Watch
     ) -> None:
-        """The colours or the alpha of a batch: (B, 1 or 3, h, w) into (B, 1 or 3, h * scale, w * scale)."""
+        """Upscale the colours or the alpha of a batch: (B, 1 or 3, h, w) into (B, 1 or 3, h * scale, w * scale)."""
         if alpha and _is_flat(source):  # an opaque image
             target.fill_(source[0, 0, 0, 0].item())
             progress(1.0)
@@ -251,7 +253,7 @@ class Upscaler:
         watch.check(source, target)
 
     def _ensemble(self, engine: Engine, source: Tensor, target: Tensor, progress: Progress, watch: Watch) -> None:
-        """The mean over the eight flips and rotations (Timofte et al., CVPR 2016)."""
+        """Write the mean over the eight flips and rotations (Timofte et al., CVPR 2016)."""
         image = source.to(torch.float32) / tiling.LARGEST.get(source.dtype, 1.0)
         total = torch.zeros(target.shape, device=source.device)
         for turns in range(4):
@@ -266,7 +268,7 @@ class Upscaler:
     def _frames(
         self, engine: Engine, source: Tensor, target: Tensor, progress: Progress, broken: Tensor | None = None
     ) -> None:
-        """A batch at once if it fits into memory uncut, otherwise image by image."""
+        """Upscale a batch at once if it fits into memory uncut, otherwise image by image."""
         frame = self._frame(source, target, broken)
         if self._sample is None:
             self._sample = frame.read(*_middle(frame.height, self._window), *_middle(frame.width, self._window))[:1]
@@ -284,7 +286,7 @@ class Upscaler:
         return Frame(source, target, self.scale, window, self.device, broken)
 
     def _run(self, engine: Engine, frame: Frame, cut: Cut, progress: Progress) -> None:
-        """Piece by piece; where memory runs out, on with pieces of half the width."""
+        """Upscale a frame piece by piece. If memory runs out, continue with pieces of half the width."""
         left = 0
         while left < frame.width:
             try:
@@ -298,16 +300,16 @@ class Upscaler:
                         f"not enough memory for an image of {frame.source.shape[3]}x{frame.source.shape[2]} pixels"
                         + (" in one piece; use tile='auto'." if self.tile == 0 else ", even in small pieces.")
                     ) from error
-                logger.warning("Out of memory with tiles %d wide; going on with %d.", cut.width, smaller.width)
+                logger.warning("Out of memory with tiles %d wide; continuing with %d.", cut.width, smaller.width)
                 cut = smaller
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
 
     def _piece(self, engine: Engine, frame: Frame, cut: Cut, left: int, progress: Progress) -> int:
-        """Do the piece that begins at column ``left``; returns the column where it ends."""
+        """Upscale the piece that begins at column ``left`` and return the column where it ends."""
         assert self._sample is not None
         if cut.covers(frame):
-            if frame.height * frame.width >= _SAMPLE**2:  # a smaller one is its own sample
+            if frame.height * frame.width >= _SAMPLE**2:  # on a smaller frame, "auto" chooses in the run itself
                 engine.choose(self._sample)
             tiling.run_whole(frame, engine.whole, progress)
             return frame.width
@@ -331,16 +333,16 @@ class Upscaler:
     def _warn_blended(self) -> None:
         if self._first_warning():
             logger.warning(
-                "%s may depend on the whole frame, so tiles cannot equal it: they overlap by %d pixels and fade into "
-                "each other. tile=0 computes the frame in one piece.",
+                "%s may depend on the whole frame, so tiles differ from the whole: they overlap by %d pixels and fade "
+                "into each other. tile=0 computes the frame in one piece.",
                 type(self.network).__name__,
                 tiling.OVERLAP,
             )
 
-    # What to cut
+    # Size of the pieces
 
     def cut(self, frame: Frame) -> Cut:
-        """How a frame will be cut up."""
+        """Return the size of the pieces for a frame."""
         if self.tile == 0:
             return Cut(frame.width, frame.height)
         if self.tile != "auto":
@@ -362,7 +364,7 @@ class Upscaler:
         return free * 0.8 if self.device.type == "cuda" else min(free * 0.5, _CPU_BUDGET)
 
     def _bytes_per_pixel(self) -> float:
-        """Peak memory of an uncut frame for each of its pixels, measured on a small one at the first call."""
+        """Return the peak memory per pixel of an uncut frame, measured on a small frame at the first call."""
         with self._lock:
             if self._measured is None:
                 side = -(-_PROBE // self._window) * self._window
@@ -377,18 +379,18 @@ class Upscaler:
 
     @property
     def _published_window(self) -> int:
-        """What an image's sides must be multiples of at all: the pixel unshuffles of the network."""
+        """The sides of an image must be multiples of this even as published: the network's pixel unshuffles."""
         return math.prod(part.down for part in self._chain or () if isinstance(part, Stage))
 
 
 def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.device) -> nn.Module:
-    """The network in evaluation mode on the device."""
+    """Return the network in evaluation mode on the device."""
     if isinstance(weights, nn.Module):
         if not isinstance(getattr(weights, "scale", None), int):
-            raise OptionError(f"{type(weights).__name__} has no attribute 'scale', the output's size over the input's")
+            raise OptionError(f"{type(weights).__name__} has no attribute 'scale' (output size / input size)")
         return weights.to(device).eval()
     if not (weights is None or isinstance(weights, (str, os.PathLike))):
-        raise OptionError(f"weights={weights!r}: give a file, a name of weights or a network")
+        raise OptionError(f"weights={weights!r}: give a file, the name of weights or a network")
     try:
         return load_network(DEFAULT_WEIGHTS if weights is None else weights, device=device)
     except WeightsError as error:
@@ -400,22 +402,22 @@ def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.devi
 
 
 def _middle(side: int, window: int) -> tuple[int, int]:
-    """Where the sample begins and ends along a side: a multiple of the window, where the side is one."""
+    """Return where the sample begins and ends along a side. Its length is a multiple of the window if the side is."""
     size = min(max(_SAMPLE // window, 1) * window, side)
     start = (side - size) // 2 // window * window
     return start, start + size
 
 
 def _as_one_stage(network: nn.Module) -> Chain | None:
-    """A network of somebody's that states how far it sees, as a chain; None where it does not, and sees the frame."""
+    """Return a network outside of the family as a chain of one stage; None if it does not state its halo."""
     halo, window = getattr(network, "halo", None), getattr(network, "window", 1)
     if not isinstance(halo, int) or isinstance(network, tuple(FAMILY)):
-        return None  # a subclass of a network of ours may see further than it says
+        return None  # a subclass of one of our networks may need more than the halo that it inherits
     return (Stage(Plain(network, 3, window), 3, -(-halo // window) * window, window, up=int(cast(int, network.scale))),)
 
 
 def _planes(channels: int) -> list[slice]:
-    """Colours and, where there is one, alpha."""
+    """Return the channels of the colours and, if there is one, of alpha."""
     colours = 1 if channels <= 2 else 3
     return [slice(0, colours)] + ([slice(colours, channels)] if channels in (2, 4) else [])
 
@@ -426,7 +428,7 @@ def _is_flat(plane: Tensor) -> bool:
 
 
 def _as_batch(image: object) -> Tensor:
-    """Any accepted image as (B, C, h, w), sharing its memory where possible."""
+    """Return any accepted image as (B, C, h, w), sharing its memory where possible."""
     if isinstance(image, np.ndarray):
         if image.dtype.kind not in "uf" or image.dtype.itemsize > 8:
             raise DataError(f"cannot upscale an array of {image.dtype}: convert it to uint8, uint16 or float in [0, 1]")
@@ -454,9 +456,9 @@ def _as_batch(image: object) -> Tensor:
 
 
 def _check_values(image: Tensor) -> None:
-    """Refuse what would come out white or black: values of 0 to 255, and what is no number.
+    """Raise DataError for values that would give a white or black result, such as 0 to 255 or NaN.
 
-    Filters and resizing leave the range of 0 to 1 by a little, which is clamped in the result.
+    Filters and resizing may leave the range of 0 to 1 a little. Such values are accepted, and the result is clamped.
     """
     lowest, highest = (value.item() for value in image.aminmax())
     if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -469,7 +471,7 @@ def _check_values(image: Tensor) -> None:
 
 
 def _like(image: Array | Tensor, target: Tensor) -> Array | Tensor:
-    """(B, C, H, W) in the layout of the image that was given."""
+    """Return (B, C, H, W) in the layout of the input image."""
     target = target[(0,) * (4 - image.ndim)]
     if isinstance(image, Tensor):
         return target
