@@ -1,4 +1,4 @@
-"""The choice of the fastest back end that gives the right result."""
+"""Choose the fastest back end that gives the right result."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from safmn.runtime.threads import BUILDING
 logger = logging.getLogger(__name__)
 
 
-# Against eager float32, for values in [0, 1]. One level of 8 bits is 3.9e-3: what is left is rounding ties.
 _RUNS = 3
+# Largest error against eager float32, for values in [0, 1]. One level of 8 bits is 3.9e-3, so a smaller error changes
+# only rounding ties.
 LARGEST_ERROR = 2e-4
-# Of half precisions the mean matters. 56 dB costs an image at 34 dB 0.03 dB, and one at 28 dB 0.007.
+# For half precisions, the mean error matters. An error of 56 dB costs an image of 34 dB 0.03 dB, and one of 28 dB
+# 0.007 dB.
 LEAST_PSNR = 56.0
 
 
 @register_backend
 class Auto(Backend):
-    """Decides at the first input: the fastest candidate that is installed, fits, is right, and beats eager.
+    """Chooses a back end at the first input, and then runs that one.
 
-    It is tried on a made-up photograph of the input's size. On the input itself the network may overshoot without
-    bounds, and amplify rounding errors until no fast candidate seems right.
+    It takes the first candidate, in the order of ``tried_by_auto``, that is installed, supports the network, gives the
+    right result and is not slower than eager. Candidates are tested on a made-up photograph of the input's size. On the
+    input itself the network may overshoot without bounds and amplify rounding errors, so that no candidate would pass.
 
     Attributes:
-        name: "auto" before the first input, then the chosen back end's.
+        name: "auto" before the first input, then the name of the chosen back end.
     """
 
     name = "auto"
@@ -46,31 +49,36 @@ class Auto(Backend):
         """See :class:`Backend`."""
         chosen = self._chosen
         if chosen is None:
-            with BUILDING:  # threads that come meanwhile wait for the choice; no other one is timed beside it
+            with BUILDING:  # other threads wait for the choice, and no two choices are timed at the same time
                 chosen = self._chosen
                 if chosen is None:
                     assert self._network is not None
-                    sample = _sample(x) if self.channels == 3 else x  # a stage of a network reads features
+                    sample = _sample(x) if self.channels == 3 else x  # the input of a stage is features, not an image
                     chosen = choose(self._network, sample, device=self.device, precision=self.precision)
                     self._chosen, self.name, self._network = chosen, chosen.name, None
         return chosen(x)
 
 
 def _sample(x: Tensor) -> Tensor:
-    """A made-up photograph of the shape, type and device of ``x``, (B, 3, h, w)."""
+    """Return a made-up photograph of the shape, type and device of ``x``, (B, 3, h, w)."""
     return made_up_photographs(*x.shape[2:])[:1].expand(len(x), -1, -1, -1).contiguous().to(x)
 
 
 def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: str) -> Backend:
-    """The fastest back end for ``network`` that passes the check on ``x``, on which the network should be sound.
+    """Return the first candidate for ``network`` that passes the checks on ``x``, or eager if none does.
 
-    What fails or cannot be used is logged with the reason; in the end there is always eager.
+    Candidates that fail or cannot be used are logged with the reason.
+
+    Args:
+        network: the network or stage.
+        x: (B, C, h, w), an input on which the network works well.
+        device, precision: see :func:`safmn.inference.backends.make_backend`.
     """
     eager = Eager(network, device=device, precision=precision)
     exact = eager if precision == "fp32" else Eager(network, device=device, precision="fp32")
     expected = exact(x)
     if not bool(expected.isfinite().all()):
-        logger.info("Back end eager, %s: not even eager gives finite numbers, so that none can be checked.", precision)
+        logger.info("Back end eager, %s: its result is not finite, so no other back end can be checked.", precision)
         return eager
     limit, _ = _fastest(eager, x)
     for candidate in candidates_of_auto(device.type):
@@ -80,10 +88,10 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
             continue
         try:
             backend = candidate(network, device=device, precision=precision)
-            for _ in range(2):  # plans and allocates, and prepares for a size that comes again
+            for _ in range(2):  # the first call plans and allocates; the second prepares for a repeated size
                 backend(x)
             seconds, y = _fastest(backend, x)
-        except Exception as error:  # another package's; whatever it is, the next candidate can do the work
+        except Exception as error:  # other packages raise anything; the next candidate may work
             reason = f"{type(error).__name__}: {first_line(error)}"
             logger.warning("Back end %s failed and is not used: %s", candidate.name, reason)
             continue
@@ -100,25 +108,25 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
 
 
 def discrepancy(y: Tensor, expected: Tensor, precision: str) -> str | None:
-    """What is wrong with ``y``, computed in ``precision``, where ``expected`` is right; None where nothing is."""
+    """Return why ``y``, computed in ``precision``, differs too much from ``expected``; None if it does not."""
     if y.shape != expected.shape:
         return f"its result has shape {tuple(y.shape)} instead of {tuple(expected.shape)}"
-    # The image is clamped in the end; beyond it the relative error counts.
+    # Values above 1, which are clamped later, are compared by relative error.
     error = (y - expected).abs() / expected.abs().clamp(min=1)
     if precision == "fp32":
         worst = float(error.max())
         return None if worst <= LARGEST_ERROR else f"its result is wrong by up to {worst:.2g}"
     psnr = float(-10 * torch.log10(error.double().square().mean() + 1e-12))
-    return None if psnr >= LEAST_PSNR else f"its result is only {psnr:.1f} dB near that of float32"
+    return None if psnr >= LEAST_PSNR else f"its result has only {psnr:.1f} dB PSNR against that of float32"
 
 
 def _fastest(backend: Backend, x: Tensor) -> tuple[float, Tensor]:
-    """Seconds of the fastest of some runs, and the result: one alone may have had to wait for another program."""
+    """Return the seconds and the result of the fastest of some runs; other programs may delay a single run."""
     return min((_timed(backend, x) for _ in range(_RUNS)), key=lambda run: run[0])
 
 
 def _timed(backend: Backend, x: Tensor) -> tuple[float, Tensor]:
-    """Seconds, and the result."""
+    """Return the seconds of one run, and its result."""
     _wait(x)
     start = time.perf_counter()
     y = backend(x)

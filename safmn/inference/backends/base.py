@@ -1,4 +1,4 @@
-"""What a back end is."""
+"""The base class of all back ends, and their registry."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 class Backend(ABC):
     """Runs one network on one device. Any number of threads may call it at the same time, with different sizes.
 
-    Register a subclass with :func:`register_backend`. A back end belongs to the process that made it: processes forked
-    later make their own (:class:`safmn.Upscaler` does so).
+    Register a subclass with :func:`register_backend`. A back end belongs to the process that built it. Processes forked
+    later need their own, which :class:`safmn.Upscaler` builds.
+
+    Args:
+        network: see :func:`safmn.inference.backends.make_backend`.
+        device: the device of inputs and outputs.
+        precision: "fp32", "bf16" or "fp16". Input and output are always float32.
 
     Attributes:
-        name: how a person asks for it.
-        tried_by_auto: device type -> place in the order in which "auto" tries back ends there, the lowest first. What
-            takes a minute or more to start is left out, and used only when it is asked for by name.
-        precision: "fp32", "bf16" or "fp16"; input and output are float32 in any case.
+        name: the name that users give.
+        tried_by_auto: device type -> position in the order in which "auto" tries back ends, lowest first. Back ends
+            that take a minute or more to start are not tried, and run only if the user names them.
+        channels: channels of the input.
+        window: the sides of the input are multiples of this.
     """
 
     name: str
@@ -47,17 +53,17 @@ class Backend(ABC):
             x: (B, C, h, w) float32 on the back end's device; h and w are multiples of the network's window.
 
         Returns:
-            What the network makes of it, float32, on the same device, not clamped, not overwritten later.
+            The network's result, float32, on the same device, not clamped. Later calls do not overwrite it.
         """
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
-        """Why this back end cannot be used on ``device``, and what to do; None where it can."""
+        """Return why this back end cannot be used on ``device``, and what to do; None if it can."""
         return None
 
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
-        """Why this back end cannot run ``network`` in ``precision``; None where it can."""
+        """Return why this back end cannot run ``network`` in ``precision``; None if it can."""
         return None
 
 
@@ -66,39 +72,39 @@ BACKENDS: dict[str, type[Backend]] = {}
 
 
 def register_backend(kind: type[Backend]) -> type[Backend]:
-    """Make a back end known by its name. A decorator."""
+    """Class decorator: register a back end under its name."""
     BACKENDS[kind.name] = kind
     return kind
 
 
 def candidates_of_auto(device_type: str) -> list[type[Backend]]:
-    """The back ends that "auto" tries on a type of device (``cpu``, ``cuda``), in this order."""
+    """Return the back ends that "auto" tries on a type of device (``cpu``, ``cuda``), in this order."""
     tried = [kind for kind in BACKENDS.values() if device_type in kind.tried_by_auto]
     return sorted(tried, key=lambda kind: kind.tried_by_auto[device_type])
 
 
 def input_channels(network: nn.Module) -> int:
-    """Channels that a network reads: 3, or what its ``in_channels`` says (stages of :mod:`safmn.archs.stages`)."""
+    """Return a network's input channels: its ``in_channels`` (stages of :mod:`safmn.archs.stages` have it), or 3."""
     return int(getattr(network, "in_channels", 3))
 
 
 def example_input(network: nn.Module) -> Tensor:
-    """A small input to trace a network with: (1, C, h, w), whole windows along each side, on the network's device."""
+    """Return a small input for tracing a network: (1, C, h, w), whole windows on each side, on the network's device."""
     parameter = next(network.parameters(), torch.empty(0))
     window = int(getattr(network, "window", 1))
-    side = 2 * window * -(-8 // window)  # 16 at least
+    side = 2 * window * -(-8 // window)  # at least 16
     return torch.rand(1, input_channels(network), side, side, device=parameter.device)
 
 
 def package_missing(package: str, extra: str) -> str | None:
-    """The sentence that says how to install an optional package; None where it is installed."""
+    """Return a sentence that says how to install an optional package; None if it is installed."""
     if importlib.util.find_spec(package) is not None:
         return None
     return f"the package {package} is not installed: in a clone of SAFMN, pip install '.[{extra}]'"
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise OptionError where ``device`` cannot compute in ``precision``."""
+    """Raise OptionError if ``precision`` does not exist or ``device`` cannot compute in it."""
     if precision not in PRECISIONS:
         raise OptionError(f"precision {precision!r}: choose {', '.join(PRECISIONS)}")
     if precision == "fp16" and device.type == "cpu":

@@ -1,8 +1,8 @@
-"""Kernels of our own for the SAFMN family on CPUs: the fastest way to run these networks there.
+"""The project's own kernels for the SAFMN family, the fastest back end for these networks on CPUs.
 
-They are compiled for the machine at first use (some seconds; a C++ compiler is needed). What they gain on general
-engines: Winograd convolutions; norms, modulation, GELU, 1x1 convolutions and sums while the rows are in the cache; the
-pooled levels of the modulation at their own resolution.
+They are compiled for the machine at first use, which takes some seconds and a C++ compiler. They are faster than
+general engines because of Winograd convolutions; because norms, modulation, GELU, 1x1 convolutions and sums run while
+the rows are in the cache; and because pooled levels of the modulation are aggregated at their own resolution.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 @register_backend
 class Native(Backend):
-    """SAFMN (any size), SAFMN_BCIE and the NTIRE 2023 entry, and the stages of the first two.
+    """Runs SAFMN (any size), SAFMN_BCIE and the NTIRE 2023 entry, and the stages of the first two.
 
-    bfloat16 as :func:`safmn.inference.optimize.with_precision` says, on processors that multiply it; others stay with
-    float32, which is faster there and more exact.
+    For bfloat16 see :func:`safmn.inference.optimize.with_precision`. Processors without bfloat16 multiplication use
+    float32 instead, which is faster there and more exact.
     """
 
     name = "native"
@@ -46,7 +46,7 @@ class Native(Backend):
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """See :class:`Backend`. Stages without a kernel, and other sizes than promised there, run eagerly."""
+        """See :class:`Backend`. Stages without a kernel and sides that are not multiples of the window run eagerly."""
         if self._program is None or x.shape[0] == 0:
             return self._eager(x)
         if any(side % self._program.multiple for side in x.shape[2:]):
@@ -57,18 +57,18 @@ class Native(Backend):
 
     def _warn(self, x: Tensor) -> None:
         if self._first_warning():
-            logger.warning("Back end native: sides of %dx%d have no kernel; run eagerly.", x.shape[3], x.shape[2])
+            logger.warning("Back end native: no kernel for sides of %dx%d; run eagerly.", x.shape[3], x.shape[2])
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
-        """Needs a CPU and a C++ compiler."""
+        """See :class:`Backend`. Needs a CPU and a C++ compiler."""
         if device.type != "cpu":
             return f"the native kernels are for CPUs, not for {device.type}"
         return None if compiler() else "the native kernels need a C++ compiler (g++ or clang++); install one"
 
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
-        """The family's networks of feature mixing modules, and stages."""
+        """See :class:`Backend`. Supports the networks in :data:`safmn.kernels.cpu.programs.PROGRAMS`, and stages."""
         if type(network) in PROGRAMS or isinstance(network, StageModule):
             return None
         return f"there are no native kernels for {type(network).__name__}"

@@ -18,7 +18,7 @@ from safmn.system.files import cache_folder
 
 @register_backend
 class OnnxRuntime(Backend):
-    """ONNX Runtime: its CPU kernels, or CUDA where the device is a GPU. Any size without a rebuild."""
+    """ONNX Runtime with its CPU kernels, or with CUDA on a GPU. New sizes need no rebuild."""
 
     name = "onnxruntime"
     tried_by_auto: ClassVar[Mapping[str, int]] = {"cpu": 3, "cuda": 2}
@@ -45,14 +45,14 @@ class OnnxRuntime(Backend):
         return torch.from_numpy(y)
 
     def _on_gpu(self, x: Tensor) -> Tensor:
-        """The runtime reads and writes torch's memory."""
+        """Run on torch's memory without copies to the CPU."""
         height, width = (int(side * self._up) for side in x.shape[2:])
         y = torch.empty(x.shape[0], self._out_channels, height, width, device=self.device)
         binding = self._session.io_binding()
         where = ("cuda", self.device.index or 0, np.float32)
         binding.bind_input(INPUT, *where, tuple(x.shape), x.data_ptr())
         binding.bind_output(OUTPUT, *where, tuple(y.shape), y.data_ptr())
-        torch.cuda.current_stream(self.device).synchronize()  # the runtime has a stream of its own
+        torch.cuda.current_stream(self.device).synchronize()  # the runtime uses a separate stream
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         return y
@@ -67,7 +67,7 @@ class OnnxRuntime(Backend):
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
-        """Needs onnx to write the graph and onnxruntime to run it, with the right provider for a GPU."""
+        """See :class:`Backend`. Needs onnx to write the graph and onnxruntime to run it, on a GPU with its provider."""
         for package in ("onnx", "onnxruntime"):
             problem = package_missing(package, "onnx")
             if problem:
@@ -80,20 +80,23 @@ class OnnxRuntime(Backend):
 
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
-        """Its kernels are float32 and float16."""
+        """See :class:`Backend`. The kernels are float32 and float16."""
         return "ONNX Runtime has no bfloat16 convolutions" if precision == "bf16" else None
 
 
 @register_backend
 class TensorRT(OnnxRuntime):
-    """TensorRT engines, built by ONNX Runtime for each input size and kept in the user's cache. Minutes at first."""
+    """TensorRT engines, which ONNX Runtime builds for each input size and keeps in the user's cache.
+
+    The first build takes minutes.
+    """
 
     name = "tensorrt"
     tried_by_auto: ClassVar[Mapping[str, int]] = {}
     provider = "TensorrtExecutionProvider"
 
     def _in_precision(self, graph: nn.Module) -> nn.Module:
-        return graph  # TensorRT chooses layer by layer, and keeps what overflows in float32
+        return graph  # TensorRT chooses the precision of each layer and keeps those that would overflow in float32
 
     def _providers(self) -> list[Any]:
         folder = cache_folder() / "tensorrt"
@@ -110,21 +113,21 @@ class TensorRT(OnnxRuntime):
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
-        """CUDA devices only."""
+        """See :class:`Backend`. Needs a CUDA device."""
         if device.type != "cuda":
             return f"TensorRT needs a CUDA device, not {device.type}"
         return super().missing(device)
 
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
-        """Any network in any precision."""
+        """See :class:`Backend`. Supports any network in any precision."""
         return None
 
 
 def _provider_missing(provider: str) -> str | None:
     runtime = importlib.import_module("onnxruntime")
     if hasattr(runtime, "preload_dlls"):
-        runtime.preload_dlls()  # finds the CUDA libraries that came with torch
+        runtime.preload_dlls()  # loads the CUDA libraries that come with torch
     if provider in runtime.get_available_providers():
         return None
     return f"the installed onnxruntime has no {provider}: pip install onnxruntime-gpu"

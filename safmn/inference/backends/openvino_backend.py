@@ -19,15 +19,15 @@ from safmn.inference.optimize import for_graph
 from safmn.runtime.threads import BUILDING, Lock, Pool, keep_in_forks
 
 _SIZES = 2  # input sizes for which a static graph is kept
-_STREAMS = 4  # calls that a graph computes at the same time, at most: each stream has memory of its own
+_STREAMS = 4  # maximum of calls that a graph computes at the same time; each stream needs its own memory
 
 
 def openvino_core() -> Any:
-    """The one ``openvino.Core`` of this process.
+    """Return the single ``openvino.Core`` of this process.
 
-    The CPU plugin of a Core gives the calling thread an alternate signal stack and frees it in the end, but puts back
-    the one before only where Cores end in the reverse order of their beginning (release 2026.4). Otherwise the next
-    signal, be it SIGCHLD of a loader worker, is handled on memory that belongs to somebody else by then, or to nobody.
+    The CPU plugin of a Core gives the calling thread an alternate signal stack and frees it at the end. It restores the
+    previous stack only if Cores end in the reverse order of their creation (release 2026.4). With several Cores, the
+    next signal, such as SIGCHLD of a loader worker, might be handled on freed memory.
     """
     with BUILDING:
         return _core(os.getpid())
@@ -44,10 +44,10 @@ def _core(process: int) -> Any:
 class OpenVINO(Backend):
     """OpenVINO's CPU plugin.
 
-    A graph of fixed size is a tenth faster than a dynamic one, and compiled in half a second. So a size that comes a
-    second time (tiles, video frames) gets one of its own; a size that comes once is run by the dynamic one.
+    A graph of fixed size is a tenth faster than a dynamic one and compiles in half a second. Therefore a size that
+    comes twice in a row (tiles, video frames) gets its own graph. All others run on the dynamic graph.
 
-    An infer request holds the input and the output of one call, so each call takes one for itself.
+    An infer request holds the input and output of one call, so each call uses a separate one.
     """
 
     name = "openvino"
@@ -57,11 +57,11 @@ class OpenVINO(Backend):
         super().__init__(network, device=device, precision=precision)
         self._openvino = importlib.import_module("openvino")
         graph = for_graph(network).cpu()
-        # Through ONNX: OpenVINO's own conversion from PyTorch takes three times as long, and reports its use home.
+        # Through ONNX: OpenVINO's own conversion from PyTorch takes three times as long and sends telemetry.
         self._model = openvino_core().read_model(onnx_bytes(graph, example_input(graph)))
         self._model.reshape([-1, self.channels, -1, -1])
         self._dynamic = self._compile(self._model)
-        self._lock = Lock()  # of the three below
+        self._lock = Lock()  # for the three attributes below
         self._static: OrderedDict[tuple[int, ...], Pool[Any]] = OrderedDict()
         self._last: tuple[int, ...] | None = None
         self._compiling: set[tuple[int, ...]] = set()
@@ -73,7 +73,7 @@ class OpenVINO(Backend):
             return torch.from_numpy(request.get_output_tensor(0).data.copy())
 
     def _requests(self, shape: tuple[int, ...]) -> Pool[Any]:
-        """The requests of the graph for this size. While a thread compiles it, the others use the dynamic one."""
+        """Return the requests of the graph for this size. While a thread compiles it, others use the dynamic graph."""
         with self._lock:
             again, self._last = shape == self._last, shape
             if shape in self._static or not again or shape in self._compiling:
@@ -100,25 +100,28 @@ class OpenVINO(Backend):
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": streams,
-            "INFERENCE_NUM_THREADS": streams * threads,  # of all streams together
+            "INFERENCE_NUM_THREADS": streams * threads,  # the sum over all streams
         }
         compiled = openvino_core().compile_model(model, "CPU", settings)
         return Pool(compiled.create_infer_request)
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
-        """Needs the package, and is used for CPUs."""
+        """See :class:`Backend`. Needs a CPU and the packages openvino and onnx."""
         if device.type != "cpu":
             return f"OpenVINO is used on CPUs, not on {device.type}"
         return package_missing("openvino", "openvino") or package_missing("onnx", "openvino")
 
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
-        """Its hint for bfloat16 rounds sums and norms too, which costs 0.03 dB at x2; mixed graphs gain a tenth."""
+        """See :class:`Backend`. No bfloat16: OpenVINO's hint also rounds sums and norms, which costs 0.03 dB at x2.
+
+        A graph with bfloat16 convolutions only is just a tenth faster.
+        """
         return "OpenVINO rounds more than the convolutions to bfloat16" if precision == "bf16" else None
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(psutil.cpu_count(logical=False) or allowed, allowed)

@@ -1,4 +1,4 @@
-"""PyTorch itself: operation by operation, compiled, or replayed as a CUDA graph."""
+"""Back ends of PyTorch itself: eager, compiled, or replayed as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from safmn.inference.optimize import replica, with_precision
 from safmn.kernels.cpu.build import compiler
 from safmn.runtime.threads import BUILDING, Lock, Pool, SharedLock
 
-_GRAPHS = 4  # input sizes for which a CUDA graph is kept; each holds the memory of all activations
+_GRAPHS = 4  # input sizes for which a CUDA graph is kept; each one holds memory for all activations
 
 
 @register_backend
 class Eager(Backend):
-    """The network as it is. Each call takes a replica, since a network may keep what it computes in its attributes."""
+    """Runs the network operation by operation.
+
+    Each call uses a replica, because a network may store intermediate results in its attributes.
+    """
 
     name = "eager"
 
@@ -41,15 +44,15 @@ class Eager(Backend):
 
 
 _compiling = SharedLock()
-"""Written while torch compiles: it sets flags that code which is compiled already takes for its own."""
+"""Held exclusively while torch compiles: it sets global flags that would change compiled code run at the same time."""
 
 
 @register_backend
 class Compiled(Backend):
-    """``torch.compile``: sizes that differ are compiled once more, then dynamically.
+    """``torch.compile``. The second size compiles once more, with dynamic sizes.
 
-    On the CPU with the weights frozen into oneDNN's layout (a quarter faster); on a GPU with autotuning. The first call
-    with a size has to be alone, since it may compile; all others run at the same time.
+    The weights are frozen, on the CPU into oneDNN's layout (a quarter faster); on a GPU, autotuning is enabled. The
+    first call with a size runs alone, because it may compile; other calls may run at the same time.
     """
 
     name = "compile"
@@ -58,7 +61,7 @@ class Compiled(Backend):
         super().__init__(network, device=device, precision=precision)
         options: dict[str, Any] = {"freezing": True} | ({"max_autotune": True} if device.type == "cuda" else {})
         self._compiled = torch.compile(with_precision(network, precision).to(device), options=options)
-        self._known: set[tuple[Any, ...]] = set()  # what has been compiled for
+        self._known: set[tuple[Any, ...]] = set()  # inputs and settings that need no compilation any more
 
     def __call__(self, x: Tensor) -> Tensor:
         """See :class:`Backend`."""
@@ -79,10 +82,10 @@ class Compiled(Backend):
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
-        """Compiling for the CPU takes a C++ compiler, for a GPU Triton."""
+        """See :class:`Backend`. Compiling for the CPU needs a C++ compiler, for a GPU Triton."""
         if device.type == "cpu" and compiler() is None:
             return "torch.compile needs a C++ compiler (g++ or clang++); install one"
-        from torch.utils._triton import has_triton  # a module that torch does not import by itself
+        from torch.utils._triton import has_triton  # torch does not import this module by itself
 
         if device.type == "cuda" and not has_triton():
             return "torch.compile needs Triton on a GPU: pip install triton"
@@ -90,12 +93,12 @@ class Compiled(Backend):
 
 
 class Recording:
-    """A network's kernels recorded for one input size, with a fixed input and output: one call at a time.
+    """A network's kernels, recorded for one input size with fixed input and output memory. Runs one call at a time.
 
     Args:
         replay: computes ``result`` from ``source``.
         source, result: the fixed input and output.
-        finished: an event of the GPU. A call that comes on another stream waits for it before it overwrites ``source``.
+        finished: a GPU event. A call on another stream waits for it before it overwrites ``source``.
     """
 
     def __init__(self, replay: Callable[[], None], source: Tensor, result: Tensor, finished: Any) -> None:
@@ -106,7 +109,7 @@ class Recording:
         self._lock = threading.Lock()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """What the network makes of ``x``, in memory of its own."""
+        """Return the network's result for ``x`` in new memory."""
         with self._lock:
             self._finished.wait()
             self._source.copy_(x)
@@ -116,16 +119,17 @@ class Recording:
         return y
 
     def end(self) -> None:
-        """Wait until the GPU no longer uses its memory."""
+        """Wait until the GPU has finished with the recording's memory."""
         with self._lock:
             self._finished.synchronize()
 
 
 @register_backend
 class CudaGraphs(Backend):
-    """The network's kernels recorded once for each input size and launched as one: for networks bound by launches.
+    """Records the network's kernels once for each input size and launches them together.
 
-    Calls with the same size use the same memory, one after the other; a GPU would run them so anyway.
+    This helps networks whose speed is limited by kernel launches. Calls with the same size use the same memory and run
+    one after another, as they would on a GPU anyway.
     """
 
     name = "cuda-graphs"
@@ -136,7 +140,7 @@ class CudaGraphs(Backend):
         network = with_precision(network, precision).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fused = Compiled.missing(device) is None
         self.network = torch.compile(network, options={"freezing": True}) if fused else network
-        self._lock = Lock()  # of the recordings
+        self._lock = Lock()  # for the recordings
         self._recordings: OrderedDict[torch.Size, Recording] = OrderedDict()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -145,16 +149,16 @@ class CudaGraphs(Backend):
             return self._recording(x)(x)
 
     def _on_device(self) -> contextlib.AbstractContextManager[Any]:
-        """Every thread has a current device of its own, which begins as the first one."""
+        """Select this device: each thread has its own current device, which is the first GPU at the start."""
         return torch.cuda.device(self.device)
 
     def _recording(self, x: Tensor) -> Recording:
-        """That for inputs of the shape of ``x``, made where it is not there."""
+        """Return the recording for the shape of ``x``; make it if there is none."""
         with self._lock:
             if x.shape in self._recordings:
                 self._recordings.move_to_end(x.shape)
                 return self._recordings[x.shape]
-        with BUILDING:  # one at a time in this process: a recording fails where another one synchronises the device
+        with BUILDING:  # one at a time per process: a recording fails if another one synchronises the device
             with self._lock:
                 found = self._recordings.get(x.shape)
             if found is not None:
@@ -172,11 +176,11 @@ class CudaGraphs(Backend):
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream), _compiling.writing():
-            for _ in range(3):  # compiles, chooses algorithms and fills caches outside the recording
+            for _ in range(3):  # compile, choose algorithms and fill caches outside of the recording
                 self.network(source)
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads go on with other work
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
             result = self.network(source)
         finished = torch.cuda.Event()
         finished.record(torch.cuda.current_stream(self.device))
@@ -184,5 +188,5 @@ class CudaGraphs(Backend):
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
-        """CUDA devices only."""
+        """See :class:`Backend`. Needs a CUDA device."""
         return None if device.type == "cuda" else f"CUDA graphs need a CUDA device, not {device.type}"
