@@ -1,4 +1,4 @@
-"""Networks as files for other programs.
+"""Export networks to files for other programs.
 
 >>> export_network(safmn.load_network("safmn-x2"), "safmn_x2.onnx")
 """
@@ -24,14 +24,14 @@ __all__ = ["FORMATS", "TOLERANCE", "UPSCAYL", "ExportError", "Exported", "export
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The files of an export, and the result of the check.
 
     Attributes:
-        files: the one that was asked for first.
-        sizes: (height, width) of the images that the file was checked with; empty where its runtime is not installed.
-        error: its largest difference to the network on them, relative to the larger of the value and 1; None where it
-            was not checked.
-        notes: what else a user should know, a line each.
+        files: the written files; the requested one is first.
+        sizes: (height, width) of the images that the file was checked with; empty if its runtime is not installed.
+        error: largest difference from the network's results on them, relative to the larger of the value and 1; None
+            if the file was not checked.
+        notes: further lines for the user.
     """
 
     files: tuple[Path, ...]
@@ -41,10 +41,10 @@ class Exported:
 
 
 def format_of(name: str | None, output: str | os.PathLike[str]) -> Format:
-    """The format called ``name``, or the one that the ending of ``output`` stands for.
+    """Return the format called ``name``, or, if that is None, the format with the ending of ``output``.
 
     Raises:
-        OptionError: there is none, or the two do not fit.
+        OptionError: there is no such format, or ``output`` does not have its ending.
     """
     ending = Path(output).suffix.lower()
     endings = {form.ending: form.name for form in FORMATS.values()}
@@ -68,23 +68,24 @@ def export_network(
     precision: str = "fp32",
     profile: str | None = None,
 ) -> Exported:
-    """Write a network to a file that other programs run, and check that file against the network.
+    """Write a network to a file for other programs, and check the file against the network.
 
-    The file takes RGB, (B, 3, h, w) float32 in [0, 1], of every size, and pads and crops as :class:`safmn.Upscaler`
-    does.
+    The file takes RGB images of any size, (B, 3, h, w) float32 in [0, 1], and pads and crops like
+    :class:`safmn.Upscaler`.
 
     Args:
-        network: of :func:`safmn.load_network`.
-        output: is complete and right, or stays as it was; also the files that some formats write beside it.
-        format: "onnx", "openvino", "ncnn" or "torch"; None: the one that the ending of ``output`` stands for.
-        size: (height, width) of the only input that the file shall take; None: every size.
-        precision: "fp32", "fp16" (the weights; in ONNX and TorchScript the arithmetic too), "bf16" (TorchScript).
-        profile: "upscayl": an ncnn file for Upscayl, for sides of at least the network's window. None: for every
+        network: a network from :func:`safmn.load_network`.
+        output: the file to write. It and the files that some formats write beside it are replaced only if all of them
+            are complete and pass the check.
+        format: "onnx", "openvino", "ncnn" or "torch"; None: the format with the ending of ``output``.
+        size: (height, width) of the only input that the file accepts; None: any size.
+        precision: "fp32", "fp16" (the weights; in ONNX and TorchScript also the arithmetic) or "bf16" (TorchScript).
+        profile: "upscayl": an ncnn file for Upscayl, for sides not below the network's window. None: a file for any
             program.
 
     Raises:
         OptionError: an argument is wrong, or a package is missing (the message says which).
-        ExportError: the network cannot be written in this format, or the file gave other results than the network.
+        ExportError: the network cannot be written in this format, or the file's results differ from the network's.
     """
     form = format_of(format, output)
     _check(form, size, precision, profile)
@@ -95,7 +96,7 @@ def export_network(
     _check_beside(form, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY) as folder:
-        path = Path(folder) / target.with_suffix(form.ending).name  # libraries know formats by lower-case endings
+        path = Path(folder) / target.with_suffix(form.ending).name  # libraries recognise lower-case endings only
         checked = _write(form, job, path)
         files = _put(path, target)
     notes = (note(getattr(network, "halo", None)),) if profile else ()
@@ -103,15 +104,15 @@ def export_network(
 
 
 def _check(form: Format, size: Size | None, precision: str, profile: str | None) -> None:
-    """Raise OptionError where the format cannot be written so."""
+    """Raise OptionError if the format does not support an argument, or a package is missing."""
     if profile is not None and profile not in form.profiles:
         known = f"known: {', '.join(form.profiles)}" if form.profiles else "there are none"
-        raise OptionError(f"profile {profile!r}: {form.name} files have no such; {known}")
+        raise OptionError(f"profile {profile!r}: {form.name} files have no such profile; {known}")
     if precision not in form.precisions:
         raise OptionError(f"precision {precision!r}: {form.name} files can be {', '.join(form.precisions)}")
     if size and (not form.fixed or min(size) < 1):
         raise OptionError(
-            f"size {size}: height and width are at least 1" if form.fixed else f"{form.name} files take no fixed size"
+            f"size {size}: both sides must be at least 1" if form.fixed else f"{form.name} files take no fixed size"
         )
     missing = form.missing()
     if missing:
@@ -119,24 +120,27 @@ def _check(form: Format, size: Size | None, precision: str, profile: str | None)
 
 
 def _check_beside(form: Format, target: Path) -> None:
-    """Raise OptionError where a file that is written beside ``target`` is there without it: it is something else's."""
+    """Raise OptionError if a file that would be written beside ``target`` exists, but ``target`` does not.
+
+    Such a file is not from an earlier export.
+    """
     for ending in form.beside:
         other = target.with_suffix(ending)
         if other.exists() and not target.exists():
             raise OptionError(
-                f"{other} is there and not of this export, which would overwrite it: choose another name, such as "
+                f"{other} exists and is not part of an export, but would be overwritten: choose another name, such as "
                 f"{target.with_name(f'{target.stem}.{form.name}{form.ending}')}"
             )
 
 
 def _write(form: Format, job: Job, path: Path) -> Checked:
-    """Write the file and check it."""
+    """Write the file and check it; turn errors of libraries into ExportError."""
     try:
         form.write(job, path)
         return verify(form, job, path)
     except (UserError, OSError):
         raise
-    except Exception as error:  # exporters, formats' libraries and networks of others raise anything
+    except Exception as error:  # exporters, runtimes and foreign networks raise anything
         reason = first_line(error).rstrip(".")
         advice = "a fixed size or another format" if form.fixed and not job.size else "another format"
         raise ExportError(
@@ -145,7 +149,7 @@ def _write(form: Format, job: Job, path: Path) -> Checked:
 
 
 def _put(path: Path, target: Path) -> tuple[Path, ...]:
-    """Move a file to ``target``, after those that stand beside it; return it first."""
+    """Move the file at ``path`` to ``target``, its companion files first; return the new paths, ``target`` first."""
     written = sorted(path.parent.iterdir(), key=lambda file: file == path)
     places = [target if file == path else target.with_name(file.name) for file in written]
     for file, place in zip(written, places, strict=True):

@@ -1,4 +1,4 @@
-"""The formats of files: how each is written, and how it is run to check it."""
+"""The file formats: how to write each of them, and how to run a file to check it."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ Size = tuple[int, int]
 
 
 class ExportError(UserError):
-    """A network that cannot be written in a format, or a file that turned out wrong."""
+    """Raised if a network cannot be written in a format, or the written file is wrong."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to write.
+    """A network and how to write it.
 
     Attributes:
         subject: the network.
         precision: "fp32", "fp16" or "bf16".
-        size: of the only input that the file shall take; None for every size.
-        profile: the program that the file is for, where it has rules of its own; None: no such.
+        size: (height, width) of the only input that the file accepts; None for any size.
+        profile: the program that the file is for, if that program has special rules; None for any program.
     """
 
     subject: Subject
@@ -57,12 +57,12 @@ class Job:
 
     @property
     def smallest(self) -> int:
-        """What the sides of an image must not be below."""
+        """Smallest side of an image that the file accepts."""
         return self.subject.window if self.profile else 1
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the file says about itself."""
+        """Metadata for the file."""
         facts = self.subject.facts | {"precision": self.precision}
         if self.size:
             (height, width), scale = self.size, self.subject.scale
@@ -73,23 +73,23 @@ class Job:
 
     @property
     def example(self) -> Tensor:
-        """What to trace with: where every size is taken, one that is no multiple of the window."""
+        """Input for tracing: of the given size, or, for any size, of one that is not a multiple of the window."""
         window = self.subject.window
         return torch.rand(1, 3, *(self.size or (window + 3, 2 * window + 5)))
 
 
 class Format(ABC):
-    """One format.
+    """A file format.
 
     Attributes:
-        name: how a person asks for it.
-        ending: of the file that is named.
-        beside: endings of the files that stand beside it.
-        packages: what writing needs, with the extra of ours that brings it.
-        runtime: the same for running the file; without it the file is written, but cannot be checked.
-        precisions: that it can be written in.
-        fixed: whether it can be written for one size.
-        profiles: programs with rules of their own that it can be written for.
+        name: the name that users give.
+        ending: ending of the file that the user names.
+        beside: endings of the companion files.
+        packages: packages needed for writing, each with this package's extra that installs it.
+        runtime: the same for running the file. Without it, the file is written but not checked.
+        precisions: precisions that can be written.
+        fixed: whether a file can be written for a single size.
+        profiles: programs with special rules for which a file can be written.
     """
 
     name: str
@@ -103,22 +103,22 @@ class Format(ABC):
 
     @classmethod
     def missing(cls) -> str | None:
-        """The sentence that says what to install to write a file; None where nothing is missing."""
+        """Return a sentence that says what to install to write a file; None if nothing is missing."""
         problems = [package_missing(package, extra) for package, extra in cls.packages]
         return next((problem for problem in problems if problem), None)
 
     @classmethod
     def runtime_missing(cls) -> str | None:
-        """The sentence that says what to install to run a file; None where nothing is missing."""
+        """Return a sentence that says what to install to run a file; None if nothing is missing."""
         return package_missing(*cls.runtime) if cls.runtime else None
 
     @abstractmethod
     def write(self, job: Job, path: Path) -> None:
-        """Write ``path`` and what belongs beside it, in a folder that holds nothing else."""
+        """Write ``path`` and its companion files, in a folder that contains nothing else."""
 
     @abstractmethod
     def open(self, path: Path) -> Run:
-        """Load what was written: (B, 3, h, w) to (B, 3, h * scale, w * scale)."""
+        """Load a written file and return a function from (B, 3, h, w) to (B, 3, h * scale, w * scale)."""
 
 
 class Onnx(Format):
@@ -153,7 +153,7 @@ class Onnx(Format):
 
 
 class OpenVinoIR(Format):
-    """OpenVINO's own: .xml with the graph, .bin with the weights. Half precision is that of the weights as stored."""
+    """OpenVINO IR: .xml with the graph, .bin with the weights. "fp16" applies to the stored weights only."""
 
     name = "openvino"
     ending = ".xml"
@@ -178,7 +178,7 @@ class OpenVinoIR(Format):
 
 
 class Ncnn(Format):
-    """ncnn's: .param with the layers, .bin with the weights, and a .json that says what they are. Through pnnx."""
+    """ncnn, converted by pnnx: .param with the layers, .bin with the weights, and .json with the metadata."""
 
     name = "ncnn"
     ending = ".param"
@@ -203,7 +203,7 @@ class Ncnn(Format):
         path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     def _convert(self, job: Job, path: Path) -> None:
-        """The network itself, for multiples of its window: the ``.param`` and the ``.bin``."""
+        """Write ``.param`` and ``.bin`` of the network itself, for multiples of its window."""
         program = importlib.import_module("pnnx").EXEC_PATH
         window = job.subject.window
         with tempfile.TemporaryDirectory() as folder:  # pnnx leaves seven files
@@ -232,7 +232,7 @@ class Ncnn(Format):
             setattr(net.opt, option, value)
         if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
             raise ExportError(
-                f"ncnn cannot read the {path.name} that pnnx wrote: a layer is unknown to it. Update ncnn or use onnx."
+                f"ncnn cannot read {path.name}, which pnnx wrote: ncnn lacks a layer. Update ncnn or use onnx."
             )
 
         def run(x: Tensor) -> Tensor:
@@ -241,10 +241,10 @@ class Ncnn(Format):
         return run
 
     def _image(self, net: Any, image: np.ndarray[Any, Any]) -> Tensor:
-        """(3, h, w) through the network."""
+        """Run the network on one image, (3, h, w)."""
         ncnn = importlib.import_module("ncnn")
         with net.create_extractor() as extractor:
-            # A copy in ncnn's own layout: it does not read the array's where the number of pixels is odd.
+            # Copy to ncnn's own layout: it misreads the array's layout if the number of pixels is odd.
             extractor.input(net.input_names()[0], ncnn.Mat(image).clone())
             status, result = extractor.extract(net.output_names()[0])
             if status:
@@ -255,8 +255,8 @@ class Ncnn(Format):
 class TorchScript(Format):
     """TorchScript, which C++ (libtorch) and Python load without this package.
 
-    Not ``torch.export``: of images narrower than two windows it makes special cases (a pooled map of one cell), so that
-    its program refuses them, and only Python can load it.
+    ``torch.export`` is not used: it treats images narrower than two windows as special cases (a pooled map of one
+    cell), so its program refuses them, and only Python can load it.
     """
 
     name = "torch"
@@ -286,23 +286,23 @@ class TorchScript(Format):
 
 
 def _traced(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
-    """The network as TorchScript, for all inputs whose sides are multiples of its window."""
+    """Return the network as TorchScript, for all inputs whose sides are multiples of its window."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # that such sides were taken for granted
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # tracing assumes such sides
         traced: torch.jit.ScriptModule = torch.jit.trace(network, example, check_trace=False)
     return traced
 
 
 FORMATS: dict[str, Format] = {form.name: form for form in (Onnx(), OpenVinoIR(), Ncnn(), TorchScript())}
 NCNN_OPTIONS = {"use_fp16_packed": False, "use_fp16_storage": False, "use_fp16_arithmetic": False}
-"""What the file holds is checked, not what ncnn makes of it on processors that compute in 16 bits."""
+"""Options for the check, which is to test the file, not the 16-bit arithmetic that ncnn uses on some processors."""
 METADATA = "metadata.json"
-"""Where a TorchScript file keeps the facts."""
+"""Name of the metadata inside a TorchScript file."""
 
 
 def _serialised(job: Job, graph: nn.Module) -> bytes:
-    """The ONNX graph of the job."""
+    """Return the serialised ONNX graph of a job."""
     subject, size = job.subject, job.size
     if size is None:
         return onnx_bytes(AnySize(graph, subject.scale, subject.window), job.example, dynamic=True)

@@ -1,4 +1,4 @@
-"""The graph that a file holds: a network that takes images of every size."""
+"""The graph in an exported file: a network that takes images of any size."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from safmn.weights import ForeignNetwork, recognise
 
 
 def mirrored(x: Tensor, dim: int, multiple: int) -> Tensor:
-    """``x`` continued at the end of ``dim`` to a multiple of ``multiple``, mirrored without repeating the edge.
+    """Return ``x`` padded at the end of ``dim`` to a multiple of ``multiple``, mirrored without repeating the edge.
 
-    As :class:`safmn.inference.tiling.Frame` pads, in operations that graphs have: padding by reflection must be shorter
-    than the image, there and in torch.
+    This pads like :class:`safmn.inference.tiling.Frame`, but with operations that graphs support. Reflection padding
+    cannot be used, because in graphs as in torch it must be shorter than the image.
     """
     length = x.shape[dim]
-    period = 2 * length - 2 + 1 // length  # of an endlessly mirrored image; 1 for a single pixel
+    period = 2 * length - 2 + 1 // length  # period of the endlessly mirrored image; 1 for a single pixel
     index = torch.arange((length + multiple - 1) // multiple * multiple, device=x.device) % period
     return x.index_select(dim, torch.minimum(index, period - index))
 
 
 class AnySize(nn.Module):
-    """A network that wants multiples of its window, made to take every size as :class:`safmn.Upscaler` does.
+    """A network with padding and cropping, so that it takes any size, like :class:`safmn.Upscaler`.
 
     Args:
-        network: maps (B, 3, h, w) to (B, 3, h * scale, w * scale).
-        scale: of the network.
-        window: what h and w must be multiples of.
+        network: maps (B, 3, h, w) to (B, 3, h * scale, w * scale); h and w are multiples of ``window``.
+        scale: the network's scale.
+        window: see ``network``.
     """
 
     def __init__(self, network: nn.Module, scale: int, window: int) -> None:
@@ -44,7 +44,7 @@ class AnySize(nn.Module):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, h, w), h and w at least 1, to (B, 3, h * scale, w * scale)."""
+        """Map (B, 3, h, w), h and w at least 1, to (B, 3, h * scale, w * scale)."""
         height, width = x.shape[2], x.shape[3]
         x = mirrored(mirrored(x, 2, self.window), 3, self.window)
         y = self.network(x)
@@ -52,10 +52,10 @@ class AnySize(nn.Module):
 
 
 class FixedSize(nn.Module):
-    """The same for images of one size: a graph without any arithmetic on shapes.
+    """Like :class:`AnySize` for images of a single size, without arithmetic on shapes in the graph.
 
     Args:
-        network, scale, window: as of :class:`AnySize`.
+        network, scale, window: see :class:`AnySize`.
         size: (height, width) of the images.
     """
 
@@ -67,7 +67,7 @@ class FixedSize(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, h, w) to (B, 3, h * scale, w * scale)."""
+        """Map (B, 3, h, w) to (B, 3, h * scale, w * scale)."""
         height, width = self.size
         y: Tensor = self.network(self._continued(self._continued(x, 2, height), 3, width))
         if height % self.window or width % self.window:
@@ -75,7 +75,7 @@ class FixedSize(nn.Module):
         return y
 
     def _continued(self, x: Tensor, dim: int, length: int) -> Tensor:
-        """``x`` mirrored to the next multiple of the window, in steps that are shorter than the image."""
+        """Return ``x`` mirrored to the next multiple of the window, in steps shorter than the image."""
         missing = -length % self.window
         if length == 1 and missing:
             return torch.cat([x] * self.window, dim=dim)
@@ -87,9 +87,9 @@ class FixedSize(nn.Module):
 
 
 def simple_variance(x: Tensor) -> Tensor:
-    """:func:`safmn.archs.safmnv3_arch.frame_variance` in means and sums, without the frame's size as a number.
+    """Compute :func:`safmn.archs.safmnv3_arch.frame_variance` with means and sums, without using the shape.
 
-    The pixels are counted in units of 256, which half precision can hold.
+    Pixels are counted in units of 256, so that the count fits into half precision.
     """
     unit = 1 / 256
     centred = x - x.mean(dim=(2, 3), keepdim=True)
@@ -98,7 +98,7 @@ def simple_variance(x: Tensor) -> Tensor:
 
 
 def in_simple_operations(network: nn.Module) -> nn.Module:
-    """A copy of :func:`safmn.inference.optimize.for_graph` in operations that all formats have."""
+    """Return :func:`safmn.inference.optimize.for_graph` of a network, with only operations that all formats support."""
     graph = for_graph(network)
     for module in graph.modules():
         if isinstance(module, VarianceSAFM):
@@ -107,9 +107,10 @@ def in_simple_operations(network: nn.Module) -> nn.Module:
 
 
 def with_explicit_padding(network: nn.Module) -> nn.Module:
-    """``network`` with its depthwise convolutions padded by a layer of their own.
+    """Move the padding of all depthwise convolutions of ``network`` into separate layers, in place, and return it.
 
-    OpenCV's (4.13) read memory that is not theirs where the image is one pixel high or wide, as pooled maps may be.
+    OpenCV's depthwise convolutions (4.13) read outside of their memory if the image is one pixel high or wide, as
+    pooled maps may be.
     """
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d) and module.groups > 1 and isinstance(module.padding, tuple):
@@ -121,13 +122,13 @@ def with_explicit_padding(network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported.
+    """The network to export, and facts about it.
 
     Attributes:
-        network: in float32 on the CPU, in evaluation mode; its input's sides are multiples of ``window``.
+        network: in float32 on the CPU, in evaluation mode; the sides of its input are multiples of ``window``.
         scale: output pixels per input pixel, along each side.
         window: see ``network``.
-        facts: what the file says about it.
+        facts: metadata for the file.
     """
 
     network: nn.Module
@@ -136,21 +137,21 @@ class Subject:
     facts: dict[str, str]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """What the file must give for (B, 3, h, w) of any size."""
+        """Return the result that the file must give for (B, 3, h, w) of any size."""
         with torch.no_grad():
             y: Tensor = AnySize(self.network, self.scale, self.window)(x)
         return y
 
 
 def subject_of(network: nn.Module) -> Subject:
-    """A network of :func:`safmn.load_network` with what is known about it."""
+    """Return a network from :func:`safmn.load_network` with facts about it."""
     halo = getattr(network, "halo", None)
     scale, window = int(network.scale), int(getattr(network, "window", 1))  # type: ignore[arg-type]
     inner = network.network if isinstance(network, ForeignNetwork) else network
     try:
         found = recognise(inner.state_dict())
         name, arguments = found.type, found.kwargs
-    except WeightsError:  # not of the family
+    except WeightsError:  # not of the SAFMN family
         name, arguments = type(inner).__name__, {}
     facts = {
         "producer": f"safmn {__version__}",

@@ -1,11 +1,11 @@
-"""Layers around a network that was converted for ncnn, so that its graph pads and crops by itself.
+"""Add layers to a network that was converted for ncnn, so that its graph pads and crops by itself.
 
-A network wants sides that are multiples of its window. Two ways to give it such sides are here:
+The sides of a network's input must be multiples of its window. There are two ways to pad to such sides:
 
-- :func:`any_size` takes images of every size, from 1x1. It needs a new ncnn (tried: 1.0.20261020); 1.0.20250916 and
-  older ones refuse to load the file.
-- :func:`for_tiles` uses nothing but the layers that Upscayl's engine is built with, in their older forms (of 2023). It
-  takes images whose sides are not below the window, and fails with a status for smaller ones.
+- :func:`any_size` takes images of any size, from 1x1. It needs a recent ncnn (tested: 1.0.20261020); 1.0.20250916 and
+  older versions refuse to load the file.
+- :func:`for_tiles` uses only layers that Upscayl's engine is built with, in their older forms (of 2023). It takes
+  images whose sides are not below the window; for smaller ones ncnn returns an error status.
 
 The text format of ``.param`` files: https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure
 """
@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 MAGIC = "7767517"
 INPUT, OUTPUT = "in0", "out0"
-"""Blob names that pnnx gives."""
+"""Names that pnnx gives to the input and output blobs."""
 TILED_INPUT, TILED_OUTPUT = "data", "output"
-"""Blob names that realesrgan-ncnn-vulkan and Upscayl ask for."""
+"""Names of the input and output blobs that realesrgan-ncnn-vulkan and Upscayl expect."""
 UPSCAYL_LAYERS = frozenset(
     {
         "BinaryOp",
@@ -52,7 +52,7 @@ UPSCAYL_LAYERS = frozenset(
         "Swish",
     }
 )
-"""What Upscayl's engine is built with (the options of its CMakeLists.txt, 2026)."""
+"""The layers that Upscayl's engine is built with (options in its CMakeLists.txt, 2026)."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Layer:
     """One line of a ``.param`` file.
 
     Attributes:
-        kind: such as "Convolution".
-        name: unique in the file.
+        kind: type of the layer, such as "Convolution".
+        name: a name that is unique in the file.
         inputs, outputs: names of blobs; each blob is written once and read once.
         parameters: the rest of the line.
     """
@@ -78,12 +78,12 @@ class Layer:
 
 
 def any_size(param: str, scale: int, window: int) -> str:
-    """The graph with mirrored padding to multiples of ``window`` before it and a crop behind it.
+    """Return the graph with mirrored padding to multiples of ``window`` before it and a crop after it.
 
     Args:
-        param: what pnnx wrote: from ``in0`` to ``out0``.
+        param: the ``.param`` file from pnnx, from ``in0`` to ``out0``.
         scale: output pixels per input pixel, along each side.
-        window: what the sides of the network's input must be multiples of.
+        window: the sides of the network's input must be multiples of this.
     """
     if window == 1:
         return param
@@ -109,10 +109,11 @@ def any_size(param: str, scale: int, window: int) -> str:
 
 
 def for_tiles(param: str, scale: int, window: int) -> str:
-    """The same for images of at least ``window`` pixels along each side, in old layers, from ``data`` to ``output``.
+    """Like :func:`any_size`, for sides of at least ``window`` pixels, with older layers, from ``data`` to ``output``.
 
-    A crop takes its size from another blob here. That is made by pooling and enlarging. The layer ``guard`` has no
-    pixels left, which is an error in ncnn, where a side is below the window: mirrored padding would read elsewhere.
+    These crops take their size from a second blob, which is made by pooling and enlarging. If a side is below the
+    window, mirrored padding would read outside of the image. The layer ``guard`` prevents that: its result then has no
+    pixels, which is an error in ncnn.
 
     Raises:
         ValueError: the network needs a layer that Upscayl's engine lacks.
@@ -142,27 +143,31 @@ def for_tiles(param: str, scale: int, window: int) -> str:
 
 
 def _power_of_root(layer: Layer) -> Layer:
-    """One over the square root as a power, in a layer that Upscayl has; other layers as they are."""
+    """Replace a reciprocal square root by a power, a layer that Upscayl has; return other layers unchanged."""
     if (layer.kind, layer.parameters) != ("UnaryOp", "0=6"):
         return layer
     return replace(layer, kind="BinaryOp", parameters="0=6 1=1 2=-0.5")
 
 
 def _mirrored(source: str, window: int) -> tuple[list[Layer], str]:
-    """Layers that continue an image at its lower and right end, mirrored, to at least ``window`` more or less pixels.
+    """Return layers that extend an image by mirroring at its lower and right end, enough for the next multiple.
 
-    Appending the mirrored end to n pixels makes 2n - 1, of which the next mirroring is again a continuation. Where
-    the image is not below the window once is enough; what later steps append is cropped away.
+    Appending the mirrored end to n pixels gives 2n - 1 pixels, and mirroring these again continues the pattern. If the
+    image is not below the window, one step is enough; what later steps append is cropped away.
+
+    Args:
+        source: name of the input blob.
+        window: the sides are extended to at least the next multiple of this.
 
     Returns:
-        The layers, and the blob that they end in.
+        The layers, and the name of their output blob.
     """
     layers: list[Layer] = []
     blob = source
     for axis, side, pads in ((1, "h", "0=0 1=1 2=0 3=0"), (2, "w", "0=0 1=0 2=0 3=1")):
         new = (f"{side}{number}" for number in itertools.count())
         layers.append(Layer("Padding", f"{side}_repeated", (blob,), (next(new),), f"{pads} 4=1"))
-        repeated, blob = layers[-1].outputs[0], next(new)  # a single pixel is doubled, all else stays as it was
+        repeated, blob = layers[-1].outputs[0], next(new)  # a single pixel is doubled; longer sides do not change
         layers.append(
             Layer("Crop", f"{side}_doubled", (repeated,), (blob,), _crop("0", f"max(-(0{side},1),2)", str(axis)))
         )
@@ -181,12 +186,12 @@ def _mirrored(source: str, window: int) -> tuple[list[Layer], str]:
 
 
 def _crop(starts: str, ends: str, axes: str) -> str:
-    """Parameters of a crop whose bounds are expressions; ``0w`` is the width of its first input."""
+    """Return the parameters of a crop whose bounds are expressions; ``0w`` is the width of its first input."""
     return f'19="{starts}" 20="{ends}" 21="{axes}"'
 
 
 def _parsed(param: str) -> list[Layer]:
-    """The layers of a ``.param`` file; the first is the input."""
+    """Parse the layers of a ``.param`` file; the first is the input."""
     magic, _, *lines = param.splitlines()
     if magic != MAGIC:
         raise ValueError(f"a .param file begins with {MAGIC}, not {magic:.20}")
@@ -202,7 +207,7 @@ def _parsed(param: str) -> list[Layer]:
 
 
 def _renamed(layers: list[Layer], names: dict[str, str]) -> list[Layer]:
-    """The layers with other names for some blobs."""
+    """Return the layers with some blobs renamed."""
 
     def renamed(blobs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(names.get(blob, blob) for blob in blobs)
@@ -211,6 +216,6 @@ def _renamed(layers: list[Layer], names: dict[str, str]) -> list[Layer]:
 
 
 def _text(layers: list[Layer]) -> str:
-    """The ``.param`` file of the layers."""
+    """Return the ``.param`` file of the layers."""
     blobs = sum(len(layer.outputs) for layer in layers)
     return "\n".join([MAGIC, f"{len(layers)} {blobs}", *map(str, layers)]) + "\n"

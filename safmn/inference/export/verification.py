@@ -1,4 +1,4 @@
-"""Checking a file that was written: it is run in its own runtime and compared with the network."""
+"""Check an exported file: run it in its own runtime and compare its results with the network's."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from safmn.errors import first_line
 from safmn.inference.export.formats import ExportError, Format, Job, Onnx, Run, Size
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 2e-2}
-"""How far the file's result may be from the network's in float32, relative to the larger of that and 1."""
+"""Largest allowed difference from the network's float32 result, relative to the larger of that result and 1."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What came out.
+    """The result of a check.
 
     Attributes:
-        sizes: (height, width) of the images that the file was run on; empty where its runtime is not installed.
-        error: the largest difference to the network, relative to the larger of the value and 1; None: it was not run.
-        notes: what else a user should know, a line each.
+        sizes: (height, width) of the images that the file was run on; empty if its runtime is not installed.
+        error: largest difference from the network, relative to the larger of the value and 1; None if it was not run.
+        notes: further lines for the user.
     """
 
     sizes: tuple[Size, ...]
@@ -35,10 +35,10 @@ class Checked:
 
 
 def verify(form: Format, job: Job, path: Path) -> Checked:
-    """Run a file on small, odd and large images.
+    """Run a file on small, odd and large images, or on its single size, and compare the results with the network's.
 
     Raises:
-        ExportError: a result is too far from the network's.
+        ExportError: a result differs from the network's by more than :data:`TOLERANCE`.
     """
     missing = form.runtime_missing()
     if missing:
@@ -50,7 +50,7 @@ def verify(form: Format, job: Job, path: Path) -> Checked:
 
 
 def _sizes(window: int, smallest: int) -> list[Size]:
-    """Sizes to check with: small and large, odd, below the window, and a single row of pixels."""
+    """Return sizes to check with: small and large, odd, below the window, and a single row of pixels."""
     side = max(window, 8)
     sizes = [
         (side, 2 * side),
@@ -64,14 +64,14 @@ def _sizes(window: int, smallest: int) -> list[Size]:
 
 
 def _largest_error(job: Job, run: Run, sizes: Sequence[Size]) -> float:
-    """The largest difference of the file's results; raises ExportError where it is too large."""
+    """Return the largest difference of the file's results. Raise ExportError if it is too large."""
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for height, width in sizes:
         batch = 1 if job.size or height > 1 else 2
         x = _image(batch, height, width, generator)
         error = difference(run(x), job.subject(x))
-        if not error <= TOLERANCE[job.precision]:  # not a number either
+        if not error <= TOLERANCE[job.precision]:  # also true for NaN
             raise ExportError(
                 f"the file for {job.subject.facts['network']} is wrong for an image of {width}x{height} pixels, by "
                 f"{error:.2g}; it was removed. Try another format, or a fixed size."
@@ -81,21 +81,21 @@ def _largest_error(job: Job, run: Run, sizes: Sequence[Size]) -> float:
 
 
 def _image(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Something like photographs, (B, 3, h, w) in [0, 1]: white noise drives trained networks beyond all bounds."""
+    """Return smooth images, (B, 3, h, w) in [0, 1]. On white noise, trained networks may overshoot without bounds."""
     coarse = torch.rand(batch, 3, height // 8 + 2, width // 8 + 2, generator=generator)
     smooth = functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
     return (smooth + 0.02 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1)
 
 
 def difference(y: Tensor, expected: Tensor) -> float:
-    """The largest difference, relative to the larger of the expected value and 1; infinite for another shape."""
+    """Return the largest difference, relative to the larger of the expected value and 1; infinity if shapes differ."""
     if y.shape != expected.shape:
         return float("inf")
     return float(((y - expected).abs() / expected.abs().clamp(min=1)).max())
 
 
 def _opencv(job: Job, path: Path) -> tuple[str, ...]:
-    """What to say about OpenCV's DNN, which is the other program that files of one size are for; nothing if right."""
+    """Return a note if OpenCV's DNN, the other program for files of a single size, does not run this one correctly."""
     assert job.size is not None
     x = _image(1, *job.size, torch.Generator().manual_seed(0))
     try:
@@ -108,7 +108,7 @@ def _opencv(job: Job, path: Path) -> tuple[str, ...]:
 
 
 def run_opencv(path: Path) -> Run:
-    """A file of one size in OpenCV's DNN."""
+    """Load a file of a single size into OpenCV's DNN."""
     net = cv2.dnn.readNetFromONNX(np.fromfile(path, np.uint8))
 
     def run(x: Tensor) -> Tensor:
