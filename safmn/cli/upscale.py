@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="Q",
         help="for JPEG, WebP (100: lossless) and AVIF (default: 95)",
     )
-    film = p.add_argument_group("films", "how their pictures are encoded; sound and all else are kept")
+    film = p.add_argument_group("films", "how the frames are encoded; sound and everything else are kept")
     film.add_argument(
         "--codec",
         metavar="C",
@@ -68,13 +68,13 @@ def parser() -> argparse.ArgumentParser:
         "h264_nvenc (default: h264; vp9 in .webm; hevc for more than 8 bits)",
     )
     film.add_argument("--crf", type=float, metavar="N", help="quality on the encoder's scale, lower is better")
-    film.add_argument("--preset", metavar="P", help="speed against size, by the encoder's names (default: medium)")
-    film.add_argument("--pix-fmt", metavar="F", help="such as yuv420p10le for 10 bits (default: as deep as the film)")
+    film.add_argument("--preset", metavar="P", help="trades speed for size; names of the encoder (default: medium)")
+    film.add_argument("--pix-fmt", metavar="F", help="such as yuv420p10le for 10 bits (default: the film's bit depth)")
     film.add_argument(
         "--deinterlace",
         default="auto",
         choices=film_codecs.DEINTERLACE,
-        help="with bwdif: auto, pictures that are marked as interlaced; all; off (default: auto)",
+        help="deinterlace with bwdif; auto: frames marked as interlaced; all; off (default: auto)",
     )
     p.add_argument("--compare", action="store_true", help="also write OUTPUT_compare.png: bicubic and the result")
     p.add_argument("--overwrite", action="store_true", help="replace existing outputs")
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_films(film: FilmOptions, jobs: Sequence[Job]) -> None:
-    """Refuse what no film can be written with, before any work; defaults need no test."""
+    """Raise OptionError before any work if a film cannot be written with these options. Defaults need no check."""
     if film == FilmOptions(deinterlace=film.deinterlace):
         return
     for suffix in dict.fromkeys(job.target.suffix.lower() for job in jobs if job.is_film):
