@@ -1,4 +1,4 @@
-"""SAFMN written a second time, from the paper's formulas and for reading only: what the network is held against."""
+"""A second, readable implementation of SAFMN from the paper's formulas: the reference for the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from torch.nn import functional as F
 
 
 def plain_safmn(x: Tensor, weights: Mapping[str, Tensor], n_blocks: int, scale: int) -> Tensor:
-    """The published forward pass, every operation written out. ``weights``: a state dict of SAFMN."""
+    """Compute the published forward pass, with every operation written out.
+
+    Args:
+        x: (B, 3, h, w).
+        weights: state dict of a SAFMN.
+        n_blocks: number of its blocks.
+        scale: upscaling factor.
+
+    Returns:
+        (B, 3, h * scale, w * scale).
+    """
 
     def conv(x: Tensor, name: str, padding: int, groups: int = 1) -> Tensor:
         return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=padding, groups=groups)

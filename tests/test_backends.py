@@ -1,4 +1,4 @@
-"""Every back end that is installed gives what eager gives; ``auto`` drops what does not; mistakes are explained."""
+"""Every installed back end gives the result of eager; ``auto`` rejects wrong ones; errors explain mistakes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from safmn.registry import ARCH_REGISTRY, build
 SMALL = {"SAFMN_BCIE": {"dim": 8, "n_blocks": 1, "num_layers": 1}, "SAFMNv3": {"dim": 16, "num_blocks": 1}}
 INSTALLED = [name for name, problem in available_backends("cpu").items() if problem is None]
 FAST = [name for name in INSTALLED if name not in ("auto", "eager", "compile")]
-NO_BFLOAT16 = ("onnxruntime", "openvino")  # has none; rounds more than it may
+NO_BFLOAT16 = ("onnxruntime", "openvino")  # the first has no kernels for it, the second rounds more than allowed
 
 
 def photo(height: int, width: int, batch: int = 1) -> Tensor:
@@ -38,7 +38,7 @@ def small(kind: str = "SAFMN") -> nn.Module:
 
 
 def make(name: str, network: nn.Module, precision: str = "fp32") -> Backend:
-    """The back end, or a skip where it does not know the network."""
+    """Return the back end; skip the test if the back end does not support the network."""
     try:
         return make_backend(name, network, precision=precision)
     except OptionError as error:
@@ -61,7 +61,7 @@ def x2() -> nn.Module:
 def test_equals_eager_on_a_photograph(name: str, x2: nn.Module) -> None:
     backend = make(name, x2)
     kept = []
-    # A size that comes a second and third time takes another way in some back ends; results are not overwritten.
+    # In some back ends, a repeated size takes another path. Comparing at the end shows that no result is overwritten.
     for x in (photo(96, 128), photo(96, 128), photo(96, 128) / 2, photo(40, 64), photo(48, 56, batch=2)):
         kept.append((backend(x), x2(x)))
     assert max(largest(*pair) for pair in kept) <= 1e-4
@@ -81,15 +81,15 @@ from safmn.inference.backends import make_backend
 used = [make_backend(sys.argv[1], safmn.archs.SAFMN(dim=4, n_blocks=1).eval()) for _ in range(2)]
 for backend in used:
     backend(torch.rand(1, 3, 16, 16))
-del backend, used[0], used[0]  # the first one first
+del backend, used[0], used[0]  # in the order of creation
 signal.signal(signal.SIGINT, lambda *_: print("handled"))
 signal.raise_signal(signal.SIGINT)
 """
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_signals_are_handled_after_its_end(name: str) -> None:
-    """OpenVINO's plugin can leave a stack for signal handlers that is not there any more."""
+def test_signals_are_handled_after_a_back_end_is_deleted(name: str) -> None:
+    """OpenVINO's plugin can leave a freed stack for signal handlers behind."""
     command = [sys.executable, "-c", SIGNALLED, name]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "handled\n"
 
@@ -114,7 +114,7 @@ def test_odd_sizes_through_the_upscaler(name: str, x2: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", ["eager", *(name for name in FAST if name not in NO_BFLOAT16)])
 def test_bfloat16_is_near_float32(name: str, x2: nn.Module) -> None:
-    """At most two levels of 8 bits anywhere, and 60 dB on the mean: 0.03 dB of an image at 38 dB is the most."""
+    """The error is at most two levels of 8 bits anywhere, and 60 dB on average, which costs 0.03 dB at 38 dB."""
     x = photo(96, 128)
     y, expected = make_backend(name, x2, precision="bf16")(x).clamp(0, 1), x2(x).clamp(0, 1)
     assert y.dtype == torch.float32
@@ -123,7 +123,7 @@ def test_bfloat16_is_near_float32(name: str, x2: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FAST if name in NO_BFLOAT16])
-def test_no_bfloat16(name: str) -> None:
+def test_back_ends_without_bfloat16_refuse_it(name: str) -> None:
     with pytest.raises(OptionError, match="bfloat16"):
         make_backend(name, small(), precision="bf16")
 
@@ -137,7 +137,7 @@ def test_compiled() -> None:
 
 @pytest.mark.parametrize("name", ["eager", *FAST])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_network_is_left_as_it_is(name: str, precision: str) -> None:
+def test_network_does_not_change(name: str, precision: str) -> None:
     network = small().train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     try:
@@ -148,11 +148,11 @@ def test_network_is_left_as_it_is(name: str, precision: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-# The choice
+# The choice of "auto"
 
 
 class Fake(Backend):
-    """Gives at once what it was told to."""
+    """A back end with a given result or error."""
 
     name = "fake"
     result: ClassVar[Any] = None
@@ -171,19 +171,19 @@ def fake(label: str, result: Any) -> type[Backend]:
 
 @functools.cache
 def tried() -> tuple[Tensor, Tensor]:
-    """What ``auto`` tries back ends on for an input of 64x64 pixels, and what the network makes of it."""
+    """Return the sample on which ``auto`` tests back ends for an input of 64x64 pixels, and the network's result."""
     sample = auto._sample(photo(64, 64))
     return sample, small()(sample)
 
 
 def exact(x: Tensor) -> Tensor:
-    """What the network makes of an input: at once for what ``auto`` tries, so that fakes are faster than eager."""
+    """Return the network's result. That for ``auto``'s sample is precomputed, so that fakes are faster than eager."""
     sample, expected = tried()
     return expected if torch.equal(x, sample) else small()(x)
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, *candidates: type[Backend], precision: str = "fp32") -> Backend:
-    """What ``auto`` has chosen after its first input."""
+    """Return ``auto`` after it has chosen one of the candidates at its first input."""
     monkeypatch.setattr(auto, "candidates_of_auto", lambda device_type: candidates)
     network, x = small(), photo(64, 64)
     backend = make_backend("auto", network, precision=precision)
@@ -195,7 +195,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, *candidates: type[Backend], precisio
 def test_auto_does_not_judge_by_an_input_on_which_the_network_overshoots(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rounding that is amplified a million times is no reason to run eagerly; a wrong result on photographs is."""
+    """Rounding errors that the network amplifies a million times do not exclude a back end."""
     network = small()
     seen = []
 
@@ -213,7 +213,7 @@ def test_auto_does_not_judge_by_an_input_on_which_the_network_overshoots(
     assert seen[0].std() > 0.05  # a made-up photograph, not the input
 
 
-def test_auto_runs_eagerly_what_gives_no_numbers(
+def test_auto_chooses_eager_for_a_network_that_gives_nan(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     network = small()
@@ -235,13 +235,13 @@ def test_auto_takes_the_first_that_is_right_and_fast(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("result", "reason"),
     [
-        (lambda y: y + 0.003, "its result is wrong by up to 0.003"),
-        (lambda y: y * float("nan"), "its result is wrong by up to nan"),
-        (lambda y: y[:, :, :-1], "its result has shape (1, 3, 255, 256) instead of (1, 3, 256, 256)"),
-        (RuntimeError("kernel panic\nmore"), "failed and is not used: RuntimeError: kernel panic"),
+        (lambda y: y + 0.003, "wrong by up to 0.003"),
+        (lambda y: y * float("nan"), "wrong by up to nan"),
+        (lambda y: y[:, :, :-1], "(1, 3, 255, 256) instead of (1, 3, 256, 256)"),
+        (RuntimeError("kernel panic\nmore"), "RuntimeError: kernel panic"),
     ],
 )
-def test_auto_drops_what_is_wrong_or_fails(
+def test_auto_rejects_back_ends_that_fail_or_are_wrong(
     result: Any, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = fake("bad", result if isinstance(result, Exception) else lambda x: result(exact(x)))
@@ -254,14 +254,15 @@ def test_auto_drops_what_is_wrong_or_fails(
     assert choose(monkeypatch, bad).name == "eager"
 
 
-def test_auto_wants_56_db_of_bfloat16(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_requires_56_db_of_bfloat16(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     noise = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     far, near = (fake(label, lambda x, s=s: exact(x) + s * noise) for label, s in (("far", 2e-3), ("near", 1e-3)))
     assert choose(monkeypatch, far, near, precision="bf16").name == "near"
-    assert "Back end far is not used: its result is only 54.0 dB near that of float32." in caplog.text
+    assert "far is not used" in caplog.text
+    assert "54.0 dB" in caplog.text
 
 
-def test_auto_passes_over_what_is_missing_unfit_or_slow(
+def test_auto_skips_back_ends_that_are_missing_unfit_or_slow(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import time
@@ -277,10 +278,10 @@ def test_auto_passes_over_what_is_missing_unfit_or_slow(
         assert choose(monkeypatch, missing, unfit, slow).name == "eager"
     assert "missing: not used: pip install it" in caplog.text
     assert "unfit: not used: no such network" in caplog.text
-    assert "slow is not used: slower than eager" in caplog.text
+    assert "slow is not used: slower" in caplog.text
 
 
-def test_auto_as_it_is_gives_the_result_of_eager(x2: nn.Module) -> None:
+def test_auto_with_its_own_candidates_gives_the_result_of_eager(x2: nn.Module) -> None:
     backend = make_backend("auto", x2)
     for x in (photo(64, 64), photo(32, 48)):
         assert largest(backend(x), x2(x)) <= 2e-4
@@ -302,34 +303,35 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
 
 def test_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(OptionError, match=r"needs a C\+\+ compiler \(g\+\+ or clang\+\+\); install one"):
+    with pytest.raises(OptionError, match=r"C\+\+ compiler.*install"):
         make_backend("compile", small())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "openvin"}, r"no back end 'openvin'\. Did you mean 'openvino'\? Known: auto, "),
-        ({"name": "eager", "precision": "half"}, "precision 'half': choose fp32, bf16, fp16"),
-        ({"name": "eager", "precision": "fp16"}, "precision 'fp16' is for GPUs; on the CPU choose bf16 or fp32"),
-        ({"name": "cuda-graphs"}, "CUDA graphs need a CUDA device, not cpu"),
-        ({"name": "tensorrt"}, "TensorRT needs a CUDA device, not cpu"),
-        ({"name": "openvino", "device": "meta"}, "OpenVINO is used on CPUs, not on meta"),
-        ({"name": "onnxruntime", "device": "meta"}, "ONNX Runtime is used on CPUs and CUDA devices, not on meta"),
+        ({"name": "openvin"}, r"'openvin'.* 'openvino'\? Known: auto, "),
+        ({"name": "eager", "precision": "half"}, "'half': choose fp32, bf16, fp16"),
+        ({"name": "eager", "precision": "fp16"}, "'fp16' .*choose bf16 or fp32"),
+        ({"name": "cuda-graphs"}, "CUDA graphs .*CUDA device, not cpu"),
+        ({"name": "tensorrt"}, "TensorRT .*CUDA device, not cpu"),
+        ({"name": "openvino", "device": "meta"}, "OpenVINO .*CPUs, not on meta"),
+        ({"name": "onnxruntime", "device": "meta"}, "ONNX Runtime .*CUDA devices, not on meta"),
     ],
 )
-def test_mistakes(arguments: dict[str, str], message: str) -> None:
+def test_mistakes_are_named(arguments: dict[str, str], message: str) -> None:
     options = dict(arguments)
     with pytest.raises(OptionError, match=message):
         make_backend(options.pop("name"), small(), **options)
 
 
-def test_what_a_gpu_lacks_is_known_in_a_fresh_process() -> None:
-    """Where nothing has made torch import the module that knows of Triton."""
+def test_missing_triton_is_reported_in_a_fresh_process() -> None:
+    """No other code has made torch import its module for Triton there."""
     code = """
 import torch
 from safmn.inference.backends.torch_backends import Compiled
-assert Compiled.missing(torch.device("cuda")) in (None, "torch.compile needs Triton on a GPU: pip install triton")
+problem = Compiled.missing(torch.device("cuda"))
+assert problem is None or "pip install triton" in problem
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The table of flat colours: what is counted, and that weights that ruin a colour are found."""
+"""The flat-colour benchmark counts the ruined colours of given weights, and no others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safmn.inference.upscaler import Upscaler
 
 
 class Nearest(torch.nn.Module):
-    """Repeats pixels, and makes blue, where it has no other colour within 8 pixels, 50 levels darker."""
+    """Repeats pixels. Blue without another colour within 8 pixels becomes 50 levels darker."""
 
     scale, window, halo = 2, 1, 8
 
@@ -27,14 +27,14 @@ class Nearest(torch.nn.Module):
         return (x - surrounded * x * 50 / 255).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def test_colours_are_all_combinations() -> None:
+def test_all_combinations_of_levels_are_tested() -> None:
     colours = flat_colours.all_colours()
     assert colours.shape == (729, 3)
     assert len(np.unique(colours, axis=0)) == 729
     assert flat_colours.of_hex("3370ff") == (51, 112, 255)
 
 
-def test_a_colour_that_is_ruined_in_large_areas_alone_is_found() -> None:
+def test_a_colour_that_is_ruined_only_in_large_areas_is_found() -> None:
     colours = np.array([[0, 0, 255], [255, 0, 0]], np.uint8)
     found = dict(flat_colours.areas(Upscaler(Nearest(), backend="eager", device="cpu", guard=False), colours))
     assert found["24 on white"].tolist() == [[50, pytest.approx(50, abs=20)], [0, 0]]
@@ -54,6 +54,7 @@ def test_both_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert flat_colours.main() == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     counts = {(row[0][2:], row[1]): int(row[2]) for row in rows if len(row) == 7 and row[2].isdigit()}
+    assert {name for name, _ in counts} == {"safmn-x2", "dark"}
     assert {area for _, area in counts} == {area for name, area in counts if name == "dark"}
     assert all(count == (7 if name == "dark" else 0) for (name, _), count in counts.items())  # black stays black
     drawings = [row for row in rows if len(row) == 8 and row[0] == "| safmn-x2" and row[1] != "slope"]

@@ -1,4 +1,4 @@
-"""Reading and writing kinds of image files and animations that are easily mistaken for others."""
+"""Image files and animations that are easily misread or written wrongly: damaged files, unusual formats, metadata."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ ORIENTATION, CAMERA = 0x0112, 0x010F
 
 
 def photo(height: int = 24, width: int = 36) -> Array:
-    """A photograph, uint8 (height, width, 3)."""
+    """Return a photograph, uint8 (height, width, 3)."""
     return np.ascontiguousarray(cv2.resize(data.astronaut(), (width, height), interpolation=cv2.INTER_AREA))
 
 
 def deep(pixels: Array) -> Array:
-    """16 bits that are no multiples of 257."""
+    """Return uint16 pixels that are not multiples of 257."""
     return pixels.astype(np.uint16) * 250 + 3
 
 
 def animated(kind: str, count: int = 4, **options: Any) -> bytes:
+    """Return an animation file of Pillow's format ``kind``."""
     stream = io.BytesIO()
     first, *others = (Image.fromarray(np.roll(photo(), 4 * step, 1)) for step in range(count))
     first.save(stream, kind, save_all=True, append_images=others, **options)
@@ -44,7 +45,7 @@ def animated(kind: str, count: int = 4, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["gif", "tiff", "avif", "png", "webp"])
-def test_whatever_damage_does_it_names_the_file(suffix: str, tmp_path: Path) -> None:
+def test_damaged_files_raise_only_errors_that_name_the_file(suffix: str, tmp_path: Path) -> None:
     whole = animated(suffix.upper())
     path = tmp_path / f"a.{suffix}"
     generator = np.random.default_rng(0)
@@ -66,11 +67,11 @@ def test_whatever_damage_does_it_names_the_file(suffix: str, tmp_path: Path) -> 
     assert all(str(path) in message for message in messages)
 
 
-# Kinds of pixels
+# Pixel formats
 
 
 @pytest.mark.parametrize("width", [116, 160, 540, 720])
-def test_a_bmp_has_8_bits_whatever_its_width(width: int, tmp_path: Path) -> None:
+def test_a_bmp_of_any_width_has_8_bits(width: int, tmp_path: Path) -> None:
     pixels = photo(4, width)
     Image.fromarray(pixels).save(tmp_path / "a.bmp")
     assert np.array_equal(read_picture(tmp_path / "a.bmp").pixels, pixels)
@@ -78,7 +79,7 @@ def test_a_bmp_has_8_bits_whatever_its_width(width: int, tmp_path: Path) -> None
     assert read_picture(tmp_path / "b.bmp").pixels.dtype == np.uint8
 
 
-def test_jpeg_2000_has_8_bits_whatever_its_length(tmp_path: Path) -> None:
+def test_a_jpeg_2000_file_of_any_length_has_8_bits(tmp_path: Path) -> None:
     Image.fromarray(photo()).save(tmp_path / "a.jp2")
     content = (tmp_path / "a.jp2").read_bytes()
     (tmp_path / "a.jp2").write_bytes(content.ljust(16000, b"\0"))
@@ -104,7 +105,7 @@ def test_portable_maps_of_more_than_8_bits_become_16(sign: bytes, channels: int,
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_16_bit_tiff_is_turned_however_it_is_stored(orientation: int, tmp_path: Path) -> None:
+def test_16_bit_tiff_is_turned_in_interleaved_and_separate_planes(orientation: int, tmp_path: Path) -> None:
     tags = [(ORIENTATION, "H", 1, orientation, True)]
     planes = np.moveaxis(deep(photo()), -1, 0).copy()
     tifffile.imwrite(tmp_path / "a.tif", deep(photo()), photometric="rgb", extratags=tags)
@@ -122,7 +123,7 @@ def test_colours_of_16_bit_tiff_are_divided_by_associated_alpha(tmp_path: Path) 
         tifffile.imwrite(tmp_path / name, np.dstack([stored, alpha]), photometric="rgb", extrasamples=[extra])
         result = read_picture(tmp_path / name).pixels
         assert np.array_equal(result[..., 3], alpha)
-        assert np.allclose(result[:, 1:, :3], colours[:, 1:], atol=20), name  # 1/36 of the levels are left in column 1
+        assert np.allclose(result[:, 1:, :3], colours[:, 1:], atol=20), name  # column 1 has only 1/36 of the levels
 
 
 def test_16_bit_png_with_one_transparent_value(tmp_path: Path) -> None:
@@ -142,17 +143,19 @@ def test_16_bit_png_with_one_transparent_value(tmp_path: Path) -> None:
         assert np.array_equal(result[..., :-1].squeeze(), pixels), name
 
 
-def test_unusual_tiff_is_told_from_what_is_no_image(tmp_path: Path) -> None:
+def test_errors_distinguish_unsupported_and_damaged_tiff(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", photo().astype(np.int32), photometric="rgb")
-    with pytest.raises(DataError, match=r"a\.tif: a TIFF file of int32; convert it to 8 or 16 bits"):
+    with pytest.raises(DataError, match=r"a\.tif: .*int32.* 8 or 16 bits"):
         read_picture(tmp_path / "a.tif")
     (tmp_path / "b.tif").write_bytes(b"II*\0 no image")
-    with pytest.raises(DataError, match=r"b\.tif: cannot be decoded as TIFF"):
+    with pytest.raises(DataError, match=r"b\.tif: .*decoded as TIFF"):
         read_picture(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_gif_shows_a_pixel_or_not(soft: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_gif_gets_binary_alpha_with_a_warning_if_it_was_soft(
+    soft: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pixels = np.dstack([data.astronaut()[::4, ::4], np.zeros((128, 128), np.uint8)])
     alpha = pixels[..., 3].copy()
     cv2.circle(alpha, (64, 64), 40, 255, -1, cv2.LINE_AA)
@@ -166,7 +169,8 @@ def test_gif_shows_a_pixel_or_not(soft: bool, tmp_path: Path, caplog: pytest.Log
     np.testing.assert_array_equal(result[..., 3], np.where(alpha >= 128, 255, 0))
     shown = alpha >= 128
     assert np.abs(result[shown, :3].astype(int) - pixels[shown, :3]).mean() < 12
-    assert ("shown or not" in caplog.text) == soft
+    messages = {record.getMessage() for record in caplog.records}
+    assert ["transparen" in message for message in messages] == [True] * soft
 
 
 def test_descriptions_of_the_old_file_are_left_out(tmp_path: Path) -> None:
@@ -201,8 +205,8 @@ def test_animations_keep_their_exif_data(suffix: str, orientation: int, tmp_path
 
 
 @pytest.mark.parametrize(("suffix", "loop"), [("gif", None), ("png", 1), ("webp", 1)])
-def test_a_gif_that_is_played_once_stays_so(suffix: str, loop: int | None, tmp_path: Path) -> None:
-    """It says so by saying nothing, which in other formats means for ever."""
+def test_a_gif_that_plays_once_plays_once_in_other_formats(suffix: str, loop: int | None, tmp_path: Path) -> None:
+    """A GIF without a loop count plays once; in other formats, no loop count means endless."""
     frames = [Image.fromarray(np.roll(photo(), 4 * step, 1)) for step in range(3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=50)
     animation = read_animation(tmp_path / "a.gif")
@@ -220,7 +224,7 @@ def test_grey_profiles_stay_with_grey_files(suffix: str, kept: bool, tmp_path: P
         assert ("icc_profile" in image.info) == kept
 
 
-def test_an_image_for_programs_that_show_no_animations(tmp_path: Path) -> None:
+def test_the_default_image_of_an_apng_is_kept_and_is_no_frame(tmp_path: Path) -> None:
     frames = [Image.fromarray(np.roll(photo(), 4 * step, 1)) for step in range(3)]
     plain = Image.new("RGB", frames[0].size, (255, 0, 255))
     durations = [50, 70, 90]

@@ -1,4 +1,4 @@
-"""The native kernels: the same result as the network for all sizes, wherever and however they are built."""
+"""The native kernels give the network's result for all sizes, wherever and however they are built."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ TOLERANCE = 1e-5
 
 
 def lively(network: nn.Module, seed: int = 0) -> Any:
-    """Random weights, biases among them, whose features neither vanish nor explode."""
+    """Give a network random weights and biases whose features neither vanish nor explode."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 9
@@ -48,7 +49,7 @@ def lively(network: nn.Module, seed: int = 0) -> Any:
 
 
 def modules(chain: Chain) -> Iterator[tuple[Stage, StageModule]]:
-    """The stages of a chain that are modules."""
+    """Yield the stages of a chain that are modules."""
     for part in chain:
         if isinstance(part, Skip):
             yield from modules(part.inner)
@@ -61,7 +62,7 @@ def random_image(*shape: int) -> Tensor:
 
 
 def check(run: Any, network: nn.Module, x: Tensor) -> None:
-    """What ``run`` makes of ``x`` is what the network makes of it in float64."""
+    """Assert that ``run(x)`` is the network's result in float64, up to rounding."""
     expected = copy.deepcopy(network).double()(x.double())
     y = run(x)
     assert y.shape == expected.shape
@@ -71,7 +72,7 @@ def check(run: Any, network: nn.Module, x: Tensor) -> None:
 
 @pytest.fixture
 def threads() -> Iterator[Any]:
-    """torch.set_num_threads, undone after the test."""
+    """Return torch.set_num_threads, and undo it after the test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -132,31 +133,30 @@ def test_networks_of_another_kind_are_refused() -> None:
             make_backend("native", network)
 
 
-def test_sizes_without_a_kernel_run_eagerly_and_say_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_sizes_without_a_kernel_run_eagerly_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     network = lively(SAFMN(dim=8, n_blocks=1))
     run = make_backend("native", network)
     with caplog.at_level(logging.WARNING):
         for height, width in ((9, 16), (8, 13), (1, 1)):
             check(run, network, random_image(1, 3, height, width))
-    assert [record.message for record in caplog.records] == [
-        "Back end native: sides of 16x9 have no kernel; run eagerly."
-    ]
+    (record,) = caplog.records
+    assert re.search("native: .*16x9.* eager", record.message)
     assert run(torch.empty(0, 3, 8, 8)).shape == (0, 3, 32, 32)
 
 
-def test_memory_of_one_call_is_not_that_of_the_next() -> None:
+def test_later_calls_do_not_overwrite_results() -> None:
     network = lively(SAFMN(dim=8, n_blocks=1))
     run = make_backend("native", network)
     x = random_image(1, 3, 16, 24)
     first = run(x)
     kept = first.clone()
-    run(random_image(1, 3, 8, 40))  # another size in the same memory
+    run(random_image(1, 3, 8, 40))  # a different size in the same workspace
     assert torch.equal(first, kept)
     assert torch.equal(run(x), kept)
 
 
 class InWorker(torch.utils.data.Dataset[Tensor]):
-    """A data set whose workers use a back end that their parent has used before."""
+    """A data set whose workers use a back end that their parent process has used before."""
 
     def __init__(self, run: Any, x: Tensor) -> None:
         self.run, self.x = run, x
@@ -170,7 +170,7 @@ class InWorker(torch.utils.data.Dataset[Tensor]):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_worker_can_go_on(threads: Any) -> None:
+def test_a_forked_worker_can_use_the_back_end(threads: Any) -> None:
     threads(2)
     network = lively(SAFMN(dim=8, n_blocks=1))
     run, x = make_backend("native", network), random_image(1, 3, 32, 24)
@@ -209,7 +209,7 @@ def test_other_processors(machine: str, tmp_path: Path) -> None:
 
 
 def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a new process."""
+    """Bypass the cache of loaded kernels, as in a new process."""
     monkeypatch.setattr(kernels, "_this_machine", kernels._this_machine.__wrapped__)
 
 
@@ -244,7 +244,9 @@ def test_a_cache_that_cannot_be_written(
     assert "for this process only" in caplog.text
 
 
-def test_the_name_of_a_build_says_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_a_build_depends_on_flags_processor_and_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = {build.library_path(kernels.SOURCE, flags, tmp_path) for flags in ([], ["-mavx"])}
     monkeypatch.setattr(build, "_processor", lambda: "another one")
     names.add(build.library_path(kernels.SOURCE, [], tmp_path))
@@ -269,30 +271,31 @@ def test_a_compiler_that_fails(
     monkeypatch.setenv("SAFMN_CACHE", str(tmp_path))
     uncached(monkeypatch)
     network = lively(SAFMN(dim=8, n_blocks=1))
-    with pytest.raises(OSError, match=r"do not compile.*too old"):
+    with pytest.raises(OSError, match="too old"):
         make_backend("native", network)
     assert list((tmp_path / "native").iterdir()) == []
     chosen = make_backend("auto", network)
     check(chosen, network, random_image(1, 3, 16, 16))
     assert chosen.name != "native"
-    assert "Back end native failed and is not used: OSError: the native kernels do not compile" in caplog.text
+    assert "native failed" in caplog.text
+    assert "OSError" in caplog.text
 
 
 def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     network = lively(SAFMN(dim=8, n_blocks=1))
-    with pytest.raises(OptionError, match=r"need a C\+\+ compiler"):
+    with pytest.raises(OptionError, match=r"C\+\+ compiler"):
         make_backend("native", network)
     with caplog.at_level(logging.INFO):
         chosen = make_backend("auto", network)
         check(chosen, network, random_image(1, 3, 16, 16))
     assert chosen.name != "native"
-    assert "Back end native: not used: the native kernels need a C++ compiler" in caplog.text
+    assert re.search(r"native: not used: .*C\+\+ compiler", caplog.text)
 
 
 def test_real_pictures(weights_dir: Path, benchmark_dir: Path) -> None:
-    """Set5 at x2: float32 gives the same files but for rounding ties, bfloat16 loses less than 0.01 dB."""
+    """On Set5 at x2, float32 gives the same files up to rounding ties, and bfloat16 loses less than 0.01 dB."""
     network: Any = load_network(weights_dir / "safmn_x2_official_fp16.safetensors")
     run = {precision: make_backend("native", network, precision=precision) for precision in ("fp32", "bf16")}
     lost = []
@@ -310,7 +313,7 @@ def test_real_pictures(weights_dir: Path, benchmark_dir: Path) -> None:
     assert sum(lost) / len(lost) < 0.01
 
 
-def test_cut_frames(photos_dir: Path) -> None:
+def test_tiles_equal_the_whole_frame(photos_dir: Path) -> None:
     network = lively(SAFMN(dim=12, n_blocks=2, upscaling_factor=2))
     image = to_tensor(read_rgb(sorted((photos_dir / "val").iterdir())[0]))[None, :, :88, :184]
     whole = Upscaler(network, backend="eager", tile=0)(image)

@@ -1,8 +1,9 @@
-"""Pieces equal the whole: strips, bands and stages, for every network that depends on pixels nearby only."""
+"""Pieces equal the whole frame: strips, bands and stages, for every network that depends only on nearby pixels."""
 
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ TOLERANCE = 1e-5
 
 
 def lively(network: nn.Module, seed: int = 0) -> Any:
-    """Random weights whose features neither vanish nor explode, so that what is far away matters."""
+    """Give a network random weights whose features neither vanish nor explode, so that distant pixels matter."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         if parameter.ndim > 1:
@@ -44,7 +45,7 @@ NETWORKS = {
 
 
 def streamed(network: Any, x: torch.Tensor, width: int, rows: int) -> torch.Tensor:
-    """The network's output put together from strips of ``width`` columns, ``rows`` rows at a time."""
+    """Return the network's output, joined from strips of ``width`` columns and computed ``rows`` rows at a time."""
     size = [side * network.scale for side in x.shape[2:]]
     chain = stages_of(network)
     assert chain is not None
@@ -73,18 +74,18 @@ def streamed(network: Any, x: torch.Tensor, width: int, rows: int) -> torch.Tens
 def test_streaming_equals_the_full_frame(
     name: str, width: int, rows: int, working_set: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "WORKING_SET", working_set)  # 1: stages work on blocks of 64 columns
+    monkeypatch.setattr(streaming, "WORKING_SET", working_set)  # 1: stages process blocks of 64 columns
     network = lively(NETWORKS[name]())
     x = torch.rand(2, 3, 112, 144, generator=torch.Generator().manual_seed(1))
     full = network(x)
-    assert full.std() > 0.05  # otherwise nothing is tested
+    assert full.std() > 0.05  # a constant output would test nothing
     assert (streamed(network, x, width, rows) - full).abs().max() <= TOLERANCE * max(1.0, full.abs().max().item())
 
 
-def test_a_halo_that_is_too_small_is_noticed() -> None:
+def test_a_halo_that_is_too_small_changes_the_result() -> None:
     network = lively(NETWORKS["SAFMN"]())
     x = torch.rand(1, 3, 64, 208, generator=torch.Generator().manual_seed(1))
-    network.halo = 16  # of 50
+    network.halo = 16  # instead of 50
     assert (streamed(network, x, 64, 32) - network(x)).abs().max() > 10 * TOLERANCE
 
 
@@ -100,7 +101,7 @@ def test_streaming_for_any_size(height: int, width: int, rows: int, blocks: int)
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("rows", [32, 96])
-def test_the_memory_of_streaming_is_known(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_of_streaming_memory(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "WORKING_SET", 1)
     network = lively(NETWORKS[name]())
     chain = stages_of(network)
@@ -124,7 +125,7 @@ def test_the_memory_of_streaming_is_known(name: str, rows: int, monkeypatch: pyt
 
 
 def test_streaming_keeps_few_rows() -> None:
-    """A stage is never given more than a band and its halos, not even when the frame ends and all lines empty."""
+    """A stage never gets more rows than a band and its halos, not even at the end, when all lines are emptied."""
     network = lively(SAFMN(dim=4, n_blocks=6, upscaling_factor=2))
     chain = stages_of(network)
     assert chain is not None
@@ -139,7 +140,7 @@ def test_streaming_keeps_few_rows() -> None:
 
 
 def photograph(photos_dir: Path, height: int, width: int) -> np.ndarray[Any, Any]:
-    """A photograph, mirrored until it is large enough, as float32 in [0, 1]."""
+    """Return a photograph, mirrored until it is large enough, as float32 in [0, 1]."""
     image = read_rgb(sorted((photos_dir / "val").glob("*.png"))[0])
     tall = np.vstack([image, image[::-1]] * (-(-height // (2 * image.shape[0]))))
     return (np.hstack([tall, tall[:, ::-1]] * (-(-width // (2 * tall.shape[1]))))[:height, :width] / 255).astype("f4")
@@ -188,7 +189,7 @@ def test_other_sizes_are_mirrored_and_cropped(height: int, width: int, tile: int
     assert (result - expected).abs().max() <= TOLERANCE
 
 
-def test_full_frame_semantics_are_the_network_itself() -> None:
+def test_full_frame_semantics_give_the_result_of_the_network_itself() -> None:
     network = lively(NETWORKS["SAFMN"]())
     x = torch.rand(1, 3, 44, 99, generator=torch.Generator().manual_seed(1))
     published = Upscaler(network, device="cpu", full_frame_semantics=True)(x)
@@ -202,11 +203,11 @@ class WholeFrame(nn.Module):
     scale, window, halo = 2, 8, None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Nearest, and a little of the mean."""
+        """Enlarge by nearest neighbour and add a little of the mean."""
         return nn.functional.interpolate(x, scale_factor=2) + 1e-3 * x.mean()
 
 
-def test_blended_tiles_have_no_seams_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_blended_tiles_have_no_seams_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     upscaler = Upscaler(WholeFrame(), tile=64, device="cpu", backend="eager")
     image = np.tile(np.linspace(0.1, 0.9, 300, dtype=np.float32)[:, None, None], (1, 211, 3))
     with caplog.at_level(logging.WARNING):
@@ -226,11 +227,11 @@ def test_networks_that_see_the_whole_frame_are_blended(
         whole = Upscaler(weights_dir / f"{name}.pth", tile=0, device="cpu", backend="eager")(image)
         assert not caplog.records
         pieces = Upscaler(weights_dir / f"{name}.pth", tile=96, device="cpu", backend="eager")(image)
-    assert "tiles cannot equal it" in caplog.text
+    assert "depend on the whole frame" in caplog.text
     assert np.sqrt(np.mean((whole - pieces) ** 2)) < 0.01
 
 
-def test_out_of_memory_goes_on_with_smaller_pieces(caplog: pytest.LogCaptureFixture) -> None:
+def test_after_out_of_memory_the_pieces_are_smaller(caplog: pytest.LogCaptureFixture) -> None:
     network = lively(NETWORKS["SAFMN"]())
     x = torch.rand(1, 3, 40, 904, generator=torch.Generator().manual_seed(1))
     expected = network(x).clamp(0, 1)
@@ -238,20 +239,20 @@ def test_out_of_memory_goes_on_with_smaller_pieces(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.WARNING):
         result = Upscaler(network, tile=512, device="cpu", backend="eager")(x)
     assert (result - expected).abs().max() <= TOLERANCE
-    assert "512 wide; going on with 256" in caplog.text
+    assert re.search("512 .*256", caplog.text)
 
 
 @pytest.mark.parametrize("tile", [0, 64])
-def test_out_of_memory_in_the_end(tile: int) -> None:
+def test_out_of_memory_with_the_smallest_pieces_is_an_error(tile: int) -> None:
     network = lively(NETWORKS["SAFMN"]())
     network.to_feat.register_forward_pre_hook(_out_of_memory_from(columns=1, after=0))
     upscaler = Upscaler(network, tile=tile, device="cpu", backend="eager")
-    with pytest.raises(DataError, match="not enough memory for an image of 600x40 pixels"):
+    with pytest.raises(DataError, match="not enough memory .*600x40 pixels"):
         upscaler(np.zeros((40, 600, 3), np.uint8))
 
 
 def _out_of_memory_from(columns: int, after: int) -> Any:
-    """A hook that fails for inputs of so many columns, once it has let some pass."""
+    """Return a hook that fails for inputs of at least ``columns`` columns, but not in the first ``after`` calls."""
     calls = 0
 
     def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -263,7 +264,7 @@ def _out_of_memory_from(columns: int, after: int) -> Any:
     return hook
 
 
-def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
+def test_other_errors_are_not_mistaken_for_lack_of_memory() -> None:
     network = lively(NETWORKS["SAFMN"]())
     network.to_feat.register_forward_pre_hook(lambda module, inputs: 1 / 0)
     with pytest.raises(ZeroDivisionError):

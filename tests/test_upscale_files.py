@@ -1,6 +1,6 @@
-"""``safmn upscale`` on what people have: every kind of image file, damaged ones, films, odd names, interruptions.
+"""``safmn upscale`` on real-world inputs: all kinds of images, damaged files, films, unusual names, interruptions.
 
-The network repeats each pixel, so that what comes out is known exactly.
+The network repeats each pixel, so the exact result is known.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import struct
@@ -40,7 +41,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights that repeat each pixel at x2."""
+    """Return a file of weights that repeat each pixel at x2."""
     path = tmp_path_factory.mktemp("weights") / "repeat.safetensors"
     save_weights(path, params=repeater().state_dict())
     return path
@@ -51,7 +52,7 @@ Upscale = Callable[..., int]
 
 @pytest.fixture
 def upscale(weights: Path, tmp_path: Path) -> Upscale:
-    """Run the command on inputs into ``tmp_path/out``; gives its exit status."""
+    """Return a function that runs the command on inputs with the output ``out`` and returns its exit status."""
 
     def run(*arguments: str | Path, out: Path = tmp_path / "out") -> int:
         options = ["--weights", weights, "--device", "cpu", "--backend", "eager", "-o", out]
@@ -61,12 +62,12 @@ def upscale(weights: Path, tmp_path: Path) -> Upscale:
 
 
 def photo(height: int = 23, width: int = 31) -> Array:
-    """A photograph, uint8 (height, width, 3)."""
+    """Return a photograph, uint8 (height, width, 3)."""
     return np.ascontiguousarray(cv2.resize(data.astronaut(), (width, height), interpolation=cv2.INTER_AREA))
 
 
 def deep(pixels: Array) -> Array:
-    """16 bits that are no multiples of 257."""
+    """Return uint16 pixels that are not multiples of 257."""
     return pixels.astype(np.uint16) * 250 + 3
 
 
@@ -75,7 +76,7 @@ def alpha(pixels: Array) -> Array:
 
 
 def distance(a: Array, b: Array) -> float:
-    """PSNR of 8-bit images, dB."""
+    """Return the PSNR of two 8-bit images in dB."""
     assert a.shape == b.shape
     return float(-10 * np.log10(np.mean((a.astype(float) - b) ** 2) / 255**2 + 1e-10))
 
@@ -84,8 +85,8 @@ def distance(a: Array, b: Array) -> float:
 
 
 RGB = photo()
-EXACT: dict[str, Callable[[Path], Array]] = {}  # file name -> writes the file, gives the pixels that it holds
-NEAR: dict[str, Callable[[Path], Array]] = {}  # the same for formats that lose a little
+EXACT: dict[str, Callable[[Path], Array]] = {}  # file name -> function that writes the file and returns its pixels
+NEAR: dict[str, Callable[[Path], Array]] = {}  # the same for lossy formats
 
 
 def exact(name: str) -> Callable[[Callable[[Path], Array]], Callable[[Path], Array]]:
@@ -247,7 +248,7 @@ def _(path: Path) -> Array:
 
 
 def pixels_of(path: Path) -> Array:
-    """What is in a file, read by other means than those of the package, where there are such."""
+    """Return the pixels of a file, read with other libraries than the package uses, where possible."""
     if path.suffix in (".tif", ".tiff"):
         return np.asarray(tifffile.imread(path))
     raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.suffix == ".png" else None
@@ -258,6 +259,7 @@ def pixels_of(path: Path) -> Array:
 
 
 def write_exif_rotated(path: Path) -> Array:
+    """Write an image with EXIF orientation 6 and return its pixels as stored."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Camera"
     Image.fromarray(RGB).save(path, quality=95, exif=exif)
@@ -296,22 +298,22 @@ def test_profiles_and_orientation_are_kept(upscale: Upscale, tmp_path: Path) -> 
     rotated = Image.open(tmp_path / "out/c.jpg")
     assert (rotated.getexif()[0x0112], rotated.getexif()[0x010F]) == (6, "Camera")
     assert distance(np.array(rotated), repeated(stored)) > 33
-    assert upscale(tmp_path / "c.jpg", "--format", "tif") == 0  # holds no orientation: the pixels are turned
+    assert upscale(tmp_path / "c.jpg", "--format", "tif") == 0  # written without orientation: the pixels are turned
     turned = pixels_of(tmp_path / "out/c.tif")
     assert np.array_equal(turned, np.rot90(repeated(stored), -1))
 
 
-def test_what_a_format_cannot_hold_is_said(upscale: Upscale, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_losses_due_to_a_format_are_reported(
+    upscale: Upscale, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rgba = EXACT["rgba.png"](tmp_path / "a.png").astype(float)
     EXACT["deep.png"](tmp_path / "b.png")
     cv2.imwrite(str(tmp_path / "c.ppm"), deep(RGB)[..., ::-1])
     pages = [Image.fromarray(RGB) for _ in range(2)]
     pages[0].save(tmp_path / "d.tif", save_all=True, append_images=pages[1:])
     assert upscale(*(tmp_path / name for name in ("a.png", "b.png", "c.ppm", "d.tif")), "--format", "jpg") == 0
-    assert "a.jpg: JPEG holds no transparency" in caplog.text
-    assert "b.jpg: JPEG holds 8 bits; the image had 16" in caplog.text
-    assert "c.jpg: JPEG holds 8 bits; the image had 16" in caplog.text
-    assert "d.tif: only the first of its 2 pages" in caplog.text
+    for message in (r"a\.jpg: .*transparen", r"b\.jpg: .*8 bits.* 16", r"c\.jpg: .*8 bits.* 16", r"d\.tif: .*2 pages"):
+        assert re.search(message, caplog.text), message
     on_white = rgba[..., :3] * rgba[..., 3:] / 255 + 255 - rgba[..., 3:]
     assert distance(pixels_of(tmp_path / "out/a.jpg"), repeated(on_white)) > 33
     for name in "bc":
@@ -322,7 +324,7 @@ def test_what_a_format_cannot_hold_is_said(upscale: Upscale, tmp_path: Path, cap
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG of one bit a pixel, all black, correct in every way."""
+    """Return a valid black PNG file of one bit per pixel."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -370,7 +372,7 @@ BAD = {
 }
 
 
-def test_damaged_files_are_named_and_the_rest_is_done(
+def test_damaged_files_are_named_and_the_others_are_upscaled(
     upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"
@@ -378,7 +380,6 @@ def test_damaged_files_are_named_and_the_rest_is_done(
     for name, content in BAD.items():
         (folder / name).write_bytes(content())
     (folder / "notes.txt").write_text("not an image by its name")
-    (folder / "locked").mkdir()
     good = {name: EXACT[name](folder / name) for name in ("rgb.png", "windows.bmp")}
     assert upscale(folder) == 1
     output, errors = capfd.readouterr()
@@ -389,10 +390,10 @@ def test_damaged_files_are_named_and_the_rest_is_done(
     assert "Traceback" not in output + errors
     for name, pixels in good.items():
         assert np.array_equal(pixels_of(tmp_path / "out" / name), repeated(pixels))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(good)  # nothing partial
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(good)  # no partial files
 
 
-def test_a_larger_limit_lets_large_images_through(upscale: Upscale, tmp_path: Path) -> None:
+def test_max_pixels_limits_the_input(upscale: Upscale, tmp_path: Path) -> None:
     EXACT["rgb.png"](tmp_path / "a.png")
     assert upscale(tmp_path / "a.png", "--max-pixels", "700") == 1
     assert upscale(tmp_path / "a.png", "--max-pixels", "713") == 0
@@ -414,7 +415,9 @@ def animation_frames() -> list[Image.Image]:
     ("suffix", "options"),
     [("gif", {}), ("webp", {"lossless": True}), ("png", {}), ("avif", {"subsampling": "4:4:4"})],
 )
-def test_animations(suffix: str, options: dict[str, Any], upscale: Upscale, tmp_path: Path) -> None:
+def test_animations_keep_durations_and_loops(
+    suffix: str, options: dict[str, Any], upscale: Upscale, tmp_path: Path
+) -> None:
     first, *others = animation_frames()
     durations = [100, 200, 50, 100, 300]
     source = tmp_path / f"a.{suffix}"
@@ -431,7 +434,7 @@ def test_animations(suffix: str, options: dict[str, Any], upscale: Upscale, tmp_
 
 
 def write_film(path: Path, frames: int = 6) -> None:
-    """H.264 and AAC: a square that moves, and a tone."""
+    """Write a film with H.264 and AAC: a moving square, and a tone."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         pictures = container.add_stream("libx264", rate=10, options={"crf": "5"})
@@ -451,7 +454,7 @@ def write_film(path: Path, frames: int = 6) -> None:
 
 
 def film_content(path: Path) -> tuple[list[Array], list[float], list[bytes]]:
-    """Pictures, their times, and the packets of the sound."""
+    """Return the frames, their times, and the packets of the sound."""
     av = pytest.importorskip("av")
     with av.open(str(path)) as container:
         sound = [bytes(packet) for packet in container.demux(audio=0) if packet.dts is not None]
@@ -485,7 +488,7 @@ def test_a_film_that_ends_early_leaves_no_output(upscale: Upscale, tmp_path: Pat
 # Names, reruns, interruptions
 
 
-def test_patterns_and_the_tree(upscale: Upscale, tmp_path: Path) -> None:
+def test_patterns_keep_the_tree(upscale: Upscale, tmp_path: Path) -> None:
     for name in ("in/a.png", "in/x y/b.png", "in/x y/[1]/c.png", "in/x y/d.bmp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         EXACT["rgb.png"](tmp_path / name)
@@ -494,14 +497,14 @@ def test_patterns_and_the_tree(upscale: Upscale, tmp_path: Path) -> None:
     assert found == ["a.png", "x y/[1]/c.png", "x y/b.png"]
 
 
-def test_a_pattern_does_not_find_its_own_outputs(upscale: Upscale, tmp_path: Path) -> None:
+def test_a_pattern_does_not_match_earlier_outputs(upscale: Upscale, tmp_path: Path) -> None:
     EXACT["rgb.png"](tmp_path / "a.png")
     for _ in range(2):
         assert upscale(tmp_path / "**/*.png") == 0
     assert [p.name for p in (tmp_path / "out").rglob("*")] == ["a.png"]
 
 
-def test_folders_behind_links_and_unreadable_ones(
+def test_linked_folders_are_followed_and_unreadable_ones_named(
     upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("in/a.png", "elsewhere/b.png", "in/locked/c.png"):
@@ -511,21 +514,23 @@ def test_folders_behind_links_and_unreadable_ones(
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "in")  # a loop
     scandir = os.scandir
 
-    def refuses(path: Any) -> Any:  # permissions do not stop root
+    def refuses(path: Any) -> Any:  # instead of permissions, which do not apply to root
         if str(path).endswith("locked"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuses)
     assert upscale(tmp_path / "in") == 1
-    assert "locked: the folder cannot be read (Permission denied)" in capfd.readouterr().out
+    assert re.search(r"in/locked: .*Permission denied", capfd.readouterr().out)
     assert sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png")) == [
         "a.png",
         "link/b.png",
     ]
 
 
-def test_the_owner_of_a_name_comes_first(upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_keeps_its_name_comes_first(
+    upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "in").mkdir()
     EXACT["rgb.png"](tmp_path / "in/p.png")
     Image.open(tmp_path / "in/p.png").convert("L").convert("RGB").save(tmp_path / "in/p.jp2")
@@ -537,17 +542,17 @@ def test_the_owner_of_a_name_comes_first(upscale: Upscale, tmp_path: Path, capfd
 def test_a_cut_film_is_named(
     upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Cut between two frames, so that nothing but the number of frames in its head tells."""
+    """A film cut between two frames is detected by the number of frames in its header."""
     write_film(tmp_path / "a.mp4")
     whole = video.probe(tmp_path / "a.mp4")
     assert (whole.frames, whole.counted) == (6, True)
     monkeypatch.setattr(run, "probe", lambda path: replace(whole, frames=10))
     assert upscale(tmp_path / "a.mp4") == 1
-    assert "a.mp4: only 6 of 10 frames could be read: the file is cut or damaged" in capfd.readouterr().out
+    assert "a.mp4: only 6 of 10 frames" in capfd.readouterr().out
     assert (tmp_path / "out/a.mp4").is_file()
 
 
-def test_a_pattern_with_the_outputs_beside_the_inputs(
+def test_a_pattern_with_outputs_beside_the_inputs(
     upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -556,7 +561,7 @@ def test_a_pattern_with_the_outputs_beside_the_inputs(
     assert (tmp_path / "a.webp").is_file()
 
 
-def test_outputs_are_kept_unless_told_otherwise(upscale: Upscale, tmp_path: Path) -> None:
+def test_outputs_are_kept_without_overwrite(upscale: Upscale, tmp_path: Path) -> None:
     EXACT["rgb.png"](tmp_path / "a.png")
     assert upscale(tmp_path / "a.png") == 0
     target = tmp_path / "out/a.png"
@@ -567,7 +572,9 @@ def test_outputs_are_kept_unless_told_otherwise(upscale: Upscale, tmp_path: Path
     assert np.array_equal(pixels_of(target), repeated(RGB))
 
 
-def test_two_inputs_for_one_output(upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_second_input_for_the_same_output_is_named(
+    upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     EXACT["rgb.png"](folder / "a.png")
@@ -584,7 +591,7 @@ def test_an_input_is_never_overwritten(upscale: Upscale, tmp_path: Path, capfd: 
     before = (tmp_path / "a.png").read_bytes()
     for out in (tmp_path, tmp_path / "a.png"):
         assert upscale(tmp_path / "a.png", "--overwrite", out=out) == 2
-    assert "written over" in capfd.readouterr().err
+        assert "written over" in capfd.readouterr().err
     assert (tmp_path / "a.png").read_bytes() == before
 
 
@@ -609,7 +616,7 @@ def test_an_input_is_never_overwritten(upscale: Upscale, tmp_path: Path, capfd: 
         (["a.png", "--tile", "much"], "o", "--tile much"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_done(
+def test_mistakes_are_reported_before_any_work(
     inputs: list[str],
     out: str,
     message: str,
@@ -628,13 +635,13 @@ def test_mistakes_are_said_before_anything_is_done(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_same_file_given_twice(upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_file_may_be_given_twice(upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     EXACT["rgb.png"](tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     assert upscale("a.png", "./a.png", tmp_path / "a.png") == 0
 
 
-def test_names_that_are_no_text(upscale: Upscale, tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_or_contain_newlines_and_braces(upscale: Upscale, tmp_path: Path) -> None:
     names = [os.fsencode(tmp_path) + name for name in (b"/\xff\xfe.png", b"/new\nline.png", b"/%s {}.png")]
     EXACT["rgb.png"](tmp_path / "a.png")
     for name in names:
@@ -646,13 +653,13 @@ def test_names_that_are_no_text(upscale: Upscale, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "width"), [("webp", 9000), ("jpg", 40000), ("gif", 40000)])
-def test_too_large_for_the_format(
+def test_a_result_too_large_for_its_format_is_an_error(
     suffix: str, width: int, upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (width, 1)).save(tmp_path / f"a.{suffix}")
     EXACT["rgb.png"](tmp_path / "b.png")
     assert upscale(tmp_path / f"a.{suffix}", tmp_path / "b.png") == 1
-    assert "choose another format (--format png)" in capfd.readouterr().out
+    assert "--format png" in capfd.readouterr().out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
 
 
@@ -667,7 +674,9 @@ def test_thin_images(height: int, width: int, tile: str, upscale: Upscale, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_goes_on(kill: signal.Signals, upscale: Upscale, weights: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_can_be_resumed(
+    kill: signal.Signals, upscale: Upscale, weights: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     EXACT["rgb.png"](folder / "000.png")
@@ -680,7 +689,7 @@ def test_an_interrupted_run_goes_on(kill: signal.Signals, upscale: Upscale, weig
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-        # Shells start what runs in the background with SIGINT ignored, and children inherit that.
+        # Shells start background processes with SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (tmp_path / "out/001.png").exists() and child.poll() is None:
@@ -700,7 +709,7 @@ def test_an_interrupted_run_goes_on(kill: signal.Signals, upscale: Upscale, weig
         Image.open(path).load()  # complete
 
 
-def test_side_by_side(upscale: Upscale, tmp_path: Path) -> None:
+def test_side_by_side_pictures(upscale: Upscale, tmp_path: Path) -> None:
     write_exif_rotated(tmp_path / "a.jpg")
     assert upscale(tmp_path / "a.jpg", "--compare") == 0
     panels = pixels_of(tmp_path / "out/a.jpg_compare.png")
@@ -718,7 +727,7 @@ def test_a_side_by_side_picture_overwrites_nothing(upscale: Upscale, tmp_path: P
     assert (tmp_path / "a.png_compare.png").read_bytes() == before
 
 
-def test_side_by_side_pictures_share_no_names(
+def test_side_by_side_pictures_have_distinct_names(
     upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
@@ -729,13 +738,13 @@ def test_side_by_side_pictures_share_no_names(
     assert upscale(folder, "--compare") == 0
     assert {path.name for path in out.iterdir()} == names | {f"{name}_compare.png" for name in names}
     assert np.array_equal(pixels_of(out / "a_compare.png"), repeated(RGB))
-    inputs = (out / "a.png", out / "a.png_compare.png")  # now there are such inputs
+    inputs = (out / "a.png", out / "a.png_compare.png")  # an input whose output would be the comparison of another
     assert upscale(*inputs, "--compare", out=tmp_path / "again") == 1
-    failed = f"failed  {out / 'a.png_compare.png'}: {tmp_path / 'again/a.png_compare.png'} is the comparison of"
+    failed = f"failed  {out / 'a.png_compare.png'}: {tmp_path / 'again/a.png_compare.png'} "
     assert failed in capfd.readouterr().out
 
 
-def test_side_by_side_pictures_are_made_later(
+def test_missing_side_by_side_pictures_are_added_later(
     upscale: Upscale, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     EXACT["rgb.png"](tmp_path / "a.png")
@@ -756,7 +765,7 @@ def test_side_by_side_pictures_are_made_later(
     assert "0 upscaled, 2 kept" in capfd.readouterr().out
 
 
-def test_a_folder_may_be_named_like_a_file(upscale: Upscale, tmp_path: Path) -> None:
+def test_an_output_folder_may_be_named_like_a_file(upscale: Upscale, tmp_path: Path) -> None:
     EXACT["rgb.png"](tmp_path / "a.png")
     (tmp_path / "o.tga").mkdir()
     assert upscale(tmp_path / "a.png", out=tmp_path / "o.tga") == 0

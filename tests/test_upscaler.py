@@ -1,4 +1,4 @@
-"""What the upscaler makes in pieces equals what the network makes of the whole frame; the command keeps what it did."""
+"""The upscaler gives the network's result on the whole frame, also in pieces; the command keeps finished outputs."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_tensor_in_tensor_out(shape: tuple[int, ...], dtype: torch.dtype) -> Non
 
 
 class InWindows(nn.Module):
-    """Somebody's network that takes whole windows alone."""
+    """A foreign network that accepts only whole windows."""
 
     scale, halo = 2, 0
 
@@ -173,12 +173,12 @@ def test_arrays_in_any_memory_layout() -> None:
         "photo.png",
     ],
 )
-def test_what_is_no_image_is_refused(image: object) -> None:
+def test_invalid_images_are_refused(image: object) -> None:
     with pytest.raises(DataError, match="cannot upscale"):
         UPSCALER(image)  # type: ignore[type-var]
 
 
-def test_values_beyond_the_range_are_clamped() -> None:
+def test_values_slightly_outside_of_the_range_are_clamped() -> None:
     assert np.array_equal(UPSCALER(np.full((4, 4), 1.4, np.float32)), np.ones((8, 8), np.float32))
     with pytest.raises(DataError, match="divide by 255"):
         UPSCALER(np.full((4, 4), 7.0, np.float32))
@@ -218,7 +218,7 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
         Upscaler(**{"weights": repeater(), "device": "cpu", **arguments})
 
 
-def test_a_number_of_numpys_is_a_width() -> None:
+def test_a_numpy_integer_is_a_tile_width() -> None:
     assert type(Upscaler(repeater(), tile=np.int64(64), device="cpu").tile) is int  # type: ignore[arg-type]
 
 
@@ -233,7 +233,7 @@ def test_free_memory_of_a_container_counts_its_cache(tmp_path: Path, monkeypatch
 
 
 def _cut_out(hidden: float, dtype: Any) -> np.ndarray:
-    """A ring of one colour on transparency under which there is another: (40, 56, 4)."""
+    """Return a ring of one colour on transparent pixels of the colour ``hidden``: (40, 56, 4)."""
     mask = np.zeros((40, 56), np.uint8)
     cv2.circle(mask, (26, 18), 12, 255, 2, cv2.LINE_AA)
     image = np.full((40, 56, 4), hidden)
@@ -243,7 +243,7 @@ def _cut_out(hidden: float, dtype: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_colours_that_nobody_sees_do_not_show(dtype: Any) -> None:
+def test_invisible_colours_do_not_show(dtype: Any) -> None:
     upscaler = Upscaler("safmn-x2", device="cpu", backend="eager")
     full = 1 if dtype == np.float32 else np.iinfo(dtype).max
     black, white = (upscaler(_cut_out(hidden, dtype)) for hidden in (0.0, 1.0))
@@ -254,15 +254,15 @@ def test_colours_that_nobody_sees_do_not_show(dtype: Any) -> None:
         black[visible][:, :3] / full, np.broadcast_to((1, 0.85, 0.1), (visible.sum(), 3)), atol=0.02
     )
     hidden = (_cut_out(0.0, dtype)[..., 3] == 0).repeat(2, 0).repeat(2, 1) & ~visible
-    assert (black[hidden][:, :3] == 0).all()  # as they were
+    assert (black[hidden][:, :3] == 0).all()  # unchanged
     assert (white[hidden][:, :3] == full).all()
     assert 0.7 < (~visible).mean() < 0.9  # no ghost around the ring
     grey = upscaler(_cut_out(0.0, dtype)[..., 2:])
     np.testing.assert_array_equal(grey[..., 1], black[..., 3])
 
 
-def test_what_is_full_stays_full() -> None:
-    """A hole in an opaque photograph: no ringing of alpha in the rest."""
+def test_full_alpha_stays_full() -> None:
+    """A hole in an opaque photograph causes no ringing of alpha elsewhere."""
     image = np.dstack([data.astronaut()[:48, :48], np.full((48, 48), 255, np.uint8)])
     image[20:28, 20:28, 3] = 0
     alpha = Upscaler("safmn-x2", device="cpu", backend="eager")(image)[..., 3]
@@ -272,7 +272,7 @@ def test_what_is_full_stays_full() -> None:
     assert (alpha[45:51, 45:51] == 0).all()
 
 
-def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_exceeds_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safmn.inference.upscaler.free_bytes", lambda device: 1000)
     with pytest.raises(DataError, match="GiB of memory"):
         UPSCALER(np.zeros((20, 20, 3), np.uint8))
@@ -292,7 +292,7 @@ def test_an_ensemble_takes_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_back_end_is_chosen_on_a_sample(
     monkeypatch: pytest.MonkeyPatch, height: int, width: int, sample: tuple[int, int]
 ) -> None:
-    """The middle of the image: eager on a whole photograph would take longer than all the rest."""
+    """The sample is at most 128x128 pixels: running eager on a whole photograph would take longer than the rest."""
     seen = []
     original = auto.choose
 
@@ -320,7 +320,7 @@ def test_progress_adds_up() -> None:
                 assert sum(parts) == pytest.approx(1)
 
 
-def test_command_does_what_is_good_and_names_the_rest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_upscales_good_files_and_names_bad_ones(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     cv2.imwrite(str(folder / "good.png"), data.chelsea()[:40, :48, ::-1])
@@ -354,4 +354,4 @@ def test_floats_that_would_come_out_white_or_black_are_refused(values: np.ndarra
     upscale = Upscaler(repeater(), device="cpu", backend="eager")
     with pytest.raises(DataError, match=said):
         upscale(values)
-    assert upscale(np.full((8, 8, 3), 1.2, np.float32)).max() <= 1  # an overshoot of filters
+    assert upscale(np.full((8, 8, 3), 1.2, np.float32)).max() <= 1  # as after a filter that overshoots
