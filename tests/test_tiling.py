@@ -247,7 +247,7 @@ def test_out_of_memory_with_the_smallest_pieces_is_an_error(tile: int) -> None:
     network = lively(NETWORKS["SAFMN"]())
     network.to_feat.register_forward_pre_hook(_out_of_memory_from(columns=1, after=0))
     upscaler = Upscaler(network, tile=tile, device="cpu", backend="eager")
-    with pytest.raises(DataError, match="not enough memory .*600x40 pixels"):
+    with pytest.raises(DataError, match=r"not enough memory .*600x40 pixels"):
         upscaler(np.zeros((40, 600, 3), np.uint8))
 
 
