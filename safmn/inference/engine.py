@@ -18,7 +18,7 @@ from safmn.runtime.threads import Lock
 
 logger = logging.getLogger(__name__)
 
-# Back ends whose instances hold no working memory each. A network has dozens of stages, and each needs an instance.
+# Back ends whose instances share their working memory. A network has dozens of stages, and each needs an instance.
 _SHARING = ("native", "eager", "compile")
 _TRIES = 5  # attempts to copy the weights while another thread writes to them
 

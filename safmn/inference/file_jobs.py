@@ -42,8 +42,7 @@ class Plan:
     """The jobs of one run, and the inputs that are left out.
 
     Attributes:
-        jobs: files whose output has their own suffix come first; apart from that they are in the order of the inputs,
-            with the files of a folder sorted by name.
+        jobs: in the order of the inputs; the files of a folder are sorted by name.
         refused: a message for each file whose output path is already taken and for each folder that cannot be read.
         ignored: files in folders that are neither images nor films.
     """
