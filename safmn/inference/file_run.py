@@ -240,7 +240,7 @@ class _Bar:
     def __init__(self, total: int) -> None:
         self.total = total
         self.finished = 0
-        self.computed = 0.0
+        self.started = 0
         layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
         self.bar = tqdm(
             total=total,
@@ -257,8 +257,10 @@ class _Bar:
         self.bar.close()
 
     def start(self, job: Job) -> None:
-        """Show the name of the file that is processed next."""
+        """Show the name of the next file. The files before it count in full, even if they failed."""
         self.name = job.source.name
+        self.advance(max(self.started - self.bar.n, 0))
+        self.started += 1
         self.note("")
 
     def advance(self, part: float) -> None:

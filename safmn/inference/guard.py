@@ -200,8 +200,8 @@ class Watch:
     def _refuse(self, count: int, index: int) -> None:
         image = "" if count == 1 else f"image {index} of the batch: "
         raise WeightsError(
-            f"{image}the output of {self._guard.name} is not finite (NaN or Inf) anywhere: these weights are damaged "
-            "or do not work for this image; choose others (--weights)"
+            f"{image}the output of {self._guard.name} is not finite: NaN or Inf in every block of 8x8 pixels. These "
+            "weights are damaged or do not work for this image; choose others (--weights)"
         )
 
     def tell(self, report: Callable[[Finding], None] | None) -> None:
