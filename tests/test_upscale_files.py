@@ -31,6 +31,7 @@ from skimage import data
 
 from safmn.cli.upscale import main
 from safmn.inference import file_run as run
+from safmn.inference.file_jobs import Job
 from safmn.inference.films import video
 from safmn.system.files import TEMPORARY
 from safmn.weights import save_weights
@@ -633,6 +634,23 @@ def test_mistakes_are_reported_before_any_work(
     assert upscale(*inputs, out=Path(out)) == 2
     assert message in capfd.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_counts_a_file_that_failed_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", _Terminal())
+    with run._Bar(3) as bar:
+        positions = []
+        for number in range(3):
+            bar.start(Job(Path(f"{number}.png"), Path("out.png")))
+            positions.append(bar.bar.n)
+            bar.advance(1.0 if number != 1 else 0.25)
+        positions.append(bar.bar.n)
+    assert positions == [0, 1, 2, 3]
 
 
 def test_the_same_file_may_be_given_twice(upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
