@@ -1,5 +1,4 @@
-"""The engine: one short loop (``trainer``), and a room for each of its concerns.
+"""Training: one short loop (``trainer``), and one module for each of its tasks.
 
-Reading order: ``trainer``, ``setup``, ``checkpoint``, ``validation``, ``evaluate``, ``reporter``, ``experiment``,
-``watch``.
+Reading order: ``trainer``, ``build``, ``checkpoint``, ``validation``, ``reporter``, ``experiment``, ``step_flags``.
 """

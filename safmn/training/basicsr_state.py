@@ -1,4 +1,7 @@
-"""Resuming, once, from a ``.state`` file of BasicSR or of the published SAFMN code."""
+"""Resume from a ``.state`` file of BasicSR or of the published SAFMN code.
+
+Only the first start needs it: the run then writes checkpoints in its own format.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NAMES = "path.resume_state names such a file, or one of the folders in training_states"
-_TELLING = {"betas", "momentum", "matrix_lr_ratio"}  # keys of a group that Adam's, SGD's and Muon's states differ in
+_NAMES = "path.resume_state must name such a file, or one of the folders in training_states"
+_TELLING = {"betas", "momentum", "matrix_lr_ratio"}  # group keys that distinguish the states of Adam, SGD and Muon
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -32,18 +35,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _kind(groups: Any) -> set[str]:
-    """What tells the kind of the optimiser whose groups these are."""
+    """Return the keys of parameter groups that identify the kind of optimiser."""
     return {key for group in groups for key in group} & _TELLING
 
 
 def resume(trainer: Trainer, path: Path) -> None:
-    """Take iteration and optimisers from ``path`` and the weights from ``../models/net_*_<iteration>.pth`` beside it.
+    """Load the iteration and the optimisers from ``path``, and the weights from ``../models/net_*_<iteration>.pth``.
 
-    The learning rate follows from the iteration. BasicSR saves neither the random states nor the place in the epoch, so
-    the run goes on from the right weights but not with the samples that it would have seen.
+    The learning rate follows from the iteration. BasicSR saves neither the random states nor the position in the epoch.
+    So the run continues with the exact weights, but with other samples than the interrupted run would have used.
 
     Raises:
-        CheckpointError: the state or its weights cannot be read, or do not fit.
+        CheckpointError: the state or its weights cannot be read, or they do not match the networks.
     """
     state = _read(path)
     networks = trainer.model.networks
@@ -52,13 +55,13 @@ def resume(trainer: Trainer, path: Path) -> None:
     for (name, network), optimizer in zip(networks.items(), state["optimizers"], strict=True):
         source = path.parent.parent / "models" / f"{name}_{state['iter']}.pth"
         if not source.is_file():
-            raise CheckpointError(f"{path} needs the weights of its iteration: {source} is missing")
+            raise CheckpointError(f"{path} needs the weights of the same iteration: {source} is missing")
         weights.load_into(network.bare, source, param_key="params")
         if network.average:
             weights.load_into(network.average.network, source, param_key="params_ema")
         try:
             alike = _kind(optimizer["param_groups"]) == _kind(network.optimizer.param_groups)
-            if alike:  # torch would take another one's, too, and fail or forget in the first step
+            if alike:  # torch would also load the state of another kind, and fail or ignore it in the first step
                 network.load_optimizer(optimizer)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
@@ -68,11 +71,11 @@ def resume(trainer: Trainer, path: Path) -> None:
             key, kind = NETWORK_KEYS[name].optimiser, type(network.optimizer).__name__
             raise CheckpointError(
                 f"{path}: the optimiser of {name} was of another kind than train.{key}, {kind}. "
-                f"Name that one, or start from its weights (path.{NETWORK_KEYS[name].weights})"
+                f"Set the former kind, or start from the weights alone (path.{NETWORK_KEYS[name].weights})"
             )
     trainer.progress.iteration = trainer.progress.validated_at = state["iter"]
     logger.warning(
         "resumed from %s, iteration %d: weights and optimiser are exact, the order of samples is not (this format does "
-        "not hold it). From the next checkpoint on, resuming is exact.",
+        "not contain it). From the next checkpoint on, resuming is exact.",
         *(path, state["iter"]),
     )

@@ -1,4 +1,4 @@
-"""From a checked option file to a trainer that is ready to run."""
+"""Build a trainer that is ready to run from checked options."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ from safmn.training.validation import Validator
 logger = logging.getLogger(__name__)
 
 _THREADS = "threads of the CPU"
-_TAKE_CHANNELS_LAST = ("UNetDiscriminatorSN",)  # networks of BasicSR that are none the slower for it
-# Keys that may change between stretches of one run: they do not enter the weights. What paths lead to has fingerprints.
+_TAKE_CHANNELS_LAST = ("UNetDiscriminatorSN",)  # networks of BasicSR that channels_last does not slow down
+# Keys that may change when a run is resumed, since they do not affect the weights. The data behind paths is compared by
+# fingerprints.
 _HARMLESS = (
     "name",
     "num_gpu",
@@ -57,13 +58,17 @@ _HARMLESS_IN_TRAINING_SET = ("name", "num_worker_per_gpu", "io_backend", "check_
 
 
 def prepare_execution(options: Options, ranks: Ranks) -> Execution:
-    """Device and precision of this process, with torch's global settings applied."""
+    """Choose the device and precision of this process and apply torch's global settings.
+
+    Raises:
+        OptionError: ``num_gpu`` needs more processes, or ``cuda_graph`` is set with more than one process.
+    """
     train = training_section(options)
     device = choose_device(options.num_gpu, ranks.local_rank)
     gpus = options.num_gpu
     if device.type == "cuda" and gpus > 1 and not ranks.distributed and torch.cuda.device_count() > 1:
         raise OptionError(
-            f"num_gpu: {gpus} in one process: start one process for each GPU with "
+            f"num_gpu is {gpus}, but this is a single process: start one process for each GPU with "
             f"`torchrun --nproc_per_node {gpus} safmn/train.py -opt {options.source}`"
         )
     execution = choose_execution(
@@ -76,15 +81,16 @@ def prepare_execution(options: Options, ranks: Ranks) -> Execution:
         cuda_graph=train.cuda_graph,
     )
     if execution.cuda_graph and ranks.distributed:
-        raise OptionError("train.cuda_graph: true is for one process; leave it out, or train on one GPU")
+        raise OptionError("train.cuda_graph: true works with one process only; remove it, or train on one GPU")
     apply_global_settings(execution)
     return execution
 
 
 def _channels_last(options: Options) -> bool | None:
-    """What the option file says; where it says nothing, networks that are not ours keep torch's own memory format.
+    """Return the option file's ``channels_last``, or False if it has none and a network may not support it.
 
-    Anybody's network may reshape with ``view``, as BasicSR's ``VGGStyleDiscriminator`` does, and then takes no other.
+    Networks from elsewhere may reshape with ``view``, as BasicSR's ``VGGStyleDiscriminator`` does, which fails in
+    channels_last. None leaves the choice to :func:`choose_execution`.
     """
     given = training_section(options).channels_last
     sections = [section for section in (options.network_g, options.network_d) if section is not None]
@@ -108,10 +114,10 @@ def _build_dataset(section: Mapping[str, Any], options: Options, *, phase: str) 
 
 
 def build_loader(options: Options, execution: Execution, ranks: Ranks) -> TrainingLoader:
-    """The endless loader of the ``train`` data set.
+    """Return the endless loader of the ``train`` data set.
 
     Raises:
-        OptionError: there is no such section, or the data set is smaller than one batch.
+        OptionError: the section is missing, or the data set is smaller than one batch.
     """
     section = options.datasets.get("train")
     if section is None:
@@ -146,7 +152,11 @@ def _validation_sets(options: Options) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[Experiment]:
-    """The experiment's folder, in use by this run alone; emptied for a new run when all in the block has been built."""
+    """Lock the experiment's folder for this run, and set up its log file after the block has succeeded.
+
+    The block builds everything that can fail. Only after it, a new run moves the folder of an older one away, so a
+    mistake in the option file changes nothing there.
+    """
     experiment = Experiment.of(options)
     start_logging(None, is_main=ranks.is_main)
     if not ranks.is_main:
@@ -179,13 +189,17 @@ def _check_source(options: Options) -> None:
 
 
 def _source_in(experiment: Experiment, options: Options) -> bool:
-    """Whether ``path.resume_state`` is in the experiment's own folder (a .state file of BasicSR's, say)."""
+    """Return whether ``path.resume_state`` is in the experiment's own folder, as a .state file of BasicSR may be."""
     source = options.path.resume_state
     return source is not None and experiment.root.resolve() in Path(source).resolve().parents
 
 
 def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Differences between the options of a checkpoint and those of now: (harmless, decisive), one line each."""
+    """Compare the options of a checkpoint with the current ones.
+
+    Returns:
+        The differences that do not affect the weights, and those that do; one line for each key.
+    """
     harmless: list[str] = []
     decisive: list[str] = []
     for key, old, new in differences(saved, current):
@@ -198,14 +212,14 @@ def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[
 
 
 def _fingerprint(dataset: Any) -> str:
-    """How many images a training set has and, where it knows them, a hash of their names in order."""
+    """Return the number of images of a training set and, if it has ``image_names``, a hash of the names in order."""
     names = dataset.image_names() if hasattr(dataset, "image_names") else None
     digest = "" if names is None else f", names {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
     return f"{len(dataset)} images{digest}"
 
 
 def _check_exceptions(options: Options, dataset: Any) -> None:
-    """Refuse a pattern of the teacher's exceptions that no image fits: it is misspelt."""
+    """Check that ``train.teacher.except_images`` matches at least one training image; else it is misspelt."""
     teacher = training_section(options).teacher
     if teacher is None or teacher.except_images is None or not hasattr(dataset, "image_names"):
         return
@@ -213,10 +227,10 @@ def _check_exceptions(options: Options, dataset: Any) -> None:
     count = sum(is_excepted(name, teacher.except_images) for name in names)
     if not count:
         raise OptionError(
-            f"{options.source}: train.teacher.except_images: no training image is named {teacher.except_images!r}; "
-            f"they are named like {names[0]!r}"
+            f"{options.source}: train.teacher.except_images: {teacher.except_images!r} matches no training image; "
+            f"the first one is {names[0]!r}"
         )
-    logger.info("teacher: %d of %d images are named %s", count, len(names), teacher.except_images)
+    logger.info("teacher: %d of %d images match %s", count, len(names), teacher.except_images)
 
 
 def _check_unchanged(
@@ -228,16 +242,20 @@ def _check_unchanged(
     threads = changed.pop(_THREADS, None)
     decisive += changed.values()
     if threads:
-        logger.warning("%s: sums are split otherwise, so the last digits differ from an uninterrupted run's", threads)
+        logger.warning(
+            "%s: another number of threads rounds sums differently, so the last digits differ from an uninterrupted "
+            "run's",
+            threads,
+        )
     for line in harmless:
         logger.info("option changed since the checkpoint: %s", line)
     for line in decisive:
         logger.warning("option changed since the checkpoint: %s", line)
     if decisive and not allow_changes:
         raise CheckpointError(
-            f"{options.source} differs from the options of {checkpoint.path} in what decides the result:\n  "
+            f"{options.source} differs from the options of {checkpoint.path} in keys that affect the weights:\n  "
             + "\n  ".join(decisive)
-            + "\nUse the old values, or --allow-changes to go on with the new ones."
+            + "\nUse the old values, or --allow-changes to continue with the new ones."
         )
 
 
@@ -267,7 +285,7 @@ def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chan
 
 
 def _newest(trainer: Trainer) -> Checkpoint | None:
-    """The newest checkpoint of this experiment that is whole, the same on every rank."""
+    """Return the newest intact checkpoint of this experiment, the same on every rank; None if there is none."""
     checkpoint = trainer.saver.checkpointer.load_latest()
     _check_ranks_agree(checkpoint, trainer.experiment)
     return checkpoint
@@ -280,21 +298,27 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint, options: Options, *, allo
 
 
 def _check_ranks_agree(checkpoint: Checkpoint | None, experiment: Experiment) -> None:
-    """Ranks that go on from different iterations would wait for each other for ever."""
+    """Check that every rank found the same checkpoint; ranks at different iterations would deadlock."""
     found = distributed.on_all_ranks(checkpoint.iteration if checkpoint else 0)
     if len(set(found)) > 1:
         raise CheckpointError(
             f"the ranks do not see the same checkpoints in {experiment.training_states}: they would resume from "
-            f"iterations {', '.join(map(str, found))} (by rank). path.experiments_root must be on a file system that "
-            "all nodes share."
+            f"iterations {', '.join(map(str, found))} (in order of rank). path.experiments_root must be on a file "
+            "system that all nodes share."
         )
 
 
 def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, allow_changes: bool = False) -> Trainer:
-    """Build everything that the option file names, and go back to a checkpoint where that is asked for.
+    """Build the trainer of an option file, and resume from a checkpoint if requested.
+
+    Args:
+        ranks: this process's place in the job.
+        auto_resume: resume from the newest intact checkpoint of the experiment, if it has one. Otherwise
+            ``path.resume_state`` is used, if it is set.
+        allow_changes: resume even if options that affect the weights have changed.
 
     Raises:
-        UserError: something in the option file or the data does not fit; nothing was trained or overwritten.
+        UserError: the option file and the data, or a checkpoint, do not match; nothing was trained or overwritten.
     """
     execution = prepare_execution(options, ranks)
     resuming = auto_resume or bool(options.path.resume_state)

@@ -1,8 +1,9 @@
-"""Checkpoints that are complete or absent, verified when loaded, and pruned by a stated rule.
+"""Checkpoints: written atomically, verified when loaded, and pruned by a fixed rule.
 
 A checkpoint is a directory ``training_states/<iteration>/`` with one safetensors file for each network, ``state.json``,
-and ``manifest.json``: size and SHA-256 of each file, and of the manifest's own body. It is written under a temporary
-name, flushed, and renamed into place, so a kill at any moment leaves the earlier checkpoints as they were.
+and ``manifest.json``. The manifest has the size and SHA-256 of each file, and the SHA-256 of its own body. The
+directory is written under a temporary name, flushed, and renamed into place, so a kill at any moment leaves the earlier
+checkpoints unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from safmn.training import state_format
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-_REPLACED = ".replaced-"  # the older version of a checkpoint while the newer one takes its place
+_REPLACED = ".replaced-"  # prefix of an older version of a checkpoint while the newer one is moved into its place
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
 _LONGEST_MANIFEST = 2**24  # bytes
@@ -53,8 +54,8 @@ class Checkpointer:
 
     Args:
         folder: ``experiments/<name>/training_states``.
-        keep_last: how many scheduled checkpoints stay; all if 0.
-        keep_every: those whose iteration is a multiple of it stay for ever.
+        keep_last: number of scheduled checkpoints to keep; 0 keeps all.
+        keep_every: checkpoints at multiples of this iteration are never deleted.
     """
 
     def __init__(self, folder: Path, *, keep_last: int = 3, keep_every: int | None = None) -> None:
@@ -63,14 +64,14 @@ class Checkpointer:
         self.keep_every = keep_every
 
     def iterations(self) -> list[int]:
-        """Iterations of the checkpoints present (verified or not), ascending."""
+        """Return the iterations of the existing checkpoints, ascending, without verifying them."""
         if not self.folder.is_dir():
             return []
         named = (entry.name for entry in self.folder.iterdir() if entry.is_dir() and entry.name.isdecimal())
         return sorted(int(name) for name in named if name == f"{int(name):09d}")
 
     def path(self, iteration: int) -> Path:
-        """Directory of one checkpoint."""
+        """Return the directory of one checkpoint."""
         return self.folder / f"{iteration:09d}"
 
     def save(
@@ -80,14 +81,14 @@ class Checkpointer:
         progress: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> None:
-        """Write the checkpoint of ``iteration``, replacing one of the same iteration.
+        """Write the checkpoint of ``iteration``, and replace an existing one of the same iteration.
 
         Raises:
-            CheckpointError: it could not be written (a full disk, say); what was there before is untouched.
+            CheckpointError: it could not be written, for example on a full disk; existing checkpoints are unchanged.
         """
         temporary = self.folder / f"{TEMPORARY}{iteration:09d}-{os.getpid()}"
         try:
-            if temporary.exists():  # of a killed process of the same number, as in containers
+            if temporary.exists():  # of a killed process with the same number, which is common in containers
                 shutil.rmtree(temporary)
             temporary.mkdir(parents=True)
             _write(temporary, iteration, networks, {"progress": dict(progress), "options": dict(options)})
@@ -112,18 +113,25 @@ class Checkpointer:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def cannot_write(self, what: str, iteration: int, error: Exception) -> CheckpointError:
-        """The error to raise where ``what``, saved in ``iteration``, could not be written: what is left, what to do."""
+        """Return the error for a file or checkpoint that could not be written.
+
+        Its message gives the free space, the newest earlier checkpoint, and how to continue.
+
+        Args:
+            what: description of what was to be written.
+            iteration: the iteration that was to be saved.
+        """
         disk = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.is_dir())
         free = shutil.disk_usage(disk).free / 2**20
         kept = [number for number in self.iterations() if number < iteration]
-        before = f"The checkpoint of iteration {kept[-1]} is whole" if kept else "There is no earlier checkpoint"
+        before = f"The checkpoint of iteration {kept[-1]} is intact" if kept else "There is no earlier checkpoint"
         return CheckpointError(
-            f"cannot write {what}: {error} ({free:.0f} MiB free). {before}. Make room and start again with "
+            f"cannot write {what}: {error} ({free:.0f} MiB free). {before}. Free some space and start again with "
             "--auto_resume."
         )
 
     def tidy(self) -> None:
-        """Remove what killed writers left behind, and put back a checkpoint whose replacement did not arrive."""
+        """Clean up after killed writers: remove unfinished checkpoints, and restore one that was not replaced yet."""
         if not self.folder.is_dir():
             return
         for entry in list(self.folder.iterdir()):
@@ -134,38 +142,38 @@ class Checkpointer:
                 shutil.rmtree(entry) if final.exists() else replace(entry, final)
 
     def load_latest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; each damaged one is named in the log. ``None`` where there is none.
+        """Return the newest intact checkpoint and log each damaged one; return None if there are no checkpoints.
 
         Raises:
-            CheckpointError: there are checkpoints and every one is damaged.
+            CheckpointError: every checkpoint is damaged.
         """
         iterations = self.iterations()
         for iteration in reversed(iterations):
             try:
                 return load(self.path(iteration))
             except CheckpointError as error:
-                logger.error("%s; taking the one before", error)
+                logger.error("%s; trying the previous one", error)
         if iterations:
             raise CheckpointError(
                 f"every checkpoint in {self.folder} is damaged: restore one from a backup, or move the folder away to "
-                "start anew"
+                "start at iteration 0"
             )
         return None
 
     def set_aside_after(self, iteration: int, reason: str, *, foreign: bool = False) -> None:
-        """Rename the checkpoints later than ``iteration``, from which the run goes on, to ``<reason>-<iteration>``.
+        """Rename the checkpoints later than ``iteration``, where the run continues, to ``<reason>-<iteration>``.
 
-        They would otherwise be newer than those that the run is about to write, and be resumed from in their place.
+        Without this, the next resume would choose them, since they are newer than those that the run writes next.
 
         Args:
-            foreign: the run goes on from a checkpoint that is not in this folder: all of those here go.
+            foreign: the run continues from a checkpoint outside this folder, so all checkpoints here are renamed.
         """
         for later in self.iterations():
             if foreign or later > iteration:
                 aside = self._unused(f"{reason}-{later:09d}")
                 replace(self.path(later), aside)
                 logger.warning(
-                    "the run goes on from iteration %d: %s is kept as %s", iteration, self.path(later), aside
+                    "the run continues from iteration %d: %s is kept as %s", iteration, self.path(later), aside
                 )
 
     def _unused(self, name: str) -> Path:
@@ -173,10 +181,14 @@ class Checkpointer:
         return next(self.folder / each for each in names if not (self.folder / each).exists())
 
     def prune(self, current: int, *, scheduled: Callable[[int], bool], best: int | None) -> None:
-        """Delete what the rule does not keep of the checkpoints up to iteration ``current``.
+        """Delete the checkpoints up to iteration ``current`` that need not be kept.
 
-        Kept: ``current``; the last ``keep_last`` scheduled; multiples of ``keep_every``; the best. A checkpoint that
-        was written because of a signal goes as soon as a newer one is there.
+        Kept are ``current``, the last ``keep_last`` scheduled ones, multiples of ``keep_every``, and ``best``. So a
+        checkpoint that was written because of a signal is deleted once there is a newer one.
+
+        Args:
+            scheduled: whether an iteration is one at which checkpoints are written.
+            best: iteration of the best weights, if they are kept.
         """
         iterations = [iteration for iteration in self.iterations() if iteration <= current]
         on_schedule = [iteration for iteration in iterations if scheduled(iteration)]
@@ -189,11 +201,15 @@ class Checkpointer:
 
 
 def _write(folder: Path, iteration: int, networks: Mapping[str, Any], rest: Mapping[str, Any]) -> None:
-    """Fill a checkpoint directory: tensors, state, flush, manifest last."""
+    """Write the files of a checkpoint directory: tensors and state first, then, once these are flushed, the manifest.
+
+    Args:
+        rest: further entries of ``state.json``.
+    """
     documents = {}
     for name, state in networks.items():
         documents[name], tensors = state_format.split(state)
-        content = safetensors.torch.save(_unshared(tensors))  # save_file writes files for their owner only
+        content = safetensors.torch.save(_unshared(tensors))  # save_file writes files that only their owner may read
         (folder / f"{name}.safetensors").write_bytes(content)
     document = {"iteration": iteration, "networks": documents, **rest}
     (folder / _STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -216,7 +232,7 @@ def _write(folder: Path, iteration: int, networks: Mapping[str, Any], rest: Mapp
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with a copy of every tensor that another one shares its memory with, which safetensors refuses."""
+    """Return the tensors with copies of those that share memory with an earlier one, which safetensors refuses."""
     seen: set[int] = set()
     found = {}
     for name, tensor in tensors.items():
@@ -238,7 +254,7 @@ class _File(msgspec.Struct):
 
 
 class _Manifest(msgspec.Struct):
-    """What a checkpoint consists of."""
+    """The manifest of a checkpoint: its format, iteration and files."""
 
     format: int
     iteration: int
@@ -253,19 +269,19 @@ def _read_manifest(folder: Path) -> _Manifest:
     except (OSError, ValueError) as error:
         if not folder.name.isdigit():
             raise CheckpointError(
-                f"{folder} is no checkpoint: name one of the folders in training_states, such as 000005000"
+                f"{folder} is not a checkpoint: name one of the folders in training_states, such as 000005000"
             ) from error
-        raise CheckpointError(f"checkpoint {folder} is damaged: its manifest is missing or cut off") from error
+        raise CheckpointError(f"checkpoint {folder} is damaged: its manifest is missing or incomplete") from error
     if rest or digest != _digest(body.encode()):
         raise CheckpointError(f"checkpoint {folder} is damaged: its manifest does not match its own checksum")
     try:
         found = msgspec.json.decode(body, type=_Manifest)
     except msgspec.DecodeError as error:
-        raise CheckpointError(f"checkpoint {folder} is damaged: its manifest is not one ({error})") from error
+        raise CheckpointError(f"checkpoint {folder} is damaged: its manifest is invalid ({error})") from error
     if found.format != _FORMAT:
         raise CheckpointError(f"checkpoint {folder} has format {found.format}; this version reads {_FORMAT}")
     if f"{found.iteration:09d}" != folder.name:
-        raise CheckpointError(f"checkpoint {folder} holds iteration {found.iteration}: it was renamed")
+        raise CheckpointError(f"checkpoint {folder} was renamed: it is of iteration {found.iteration}")
     return found
 
 
@@ -273,7 +289,7 @@ def load(folder: Path) -> Checkpoint:
     """Read and verify one checkpoint directory.
 
     Raises:
-        CheckpointError: a file is missing, cut off or altered; names it.
+        CheckpointError: a file, named in the message, is missing, incomplete or altered.
     """
     manifest = _read_manifest(folder)
     contents = {name: _read_file(folder, name, facts) for name, facts in manifest.files.items()}
@@ -284,17 +300,17 @@ def load(folder: Path) -> Checkpoint:
             for name, part in document["networks"].items()
         }
         return Checkpoint(folder, document["iteration"], networks, document["progress"], document["options"])
-    except Exception as error:  # its checksums are right, so it was made like this; what it says can be anything
+    except Exception as error:  # the checksums are right, so another program wrote it, with any content
         raise CheckpointError(
             f"checkpoint {folder} was not written by safmn train ({type(error).__name__}: {first_line(error):.200})"
         ) from error
 
 
 def _read_file(folder: Path, name: str, facts: _File) -> bytes:
-    """A file of the checkpoint, once its name and size are what they should be."""
+    """Return the content of a file of the checkpoint after checking its name, size and checksum."""
     path = folder / name
     if Path(name).name != name:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {name!r:.80} is no file of its own")
+        raise CheckpointError(f"checkpoint {folder} is damaged: {name!r:.80} is not a file in this folder")
     try:
         status = path.stat()
         if stat.S_ISREG(status.st_mode) and status.st_size == facts.bytes:

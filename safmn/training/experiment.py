@@ -1,4 +1,4 @@
-"""The folder ``experiments/<name>/``, laid out like BasicSR's: who may write in it, what is logged there."""
+"""The folder ``experiments/<name>/``, with BasicSR's layout: its lock, its log and its record of losses."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from safmn.system.locks import Lock
 logger = logging.getLogger(__name__)
 
 FILE_ONLY = {"file_only": True}
-"""``extra`` of a log call whose message is for the log file: the console gets it otherwise."""
+"""``extra`` of a log call that goes to the log file only, because the console shows the same in another way."""
 
 
 class Experiment:
-    """Paths of one experiment, its lock and its record of losses.
+    """The paths of one experiment, its lock and its record of losses.
 
     Attributes:
-        models: ``net_g_<iteration>.pth`` and ``net_g_latest.pth`` for whoever uses the weights.
-        training_states: checkpoints to resume from.
-        record: ``record.jsonl``: every logged loss and validation, without clock times, so that it is the same after
-            a kill and resume.
+        models: folder of the weights for use elsewhere, such as ``net_g_<iteration>.pth`` and ``net_g_latest.pth``.
+        training_states: folder of the checkpoints to resume from.
+        record: ``record.jsonl``, with every logged loss and validation. It has no clock times, so a run that was killed
+            and resumed writes the same record as an uninterrupted one.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,14 +49,14 @@ class Experiment:
 
     @classmethod
     def of(cls, options: Options) -> Experiment:
-        """The experiment that an option file trains."""
+        """Return the experiment of an option file."""
         return cls(Path(options.path.experiments_root or "experiments") / options.name)
 
     def lock(self) -> None:
-        """Become the one run that writes here; the lock goes with the process, however it ends.
+        """Lock the folder, so that no other run writes here. The lock ends with the process, however that ends.
 
         Raises:
-            UserError: another run holds it; names its process.
+            UserError: another run has the lock; the message names its process.
         """
         if not self._lock.take():
             raise UserError(
@@ -65,32 +65,32 @@ class Experiment:
         self.root.mkdir(parents=True, exist_ok=True)
 
     def unlock(self) -> None:
-        """Let the next run write here."""
+        """Release the lock."""
         self._lock.release()
 
     def tidy(self) -> None:
-        """Remove the half-written files of killed runs; only the holder of the lock may."""
+        """Remove the unfinished files of killed runs. Call it only with the lock."""
         for folder in (self.root, self.models):
             for left_over in folder.glob(f"{TEMPORARY}*"):
                 left_over.unlink()
 
     def archive(self) -> None:
-        """Make room for a new run of the same name: an older one is renamed, never overwritten (as BasicSR does).
+        """Rename the folder of an older run of the same name, as BasicSR does, instead of overwriting it.
 
-        Only the holder of the lock may call this.
+        Call it only with the lock.
         """
         if self.training_states.is_dir() or self.models.is_dir():
             aside = set_aside(self.root)
             self.root.mkdir()
             logger.info(
-                "an older run of this name is kept as %s; to go on with that one, rename it back to %s and start with "
+                "an older run of this name is kept as %s; to continue that one, rename it back to %s and start with "
                 "--auto_resume",
                 aside,
                 self.root,
             )
 
     def has_checkpoints(self) -> bool:
-        """Whether there is something to resume from, whole or damaged."""
+        """Return whether there is a checkpoint, intact or damaged."""
         folder = self.training_states
         return folder.is_dir() and any(entry.name.isdigit() or "replaced" in entry.name for entry in folder.iterdir())
 
@@ -101,15 +101,15 @@ class Experiment:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise UserError(
-                f"cannot write {self.record}: {error.strerror}. Make room and start again with --auto_resume."
+                f"cannot write {self.record}: {error.strerror}. Free some space and start again with --auto_resume."
             ) from error
 
     def rewind_record(self, iteration: int, validated: int) -> None:
-        """Drop what was recorded after the checkpoint that the run resumes from, and lines that are damaged.
+        """Drop the lines that are later than the checkpoint that the run resumes from, and damaged lines.
 
         Args:
-            iteration: of the checkpoint.
-            validated: the newest iteration whose validation is complete; lines of a later one are dropped.
+            iteration: iteration of the checkpoint; losses of later iterations are dropped.
+            validated: newest iteration with a complete validation; later validations are dropped.
         """
         if not self.record.exists():
             return
@@ -118,8 +118,8 @@ class Experiment:
             try:
                 entry = json.loads(line)
                 passed = entry["iter"] <= (validated if "set" in entry else iteration)
-            except (ValueError, TypeError, KeyError):  # the last one may have been cut off by a kill
-                logger.warning("%s: line %d is damaged and is left out", self.record, number)
+            except (ValueError, TypeError, KeyError):  # the last line may be incomplete after a kill
+                logger.warning("%s: line %d is damaged and was removed", self.record, number)
                 continue
             if passed:
                 kept.append(line + b"\n")
@@ -127,7 +127,10 @@ class Experiment:
 
 
 def git_commit() -> str:
-    """Commit of the checkout this package runs from, ``+changes`` where files differ from it; "unknown" outside one."""
+    """Return the commit of the checkout that this package runs from, or "unknown" outside of a checkout.
+
+    ``+changes`` is appended if tracked files differ from the commit.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -143,7 +146,7 @@ def git_commit() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Versions, commit and machine, for logs and results."""
+    """Return versions, commit, machine and command line, for logs and results."""
     import basicsr
     import cv2
     import torchvision
@@ -163,7 +166,7 @@ def environment() -> dict[str, str]:
 
 
 def start_logging(log_file: Path | None, *, is_main: bool) -> None:
-    """Log to the console, above progress bars, and to ``log_file``; other ranks log warnings only."""
+    """Log to the console, above progress bars, and to ``log_file`` if there is one; other ranks log warnings only."""
     root = logging.getLogger("safmn")
     root.setLevel(logging.INFO if is_main else logging.WARNING)
     root.propagate = False
@@ -182,14 +185,14 @@ def _add_handler(handler: logging.Handler) -> None:
 
 
 class HeldLog:
-    """What is logged from here on, for a file whose folder is not there yet."""
+    """Holds log records in memory until the folder of the log file exists."""
 
     def __init__(self) -> None:
         self._memory = MemoryHandler(capacity=sys.maxsize, flushLevel=sys.maxsize, flushOnClose=False)
         logging.getLogger("safmn").addHandler(self._memory)
 
     def write_to(self, log_file: Path) -> None:
-        """Write what was held, and log to the file from now on."""
+        """Write the held records to the file, and log to it from now on."""
         file = logging.FileHandler(log_file, encoding="utf-8")
         _add_handler(file)
         self._memory.setTarget(file)
@@ -198,9 +201,9 @@ class HeldLog:
 
 
 class _BarFriendlyHandler(logging.Handler):
-    """Writes through tqdm, so that a line does not tear a bar.
+    """Log handler that writes through tqdm, so that log lines do not break a progress bar.
 
-    A terminal or a pipe that is gone loses the line, and nothing else: the run goes on, or saves and leaves.
+    If the terminal or pipe has been closed, the line is lost, but the run continues, or saves and ends.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -210,5 +213,5 @@ class _BarFriendlyHandler(logging.Handler):
             return
         try:
             tqdm.write(self.format(record), file=sys.stderr)
-        except Exception:  # as logging's own handlers do
+        except Exception:  # like logging's own handlers
             self.handleError(record)

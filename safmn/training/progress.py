@@ -1,4 +1,4 @@
-"""What a run knows about itself besides the networks: where it is, its best results, what it skipped."""
+"""The state of a run besides its networks: the iteration, the best results, the skipped iterations."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """Saved with every checkpoint; all of it follows from the iterations done, nothing from the clock."""
+    """The progress of a run, saved with every checkpoint. It depends on the iterations done, never on the clock."""
 
     iteration: int = 0
-    validated_at: int = 0  # the newest iteration whose validation is complete
-    skipped: int = 0  # iterations without an update because of NaN or Inf
-    fingerprints: dict[str, str] = field(default_factory=dict)  # of data and teacher: option key -> what is there
+    validated_at: int = 0  # the newest iteration with a complete validation
+    skipped: int = 0  # number of iterations without an update because of NaN or Inf
+    fingerprints: dict[str, str] = field(default_factory=dict)  # of data and teacher: option key -> fingerprint
     best: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # set -> metric -> {value, iteration, of}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return the progress as plain data for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Progress:
-        """The inverse of :meth:`as_dict`."""
+        """Return the progress from the data that :meth:`as_dict` returned."""
         return cls(**data)
 
     def note(self, set_name: str, metric: str, value: float, *, section: Mapping[str, Any]) -> bool:
-        """Remember a validation result if it is the best of its kind so far; returns whether it is.
+        """Store a validation result if it is the best of its set and metric so far, and return whether it is.
 
         Args:
-            section: the metric's in the option file. A best value of another one (of the Y channel, say, where it is
-                of RGB now) cannot be compared, and is forgotten.
+            section: the metric's section of the option file. If the stored best value was measured with another
+                section (for example on the Y channel instead of RGB), the two cannot be compared and it is dropped.
         """
         if not math.isfinite(value):
             return False
         record = self.best.setdefault(set_name, {}).get(metric)
         if record is not None and record.get("of", section) != section:
-            logger.warning("%s of %s is measured otherwise now: its best value is forgotten", metric, set_name)
+            logger.warning("%s of %s has other settings now: its former best value is dropped", metric, set_name)
             record = None
         higher_is_better = section.get("better", "higher") == "higher"
         better = record is None or (value > record["value"] if higher_is_better else value < record["value"])

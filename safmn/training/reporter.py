@@ -1,4 +1,4 @@
-"""What a run says while it works: log lines, the record, TensorBoard, the bar. Only rank 0 has one that speaks."""
+"""Output of a training run: log lines, the record, TensorBoard and the progress bar. Only rank 0 writes it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Losses and validation results of one run.
+    """Reports the losses and validation results of one run.
 
     Args:
-        experiment: where the record and TensorBoard files go.
-        start: iteration that the run continues from; later entries of an earlier run are dropped.
-        validated: iteration of its newest validation; one after it is done, and noted, again.
+        experiment: the folder of the record and the TensorBoard files.
+        start: iteration from which the run continues; later entries of an earlier run are dropped.
+        validated: iteration of the newest complete validation; later ones are dropped, since the run repeats them.
         total: last iteration.
         tensorboard: write TensorBoard scalars and images.
-        speaks: false on every rank but 0.
+        speaks: whether to write anything; false on every rank but 0.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Reporter:
             self.writer = SummaryWriter(str(experiment.root / "tb_logger"), purge_step=start + 1)
 
     def step(self) -> None:
-        """One more iteration is done."""
+        """Advance the progress bar by one iteration."""
         self.bar.update()
 
     def losses(
@@ -67,13 +67,13 @@ class Reporter:
         self._scalar("learning_rate", learning_rate, iteration)
 
     def _rate(self, iteration: int) -> float:
-        """Iterations per second since the last call."""
+        """Return the iterations per second since the last call."""
         before, then = self._last
         self._last = (iteration, time.perf_counter())
         return max(iteration - before, 1) / max(self._last[1] - then, 1e-9)
 
     def validation(self, iteration: int, set_name: str, means: Mapping[str, float], best: Mapping[str, Any]) -> None:
-        """Log the means of one set and the best so far."""
+        """Log the mean scores of one set, each with the best so far."""
         if not self.speaks:
             return
         self.experiment.append_record({"iter": iteration, "set": set_name, **means})
@@ -88,12 +88,12 @@ class Reporter:
             self._show(**{metric: f"{value:.2f}"})
 
     def image(self, iteration: int, tag: str, image: Any) -> None:
-        """Add an image, uint8 (H, W, 3) RGB, to TensorBoard."""
+        """Add an image, uint8 (H, W, 3) RGB, to TensorBoard under ``tag``."""
         if self.writer is not None:
             self.writer.add_image(tag, image, iteration, dataformats="HWC")
 
     def close(self) -> None:
-        """Finish the bar and the TensorBoard file."""
+        """Close the progress bar and the TensorBoard file."""
         self.bar.close()
         if self.writer is not None:
             self.writer.close()

@@ -1,8 +1,8 @@
 """Training state as tensors (safetensors) and plain data (JSON): nothing in a checkpoint can run code.
 
-A nested state (dicts, lists, numbers, strings, tensors) is split in two: every tensor goes into a flat mapping under
-its path, and stands in the JSON document as ``{"$tensor": path}``. Dictionaries with keys that are not strings (an
-optimiser's state) are kept as ``{"$items": [[key, value], ...]}``.
+A nested state (dicts, lists, numbers, strings, tensors) is split in two. Every tensor goes into a flat mapping under
+its path, and the JSON document refers to it as ``{"$tensor": path}``. Dictionaries with keys that are not strings (an
+optimiser's state) become ``{"$items": [[key, value], ...]}``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def split(state: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
-    """Split a nested state into (document for JSON, tensors by path)."""
+    """Split a nested state into a document for JSON and a mapping from paths to tensors (on the CPU, contiguous)."""
     if isinstance(state, Tensor):
         return {"$tensor": path}, {path: state.detach().cpu().contiguous()}
     tensors: dict[str, Tensor] = {}
@@ -35,7 +35,7 @@ def split(state: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
 
 
 def join(document: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put back together what :func:`split` took apart (tuples come back as lists)."""
+    """Return the nested state that :func:`split` has split, with lists for tuples."""
     if isinstance(document, dict):
         if "$tensor" in document:
             return tensors[document["$tensor"]]

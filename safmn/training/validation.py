@@ -1,4 +1,4 @@
-"""Validation during training: every set in turn, with the weights that would be shipped."""
+"""Validation during training: one set after the other, with the EMA weights if there are any."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safmn.training.reporter import Reporter
 
 
 class Validator:
-    """Runs the ``val`` sets of an option file and keeps the best results in the run's progress."""
+    """Validates on the ``val`` sets of an option file and stores the best results in the run's progress."""
 
     def __init__(self, options: Options, datasets: Mapping[str, Any], experiment: Experiment) -> None:
         self.options = options
@@ -28,17 +28,18 @@ class Validator:
 
     @property
     def enabled(self) -> bool:
-        """Whether there is anything to validate."""
+        """Whether there is a validation set."""
         return bool(self.datasets)
 
     def due(self, iteration: int, last: int) -> bool:
-        """Whether ``iteration`` ends with a validation: every ``val_freq`` and at the end, as in BasicSR."""
+        """Return whether ``iteration`` ends with a validation: every ``val_freq`` and the last one, as in BasicSR."""
         return self.enabled and (iteration % self.val.val_freq == 0 or iteration == last)
 
     def run(self, model: Model, progress: Progress, reporter: Reporter, stop: Callable[[], bool]) -> bool:
-        """Validate; returns whether the first metric of the first set is better than ever.
+        """Validate on every set and return whether these weights are the best so far and to be kept.
 
-        Nothing is noted before every set is done: a validation that ends early is done again after the resume.
+        They are the best if the first metric of the first set has a new best value; ``keep_best: false`` keeps none.
+        Results are stored only after every set is complete: an interrupted validation is repeated after the resume.
 
         Raises:
             Interrupted: ``stop()`` became true between two images, on this or another rank.
@@ -57,7 +58,7 @@ class Validator:
     def _evaluate(
         self, name: str, model: Model, iteration: int, stop: Callable[[], bool]
     ) -> tuple[SetResult, Tensor | None]:
-        """One set's scores, and the network's first output on it: (1, 3, H, W)."""
+        """Return the scores of one set and the network's first output, (1, 3, H, W); None if it had no image."""
         val = self.val
         network = _Watched(model.validation_network.eval(), stop)
         result = evaluate(
@@ -86,7 +87,7 @@ class Validator:
 
 
 class _Watched:
-    """The network during validation: stops between two images, and keeps its first output for TensorBoard."""
+    """The network during validation. It stops between two images, and keeps its first output for TensorBoard."""
 
     def __init__(self, network: Callable[[Tensor], Tensor], stop: Callable[[], bool]) -> None:
         self.network = network
