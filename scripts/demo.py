@@ -1,7 +1,7 @@
-"""Train SAFMN on photographs that come with scikit-image, and compare it with bicubic on two that it never saw.
+"""Train SAFMN on photographs from scikit-image, and compare it with bicubic on two held-out photographs.
 
-`make demo` runs it. What is done is not done again: an interrupted demo goes on where it stopped. It ends with a table
-and the path of a picture that shows LQ, bicubic, ours and GT.
+`make demo` runs this script. An interrupted demo continues where it stopped. At the end it prints a table and the path
+of a picture with LQ, bicubic, SAFMN and GT side by side.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # to run without installing the package
 
 from safmn import train, weights
 from safmn.data import build_dataset
@@ -31,7 +31,10 @@ from safmn.training.experiment import Experiment
 
 
 def scores(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor], Tensor]]) -> str:
-    """A table of the held-out photographs: PSNR-Y and SSIM-Y of each network, and what the last gains on the first."""
+    """Return a table of PSNR-Y and SSIM-Y of each network on each held-out photograph.
+
+    Its last column is the gain in PSNR-Y of the last network over the first.
+    """
     assert options.val is not None
     results = {
         name: evaluate(network, dataset, name=name, metrics=options.val.metrics, device="cpu", progress=False)
@@ -47,10 +50,10 @@ def scores(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor]
 
 
 def picture(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor], Tensor]]) -> Path:
-    """Write LQ, networks and GT of the first held-out photograph side by side; returns the file."""
+    """Write LQ, each network's output and GT of the first held-out photograph side by side, and return the file."""
     item = dataset[0]
     lq = item["lq"][None]
-    small = to_uint8(item["lq"])  # (h, w, 3); every pixel becomes a square, so that the panel shows what there is
+    small = to_uint8(item["lq"])  # (h, w, 3); enlarged with nearest neighbour, so that its pixels are visible
     panels = {"LQ": small.repeat(options.scale, axis=0).repeat(options.scale, axis=1)}
     with torch.no_grad():
         panels |= {name: to_uint8(network(lq)[0]) for name, network in networks.items()}
@@ -61,7 +64,10 @@ def picture(options: Options, dataset: Any, networks: dict[str, Callable[[Tensor
 
 
 def faster_here(options: Options) -> list[str]:
-    """Arguments that train with our kernels on a CPU with a compiler: bf16 without hardware for it is slow."""
+    """Return arguments that train with our kernels in fp32 on a CPU with a compiler; others train as configured.
+
+    The option file's bf16 is slow on CPUs without hardware support for it.
+    """
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if gpu or options.model_type != "SRModel" or compiler() is None:
         return []
@@ -70,7 +76,7 @@ def faster_here(options: Options) -> list[str]:
 
 @exit_status
 def main() -> int:
-    """Train, test, compare; returns the exit status."""
+    """Train, evaluate and compare; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-opt", default="options/demo_x4.yml", metavar="FILE", help="option file of the demo")
     arguments = parser.parse_args()
@@ -82,7 +88,7 @@ def main() -> int:
     ours = weights.load_network(Experiment.of(options).models / "net_g_latest.pth")
     networks = {"bicubic": bicubic(options.scale), "SAFMN": ours}
     say("\n" + scores(options, dataset, networks))
-    say(f"\ncompare with your own eyes: {picture(options, dataset, networks)}")
+    say(f"\nsee the comparison in {picture(options, dataset, networks)}")
     return 0
 
 

@@ -1,11 +1,11 @@
-"""Cut images into sub-images, as ``safmn prepare subimages`` does: ``python scripts/extract_subimages.py --help``."""
+"""Cut images into sub-images, like ``safmn prepare subimages``: ``python scripts/extract_subimages.py --help``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without the package installed, too
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # to run without installing the package
 
 from safmn.cli.prepare import main
 

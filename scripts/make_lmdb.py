@@ -1,11 +1,11 @@
-"""Build an lmdb of images, as ``safmn prepare lmdb`` does: ``python scripts/make_lmdb.py --help``."""
+"""Build an lmdb of images, like ``safmn prepare lmdb``: ``python scripts/make_lmdb.py --help``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without the package installed, too
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # to run without installing the package
 
 from safmn.cli.prepare import main
 

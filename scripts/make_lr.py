@@ -1,11 +1,11 @@
-"""Make LR images from HR images, as ``safmn prepare lr`` does: ``python scripts/make_lr.py --help``."""
+"""Make LR images from HR images, like ``safmn prepare lr``: ``python scripts/make_lr.py --help``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without the package installed, too
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # to run without installing the package
 
 from safmn.cli.prepare import main
 

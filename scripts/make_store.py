@@ -1,11 +1,11 @@
-"""Build a patch store, as ``safmn prepare store`` does: ``python scripts/make_store.py --help``."""
+"""Build a patch store, like ``safmn prepare store``: ``python scripts/make_store.py --help``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without the package installed, too
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # to run without installing the package
 
 from safmn.cli.prepare import main
 

@@ -1,7 +1,9 @@
-"""Create a virtual environment with all that the project needs. `make setup` runs it; standard library only.
+"""Create a virtual environment with everything that the project needs. `make setup` runs this script.
 
-Two things need care: the build of torch (where there is no GPU the CPU build, so that nothing CUDA-sized is
-downloaded), and BasicSR 1.4.2, whose build and metadata ask for more than it needs (see requirements.txt).
+It uses the standard library only. Two packages need special treatment:
+
+- torch: without a GPU, the CPU build is installed, since CUDA builds are a very large download.
+- BasicSR 1.4.2: its build and metadata require more packages than it needs (see requirements.txt).
 """
 
 import argparse
@@ -19,13 +21,13 @@ SEPARATE = ("torch", "torchvision", "basicsr")
 
 
 def say(text: str) -> None:
-    """Write a line at once, also when the output is a pipe."""
+    """Write a line and flush it, so that it also appears at once in a pipe."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def requirements() -> "dict[str, list[str]]":
-    """requirements.txt as name -> lines (more than one where the version depends on Python's)."""
+    """Return the lines of requirements.txt by package; several lines if the version depends on Python's version."""
     wanted: dict[str, list[str]] = {}
     for line in (HERE / "requirements.txt").read_text().splitlines():
         if line.strip() and not line.startswith("#"):
@@ -34,7 +36,7 @@ def requirements() -> "dict[str, list[str]]":
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU answers."""
+    """Return whether nvidia-smi finds an NVIDIA GPU."""
     return (
         shutil.which("nvidia-smi") is not None and subprocess.run(["nvidia-smi"], capture_output=True).returncode == 0
     )
@@ -47,14 +49,14 @@ class Pip:
         self.command = [str(python), "-m", "pip", "--disable-pip-version-check"]
 
     def install(self, *arguments: str) -> None:
-        """Run ``pip install`` or stop with its error."""
+        """Run ``pip install``, and exit with an error if it fails."""
         say("pip install " + " ".join(arguments))
         done = subprocess.run([*self.command, "install", "--quiet", *arguments])
         if done.returncode != 0:
             sys.exit(f"setup: `pip install {' '.join(arguments)}` failed (its message is above)")
 
     def wants_cuda(self, requirement: str) -> bool:
-        """Whether the configured index would install a CUDA build. Reads metadata only."""
+        """Return whether the configured package index would install a CUDA build. This downloads metadata only."""
         report = subprocess.run(
             [
                 *self.command,
@@ -77,13 +79,13 @@ class Pip:
 
 
 def install_torch(pip: Pip, wanted: "dict[str, list[str]]") -> None:
-    """torch and torchvision: with CUDA where there is a GPU, otherwise the CPU builds."""
+    """Install torch and torchvision: CUDA builds if there is a GPU, else CPU builds."""
     if has_gpu():
         pip.install(*wanted["torch"], *wanted["torchvision"])
     elif pip.wants_cuda(wanted["torch"][0]):
         pip.install("--index-url", CPU_INDEX, *wanted["torch"], *wanted["torchvision"])
     else:
-        # torchvision's dependency on torch must not replace this build by another (safmn/compat.py handles the pair)
+        # torchvision's dependency on torch must not replace this build; safmn/compat.py makes the two work together.
         pip.install(*wanted["torch"])
         pip.install("--no-deps", *wanted["torchvision"])
 
@@ -95,8 +97,8 @@ def main() -> None:
     folder = parser.parse_args().venv
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         sys.exit(
-            f"setup: Python {sys.version_info[0]}.{sys.version_info[1]} will not do, because basicsr 1.4.2 cannot be "
-            "built on it; use 3.10, 3.11 or 3.12, for example: make setup PYTHON=python3.11"
+            f"setup: Python {sys.version_info[0]}.{sys.version_info[1]} is not supported, because basicsr 1.4.2 cannot "
+            "be built on it; use 3.10, 3.11 or 3.12, for example: make setup PYTHON=python3.11"
         )
     wanted = requirements()
     if not (folder / "bin" / "python").exists():

@@ -1,7 +1,7 @@
 """BasicSR's degradation (``RealESRGANDataset`` and ``RealESRNetModel.feed_data``) made to run on the CPU.
 
-What is changed, and only while :func:`on_cpu` is in force: ``.cuda()`` returns the tensor itself, and ``filter2D`` gets
-contiguous tensors (its ``view`` fails on what DiffJPEG returns). Nothing else of BasicSR is touched.
+Inside a block of :func:`on_cpu`, ``.cuda()`` returns the tensor itself, and ``filter2D`` gets contiguous tensors, since
+its ``view`` fails on the output of DiffJPEG. BasicSR is otherwise unchanged.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # to run without installing the package
 
 from safmn.registry import DATASET_REGISTRY  # importing safmn first makes basicsr importable
 
 basicsr_model: Any = importlib.import_module("basicsr.models.realesrnet_model")
 basicsr_utils: Any = importlib.import_module("basicsr.utils")
 
-# The values of SAFMN's and Real-ESRGAN's files for stage 1.
+# The values in the option files of SAFMN and Real-ESRGAN for stage 1.
 PUBLISHED: dict[str, Any] = {
     "gt_usm": True,
     "resize_prob": [0.2, 0.7, 0.1],
@@ -72,7 +72,7 @@ def on_cpu() -> Iterator[None]:
 
 
 def dataset(photos: Path, names: list[str], meta_info: Path, **blur: Any) -> Any:
-    """BasicSR's data set on the named images of a folder; ``meta_info`` is written."""
+    """Write the names to ``meta_info``, and return BasicSR's data set of these images of the folder ``photos``."""
     meta_info.write_text("".join(f"{name}\n" for name in names))
     options = {
         "dataroot_gt": str(photos),
@@ -87,7 +87,7 @@ def dataset(photos: Path, names: list[str], meta_info: Path, **blur: Any) -> Any
 
 
 def model(*, scale: int, gt_size: int, queue_size: int = 180, **changes: Any) -> Any:
-    """BasicSR's model without networks and optimisers: enough for ``feed_data``."""
+    """Return BasicSR's model without networks and optimisers, which ``feed_data`` does not need."""
     bare = object.__new__(basicsr_model.RealESRNetModel)
     bare.opt = {**PUBLISHED, "scale": scale, "gt_size": gt_size, **changes}
     bare.device, bare.is_train, bare.queue_size = torch.device("cpu"), True, queue_size
@@ -97,7 +97,7 @@ def model(*, scale: int, gt_size: int, queue_size: int = 180, **changes: Any) ->
 
 @contextlib.contextmanager
 def watch_stages(seen: Callable[[str, Tensor, Tensor], None], bare: Any) -> Iterator[None]:
-    """Call ``seen(name, before, after)`` around every noise and JPEG step of ``feed_data`` inside the block."""
+    """Call ``seen(name, before, after)`` after every noise and JPEG step of ``feed_data`` inside the block."""
     noises = ("random_add_gaussian_noise_pt", "random_add_poisson_noise_pt")
     originals: Mapping[str, Any] = {name: getattr(basicsr_model, name) for name in noises}
     jpeger = bare.jpeger

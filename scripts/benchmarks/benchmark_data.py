@@ -2,9 +2,9 @@
 
     python scripts/benchmarks/benchmark_data.py --hr DIR [--scale 4] [--gt-size 256] [--threads 1]
 
-From the first images of DIR, 480x480 sub-images are cut and their LR counterparts and a store are made in a temporary
-folder. Each side loads batches in one process, as one loader worker does; with --device cuda the store's pixels are on
-the GPU.
+The script cuts 480x480 sub-images from the first images of DIR, and makes their LR images and a patch store in a
+temporary folder. Each side loads batches in one process, like one loader worker. With --device cuda the pixels of the
+store are on the GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIDE = 480
 
 
 def make_data(folder: Path, hr: Path, scale: int, count: int) -> None:
-    """Cut ``count`` sub-images of HR, make their LR images and the store."""
+    """Cut ``count`` sub-images from the images in ``hr``, and make their LR images and the store."""
     large = (image for image in map(read_rgb, list_images(hr)) if min(image.shape[:2]) >= SIDE)
     for number, image in enumerate(itertools.islice(large, count)):
         image = image[:SIDE, :SIDE]
@@ -43,7 +43,7 @@ def make_data(folder: Path, hr: Path, scale: int, count: int) -> None:
 
 
 def batches_of(dataset: Any, batch_size: int) -> Callable[[], object]:
-    """A function that loads the next batch of a data set through its keys."""
+    """Return a function that loads the next batch of one of our data sets."""
     keyed, numbers = KeyedDataset(dataset, seed=0), itertools.count()
 
     def load() -> object:
@@ -53,16 +53,16 @@ def batches_of(dataset: Any, batch_size: int) -> Callable[[], object]:
 
 
 def basicsr_batches(options: dict[str, Any], batch_size: int) -> Callable[[], object]:
-    """A function that loads a batch as a worker of BasicSR's loader does."""
+    """Return a function that loads a batch like a worker of BasicSR's loader."""
     import_basicsr()
-    basicsr_dataset = DATASET_REGISTRY.get("PairedImageDataset")  # without our suffix: BasicSR's own
+    basicsr_dataset = DATASET_REGISTRY.get("PairedImageDataset")  # BasicSR's, since ours has a suffix
     dataset = basicsr_dataset({**options, "phase": "train", "io_backend": {"type": "disk"}})
     numbers = itertools.cycle(range(len(dataset)))
     return lambda: default_collate([dataset[next(numbers)] for _ in range(batch_size)])
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> None:
-    """Time the sides and print the report."""
+    """Time all sides and print the report."""
     crop = {"gt_size": arguments.gt_size, "use_hflip": True, "use_rot": True, "scale": arguments.scale, "name": "train"}
     disk = {"type": "PairedImageDataset", "dataroot_gt": f"{folder}/HR", "dataroot_lq": f"{folder}/LR", **crop}
     store = {"type": "PatchStore", "dataroot": f"{folder}/sub.store", "device": arguments.device, **crop}
@@ -88,7 +88,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
 
 @exit_status
 def main() -> int:
-    """Parse, make the data, measure."""
+    """Make the data and measure; return the exit status."""
     parser = argument_parser(__doc__)
     parser.add_argument("--hr", type=Path, required=True, help=f"folder of images of at least {SIDE}x{SIDE}")
     parser.add_argument("--scale", type=int, default=4)

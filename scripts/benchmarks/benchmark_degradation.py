@@ -3,13 +3,13 @@
     python scripts/benchmarks/benchmark_degradation.py --photos DIR [--count 64] [--batch 8] [--workers 2]
 
 Both read the same images, cut 400x400 from each, degrade it with the published options and cut a pair of patches. Each
-side may use all cores in the way it is made for:
+side uses all cores in its own way:
 
-- BasicSR: its loader (with as many worker processes) reads, cuts and makes kernels; the main process degrades batches
-  with torch, on all cores. It does not run on a CPU as it is; see basicsr_degradation.py for the two changes.
-- ours: the workers of our training loader do all of it, sample by sample, on one core each.
+- BasicSR: its loader, with the same number of workers, reads and cuts the images and makes the blur kernels. The main
+  process degrades batches with torch on all cores. basicsr_degradation.py has the two changes it needs on a CPU.
+- ours: the workers of our training loader do everything, sample by sample, on one core each.
 
-A round starts a side's loader, throws away the batches that were loaded ahead meanwhile, and times ``count`` samples.
+A round starts a side's loader, discards the batches that were prefetched meanwhile, and times ``count`` samples.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from safmn.imaging import image_size, list_images
 
 SIDE = 400
 SEED = 0
-AHEAD = 2  # batches that a worker loads ahead
+AHEAD = 2  # batches that a worker prefetches
 
 Side = Callable[[], contextlib.AbstractContextManager[Callable[[], object]]]
 
 
 def basicsr_side(arguments: argparse.Namespace, names: list[str], folder: Path) -> Side:
-    """Makes a function that makes a batch as BasicSR does."""
+    """Return a context manager that yields a function that makes a batch as BasicSR does."""
     dataset = basicsr_degradation.dataset(arguments.photos, names, folder / "meta_info.txt")
     model = basicsr_degradation.model(scale=arguments.scale, gt_size=arguments.gt_size, queue_size=arguments.batch * 4)
 
@@ -65,7 +65,7 @@ def basicsr_side(arguments: argparse.Namespace, names: list[str], folder: Path) 
 
 
 def our_side(arguments: argparse.Namespace, names: list[str], folder: Path) -> Side:
-    """Makes a function that makes a batch as our training does."""
+    """Return a context manager that yields a function that makes a batch as our training does."""
     meta_info = folder / "names.txt"
     meta_info.write_text("".join(f"{name}\n" for name in names))
     options = {
@@ -99,7 +99,7 @@ def our_side(arguments: argparse.Namespace, names: list[str], folder: Path) -> S
 
 
 def time_round(side: Side, batches: int, ahead: int) -> float:
-    """Seconds for so many batches, once those loaded ahead are used up."""
+    """Return the seconds for ``batches`` batches, after discarding the ``ahead`` prefetched ones."""
     with side() as make_batch:
         for _ in range(ahead + 1):
             make_batch()
@@ -110,7 +110,7 @@ def time_round(side: Side, batches: int, ahead: int) -> float:
 
 
 def measure(sides: dict[str, Side], arguments: argparse.Namespace) -> dict[str, Timing]:
-    """Rounds of every side in turn."""
+    """Time the sides in turn, round by round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(arguments.warmup + arguments.rounds):
         for name, side in sides.items():
@@ -122,7 +122,7 @@ def measure(sides: dict[str, Side], arguments: argparse.Namespace) -> dict[str, 
 
 @exit_status
 def main() -> int:
-    """Run both sides and print samples per second."""
+    """Run both sides and print samples per second; return the exit status."""
     parser = argument_parser(__doc__)
     parser.add_argument("--photos", type=Path, required=True, help="folder of images, 400x400 or larger")
     parser.add_argument("--count", type=int, default=64, help="samples timed per round (default: 64)")

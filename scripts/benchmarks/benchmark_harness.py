@@ -1,7 +1,8 @@
-"""The harness that every benchmark script shares: sides timed in turn, medians and spread, one table, one JSON line.
+"""The harness of all benchmark scripts: times sides in turn, and prints medians and spread as a table and as JSON.
 
-Machines are noisy and drift, so the sides are interleaved (A B A B ...) in one process and compared as ratios of
-medians. A script defines its sides as functions without arguments and calls :func:`compare` and :func:`report`.
+The speed of a machine fluctuates and drifts, so the sides are interleaved (A B A B ...) in one process and compared as
+ratios of medians. A script defines its sides as functions without arguments, and calls :func:`compare` and
+:func:`report`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from safmn.system.console import say, table
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call of one side, in the order measured."""
+    """Seconds per call of one side, in the order of measurement."""
 
     seconds: tuple[float, ...]
 
@@ -29,22 +30,22 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """(max - min) / median: how noisy the machine was for this side."""
+        """(max - min) / median, which shows how much the measurements of this side fluctuate."""
         return (max(self.seconds) - min(self.seconds)) / self.median
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks share: --rounds, --warmup, --threads, --json."""
+    """Return a parser with the options of all benchmarks: --rounds, --warmup, --threads, --json."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds; each runs every side once")
-    parser.add_argument("--warmup", type=int, default=2, help="rounds before, not counted")
+    parser.add_argument("--warmup", type=int, default=2, help="rounds before the timed ones")
     parser.add_argument("--threads", type=int, default=None, help="threads for torch and OpenCV (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON line last")
     return parser
 
 
 def use_threads(threads: int | None) -> None:
-    """Give torch and OpenCV the same number of threads (``None``: leave them as they are)."""
+    """Set the number of threads of torch and OpenCV; ``None`` changes nothing."""
     if threads is not None:
         import cv2
         import torch
@@ -60,7 +61,14 @@ def compare(
     warmup: int = 2,
     synchronize: Callable[[], object] | None = None,
 ) -> dict[str, Timing]:
-    """Time the sides in turn. ``synchronize`` is called around each (``torch.cuda.synchronize`` on a GPU)."""
+    """Time the sides in turn, and return the timing of each by name.
+
+    Args:
+        sides: functions to time, by name.
+        rounds: timed rounds; each calls every side once.
+        warmup: rounds before the timed ones.
+        synchronize: called before and after each call; ``torch.cuda.synchronize`` on a GPU.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     wait = synchronize or (lambda: None)
     for number in range(warmup + rounds):
@@ -83,14 +91,14 @@ def report(
     extra: Mapping[str, Mapping[str, object]] | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """Print a table (median ms, spread, speed-up over ``baseline``) and, with ``json_line``, one JSON line last.
+    """Print a table (median ms, spread, speed-up over ``baseline``) and, with ``json_line``, one JSON line at the end.
 
     Args:
-        extra: more columns for each side, ``{side: {column: value}}``.
-        facts: more keys for the JSON line.
+        extra: additional columns for each side, ``{side: {column: value}}``.
+        facts: additional keys for the JSON line.
 
     Returns:
-        What the JSON line holds: ``ratio`` is the speed-up of the last side, ``ratios`` that of every side.
+        The content of the JSON line: ``ratio`` is the speed-up of the last side, ``ratios`` has that of every side.
     """
     ratios = {name: timings[baseline].median / timing.median for name, timing in timings.items()}
     columns = sorted({column for row in (extra or {}).values() for column in row})

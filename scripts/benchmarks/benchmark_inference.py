@@ -1,4 +1,4 @@
-"""Latency of one image: the network as spandrel ships it, in eager float32, against our back ends and precisions.
+"""Latency for one image: spandrel's network in eager float32 against our back ends and precisions.
 
     python benchmark_inference.py                                # SAFMN x2, x3, x4; all back ends installed
     python benchmark_inference.py --sides native:fp32 openvino:fp32 native:bf16
@@ -6,14 +6,14 @@
     python benchmark_inference.py --weights safmn-x2 my_x4.pth --set5 datasets/benchmark/Set5
     python benchmark_inference.py --device cuda                  # fp16, CUDA graphs, TensorRT where installed
 
-The image is a photograph, as large as an output of 1280x720 asks for, rounded up to multiples of the network's window
-(both sides of the comparison need those). Weights are those of ``safmn zoo`` where it has some; other networks are run
-untrained, which takes as long. Networks that spandrel does not ship are compared with ours in eager float32.
+The image is a photograph of the size that gives an output of 1280x720, rounded up to multiples of the network's window,
+which both sides need. The weights are those of ``safmn zoo``, if it has some; other networks are untrained, which does
+not affect the time. If spandrel does not have a network, the baseline is ours in eager float32.
 
-Columns: ``paired`` is the median over rounds of the ratio within a round; ``PSNR`` is to the baseline's result;
-``8-bit`` how many of the output's 8-bit values differ from the baseline's, and by how much at most; ``peak`` the memory
-of a process that does nothing else (on a GPU: what is taken of its memory); ``lost on Set5`` is against
-fp32, on Y.
+Columns: ``paired`` is the median over the rounds of the ratio within a round. ``PSNR`` compares with the baseline's
+result. ``8-bit`` is the share of the output's 8-bit values that differ from the baseline's, and the largest difference.
+``peak`` is the memory of a process that does nothing else; on a GPU, the used GPU memory. ``lost on Set5`` is the loss
+against fp32 in PSNR-Y.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Subject:
         return int(self.network.scale)  # type: ignore[arg-type]
 
     def image(self, output: Sequence[int], device: torch.device) -> Tensor:
-        """A photograph of the size that ``output`` (height, width) asks for, (1, 3, h, w) in [0, 1]."""
+        """Return a photograph, (1, 3, h, w) in [0, 1], of at least the size that gives ``output`` (height, width)."""
         step = int(self.network.window)  # type: ignore[arg-type]
         height, width = (-(-side // self.scale // step) * step for side in output)
         picture = cv2.resize(data.astronaut(), (width, height), interpolation=cv2.INTER_AREA)
@@ -72,7 +72,11 @@ class Subject:
 
 
 def subject_named(name: str) -> Subject:
-    """A network of complexity_table.py, with the weights of the zoo where there are some; or of a weight file."""
+    """Return a network of complexity_table.py, with weights of the zoo if it has some, or that of a weight file.
+
+    Raises:
+        OptionError: there is no network or file of this name.
+    """
     arguments = {family: (kind, values) for family, kind, values in SIZES}
     if name not in arguments:
         if name in zoo.entries() or Path(name).exists():
@@ -87,9 +91,9 @@ def subject_named(name: str) -> Subject:
 
 
 def baseline(network: nn.Module, device: torch.device) -> Run:
-    """The network as spandrel ships it, or ours where it ships none, in eager float32."""
+    """Return spandrel's network, or ours if spandrel has none, in eager float32."""
     if isinstance(network, SAFMN | SAFMN_BCIE):
-        compat.repair_torchvision()  # which spandrel imports
+        compat.repair_torchvision()  # spandrel imports torchvision
         import spandrel
 
         network = spandrel.ModelLoader().load_from_state_dict(dict(network.state_dict())).model
@@ -104,7 +108,7 @@ def baseline(network: nn.Module, device: torch.device) -> Run:
 
 
 def run_of(side: str, network: nn.Module, device: torch.device) -> Run:
-    """``baseline`` or ``BACKEND:PRECISION``."""
+    """Return the function of a side, which is ``baseline`` or ``BACKEND:PRECISION``."""
     if side == BASELINE:
         return baseline(network, device)
     name, _, precision = side.partition(":")
@@ -112,13 +116,13 @@ def run_of(side: str, network: nn.Module, device: torch.device) -> Run:
 
 
 def possible_sides(device: torch.device) -> list[str]:
-    """Every back end that is installed, in every precision that the device has."""
+    """Return ``BACKEND:PRECISION`` for every installed back end and every precision."""
     missing = available_backends(device)
     return [f"{name}:{p}" for p in PRECISIONS for name in NAMES if name != "auto" and missing[name] is None]
 
 
 def build_sides(wanted: Sequence[str], network: nn.Module, device: torch.device) -> dict[str, Run]:
-    """The sides that can run this network; what cannot is named."""
+    """Return the baseline and the wanted sides that can run this network; print why others are left out."""
     sides: dict[str, Run] = {BASELINE: baseline(network, device)}
     for side in wanted:
         try:
@@ -129,7 +133,7 @@ def build_sides(wanted: Sequence[str], network: nn.Module, device: torch.device)
 
 
 def nearness(y: Tensor, expected: Tensor) -> dict[str, object]:
-    """How near a result is to the baseline's, as an image."""
+    """Compare a result with the baseline's as images, and return the columns ``PSNR (dB)`` and ``8-bit``."""
     y, expected = y.double().clamp(0, 1), expected.double().clamp(0, 1)
     noise = float((y - expected).square().mean())
     levels = ((y * 255).round() - (expected * 255).round()).abs()
@@ -139,7 +143,7 @@ def nearness(y: Tensor, expected: Tensor) -> dict[str, object]:
 
 
 def paired(timings: Mapping[str, Timing]) -> dict[str, float]:
-    """The speed-up of each side, as the median of the ratios within each round."""
+    """Return the speed-up of each side: the median over the rounds of the ratio within a round."""
     base = timings[BASELINE].seconds
     return {
         side: statistics.median(a / b for a, b in zip(base, timing.seconds, strict=True))
@@ -148,7 +152,11 @@ def paired(timings: Mapping[str, Timing]) -> dict[str, float]:
 
 
 def set5_psnr(folder: Path, subject: Subject, backend: str, precision: str, device: torch.device) -> float:
-    """Mean PSNR on Y over the set, crop = scale; images are padded to multiples of the window."""
+    """Return the mean PSNR-Y over Set5, without a border of ``scale`` pixels.
+
+    Raises:
+        OptionError: the folder has no images.
+    """
     upscaler = Upscaler(subject.network, backend=backend, precision=precision, device=device, tile=0)
     values = []
     for path in sorted((folder / "HR").glob("*.png")):
@@ -161,7 +169,7 @@ def set5_psnr(folder: Path, subject: Subject, backend: str, precision: str, devi
 
 
 def set5_losses(folder: Path, subject: Subject, sides: Sequence[str], device: torch.device) -> dict[str, float]:
-    """What each half-precision side loses on Set5, in dB."""
+    """Return the loss in PSNR-Y on Set5, in dB, of each half-precision side; empty if it cannot be measured."""
     halves = [side for side in sides if side != BASELINE and not side.endswith("fp32")]
     if not (halves and subject.trained and (folder / "HR").is_dir()):
         return {}
@@ -170,7 +178,7 @@ def set5_losses(folder: Path, subject: Subject, sides: Sequence[str], device: to
 
 
 def peak_megabytes(subject: str, side: str, options: argparse.Namespace) -> float:
-    """Peak memory of a process that builds one side and runs it three times."""
+    """Return the peak memory in MB of a process that builds one side and runs it three times."""
     command = [sys.executable, __file__, "--peak-of", side, "--networks", subject, "--device", options.device]
     command += ["--output", *map(str, options.output)]
     command += [] if options.threads is None else ["--threads", str(options.threads)]
@@ -178,22 +186,22 @@ def peak_megabytes(subject: str, side: str, options: argparse.Namespace) -> floa
 
 
 def measure_peak(subject: Subject, side: str, output: Sequence[int], device: torch.device) -> float:
-    """The memory in MB, at the end of the child process."""
+    """Run one side three times and return the memory in MB; called in the child process."""
     x, run = subject.image(output, device), run_of(side, subject.network, device)
     for _ in range(3):
         run(x)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return (total - free) / 2**20
-    # Not getrusage: its peak begins with that of the process that started this one.
+    # Not getrusage: its peak includes that of the parent process.
     status = Path("/proc/self/status")
     if not status.exists():
-        raise OptionError("peak memory is measured on Linux; give --no-memory")
+        raise OptionError("peak memory can only be measured on Linux; use --no-memory")
     return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
 
 
 def measure(subject: Subject, options: argparse.Namespace, device: torch.device) -> dict[str, object]:
-    """Print the table of one network; returns what the JSON line says of it."""
+    """Measure one network, print its table, and return its entry for the JSON line."""
     subject.network.to(device)
     x = subject.image(options.output, device)
     sides = build_sides(options.sides or possible_sides(device), subject.network, device)
@@ -225,27 +233,27 @@ def measure(subject: Subject, options: argparse.Namespace, device: torch.device)
 
 
 def say_best(ratios: Mapping[str, float]) -> dict[str, object]:
-    """Print the fastest side of each precision beside what is aimed at."""
+    """Print the fastest side of each precision together with the target, and return them by precision."""
     best: dict[str, Any] = {}
     for precision in PRECISIONS:
         side = max((s for s in ratios if s.endswith(f":{precision}")), key=lambda s: ratios[s], default=None)
         if side is not None:
-            aim = f"; aimed at on two CPU cores: {AIMS[precision]}x" if precision in AIMS else ""
+            aim = f"; target on two CPU cores: {AIMS[precision]}x" if precision in AIMS else ""
             say(f"fastest in {precision}: {side}, {ratios[side]:.2f}x{aim}")
             best[precision] = {"side": side, "ratio": round(ratios[side], 3)}
     return best
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the command line."""
     p = argument_parser(__doc__)
     p.add_argument("--networks", nargs="+", default=["SAFMN x2", "SAFMN x3", "SAFMN x4"], metavar="NAME")
     p.add_argument("--weights", nargs="+", metavar="W", help="weight files or names of the zoo, instead of --networks")
-    p.add_argument("--sides", nargs="+", metavar="BACKEND:PRECISION", help="default: all that are installed")
+    p.add_argument("--sides", nargs="+", metavar="BACKEND:PRECISION", help="default: all installed back ends")
     p.add_argument("--output", nargs=2, type=int, default=(720, 1280), metavar=("H", "W"), help="output size")
     p.add_argument("--device", default="cpu")
     p.add_argument("--set5", type=Path, default=Path("datasets/benchmark/Set5"), metavar="FOLDER")
-    p.add_argument("--no-memory", action="store_true", help="do not start a process for each side to see its memory")
+    p.add_argument("--no-memory", action="store_true", help="do not measure memory (one process for each side)")
     p.add_argument("--peak-of", metavar="SIDE", help=argparse.SUPPRESS)
     return p
 

@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/benchmark_metrics.py [--rounds 7] [--threads 2] [--json]
 
-The last line's ``ratio`` is that of SSIM on RGB; all of them stand under ``speedups``.
+In the JSON line, ``ratio`` is the speed-up of SSIM on RGB, and ``speedups`` has all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from safmn import metrics
 
 
 def pair(height: int = 720, width: int = 1280) -> tuple[np.ndarray, np.ndarray]:
-    """Two similar uint8 BGR images with structure at several sizes: (H, W, 3) each."""
+    """Return two similar BGR images with structure at several sizes, uint8 (H, W, 3) each."""
     rng = np.random.default_rng(0)
     image = np.zeros((height, width, 3))
     for cell in (2, 8, 32, 128):

@@ -2,8 +2,8 @@
 
     python scripts/benchmarks/benchmark_resize.py [--scales 4 2 3] [--up] [--grey] [--image FILE]
 
-BasicSR's side gets its input as it wants it (float32 in [0, 1]) and rounds once, at the end, so that its pixels are not
-MATLAB's; ours takes and gives uint8, as MATLAB. The share of pixels in which the two differ is printed as well.
+BasicSR's function gets float32 in [0, 1], as it needs, and its result is rounded once at the end, so its pixels differ
+from MATLAB's. Ours takes and returns uint8, like MATLAB. The script also prints the share of samples that differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 2040, 1356
 
 
 def example(path: Path | None) -> np.ndarray:
-    """The image from a file, or one made of gradients and noise; (HEIGHT, WIDTH, 3) uint8."""
+    """Return the image of a file, resized, or an image of gradients and noise; uint8 (HEIGHT, WIDTH, 3)."""
     if path is not None:
         return imresize(read_rgb(path), output_shape=(HEIGHT, WIDTH))
     noise = np.random.default_rng(0).normal(0, 20, (HEIGHT, WIDTH, 3))
@@ -30,7 +30,7 @@ def example(path: Path | None) -> np.ndarray:
 
 
 def main() -> None:
-    """Compare at each scale; the JSON line's ``ratio`` is the smallest of the speed-ups."""
+    """Compare at each scale. In the JSON line, ``ratio`` is the smallest speed-up."""
     parser = argument_parser(__doc__)
     parser.add_argument("--scales", type=int, nargs="+", default=[4, 2, 3])
     parser.add_argument("--up", action="store_true", help="enlarge instead of shrinking")
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--image", type=Path, help="an image to use, resized to 2040x1356")
     arguments = parser.parse_args()
     use_threads(arguments.threads)
-    from basicsr.utils.matlab_functions import imresize as basicsr_imresize  # importable once safmn is
+    from basicsr.utils.matlab_functions import imresize as basicsr_imresize  # importing safmn makes it importable
 
     image = example(arguments.image)
     if arguments.grey:

@@ -1,17 +1,18 @@
-"""Training iterations per second: BasicSR's own loop against ours, the same recipe on the same images.
+"""Training iterations per second: BasicSR's loop against ours, with the same recipe on the same images.
 
     python scripts/benchmarks/benchmark_training.py [--batch-size 16] [--lq-size 64] [--sides "ours, bf16" ...] [--json]
 
-BasicSR's side is its ``SRModel`` with the FFT loss added, its ``PairedImageDataset`` on PNG sub-images,
-``EnlargedSampler``, loader and prefetcher, and the network as spandrel ships it. Ours is the whole ``Trainer.run`` on a
-patch store of the same images. Recipe: ``options/train_x4.yml``. Images: scikit-image's photographs, or --hr DIR.
+BasicSR's side is its ``SRModel`` with the FFT loss added, its ``PairedImageDataset`` on PNG sub-images, its
+``EnlargedSampler``, loader and prefetcher, and spandrel's network. Our side is the whole ``Trainer.run`` on a patch
+store of the same images. The recipe is ``options/train_x4.yml``. The images are photographs of scikit-image, or those
+in --hr DIR.
 
-Each side is a process of its own, which is stopped (SIGSTOP, with its loader's workers) while another has its turn: a
-side neither computes nor loads ahead on another's time, and its peak memory is its own. A turn is --iterations
-training iterations; the table's times are per turn. "waiting" is the share of the time in which the training loop waits
-for its next batch; "CPU s/it" the CPU time of an iteration, of all threads but not of loader workers, which tells more
-than the clock on a machine that is busy with other things; "start s" the seconds of the first iteration, compilation
-included. Loader workers' memory is not counted.
+Each side is a separate process. While another side has its turn, the process and its loader workers are stopped with
+SIGSTOP, so that they neither compute nor prefetch during that time. A turn has --iterations training iterations, and
+the times in the table are per turn. "waiting" is the share of the time in which the training loop waits for its next
+batch. "CPU s/it" is the CPU time of an iteration for all threads without the loader workers; it is more reliable than
+the elapsed time on a busy machine. "peak MB" excludes the loader workers. "start s" is the time of the first iteration
+in seconds, including compilation.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # to run without installing the package
 
 import safmn  # noqa: F401 - makes `import basicsr` work
 from benchmark_harness import argument_parser, compare, report, use_threads
@@ -56,7 +57,7 @@ SCALE = 4
 PHOTOS = ("astronaut.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg")
 SUB_IMAGE, STEP = 480, 240  # as published
 BASELINE = "BasicSR, fp32"
-# what is added to `train` of the recipe; None: BasicSR's loop
+# Keys that a side adds to `train` of the recipe; None stands for BasicSR's loop.
 SIDES: dict[str, dict[str, Any] | None] = {
     BASELINE: None,
     "ours, fp32": {"precision": "fp32", "compile": False},
@@ -69,30 +70,30 @@ SIDES: dict[str, dict[str, Any] | None] = {
     "ours, bf16, native, graph": {"precision": "bf16", "kernels": "native", "cuda_graph": True},
 }
 NEVER = 10**9
-_LEAVING = 30  # seconds until a side that does not leave is killed
+_LEAVING = 30  # seconds until a side that does not end is killed
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all sides share."""
+    """The settings of all sides."""
 
-    folder: str  # HR/*.png, LR/*.png, sub.store
+    folder: str  # with HR/*.png, LR/*.png, sub.store
     cuda: bool
     batch_size: int
     lq_size: int
-    workers: int  # processes that load, for BasicSR; ours slices a memory map in a thread
+    workers: int  # loader processes of BasicSR; ours slices a memory map in a thread
     threads: int | None
 
     @property
     def crops(self) -> dict[str, Any]:
-        """Keys that the ``train`` data set has on both sides."""
+        """The keys of the ``train`` data set that both loops need."""
         return {
             "name": "train",
             "gt_size": self.lq_size * SCALE,
             "use_hflip": True,
             "use_rot": True,
             "batch_size_per_gpu": self.batch_size,
-            "dataset_enlarge_ratio": 10_000,  # no epoch ends while we look
+            "dataset_enlarge_ratio": 10_000,  # so that no epoch ends during the measurement
         }
 
 
@@ -100,7 +101,7 @@ class Setting:
 
 
 def make_data(folder: Path, hr: Path | None, count: int) -> int:
-    """Cut at most ``count`` sub-images, make their LR counterparts and the store; returns how many there are."""
+    """Cut at most ``count`` sub-images, make their LR images and the store, and return the number of sub-images."""
     files = list_images(hr) if hr is not None else [photo_folder() / name for name in PHOTOS]
     cuts = itertools.islice(itertools.chain.from_iterable(map(sub_images, map(read_rgb, files))), count)
     number = -1
@@ -114,7 +115,7 @@ def make_data(folder: Path, hr: Path | None, count: int) -> int:
 
 
 def sub_images(image: Any) -> Iterator[Any]:
-    """All 480x480 windows of an (H, W, 3) image, 240 apart."""
+    """Yield all 480x480 windows of an (H, W, 3) image with a step of 240."""
     height, width = image.shape[:2]
     for top in range(0, height - SUB_IMAGE + 1, STEP):
         for left in range(0, width - SUB_IMAGE + 1, STEP):
@@ -125,7 +126,7 @@ def sub_images(image: Any) -> Iterator[Any]:
 
 
 class Turn(NamedTuple):
-    """What a side's process tells about a turn."""
+    """The measurements of one turn, which the process of a side sends."""
 
     waited: float  # seconds
     computed: float  # seconds of CPU time, of all threads, without the loader's workers
@@ -133,7 +134,7 @@ class Turn(NamedTuple):
 
 
 class Gate:
-    """Where a training loop asks for its batches: lets it run a turn at a time and notes how long it waits for data."""
+    """The source of a training loop's batches, which stops the loop after each turn and measures its waiting time."""
 
     def __init__(self, turns: Connection, cuda: bool) -> None:
         self.turns = turns
@@ -143,7 +144,7 @@ class Gate:
         self.began = time.process_time()
 
     def take(self, load: Callable[[], Any]) -> Any:
-        """The next batch, ``load()``; where a turn is over, reports it and waits for the next one first."""
+        """Return the next batch, ``load()``; after the end of a turn, first report it and wait for the next turn."""
         if self.left == 0:
             self._synchronize()
             computed = time.process_time() - self.began
@@ -159,7 +160,7 @@ class Gate:
         return batch
 
     def batches(self, source: Callable[[int], Iterator[Any]], start: int) -> Iterator[Any]:
-        """``source(start)``, through the gate."""
+        """Yield the batches of ``source(start)`` through :meth:`take`."""
         iterator = source(start)
         while True:
             yield self.take(lambda: next(iterator))
@@ -169,18 +170,18 @@ class Gate:
             torch.cuda.synchronize()
 
     def _peak_memory(self) -> int:
-        """Bytes: of the GPU's memory in tensors, or of this process's resident memory."""
+        """Return the peak in bytes of the GPU memory of tensors, or of this process's resident memory."""
         if self.cuda:
             return torch.cuda.max_memory_allocated()
         with contextlib.suppress(OSError):
             for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):  # unlike getrusage's, not that of the process that started this one
+                if line.startswith("VmHWM:"):  # unlike getrusage's peak, this does not include the parent process's
                     return int(line.split()[1]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def serve(turns: Connection, setting: Setting, name: str, train: Mapping[str, Any] | None) -> None:
-    """Run one side's loop until a turn of no iterations."""
+    """Run one side's loop until it receives a turn of 0 iterations."""
     os.setpgrp()  # so that this process and its loader's workers can be stopped together
     log = os.open(f"{setting.folder}/{name}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1), os.dup2(log, 2)
@@ -193,7 +194,7 @@ def serve(turns: Connection, setting: Setting, name: str, train: Mapping[str, An
 
 
 def our_loop(setting: Setting, gate: Gate, name: str, train: Mapping[str, Any]) -> None:
-    """The engine, from an option file; only the source of its batches goes through the gate."""
+    """Train with our trainer from an option file; its batches go through the gate."""
     data = {
         "type": "PatchStore",
         "dataroot": f"{setting.folder}/sub.store",
@@ -214,7 +215,7 @@ def our_loop(setting: Setting, gate: Gate, name: str, train: Mapping[str, Any]) 
 
 
 def basicsr_options(setting: Setting) -> dict[str, Any]:
-    """The recipe as BasicSR's ``parse_options`` would hand it to its classes."""
+    """Return the recipe in the form of BasicSR's ``parse_options``."""
     opt = copy.deepcopy(load_options(RECIPE, mode="train").raw)
     opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "num_gpu": int(setting.cuda)}
     opt["network_g"]["type"] = "SAFMN_spandrel"
@@ -234,7 +235,7 @@ def basicsr_options(setting: Setting) -> dict[str, Any]:
 
 
 def basicsr_model(opt: dict[str, Any]) -> Any:
-    """BasicSR's ``SRModel`` on spandrel's network, with the FFT loss as the published repository computes it."""
+    """Return BasicSR's ``SRModel`` with spandrel's network and the FFT loss of the published repository."""
     from basicsr.losses.basic_loss import L1Loss
     from basicsr.models.sr_model import SRModel
     from basicsr.utils.registry import ARCH_REGISTRY
@@ -244,7 +245,7 @@ def basicsr_model(opt: dict[str, Any]) -> Any:
         ARCH_REGISTRY.register(SAFMN, suffix="spandrel")
 
     class PixelAndFFT(L1Loss):  # type: ignore[misc]
-        """L1 of the pixels plus 0.05 L1 of the stacked real and imaginary parts, as one criterion."""
+        """The sum of two L1 losses: of the pixels, and, weighted, of the stacked real and imaginary parts."""
 
         def forward(self, pred: Any, target: Any) -> Any:
             spectra = (torch.fft.rfft2(image) for image in (pred, target))
@@ -261,7 +262,7 @@ def basicsr_model(opt: dict[str, Any]) -> Any:
 
 
 def basicsr_loop(setting: Setting, gate: Gate) -> None:
-    """The loop of ``basicsr.train.train_pipeline`` between two log lines, with BasicSR's own parts."""
+    """Train with the loop of ``basicsr.train.train_pipeline``, without its logging, and BasicSR's classes."""
     from basicsr.data import build_dataloader, build_dataset
     from basicsr.data.data_sampler import EnlargedSampler
     from basicsr.data.prefetch_dataloader import CPUPrefetcher, CUDAPrefetcher
@@ -290,7 +291,7 @@ def basicsr_loop(setting: Setting, gate: Gate) -> None:
 
 @dataclass
 class Side:
-    """A side's process, seen from outside: stopped except during its turns."""
+    """The process of a side, as the comparing process controls it: it is stopped except during its turns."""
 
     name: str
     setting: Setting
@@ -305,7 +306,7 @@ class Side:
         self.process = context.Process(target=serve, args=(theirs, self.setting, self.name, SIDES[self.name]))
         self.process.start()
         theirs.close()
-        self._receive()  # it is built, and asks for its first batch
+        self._receive()  # the loop is built and asks for its first batch
         began = time.perf_counter()
         self._run(1)
         self.start_seconds = time.perf_counter() - began
@@ -313,13 +314,13 @@ class Side:
         self._pause()
 
     def turn(self) -> None:
-        """Let it train for a turn."""
+        """Let the side train for one turn."""
         os.killpg(self.process.pid, signal.SIGCONT)
         self._run(self.iterations)
         self._pause()
 
     def end(self) -> None:
-        """Let it leave, and its workers with it."""
+        """End the process of the side and its workers."""
         with contextlib.suppress(ProcessLookupError, BrokenPipeError):
             os.killpg(self.process.pid, signal.SIGCONT)
             self.turns.send(0)
@@ -343,7 +344,7 @@ class Side:
 
 
 def measure(arguments: argparse.Namespace, setting: Setting) -> None:
-    """Start the sides, time their turns, print the report."""
+    """Start the sides, time their turns, and print the report."""
     names = [BASELINE, *[name for name in arguments.sides if name != BASELINE]]
     sides: list[Side] = []
     try:
@@ -379,12 +380,12 @@ def measure(arguments: argparse.Namespace, setting: Setting) -> None:
 
 
 def can_run(train: Mapping[str, Any] | None, cuda: bool) -> bool:
-    """Whether a side is for this device: graphs are for GPUs."""
+    """Return whether a side can run on this device; CUDA graphs need a GPU."""
     return cuda or not (train and train.get("cuda_graph"))
 
 
 def device_name(setting: Setting) -> str:
-    """The GPU's name, or the CPU's with the number of threads."""
+    """Return the name of the GPU, or that of the CPU with the number of threads."""
     if setting.cuda:
         return torch.cuda.get_device_name()
     model = "CPU"
@@ -396,17 +397,17 @@ def device_name(setting: Setting) -> str:
 
 @exit_status
 def main() -> int:
-    """Parse, make the data, measure."""
+    """Make the data and measure; return the exit status."""
     cuda = torch.cuda.is_available()
     parser = argument_parser(__doc__)
     parser.add_argument("--hr", type=Path, help=f"folder of images of at least {SUB_IMAGE}x{SUB_IMAGE}")
-    parser.add_argument("--images", type=int, default=96, help="how many sub-images to cut at most")
+    parser.add_argument("--images", type=int, default=96, help="largest number of sub-images to cut")
     parser.add_argument("--batch-size", type=int, default=64 if cuda else 16)
     parser.add_argument("--lq-size", type=int, default=64, help="side of the LR patches")
-    parser.add_argument("--iterations", type=int, default=20 if cuda else 2, help="iterations of a turn")
+    parser.add_argument("--iterations", type=int, default=20 if cuda else 2, help="iterations in a turn")
     parser.add_argument("--workers", type=int, default=8 if cuda else 1, help="BasicSR's loader processes")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), help="besides BasicSR's; default: all that can run")
-    parser.add_argument("--cpu", action="store_true", help="measure the CPU although there is a GPU")
+    parser.add_argument("--cpu", action="store_true", help="measure the CPU even if there is a GPU")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_data(Path(folder), arguments.hr, arguments.images)

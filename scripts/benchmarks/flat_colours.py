@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # to run without installing the package
 
 from safmn.data.drawing import blank, box, disc, grid, half_plane, paint, write
 from safmn.errors import exit_status

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # to run without installing the package
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import drawings

@@ -18,7 +18,7 @@ import torch
 from drawings import drawing
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # to run without installing the package
 
 from safmn import weights
 from safmn.errors import exit_status

@@ -22,7 +22,7 @@ import torch
 from augment_photos import link_into
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # to run without installing the package
 
 from safmn.errors import DataError, exit_status
 from safmn.imaging import imresize, list_images, mod_crop, read_rgb, to_tensor, write_image

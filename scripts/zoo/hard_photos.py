@@ -20,7 +20,7 @@ from augment_photos import link_into
 from held_out import cut, network_error, squared_error
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # to run without installing the package
 
 from safmn.errors import DataError, exit_status
 from safmn.imaging import imresize, list_images, read_rgb, to_tensor

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also without the package installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # to run without installing the package
 
 from safmn.system.console import say
 

@@ -1,4 +1,4 @@
-"""What is optimised and how: each model is registered in BasicSR's MODEL_REGISTRY when this package is imported."""
+"""Models: networks, losses and training steps. Importing this package registers them in BasicSR's MODEL_REGISTRY."""
 
 from __future__ import annotations
 

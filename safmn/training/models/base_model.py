@@ -1,4 +1,4 @@
-"""What every model offers the engine."""
+"""The base class of all models: what the training loop calls."""
 
 from __future__ import annotations
 
@@ -37,18 +37,23 @@ __all__ = ["Batch", "Model", "StepResult"]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Losses of one iteration (detached scalars on the device) and whether anything was not finite (1.0 or 0.0)."""
+    """The result of one iteration.
+
+    Attributes:
+        losses: each loss by its name in the log, a detached scalar on the device.
+        nonfinite: scalar on the device, 1.0 if a loss or gradient was NaN or Inf, else 0.0.
+    """
 
     losses: dict[str, Tensor]
     nonfinite: Tensor
 
 
-_PUBLISHED_PERCEPTUAL = ("l_percep", "l_g_percep")  # their style loss is called as in BasicSR
+_PUBLISHED_PERCEPTUAL = ("l_percep", "l_g_percep")  # the style loss of these is called l_style, as in BasicSR
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A loss of the run. See :class:`safmn.options.losses.LossEntry`; ``name`` is that of the log, prefix included."""
+    """A loss of the run; see :class:`safmn.options.losses.LossEntry`. ``name`` is its name in the log, with prefix."""
 
     name: str
     module: nn.Module
@@ -58,17 +63,17 @@ class Criterion:
 
 
 class Model(ABC):
-    """Networks, losses and the training step. Constructed with the options, the execution and the ranks.
+    """Networks, losses and the training step.
 
-    A subclass sets :attr:`networks` (``net_g`` first) and implements :meth:`training_step`. What it says about itself
-    decides which keys an option file may give it.
+    A subclass sets :attr:`networks` (``net_g`` first) and implements :meth:`training_step`. Its class attributes decide
+    which keys an option file may have.
 
     Attributes:
         degrades: whether it reads the keys of Real-ESRGAN's degradation.
-        implied_degradation: those of them (and of the section ``degradation``) that are otherwise unless given.
-        has_discriminator: None: unknown, and nothing is checked.
+        implied_degradation: degradation keys with another default for this model.
+        has_discriminator: whether it trains ``network_d``; None if unknown, and then nothing is checked.
         takes_teacher: whether ``train.teacher`` has an effect.
-        loss_prefix: what the names of the losses begin with in the log.
+        loss_prefix: prefix of the names of the losses in the log.
     """
 
     degrades: ClassVar[bool] = False
@@ -90,15 +95,20 @@ class Model(ABC):
 
     @abstractmethod
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
-        """One iteration: forward, backward and update on the micro-batches (``lq``, ``gt``: (B, 3, h, w) in [0, 1])."""
+        """Run one iteration: forward, backward and update.
+
+        Args:
+            batches: micro-batches with the images ``lq`` (B, 3, h, w) and ``gt`` (B, 3, s*h, s*w), in [0, 1].
+            iteration: counted from 1.
+        """
 
     @property
     def validation_network(self) -> nn.Module:
-        """The network whose output is validated: the moving average of net_g where there is one."""
+        """The network to validate: the EMA of net_g if there is one, else net_g."""
         return self.networks["net_g"].inference
 
     def fingerprints(self) -> dict[str, str]:
-        """What decides the result beside options and state: option key -> a hash of what stands there."""
+        """Return a hash, by option key, of each file beside the data sets that affects the weights."""
         return {}
 
     def set_learning_rate(self, iteration: int) -> None:
@@ -107,7 +117,7 @@ class Model(ABC):
             network.set_learning_rate(iteration)
 
     def abandon_step(self) -> bool:
-        """Undo a training step that failed; returns whether everything is as it was before it."""
+        """Undo a training step that failed, and return whether that was possible."""
         if any(network.moved for network in self.networks.values()):
             return False
         for network in self.networks.values():
@@ -115,23 +125,24 @@ class Model(ABC):
         return True
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """State of every network (see ``TrainedNetwork.state``)."""
+        """Return the state of every network by name; see ``TrainedNetwork.state``."""
         return {name: network.state() for name, network in self.networks.items()}
 
     def load_state(self, state: Mapping[str, Mapping[str, Any]], *, new_optimizers: Collection[str] = ()) -> None:
-        """Take back what :meth:`state` returned.
+        """Load what :meth:`state` returned.
 
         Args:
-            new_optimizers: the networks whose optimiser is of another kind than the state's, and starts anew.
+            new_optimizers: names of networks with another kind of optimiser than in the state. These optimisers start
+                without a state.
 
         Raises:
-            CheckpointError: the state holds other networks.
+            CheckpointError: a network is missing in the state or does not match it.
         """
         for name, network in self.networks.items():
             key = NETWORK_KEYS[name].network
             advice = f"Use the options of the checkpoint, or start a new run with path.pretrain_{key}."
             if name not in state:
-                raise CheckpointError(f"the checkpoint holds no {key}, which this model_type trains. {advice}")
+                raise CheckpointError(f"the checkpoint has no {key}, which this model_type trains. {advice}")
             try:
                 network.load_state(state[name], new_optimizer=name in new_optimizers)
             except (RuntimeError, ValueError) as error:
@@ -139,7 +150,7 @@ class Model(ABC):
                 raise CheckpointError(f"{key} is not the network of the checkpoint. {advice} {details}") from error
 
     def _add_network(self, name: str, section: Mapping[str, Any]) -> TrainedNetwork:
-        """Build ``network_g`` or ``network_d``, load what it starts from, and add its optimiser and schedule."""
+        """Build ``network_g`` or ``network_d``, load its pretrained weights, and add its optimiser and schedule."""
         keys = NETWORK_KEYS[name]
         train = self.train
         optimizer = getattr(train, keys.optimiser)
@@ -181,7 +192,7 @@ class Model(ABC):
         return network
 
     def _start_average(self, name: str, trained: TrainedNetwork, section: Mapping[str, Any]) -> None:
-        """As in BasicSR the average starts from the file's ``params_ema`` where it has one, else from the weights."""
+        """Start the EMA from ``params_ema`` of the pretrained file if it has them, else from the weights (BasicSR)."""
         source, _, strict = self._pretrained(name)
         if source is not None and trained.average is not None and weights.has_average(source):
             network = trained.average.network
@@ -190,7 +201,7 @@ class Model(ABC):
             )
 
     def _build_losses(self) -> list[Criterion]:
-        """Every loss that the option file names, on the run's device."""
+        """Return every loss of the option file, on the run's device."""
         built = []
         for entry in loss_entries(msgspec.structs.asdict(self.train)):
             with located(f"{self.options.source}: {show_path(entry.where)}"):
@@ -200,11 +211,11 @@ class Model(ABC):
         return built
 
     def _sharpened(self, criterion: Criterion) -> bool:
-        """Whether a loss compares with the sharpened GT."""
+        """Return whether a loss compares with the sharpened GT."""
         return bool(criterion.sharpened)
 
     def _image_losses(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
-        """The losses between the network's output and the GT, (B, 3, s*h, s*w) float32 in [0, 1], by name."""
+        """Return the losses between the network's output and the GT, (B, 3, s*h, s*w) float32 in [0, 1], by name."""
         targets: dict[bool, Tensor] = {}
         losses: dict[str, Tensor] = {}
         for criterion in self.criteria:
@@ -217,16 +228,16 @@ class Model(ABC):
         return losses
 
     def _predict(self, network: TrainedNetwork, lq: Tensor) -> Tensor:
-        """Forward in the run's precision; the result is float32, as the losses want it."""
+        """Run the forward pass in the run's precision and return float32 images, as the losses need them."""
         with self.execution.autocast():
             output = network.forward(lq)
         if not torch.is_tensor(output):
-            raise TypeError(f"{type(network.bare).__name__} gives a {type(output).__name__}, not images (B, 3, H, W)")
+            raise TypeError(f"{type(network.bare).__name__} returns {type(output).__name__}, not images (B, 3, H, W)")
         return output.float()
 
 
 def training_section(options: Options) -> TrainSection:
-    """The ``train`` section, which a run that trains cannot do without.
+    """Return the ``train`` section.
 
     Raises:
         OptionError: it is missing.
@@ -237,18 +248,18 @@ def training_section(options: Options) -> TrainSection:
 
 
 def image_loss(criterion: Criterion, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """The weighted loss between prediction and target, (B, 3, h, w) float32 in [0, 1], by its name.
+    """Return the weighted loss between prediction and target, (B, 3, h, w) float32 in [0, 1], by its name.
 
-    A criterion that returns a pair (BasicSR's ``PerceptualLoss``) gives a perceptual and a style loss; either may be
-    None.
+    A criterion that returns a pair, like BasicSR's ``PerceptualLoss``, gives a perceptual and a style loss; either may
+    be None.
 
     Raises:
-        OptionError: the network's images are not those of the GT in size or channels.
+        OptionError: prediction and target differ in shape.
     """
     if prediction.shape != target.shape:
         raise OptionError(
-            f"network_g gives images of shape {tuple(prediction.shape)}, their GT has {tuple(target.shape)} (images, "
-            "channels, height, width): its scale or its number of channels is not the option file's"
+            f"network_g gives images of shape {tuple(prediction.shape)}, but the GT has shape {tuple(target.shape)} "
+            "(images, channels, height, width): its scale or number of channels differs from the option file's"
         )
     value = criterion.module(prediction, target)
     if not isinstance(value, tuple):
@@ -259,19 +270,22 @@ def image_loss(criterion: Criterion, prediction: Tensor, target: Tensor) -> dict
 
 
 def joined(losses: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All losses of both, by name.
+    """Return the losses of both mappings in one.
 
     Raises:
-        OptionError: two have the same name, so that one would be lost.
+        OptionError: two losses have the same name.
     """
     twice = [name for name in more if name in losses]
     if twice:
-        raise OptionError(f"two losses are called {twice[0]} in the log; give one another `name` in train.losses")
+        raise OptionError(f"two losses are called {twice[0]} in the log; set another `name` for one in train.losses")
     return {**losses, **more}
 
 
 def target_of(batch: Batch, *, sharpened: bool) -> Tensor:
-    """The GT (B, 3, H, W) in [0, 1], or the sharpened one: as the data set made it, or, of pairs, sharpened here."""
+    """Return the GT (B, 3, H, W) in [0, 1] or the sharpened GT.
+
+    A data set that degrades its images gives the sharpened GT as ``gt_usm``; the GT of other pairs is sharpened here.
+    """
     if not sharpened:
         gt: Tensor = batch["gt"]
         return gt

@@ -1,8 +1,9 @@
-"""A loss on areas of one colour that have no end, which no patch can show.
+"""A loss on endless areas of one colour, which are larger than any training patch.
 
-SAFMN looks 65 pixels far and pools by 8. What it does in the middle of a large area of one colour, patches of 64 pixels
-never teach it, and networks have answered blue with a green mesh there. Far from any border such an area looks the same
-wherever one stands. So a tile of 8x8 pixels that goes on in itself gives what an endless area gives.
+SAFMN's receptive field reaches 65 pixels in each direction, and it pools by 8. Patches of 64 pixels therefore never
+show it the middle of a large area of one colour, and some networks have turned blue into a green mesh there. Far from
+any border such an area is the same everywhere, so a tile of 8x8 pixels with circular padding gives the same output as
+an endless area.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch.func import functional_call
 
 from safmn.data.drawing import colour
 
-_STREAM = (0xF1A7,)  # keeps these draws apart from those of the samples
+_STREAM = (0xF1A7,)  # keeps these random draws independent of those for the samples
 
 
 def endless(network: nn.Module) -> nn.Module:
-    """A copy of a network whose convolutions pad with the opposite side: a tile goes on in itself."""
+    """Return a copy of a network with circular padding in its convolutions."""
     tiled = copy.deepcopy(network)
     for module in tiled.modules():
         if isinstance(module, nn.Conv2d) and isinstance(module.padding, tuple) and any(module.padding):
@@ -30,21 +31,22 @@ def endless(network: nn.Module) -> nn.Module:
 
 
 def tiles(colours: Tensor, side: int) -> Tensor:
-    """Tiles of one colour: (n, 3) to (n, 3, side, side)."""
+    """Return one tile for each colour: (n, 3) to (n, 3, side, side)."""
     return colours[:, :, None, None].expand(-1, -1, side, side).contiguous()
 
 
 def draw_colours(count: int, *seeds: int) -> Tensor:
-    """Colours, of which most are saturated: float32 (count, 3) in [0, 1], a function of the seeds."""
+    """Return random colours, most of them saturated, float32 (count, 3) in [0, 1]; they depend on the seeds only."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds, spawn_key=_STREAM)))
     return torch.tensor([colour(rng) for _ in range(count)], dtype=torch.float32) / 255
 
 
 class FlatAreas:
-    """The mean distance (L1) between endless areas of one colour and what a network makes of them.
+    """The L1 loss between endless areas of one colour and the network's output for them.
 
     Args:
-        network: that is trained; has ``window``, of which the tile's side is a multiple, if it pools.
+        network: the trained network. If it pools, its attribute ``window`` gives the pooling window, of which the side
+            of the tiles is a multiple.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -52,7 +54,7 @@ class FlatAreas:
         self._side = max(8, int(getattr(network, "window", 8)))
 
     def loss(self, network: nn.Module, colours: Tensor) -> Tensor:
-        """The loss of colours (n, 3), in [0, 1], with the parameters that ``network`` has now."""
+        """Return the loss for colours (n, 3) in [0, 1] with the current parameters of ``network``."""
         state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         images = tiles(colours, self._side)
         output: Tensor = functional_call(self._tiled, state, (images,)).float()

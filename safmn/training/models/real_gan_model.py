@@ -1,4 +1,4 @@
-"""Super-resolution of really degraded images, GAN stages: pixel, perceptual, artefact and adversarial losses."""
+"""Real-world super-resolution, GAN stage: pixel, perceptual, artefact and adversarial losses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ARTEFACT_WINDOW = 7  # pixels; LDL's local variance (arXiv 2203.09195, section 
 
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """No gradients for the network's weights inside the block; they still flow through it to its input."""
+    """Compute no gradients for the network's weights inside the block; gradients still flow through to its input."""
     wanted = [parameter.requires_grad for parameter in network.parameters()]
     network.requires_grad_(False)
     try:
@@ -35,13 +35,14 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 @MODEL_REGISTRY.register()
 class RealGANModel(Model):
-    """Generator and discriminator in turn, as in Real-ESRGAN (arXiv 2107.10833), with the artefact loss of LDL.
+    """Trains generator and discriminator in turn, as in Real-ESRGAN (arXiv 2107.10833), with the artefact loss of LDL.
 
-    ``net_d_iters`` and ``net_d_init_iters``: the generator is trained in iterations after ``net_d_init_iters`` that are
-    multiples of ``net_d_iters``, the discriminator in all.
+    The discriminator is trained in every iteration. The generator is trained in iterations after ``net_d_init_iters``
+    that are multiples of ``net_d_iters``.
 
     Raises:
-        OptionError: ``network_d``, ``optim_d`` or ``gan_opt`` is missing; the artefact loss without an average.
+        OptionError: ``network_d``, ``optim_d`` or ``gan_opt`` is missing, ``cuda_graph`` is set, or an artefact loss is
+            set without an EMA.
     """
 
     degrades = True
@@ -52,7 +53,7 @@ class RealGANModel(Model):
         super().__init__(options, execution, ranks)
         if execution.cuda_graph:
             raise OptionError(
-                f"{options.source}: train.cuda_graph: true is for models without a discriminator; leave it out"
+                f"{options.source}: train.cuda_graph: true works for models without a discriminator only; remove it"
             )
         adversarial = [criterion for criterion in self.criteria if criterion.role == "adversarial"]
         if options.network_d is None or len(adversarial) != 1:
@@ -62,11 +63,11 @@ class RealGANModel(Model):
         self.net_g = self._add_network("net_g", options.network_g)
         self.net_d = self._add_network("net_d", options.network_d)
         if self.net_g.average is None and any(criterion.role == "artefact" for criterion in self.criteria):
-            raise OptionError(f"{options.source}: train.ldl_opt compares with the average; set train.ema_decay")
+            raise OptionError(f"{options.source}: train.ldl_opt compares with the EMA network; set train.ema_decay")
         self._buffers_before: list[Tensor] = []  # the discriminator's, before the current step
 
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
-        """Train the generator where it is its turn, then the discriminator on the generator's outputs."""
+        """Train the generator, if this iteration trains it, then the discriminator on the generator's outputs."""
         net_g, net_d, train, parts = self.net_g, self.net_d, self.train, len(batches)
         self._buffers_before = net_d.buffers()  # the generator's step also changes them
         losses: dict[str, Tensor] = {}
@@ -94,7 +95,7 @@ class RealGANModel(Model):
         return StepResult(losses | net_d.losses, any_bad)
 
     def abandon_step(self) -> bool:
-        """As every model's."""
+        """Undo a training step that failed, as in the base class, including the discriminator's buffers."""
         whole = super().abandon_step()
         if whole and self._buffers_before:
             self.net_d.put_back(self._buffers_before, torch.ones((), device=self.execution.device))
@@ -113,7 +114,7 @@ class RealGANModel(Model):
         return bool(self.options.degradation.get(key) if criterion.sharpened is None else criterion.sharpened)
 
     def _adversarial_loss(self, batch: Batch, output: Tensor) -> Tensor:
-        # the bare discriminator: it is frozen here, so there is nothing for DistributedDataParallel to exchange
+        # Without DistributedDataParallel: the discriminator is frozen here, so there are no gradients to exchange.
         loss: Tensor = self.gan(self._judge(self.net_d.bare, output), True, is_disc=False)
         return loss
 
@@ -134,7 +135,7 @@ class RealGANModel(Model):
         return {name: self.gan(self._judge(self.net_d.forward, images), is_real, is_disc=True)}
 
     def _judge(self, discriminator: object, images: Tensor) -> Tensor:
-        if not self.execution.channels_last:  # the generator's output may lie otherwise
+        if not self.execution.channels_last:  # the generator's output may have another memory format
             images = images.contiguous()
         with self.execution.autocast():
             scores: Tensor = discriminator(images)  # type: ignore[operator]
@@ -146,7 +147,7 @@ class RealGANModel(Model):
 
 @MODEL_REGISTRY.register(suffix=OURS)
 class RealESRGANModel(RealGANModel):
-    """Real-ESRGAN's name for the GAN stage. Its files are degraded as there: the sharpened GT, first blurred."""
+    """Real-ESRGAN's name for the GAN stage, with its degradation: of the sharpened GT, and blurred before resized."""
 
     implied_degradation: ClassVar[Mapping[str, Any]] = {
         "degrade_sharpened": True,
@@ -157,7 +158,7 @@ class RealESRGANModel(RealGANModel):
 
 @MODEL_REGISTRY.register(suffix=OURS)
 class SRGANModel(RealGANModel):
-    """BasicSR's name for generator and discriminator on pairs, as in SRGAN (arXiv 1609.04802)."""
+    """BasicSR's name for training generator and discriminator on pairs, as in SRGAN (arXiv 1609.04802)."""
 
     degrades = False
 
@@ -166,7 +167,7 @@ class SRGANModel(RealGANModel):
 class ESRGANModel(SRGANModel):
     """BasicSR's name for SRGAN with relativistic average scores, as in ESRGAN (arXiv 1809.00219, section 3.2).
 
-    What counts is how much more real an image looks than the mean of the other kind in the batch.
+    The score of a real image is relative to the mean score of the outputs in the batch, and vice versa.
     """
 
     def _adversarial_loss(self, batch: Batch, output: Tensor) -> Tensor:
@@ -178,12 +179,12 @@ class ESRGANModel(SRGANModel):
         return loss / 2
 
     def _discriminator_loss(self, batch: Batch, output: Tensor, *, is_real: bool) -> dict[str, Tensor]:
-        """Return half of the base class's loss; the discriminator sees the images in BasicSR's order."""
+        """Return half of the loss on real images or on outputs; the discriminator sees them in BasicSR's order."""
         if is_real:
             with torch.no_grad():
                 fake = self._judge(self.net_d.bare, output).mean()
             scores = self._judge(self.net_d.forward, self._target(batch, "gan_gt_usm"))
-            self._mean_of_real = scores.detach().mean()  # for the outputs of the same batch, which come next
+            self._mean_of_real = scores.detach().mean()  # for the outputs of the same batch, which follow
             return {"l_d_real": self.gan(scores - fake, True, is_disc=True) / 2}
         scores = self._judge(self.net_d.forward, output)
         return {"l_d_fake": self.gan(scores - self._mean_of_real, False, is_disc=True) / 2}

@@ -1,7 +1,7 @@
-"""Super-resolution of really degraded images, stage 1: fidelity losses towards the (sharpened) GT.
+"""Real-world super-resolution, stage 1: fidelity losses towards the GT or the sharpened GT.
 
-The degradation is data (``safmn.degradations``): a batch comes with ``lq``, ``gt`` and, where asked for, ``gt_usm``. Of
-pairs (any other data set) the GT is sharpened here.
+The data set degrades the images (``safmn.degradations``). A batch has ``lq``, ``gt`` and, if requested, ``gt_usm``, the
+sharpened GT. For other data sets of pairs, the GT is sharpened here.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from safmn.training.models.sr_model import SRModel
 
 @MODEL_REGISTRY.register()
 class RealSRModel(SRModel):
-    """L1 and FFT loss towards the GT, sharpened where ``gt_usm`` or ``l1_gt_usm`` is true (Real-ESRGAN, 2107.10833).
+    """The losses of the option file towards the GT, as in Real-ESRGAN's stage 1 (arXiv 2107.10833).
 
-    A teacher's output takes the place of both; it is never sharpened.
+    The GT is sharpened if ``gt_usm`` or ``l1_gt_usm`` is true, unless a loss says itself whether to sharpen it. The
+    output of a teacher replaces both the GT and the sharpened GT; it is never sharpened.
     """
 
     degrades = True
 
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
-        """As :class:`SRModel`'s; GTs are sharpened before a teacher's output replaces some of them."""
+        """Run the step of :class:`SRModel`, but sharpen the GTs before a teacher's output replaces some of them."""
         if self._teacher and any(map(self._sharpened, self.criteria)):
             batches = [{**batch, "gt_usm": target_of(batch, sharpened=True)} for batch in batches]
         return super().training_step(batches, iteration)
@@ -36,4 +37,4 @@ class RealSRModel(SRModel):
 
 @MODEL_REGISTRY.register(suffix=OURS)
 class RealESRNetModel(RealSRModel):
-    """Real-ESRGAN's name for stage 1: its option files run unchanged."""
+    """Real-ESRGAN's name for stage 1, so that its option files run unchanged."""

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @MODEL_REGISTRY.register(suffix=OURS)
 class SRModel(Model):
-    """BasicSR's ``SRModel`` with the FFT loss of SAFMN (arXiv 2302.13800, eq. 9), and a teacher where one is named.
+    """BasicSR's ``SRModel`` with the FFT loss of SAFMN (arXiv 2302.13800, eq. 9) and an optional teacher.
 
     Raises:
-        OptionError: the option file names no loss.
+        OptionError: the option file has no loss.
     """
 
     has_discriminator = False
@@ -34,7 +34,7 @@ class SRModel(Model):
     def __init__(self, options: Options, execution: Execution, ranks: Ranks) -> None:
         super().__init__(options, execution, ranks)
         if not self.criteria:
-            raise OptionError(f"{options.source}: train names no loss; add one to train.losses")
+            raise OptionError(f"{options.source}: train has no loss; add one to train.losses")
         self.net_g = self._add_network("net_g", options.network_g)
         with located(f"{options.source}: train.teacher.weights"):
             self._teacher = Teacher(self.train.teacher, options.scale, execution) if self.train.teacher else None
@@ -42,14 +42,17 @@ class SRModel(Model):
         self._graphed = GraphedStep(self._step) if execution.cuda_graph else None
 
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
-        """Forward, losses, backward, update."""
+        """Run one iteration: teacher, forward, losses, backward and update."""
         if self._teacher:
             batches = [self._teacher.targets(batch) for batch in batches]
         batches = [self._with_colours(batch, iteration, number) for number, batch in enumerate(batches)]
         return self._graphed(batches) if self._graphed else self._step(batches)
 
     def _with_colours(self, batch: Batch, iteration: int, number: int) -> Batch:
-        """The batch with the colours of :class:`FlatAreas`, where it is asked for: a function of seed and iteration."""
+        """Return the batch with random colours for :class:`FlatAreas`, if ``train.flat_areas`` is set.
+
+        The colours depend on seed, iteration, rank and number of the micro-batch only.
+        """
         section = self.train.flat_areas
         if section is None:
             return batch
@@ -64,11 +67,11 @@ class SRModel(Model):
         return {"l_flat": self.train.flat_areas.loss_weight * loss}
 
     def fingerprints(self) -> dict[str, str]:
-        """The teacher's weights."""
+        """Return a hash of the teacher's weights, if there is a teacher."""
         return {"train.teacher.weights": self._teacher.fingerprint()} if self._teacher else {}
 
     def load_state(self, state: Mapping[str, Mapping[str, Any]], *, new_optimizers: Collection[str] = ()) -> None:
-        """As every model's."""
+        """Load what :meth:`state` returned, and discard a captured CUDA graph."""
         super().load_state(state, new_optimizers=new_optimizers)
         if self._graphed:
             self._graphed.reset()
@@ -83,4 +86,4 @@ class SRModel(Model):
 
 @MODEL_REGISTRY.register(suffix=OURS)
 class SwinIRModel(SRModel):
-    """BasicSR's name for SwinIR's model: its option files run unchanged."""
+    """BasicSR's name for SwinIR's model, so that its option files run unchanged."""

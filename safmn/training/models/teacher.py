@@ -1,4 +1,4 @@
-"""Knowledge distillation: targets that are another network's output (Hinton et al., arXiv 1503.02531)."""
+"""Knowledge distillation: another network's output as the target (Hinton et al., arXiv 1503.02531)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ logger = logging.getLogger(__name__)
 
 
 class Teacher:
-    """A network that stays as it is, and whose output takes the GT's place.
+    """A network that is not trained, and gives an output that replaces the GT.
 
-    Unlike a GT its output can be reached, so that gradients are small and quiet: in a few thousand iterations of small
-    batches a network learns something new and does what it did on everything else.
+    The trained network can reach this output, unlike a GT, so gradients are small and have little noise. A few thousand
+    iterations with small batches then teach it something new without changing its output for other images.
 
     Args:
         section: ``train.teacher`` of the option file.
-        scale: of the network that is trained.
+        scale: scale of the trained network.
         execution: device, precision and kernels of the run.
 
     Raises:
         OptionError: the teacher has another scale.
-        WeightsError: its weights cannot be loaded.
+        WeightsError: the teacher's weights cannot be loaded.
     """
 
     def __init__(self, section: TeacherSection, scale: int, execution: Execution) -> None:
@@ -54,13 +54,13 @@ class Teacher:
             section.weights,
             type(network).__name__,
             self._execution.kernels,
-            f"; images named {self._except} keep their GT" if self._except else "",
+            f"; images that match {self._except} keep their GT" if self._except else "",
         )
 
         self._network = network
 
     def fingerprint(self) -> str:
-        """A hash of its weights."""
+        """Return a hash of the teacher's weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self._network.state_dict().items()):
             digest.update(name.encode())
@@ -69,9 +69,9 @@ class Teacher:
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Batch:
-        """The batch with the teacher's output for ``gt`` (B, 3, s*h, s*w), float32; excepted images keep theirs.
+        """Return the batch with the teacher's output, (B, 3, s*h, s*w) float32, as ``gt`` and, if present, ``gt_usm``.
 
-        The same for ``gt_usm``, the sharpened GT, where there is one.
+        Excepted images keep their GT.
         """
         own = self._own_target(batch)
         if own is not None and own.all():
@@ -85,15 +85,18 @@ class Teacher:
         return {**batch, **targets}
 
     def _own_target(self, batch: Batch) -> Tensor | None:
-        """For each image whether its GT stays: bool, (B,); None where no pattern is given."""
+        """Return for each image whether it keeps its GT, bool (B,); None if there is no pattern."""
         if self._except is None:
             return None
         if "gt_path" not in batch:
-            raise OptionError("train.teacher.except_images needs a data set that gives each sample's gt_path")
+            raise OptionError("train.teacher.except_images needs a data set with a gt_path for each sample")
         return torch.tensor([is_excepted(path, self._except) for path in batch["gt_path"]])
 
 
 def is_excepted(path: str, pattern: str) -> bool:
-    """Whether the name of a GT image fits ``except_images``, also an lmdb key, which has no ending."""
+    """Return whether the name of a GT image matches the pattern ``except_images``.
+
+    ``path`` may be an lmdb key, which has no file ending; the pattern's ending is then ignored.
+    """
     name, bare = PurePath(path).name, image_name(path)
     return fnmatchcase(bare, pattern) or fnmatchcase(name, image_name(pattern) if name == bare else pattern)

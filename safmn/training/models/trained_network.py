@@ -1,4 +1,4 @@
-"""A network together with everything that changes while it is trained: weights, optimiser, average, loss scale."""
+"""A network together with its training state: optimiser, learning rate schedule, moving average, loss scale."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from safmn.runtime.execution import Execution
 
 logger = logging.getLogger(__name__)
 
-_STATE_IN_GROUPS = ("params", "lr", "steps")  # what is no setting: lr follows from the iteration, Muon counts its steps
+# Keys of parameter groups that are not settings: the learning rate follows from the iteration; Muon counts its steps.
+_STATE_IN_GROUPS = ("params", "lr", "steps")
 
 Batch = Mapping[str, Any]
 Losses = dict[str, Tensor]
@@ -31,7 +32,9 @@ T = TypeVar("T")
 
 
 def accelerated(network: nn.Module, execution: Execution) -> Callable[..., Tensor]:
-    """The forward of ``network``, compiled or by our kernels as ``execution`` says; it shares the parameters.
+    """Return a forward function of ``network``: compiled, with our kernels, or the network itself.
+
+    ``execution`` decides which. The function uses the parameters of ``network``.
 
     Raises:
         OptionError: there are no kernels for the network, or they cannot be built.
@@ -47,7 +50,11 @@ def accelerated(network: nn.Module, execution: Execution) -> Callable[..., Tenso
 
 
 def _twin(network: nn.Module, rebuild: Callable[[], nn.Module] | None) -> nn.Module:
-    """A copy of a network; built anew where it cannot be copied (``weight_norm`` holds tensors that were computed)."""
+    """Return a copy of a network.
+
+    A network that cannot be copied, for example with ``weight_norm``, which stores computed tensors, is built again and
+    gets the same weights.
+    """
     try:
         return copy.deepcopy(network)
     except RuntimeError:
@@ -60,32 +67,32 @@ def _twin(network: nn.Module, rebuild: Callable[[], nn.Module] | None) -> nn.Mod
 
 
 def _scalar(name: str, loss: Any) -> Tensor:
-    """A loss of one element as a scalar.
+    """Return a loss with one element as a scalar.
 
     Raises:
-        TypeError: it is not one; names it.
+        TypeError: it is not a tensor with one element; the message names the loss.
     """
     if not torch.is_tensor(loss) or loss.numel() != 1:
         found = f"shape {tuple(loss.shape)}" if torch.is_tensor(loss) else type(loss).__name__
-        raise TypeError(f"the loss {name} gives {found}, where one number is needed")
+        raise TypeError(f"the loss {name} returns {found} instead of one number")
     return loss.reshape(())
 
 
 class TrainedNetwork:
-    """Forward, backward and update of one network.
+    """Runs the forward and backward pass and the update of one network.
 
     Args:
         network: the bare network; moved to the device and memory format of ``execution``.
-        execution: device, precision, compilation.
-        ranks: place in the job; more than one process wraps the forward in DistributedDataParallel.
+        execution: device, precision, compilation and kernels.
+        ranks: this process's place in the job; with several processes DistributedDataParallel wraps the network.
         optimizer: section of the option file (``train.optim_g``).
-        schedule: learning rate as a function of (iteration, base rate).
+        schedule: learning rate as a function of iteration and base rate.
         ema_decay: decay of the moving average; 0 for none.
         ema_warmup: see ``MovingAverage``.
         grad_clip: largest gradient norm; ``None`` does not clip.
-        halt_on_nonfinite: after the first NaN or Inf change nothing any more (``on_nonfinite: stop``).
-        find_unused_parameters: as in DistributedDataParallel.
-        rebuild: builds the network anew, for the average of one that cannot be copied.
+        halt_on_nonfinite: make no further update after the first NaN or Inf (``on_nonfinite: stop``).
+        find_unused_parameters: see DistributedDataParallel.
+        rebuild: builds the network again; used for the moving average of a network that cannot be copied.
     """
 
     def __init__(
@@ -111,19 +118,20 @@ class TrainedNetwork:
             twin = execution.place(_twin(self.bare, rebuild))
             self.average = MovingAverage(self.bare, ema_decay, warmup=ema_warmup, average=twin)
         self._buffers = list(self.bare.buffers())
-        self._buffers_before: list[Tensor] = []  # the step under way: forward passes move them (batch normalisation)
+        self._buffers_before: list[Tensor] = []  # before the current step, since forward passes change buffers
         self.losses: Losses = {}  # of the current step: each averaged over its micro-batches, detached, on the device
         self._parts = 1
-        self.moved = False  # whether the step under way has changed anything that stays
+        self.moved = False  # whether the current step has made a change that cannot be undone
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(optimizer, self.parameters, graph_on=self._graph_device)
         self.schedule = schedule
-        # Of the step under way, set with its learning rate; a tensor on the device where a CUDA graph reads it.
+        # The current iteration, set together with its learning rate. A CUDA graph reads it from a tensor on the device.
         self.iteration: int | Tensor = 0 if self._graph_device is None else torch.zeros((), device=self._graph_device)
         self.grad_clip = grad_clip
         self.scaler = torch.amp.GradScaler(execution.device.type, enabled=execution.precision == "fp16")
-        # A fused optimiser on a GPU reads there whether to step; elsewhere the host looks, on the CPU at no cost. In
-        # fp16 it would read the loss scale's own flag, which knows the gradients alone.
+        # A fused optimiser on a GPU reads the flag of NaN and Inf there, so the host need not wait for it. Otherwise
+        # the host reads the flag, which costs nothing on the CPU. In fp16 a fused optimiser would read the flag of the
+        # loss scaler, which covers the gradients but not the losses, so the host reads our flag.
         fused = execution.device.type == "cuda" and all(group.get("fused") for group in self.optimizer.param_groups)
         self._flag_stays_on_device = execution.cuda_graph or (fused and not self.scaler.is_enabled())
         self._halt = halt_on_nonfinite
@@ -148,7 +156,7 @@ class TrainedNetwork:
 
     @property
     def inference(self) -> nn.Module:
-        """The network to validate and to ship: the average where there is one."""
+        """The network to validate: the moving average if there is one, else the bare network."""
         return self.average.network if self.average else self.bare
 
     @property
@@ -157,8 +165,8 @@ class TrainedNetwork:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def set_learning_rate(self, iteration: int) -> None:
-        """Set the rate of this iteration (counted from 1), which begins, in every parameter group."""
-        self.moved = self._graph_device is not None  # a graph moves the weights without being seen
+        """Begin an iteration (counted from 1), and set its learning rate in every parameter group."""
+        self.moved = self._graph_device is not None  # a CUDA graph may change the weights at any point of the step
         if not self.moved:
             self._buffers_before = []
         if isinstance(self.iteration, Tensor):
@@ -167,7 +175,7 @@ class TrainedNetwork:
             self.iteration = iteration
         for group in self.optimizer.param_groups:
             if "initial_lr" not in group:
-                group["initial_lr"] = float(group["lr"])  # once: of a tensor on a GPU it waits for all that runs there
+                group["initial_lr"] = float(group["lr"])  # only once, since float() of a GPU tensor waits for the GPU
             rate = self.schedule(iteration, group["initial_lr"])
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
 
@@ -199,17 +207,18 @@ class TrainedNetwork:
             self.losses[name] = self.losses[name] + share if name in self.losses else share
 
     def _exchange_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """DDP exchanges gradients once for each step: with the last micro-batch."""
+        """Return a context in which DDP exchanges gradients only with the last micro-batch of a step."""
         if isinstance(self.forward, DistributedDataParallel) and not last:
             return self.forward.no_sync()
         return contextlib.nullcontext()
 
     def update(self) -> Tensor:
-        """Clip, step and average, unless a loss or gradient is NaN or Inf: then nothing moves.
+        """Clip the gradients, step, and update the moving average, unless a loss or gradient is NaN or Inf.
+
+        In fp16 the loss scaler handles gradients that overflow, so only the losses are checked.
 
         Returns:
-            Scalar on the device, 1.0 where something was not finite, on every rank alike. In fp16 an overflow of the
-            gradients is the loss scale's business and only the losses count.
+            Scalar on the device, the same on every rank: 1.0 if nothing was updated because of NaN or Inf, else 0.0.
         """
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
@@ -219,7 +228,7 @@ class TrainedNetwork:
         bad = (~torch.isfinite(torch.stack([value.detach().float() for value in watched]))).any().float()
         if self.ranks.distributed:
             dist.all_reduce(bad, dist.ReduceOp.MAX)
-        if self._halt:  # in place: a CUDA graph knows this tensor alone
+        if self._halt:  # in-place, because a CUDA graph refers to this tensor
             bad = self._halted.copy_(torch.maximum(self._halted, bad)).clone()
         if self.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
@@ -227,21 +236,21 @@ class TrainedNetwork:
         return bad
 
     def buffers(self) -> list[Tensor]:
-        """Copies of what forward passes move (batch normalisation, spectral norms)."""
+        """Return copies of the buffers, which forward passes change (batch normalisation, spectral norm)."""
         return [buffer.clone() for buffer in self._buffers]
 
     def put_back(self, buffers: Sequence[Tensor], bad: Tensor) -> None:
-        """Put back what :meth:`buffers` gave where ``bad`` is not 0."""
+        """Restore the buffers that :meth:`buffers` returned if ``bad``, a scalar on the device, is not 0."""
         for buffer, before in zip(self._buffers, buffers, strict=True):
             buffer.copy_(torch.where(bad > 0, before, buffer))
 
     def abandon_step(self) -> None:
-        """Undo what a step that failed before :attr:`moved` has changed."""
+        """Restore the buffers after a step that failed before :attr:`moved` became true."""
         if self._buffers_before:
             self.put_back(self._buffers_before, torch.ones((), device=self.execution.device))
 
     def average_alone(self) -> None:
-        """Move the average on, without a step."""
+        """Update the moving average without an optimiser step."""
         self.moved = True
         if self.average:
             self.average.update(self.iteration)
@@ -254,7 +263,7 @@ class TrainedNetwork:
             if self.scaler.is_enabled():
                 scale = self.scaler.state_dict()
                 self.scaler.update()
-                if self._halt:  # the run stops before this step: it is as if it had not been tried
+                if self._halt:  # the run stops before this step, so the scale must not change either
                     self.scaler.load_state_dict(scale)
             return
         if self.scaler.is_enabled():
@@ -268,7 +277,7 @@ class TrainedNetwork:
             self.average.update(self.iteration, skip=bad if self._flag_stays_on_device else None)
 
     def state(self) -> dict[str, Any]:
-        """All that changes, as state dicts: ``params``, ``optimizer``; where there are, ``params_ema``, ``scaler``."""
+        """Return the state dicts ``params`` and ``optimizer``, and, if they exist, ``params_ema`` and ``scaler``."""
         state: dict[str, Any] = {"params": self.bare.state_dict(), "optimizer": state_of(self.optimizer)}
         if self.average:
             state["params_ema"] = self.average.network.state_dict()
@@ -277,36 +286,39 @@ class TrainedNetwork:
         return state
 
     def load_state(self, state: Mapping[str, Any], *, new_optimizer: bool = False) -> None:
-        """Take back what :meth:`state` returned. An average or a loss scale that it lacks starts here, with a warning.
+        """Load what :meth:`state` returned.
+
+        A moving average or loss scale that is missing there starts from the loaded weights or its initial value, with a
+        warning.
 
         Args:
-            new_optimizer: the state is that of another kind of optimiser: this one starts without it, with a warning.
+            new_optimizer: the state has another kind of optimiser; ours starts without it, with a warning.
 
         Raises:
-            RuntimeError, ValueError: torch's, where the state is that of another network.
+            RuntimeError, ValueError: from torch, if the state is that of another network.
         """
         self.bare.load_state_dict(state["params"])
         if new_optimizer:
             logger.warning(
-                "the optimiser is another than the checkpoint's: %s starts anew", type(self.optimizer).__name__
+                "the checkpoint has another optimiser: %s starts without its state", type(self.optimizer).__name__
             )
         else:
             self.load_optimizer(state["optimizer"])
         if self.average:
             if "params_ema" not in state:
-                logger.warning("the checkpoint holds no moving average: it starts from the weights")
+                logger.warning("the checkpoint has no moving average: it starts from the weights")
             self.average.network.load_state_dict(state.get("params_ema", state["params"]))
         if self.scaler.is_enabled():
             if "scaler" in state:
                 self.scaler.load_state_dict(state["scaler"])
             else:
-                logger.warning("the checkpoint holds no loss scale: that of fp16 starts anew")
+                logger.warning("the checkpoint has no loss scale: that of fp16 starts at its initial value")
 
     def load_optimizer(self, state: Mapping[str, Any]) -> None:
-        """Take back an optimiser's state dict: what it counted and averaged. Its settings are those of this run.
+        """Load the steps and moments of an optimiser's state dict; the settings stay those of this run.
 
-        Fused optimisers walk through memory without looking at strides, so each moment must lie in memory as its
-        parameter does; a state that comes from a file is contiguous, a parameter here may be channels_last.
+        Fused optimisers ignore strides, so each moment must have the memory format of its parameter. Moments from a
+        file are contiguous, but parameters may be channels_last.
         """
         groups = []
         for saved, group in zip(state["param_groups"], self.optimizer.param_groups, strict=True):
