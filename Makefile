@@ -1,6 +1,8 @@
-# make demo   train, test and compare on photographs that come with a package: the main job, from a bare clone
-# make test   the tests
-# Both create .venv first, once. make setup does only that. PYTHON=python3.11 chooses the interpreter (3.10 to 3.12).
+# make demo   train, test and compare on photographs from scikit-image, starting with a bare clone
+# make test   run the tests
+# make lint   run ruff and mypy
+# All of them create .venv first if it is missing; make setup does only that. PYTHON=python3.11 chooses the interpreter
+# (3.10 to 3.12).
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,7 +19,7 @@ $(READY): requirements.txt setup.py scripts/setup_environment.py
 demo: $(READY)
 	$(RUN) scripts/demo.py
 
-# One thread for each of the two workers: faster on two cores than two threads each, and the same everywhere.
+# Two workers with one thread each are faster on two cores than two threads each, and results are the same everywhere.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 

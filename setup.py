@@ -1,6 +1,6 @@
-"""The package, with ranges of versions. requirements.txt has the exact versions that were tested.
+"""Package metadata and ranges of required versions. requirements.txt has the exact versions that were tested.
 
-The code is under Apache-2.0; the weights in safmn/weights/zoo are under CC BY-SA 4.0 (their NOTICE.md).
+The code is under Apache-2.0; the weights in safmn/weights/zoo are under CC BY-SA 4.0 (see NOTICE.md there).
 """
 
 import shutil
@@ -16,8 +16,9 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
-# BasicSR's own run-time needs, without tb-nightly (it collides with tensorboard). BasicSR itself cannot stand here: its
-# build asks for torch in an isolated environment. scripts/setup_environment.py installs it; safmn says where it lacks.
+# BasicSR's run-time requirements, without tb-nightly, which conflicts with tensorboard. BasicSR itself cannot be
+# listed, because its build needs torch, which an isolated build environment lacks. scripts/setup_environment.py
+# installs it, and safmn reports if it is missing.
 BASICSR_NEEDS = ["addict", "future", "scikit-image>=0.22", "yapf"]
 
 

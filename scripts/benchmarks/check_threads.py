@@ -1,10 +1,10 @@
-"""Call one upscaler from many threads and count the results that are wrong.
+"""Call one upscaler from many threads and count the wrong results.
 
-    python check_threads.py                            # every back end that is installed, 60 calls, 8 threads
+    python scripts/benchmarks/check_threads.py                # every installed back end, 60 calls, 8 threads
     python scripts/benchmarks/check_threads.py --backends openvino --tile 32 --calls 120
 
-The images have different sizes, nothing is warmed up, and what is right is computed before by another upscaler with
-back end "eager", one image after the other.
+The images have different sizes, and there is no warm-up. The expected results come from another upscaler with back end
+"eager", which runs before, one image after the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIZES = ((40, 56), (48, 48), (33, 70), (64, 40))
 
 
 def images(count: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Pictures of noise and stripes, uint8 (height, width, 3), each different from the others."""
+    """Return different images of noise and stripes, uint8 (height, width, 3)."""
     generator = np.random.default_rng(0)
     made = []
     for index in range(count):
@@ -37,14 +37,14 @@ def images(count: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each back end; the status is 1 where a result was wrong."""
+    """Print a line for each back end, and return the exit status: 1 if a result was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     installed = [name for name, problem in available_backends("cpu").items() if problem is None]
     parser.add_argument("--backends", nargs="+", default=installed, choices=installed)
     parser.add_argument("--weights", default="safmn-x2")
     parser.add_argument("--calls", type=int, default=60)
     parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--tile", type=int, default=0, help="as of Upscaler; 0 does not cut")
+    parser.add_argument("--tile", type=int, default=0, help="as in Upscaler; 0: no tiles")
     options = parser.parse_args(arguments)
     shown = images(options.calls)
     upscaler = Upscaler(options.weights, device="cpu", backend="eager", tile=options.tile)
@@ -61,13 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(
     name: str, options: argparse.Namespace, shown: list[Any], expected: list[Any]
 ) -> tuple[int, int, str | None, float]:
-    """Results that are right, the largest error in levels, the first failure, and the seconds that all calls took."""
+    """Check one back end.
+
+    Returns:
+        The number of right results (at most one level off), the largest error in levels, the message of the first
+        failure or None, and the seconds that all calls took.
+    """
     upscaler = Upscaler(options.weights, device="cpu", backend=name, tile=options.tile)
 
     def error(index: int) -> int | str:
         try:
             return int(np.abs(upscaler(shown[index]).astype(int) - expected[index]).max())
-        except Exception as problem:  # counted, whatever it is
+        except Exception as problem:  # any failure counts as a wrong result
             return f"{type(problem).__name__}: {str(problem).splitlines()[0][:60]}"
 
     start = time.perf_counter()

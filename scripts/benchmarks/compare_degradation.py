@@ -1,11 +1,13 @@
-"""The distribution of our degradations against BasicSR's: the same options and GT images, statistics over many draws.
+"""Compare the distribution of our degradations with BasicSR's, with the same options and GT images.
 
     python scripts/benchmarks/compare_degradation.py --photos DIR [--draws 2000] [--side 192] [--codec jpeg]
 
-For every statistic: the mean on both sides and the Kolmogorov-Smirnov distance between the two samples, which two
-samples of one distribution exceed once in 1000 times at 1.95 * sqrt(2 / draws) (0.062 for 2,000). Of our kernels 20
-times as many are drawn. BasicSR compresses with DiffJPEG, which is no exact JPEG: ``--codec diffjpeg`` compares like
-with like, ``--codec jpeg`` shows what libjpeg changes. Exit status 1: a distance is larger than that.
+For every statistic, the script prints the mean on both sides and the Kolmogorov-Smirnov distance between the two
+samples. Two samples of one distribution exceed a distance of 1.95 * sqrt(2 / draws) (0.062 for 2,000) once in 1000
+times. The exit status is 1 if a distance is larger. Of our kernels, 20 times as many are drawn, with a smaller bound.
+
+BasicSR compresses with DiffJPEG, which differs from JPEG. ``--codec diffjpeg`` uses it on both sides; ``--codec jpeg``
+shows the effect of libjpeg.
 """
 
 from __future__ import annotations
@@ -36,20 +38,20 @@ from safmn.system.console import say, table
 SCALE = 4
 CENTRE = 10  # of BasicSR's kernels, all padded to 21x21
 BANDS = ((0.0, 0.25), (0.25, 0.5), (0.5, 1.0))  # of the Nyquist frequency
-FALSE_ALARM = 1.95  # Kolmogorov-Smirnov, 1 in 1000
+FALSE_ALARM = 1.95  # factor of the Kolmogorov-Smirnov bound for a false alarm in 1 of 1000 cases
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Statistics = dict[str, list[float]]
 
 
 def our_options(codec: str = "diffjpeg", **changes: Any) -> DegradationOptions:
-    """Ours, with the published values."""
+    """Return our options with the published values."""
     extras = {"gt_size": SCALE, "codec_list": [codec], **changes}
     return parse_options({**basicsr_degradation.PUBLISHED, **extras}, basicsr_degradation.PUBLISHED_BLUR, scale=SCALE)
 
 
 def kernel_statistics(weights: Array, name: str, into: Statistics) -> None:
-    """Second moments, and how much of the kernel is negative."""
+    """Append a kernel's second moment, anisotropy and sum of negative weights."""
     axis = np.arange(len(weights)) - len(weights) // 2
     x, y = np.meshgrid(axis, axis)
     xx, yy, xy = ((weights * product).sum() for product in (x * x, y * y, x * y))
@@ -59,7 +61,7 @@ def kernel_statistics(weights: Array, name: str, into: Statistics) -> None:
 
 
 def image_statistics(lq: Array, into: Statistics) -> None:
-    """Mean, standard deviation and power in three bands of an LQ image, (H, W, 3) in [0, 1]."""
+    """Append mean, standard deviation and power in three frequency bands of an LQ image, (H, W, 3) in [0, 1]."""
     into["LQ: mean"].append(float(lq.mean()))
     into["LQ: standard deviation"].append(float(lq.std()))
     grey = lq.mean(axis=2)
@@ -71,14 +73,14 @@ def image_statistics(lq: Array, into: Statistics) -> None:
 
 
 def step_statistics(name: str, before: Array, after: Array, into: Statistics) -> None:
-    """How much a noise or JPEG step changes the image, in grey levels, and the size at which it does."""
+    """Append the change by a noise or JPEG step, in grey levels, and, for the first noise step, the image width."""
     into[f"{name}: change"].append(float((after - before).std() * 255))
     if name == "noise 1":
         into["size after stage 1's resize"].append(float(after.shape[-2] if after.shape[-1] == 3 else after.shape[-1]))
 
 
 def their_kernels(dataset: Any, count: int) -> Statistics:
-    """Kernels of BasicSR's data set."""
+    """Return the statistics of ``count`` samples' kernels from BasicSR's data set."""
     found: Statistics = defaultdict(list)
     for number in range(count):
         item = dataset[number % len(dataset)]
@@ -88,7 +90,10 @@ def their_kernels(dataset: Any, count: int) -> Statistics:
 
 
 def our_kernels(count: int) -> Statistics:
-    """Kernels of our recipes; a final sinc that is left out counts as the kernel 1, as in BasicSR's data set."""
+    """Return the statistics of the kernels of ``count`` of our recipes.
+
+    A recipe without a final sinc counts with the identity kernel, as in BasicSR's data set.
+    """
     found: Statistics = defaultdict(list)
     options = our_options(second_blur_prob=1)
     for number in range(count):
@@ -101,7 +106,7 @@ def our_kernels(count: int) -> Statistics:
 
 
 def their_images(dataset: Any, gts: Sequence[Array], count: int) -> Statistics:
-    """LQ images that BasicSR makes of the GT images."""
+    """Return the statistics of ``count`` LQ images that BasicSR makes from the GT images."""
     found: Statistics = defaultdict(list)
     side = gts[0].shape[0]
     model = basicsr_degradation.model(scale=SCALE, gt_size=side, queue_size=1)
@@ -124,7 +129,7 @@ def their_images(dataset: Any, gts: Sequence[Array], count: int) -> Statistics:
 
 
 def our_images(options: DegradationOptions, gts: Sequence[Array], count: int) -> Statistics:
-    """LQ images that our recipes make of the GT images."""
+    """Return the statistics of ``count`` LQ images that our recipes make from the GT images."""
     found: Statistics = defaultdict(list)
     for number in range(count):
         gt = gts[number % len(gts)]
@@ -145,7 +150,7 @@ def our_images(options: DegradationOptions, gts: Sequence[Array], count: int) ->
 def compare(
     theirs: Mapping[str, Sequence[float]], ours: Mapping[str, Sequence[float]]
 ) -> list[tuple[str, float, float, float, float]]:
-    """For every statistic: its name, both means, the distance, and the distance that chance rarely exceeds."""
+    """Return, for every statistic, its name, both means, the distance, and the bound of 1 false alarm in 1000."""
     rows = []
     for name in theirs:
         distance = float(ks_2samp(theirs[name], ours[name]).statistic)
@@ -155,7 +160,7 @@ def compare(
 
 
 def gt_images(photos: Path, side: int, count: int) -> list[Array]:
-    """The middles of the first images, float32 in [0, 1]."""
+    """Return the centres of the first ``count`` images, float32 (side, side, 3) in [0, 1]."""
     images = []
     for path in list_images(photos)[:count]:
         image = read_rgb(path)
@@ -166,7 +171,7 @@ def gt_images(photos: Path, side: int, count: int) -> list[Array]:
 
 @exit_status
 def main() -> int:
-    """Draw on both sides and print the comparison."""
+    """Print the comparison, and return the exit status: 1 if a distance is larger than its bound."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder of images")
     parser.add_argument("--draws", type=int, default=2000)

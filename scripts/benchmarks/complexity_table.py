@@ -1,10 +1,10 @@
 """Print parameters, multiply-adds and activations of the SAFMN family, or of any weight files.
 
     python scripts/benchmarks/complexity_table.py
-    python scripts/benchmarks/complexity_table.py --peers            # and of others at x4
+    python scripts/benchmarks/complexity_table.py --peers            # with networks of others at x4
     python scripts/benchmarks/complexity_table.py --output 1440 2560 my_weights.pth ...
 
-Counted as fvcore counts (see safmn/archs/complexity.py), for one output image of 1280x720 unless told otherwise.
+The counts are those of fvcore (see safmn/archs/complexity.py) for one output image, by default of 1280x720.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from safmn.registry import ARCH_REGISTRY, build
 from safmn.system.console import say, table
 from safmn.weights import load_network
 
-# Name, registered type, the published arguments.
+# Name, registered type, published arguments.
 SIZES = [(name, network.__name__, arguments) for network in FAMILY for name, arguments in network.sizes.items()]
 
-# Name, registered type in BasicSR, arguments: x4.
+# Name, registered type in BasicSR, arguments; all for x4.
 PEERS: list[tuple[str, str, dict[str, Any]]] = [
     ("EDSR baseline x4", "EDSR", {"num_in_ch": 3, "num_out_ch": 3}),
     ("SRResNet x4", "MSRResNet", {"num_in_ch": 3, "num_out_ch": 3}),
     ("SRVGGNetCompact x4", "SRVGGNetCompact", {}),
 ]
-# Neither BasicSR nor spandrel builds these: their row is the published one.
+# Neither BasicSR nor spandrel has these networks, so their rows are the published ones.
 NOT_BUILT = ("RFDN", "RLFN", "IMDN", "ShuffleMixer", "SMFANet", "SeemoRe-T")
 
 
 def published_rows() -> Iterator[tuple[str, ...]]:
-    """The costs at x4 that papers report of them."""
+    """Yield the rows of :data:`NOT_BUILT` at x4, with the numbers from the papers."""
     for row in ROWS:
         if row.scale == 4 and row.network in NOT_BUILT:
             numbers = (row.params, row.madds, row.acts)
@@ -48,7 +48,11 @@ def published_rows() -> Iterator[tuple[str, ...]]:
 
 
 def peers() -> Iterator[tuple[str, nn.Module]]:
-    """Networks of BasicSR and spandrel, with their names."""
+    """Yield the names and networks of BasicSR and spandrel.
+
+    Raises:
+        OptionError: spandrel is not installed.
+    """
     if importlib.util.find_spec("spandrel") is None:
         raise OptionError("--peers: the package spandrel is not installed: pip install spandrel")
     for name, kind, arguments in PEERS:
@@ -63,14 +67,14 @@ def peers() -> Iterator[tuple[str, nn.Module]]:
 
 
 def merged(network: nn.Module) -> nn.Module:
-    """SPAN as it runs: each of its convolutions was trained as four, which are merged into ``eval_conv``."""
+    """Return SPAN in its form for inference: each convolution is trained as four, which ``eval_conv`` merges."""
     for name, child in network.named_children():
         setattr(network, name, child.eval_conv if hasattr(child, "eval_conv") else merged(child))
     return network
 
 
 def networks(files: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The networks of weight files, or the family where no file is given, with their names."""
+    """Yield the names and networks of weight files or, without files, of the SAFMN family."""
     if files:
         yield from ((file, load_network(file)) for file in files)
         return
@@ -86,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="*", help="weight files (default: the SAFMN family)")
     parser.add_argument("--output", nargs=2, type=int, default=(720, 1280), metavar=("H", "W"), help="output size")
-    parser.add_argument("--peers", action="store_true", help="add networks of others, x4")
+    parser.add_argument("--peers", action="store_true", help="add networks of others at x4")
     arguments = parser.parse_args(argv)
     rows: list[Sequence[object]] = []
     for name, network in (*networks(arguments.weights), *(peers() if arguments.peers else ())):

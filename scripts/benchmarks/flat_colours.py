@@ -1,15 +1,20 @@
 """Measure weights on flat colours and drawn graphics: ``scripts/benchmarks/flat_colours.py safmn-x2 FILE.pth ...``
 
-Prints two Markdown tables. The first counts flat colours, of 729 (nine values a channel), in which some pixel of the
-result is off by more than 2, 4 and 40 levels, and whose mean is off by more than 2. The areas are squares of 24 and 48
-LR pixels on white and on another colour, an area that begins 12 pixels from the corner of an image of 96x96 and goes on
-to its end, a whole image of 64x64, and ("endless") what the network gives far from any border. The 8 pixels along an
-edge are left out: there any method has to ring.
+Prints two Markdown tables. The first is for 729 flat colours (nine values per channel). It counts those with a pixel of
+the result that deviates by more than 2, 4 and 40 levels, and those with a mean that deviates by more than 2. The areas
+are:
 
-The second table has drawings whose elements are 24, 48 and 96 LR pixels large: PSNR of RGB against the drawing at the
-larger size, beside MATLAB's bicubic, and how far pixels are off that lie in areas of one colour.
+- squares of 24 and 48 LR pixels on white and on another colour
+- an area from 12 pixels beside the corner of a 96x96 image to the opposite corner
+- a whole image of 64x64
+- "endless": the output of the network far from any border
 
-The weights are names of ``safmn zoo`` or files. It takes about a minute for each on an idle core.
+The 8 LR pixels along an edge are not examined, since every method has ringing there.
+
+The second table is for drawings with elements of 24, 48 and 96 LR pixels: PSNR on RGB against the HR drawing, also for
+MATLAB's bicubic, and the deviation of the pixels in areas of one colour.
+
+The weights are names of ``safmn zoo`` or files. Each takes about a minute on an idle core.
 """
 
 from __future__ import annotations
@@ -38,20 +43,20 @@ from safmn.training.models.flat_areas import endless, tiles
 Array = np.ndarray[Any, np.dtype[Any]]
 
 VALUES = np.rint(np.linspace(0, 255, 9)).astype(np.uint8)
-EDGE = 8  # LR pixels along an edge that are not looked at
+EDGE = 8  # LR pixels along an edge that are not examined
 BATCH = 27
 SIZES = (24, 48, 96)
-# Of well-known user interfaces: buttons, headers, signs of state.
+# Colours of buttons, headers and status signs in well-known user interfaces.
 INTERFACE = ("3370ff", "165dff", "1677ff", "0d6efd", "1a73e8", "00c000", "00ff7f", "dc3545", "ff5722", "673ab7")
 
 
 def all_colours(values: Array = VALUES) -> Array:
-    """Every combination of these values of a channel: uint8 (n ** 3, 3)."""
+    """Return every combination of n channel values, uint8 (n ** 3, 3)."""
     return np.array(list(itertools.product(values, values, values)), np.uint8)
 
 
 def of_hex(code: str) -> tuple[int, int, int]:
-    """``"3370ff"`` -> (51, 112, 255)."""
+    """Return red, green and blue of a hexadecimal code: ``"3370ff"`` -> (51, 112, 255)."""
     red, green, blue = bytes.fromhex(code)
     return red, green, blue
 
@@ -60,13 +65,15 @@ def of_hex(code: str) -> tuple[int, int, int]:
 
 
 def deviations(upscaler: Upscaler, colours: Array, around: Array, before: int, side: int, after: int) -> Array:
-    """Of areas of one colour: largest and mean deviation of each, in levels, (n, 2).
+    """Return the largest deviation and the deviation of the mean, in levels, of areas of one colour: (n, 2).
 
     Args:
         upscaler: of any scale.
-        colours: uint8 (n, 3).
-        around: colour beyond the edge, uint8 (n, 3).
-        before, side, after: LR pixels of what is around, the area, and what is around again, along both axes.
+        colours: colours of the areas, uint8 (n, 3).
+        around: colours of the surroundings, uint8 (n, 3).
+        before: LR pixels of surroundings before the area, along both axes.
+        side: LR pixels of the area, along both axes.
+        after: LR pixels of surroundings after the area, along both axes.
     """
     whole, scale, result = before + side + after, upscaler.scale, []
     first, last = (before + EDGE) * scale, (before + side - EDGE) * scale
@@ -80,7 +87,7 @@ def deviations(upscaler: Upscaler, colours: Array, around: Array, before: int, s
 
 
 def without_end(network: nn.Module, colours: Array) -> Array:
-    """As :func:`deviations`, of what the network gives far from any border."""
+    """Return the same as :func:`deviations` for the network's output far from any border."""
     tiled, side, result = endless(network), max(8, int(getattr(network, "window", 8))), []
     with torch.inference_mode():
         for some in torch.from_numpy(colours.astype(np.float32)).split(128):
@@ -91,7 +98,7 @@ def without_end(network: nn.Module, colours: Array) -> Array:
 
 
 def areas(upscaler: Upscaler, colours: Array) -> Iterator[tuple[str, Array]]:
-    """Name and deviations of each kind of area."""
+    """Yield name and deviations of each kind of area."""
     white = np.full_like(colours, 255)
     other = np.random.Generator(np.random.Philox(7)).permutation(colours)
     for side in SIZES[:2]:
@@ -104,7 +111,7 @@ def areas(upscaler: Upscaler, colours: Array) -> Iterator[tuple[str, Array]]:
 
 
 def flat_rows(name: str, upscaler: Upscaler, colours: Array) -> Iterator[str]:
-    """Rows of the first table."""
+    """Yield the rows of the first table."""
     for area, found in areas(upscaler, colours):
         worst = int(found[:, 0].argmax())
         counts = " | ".join(str(int((found[:, 0] > bound).sum())) for bound in (2, 4, 40))
@@ -122,7 +129,7 @@ def _page(unit: int, fill: tuple[int, int, int] = (255, 255, 255)) -> tuple[Arra
 
 
 def header(unit: int, ink: tuple[int, int, int]) -> Array:
-    """A bar of one colour with a title, above a page."""
+    """Draw a page with a title in a bar of one colour."""
     image, at = _page(unit)
     paint(image, box(at, -9, -9, len(image) + 18, unit + 9), ink, False)
     write(image, "Menu  Home", unit / 8, unit / 4, unit // 4, (255, 255, 255))
@@ -131,7 +138,7 @@ def header(unit: int, ink: tuple[int, int, int]) -> Array:
 
 
 def button(unit: int, ink: tuple[int, int, int]) -> Array:
-    """A button with round corners and a label."""
+    """Draw a button with round corners and a label."""
     image, at = _page(unit, (245, 245, 245))
     paint(image, box(at, unit / 4, unit / 2, 1.5 * unit, unit, unit / 8), ink)
     write(image, "Send", unit / 2, 0.8 * unit, unit // 3, (255, 255, 255))
@@ -139,7 +146,7 @@ def button(unit: int, ink: tuple[int, int, int]) -> Array:
 
 
 def icon(unit: int, ink: tuple[int, int, int]) -> Array:
-    """A disc with a sign."""
+    """Draw a disc with a tick."""
     image, at = _page(unit)
     paint(image, disc(at, unit, unit, 0.8 * unit), ink)
     tick = np.rint(np.array([[0.6, 1.0], [0.9, 1.3], [1.5, 0.7]]) * unit * 16).astype(np.int32)
@@ -148,7 +155,7 @@ def icon(unit: int, ink: tuple[int, int, int]) -> Array:
 
 
 def letters(unit: int, ink: tuple[int, int, int]) -> Array:
-    """Black text on a colour."""
+    """Draw black text on a colour."""
     image, _ = _page(unit, ink)
     for line, words in enumerate(("The quick", "brown fox", "jumps over", "a lazy dog")):
         write(image, words, unit / 8, (0.1 + 0.45 * line) * unit, int(unit * 0.3), (0, 0, 0))
@@ -156,7 +163,7 @@ def letters(unit: int, ink: tuple[int, int, int]) -> Array:
 
 
 def bars(unit: int, ink: tuple[int, int, int]) -> Array:
-    """A chart of three bars with an axis."""
+    """Draw a chart of three bars with an axis."""
     image, at = _page(unit)
     for bar, height in enumerate((0.8, 1.7, 1.2)):
         paint(image, box(at, round(unit * (0.2 + 0.6 * bar)), round(unit * (1.9 - height)), unit // 2, 2 * unit), ink)
@@ -165,21 +172,21 @@ def bars(unit: int, ink: tuple[int, int, int]) -> Array:
 
 
 def edge(unit: int, ink: tuple[int, int, int]) -> Array:
-    """Two colours, one beside the other at an angle."""
+    """Draw two colours with an oblique border."""
     image, _ = _page(unit, ink)
     paint(image, half_plane(len(image), 0.4, 0.0), (ink[1], ink[2], ink[0]))
     return image
 
 
 def slope(unit: int, ink: tuple[int, int, int]) -> Array:
-    """From the colour to white."""
+    """Draw a gradient from the colour to white."""
     way = np.linspace(0, 1, 2 * unit)[:, None, None]
     image = np.array(ink) * (1 - way) + 255 * way + np.zeros((1, 2 * unit, 1))
     return np.rint(image).astype(np.uint8)
 
 
 def dots(unit: int, ink: tuple[int, int, int]) -> Array:
-    """A halftone whose cells are a sixth of the unit."""
+    """Draw a halftone with cells of a sixth of the unit, at least 8 pixels."""
     image, (x, y) = _page(unit)
     cell = max(unit / 6, 8.0)
     distance = np.hypot(x % cell - cell / 2, y % cell - cell / 2) - 0.6 * cell * (y / len(image))
@@ -200,7 +207,7 @@ DRAWINGS: tuple[Callable[[int, tuple[int, int, int]], Array], ...] = (
 
 
 def in_flat_areas(hr: Array, scale: int) -> Array:
-    """Which pixels have one colour, and no border of the image, as far as 6 LR pixels around them: bool (H, W)."""
+    """Return the pixels with one colour, and without a border of the image, within 6 LR pixels: bool (H, W)."""
     reach = 6 * scale
     kernel = np.ones((2 * reach + 1,) * 2, np.uint8)
     flat = np.zeros(hr.shape[:2], bool)
@@ -210,13 +217,13 @@ def in_flat_areas(hr: Array, scale: int) -> Array:
 
 
 def psnr(image: Array, hr: Array) -> float:
-    """Of RGB, dB."""
+    """Return the PSNR of RGB in dB."""
     error = float(np.square(image.astype(np.float64) - hr).mean())
     return float(10 * np.log10(255**2 / max(error, 1e-3)))
 
 
 def drawing_rows(name: str, upscaler: Upscaler, folder: Path | None) -> Iterator[str]:
-    """Rows of the second table: each drawing and size, over all colours of :data:`INTERFACE`."""
+    """Yield the rows of the second table: one for each drawing and size, over all colours of :data:`INTERFACE`."""
     for draw, unit in itertools.product(DRAWINGS, SIZES):
         ours, bicubic, largest, off, count = [], [], 0, 0.0, 0
         for code in INTERFACE:
@@ -239,7 +246,7 @@ def drawing_rows(name: str, upscaler: Upscaler, folder: Path | None) -> Iterator
 
 
 def make_upscaler(weights: str, arguments: argparse.Namespace) -> Upscaler:
-    """As the arguments say."""
+    """Return an upscaler with the options of the command line."""
     options: dict[str, Any] = {"backend": arguments.backend, "device": "cpu"}
     options["guard"] = arguments.guard
     return Upscaler(weights, **options)
@@ -247,14 +254,14 @@ def make_upscaler(weights: str, arguments: argparse.Namespace) -> Upscaler:
 
 @exit_status
 def main() -> int:
-    """Measure and print; returns the exit status."""
+    """Measure and print; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="+", help="names of the zoo, or files")
-    parser.add_argument("--backend", default="native", help="of the upscaler; eager where there is no compiler")
+    parser.add_argument("--backend", default="native", help="as in Upscaler; eager needs no compiler")
     parser.add_argument("--guard", action="store_true", help="measure with the guard, not the weights alone")
-    parser.add_argument("--values", type=int, default=len(VALUES), help="values of a channel; 9: 729 colours")
-    parser.add_argument("--random", type=int, default=0, help="as many colours at random instead")
-    parser.add_argument("--no-drawings", action="store_true", help="the first table alone")
+    parser.add_argument("--values", type=int, default=len(VALUES), help="values per channel; 9: 729 colours")
+    parser.add_argument("--random", type=int, default=0, help="use this number of random colours instead")
+    parser.add_argument("--no-drawings", action="store_true", help="print the first table only")
     parser.add_argument("--save", type=Path, help="folder for the upscaled drawings")
     arguments = parser.parse_args()
     colours = all_colours(np.rint(np.linspace(0, 255, arguments.values)).astype(np.uint8))

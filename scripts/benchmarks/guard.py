@@ -1,14 +1,14 @@
-"""The guard against garbage (docs/upscaling.md): how far outputs deviate, what it touches, what it costs.
+"""Measure the guard against garbage (docs/upscaling.md): how far outputs deviate, what it replaces, what it costs.
 
     python scripts/benchmarks/guard.py distribution --photos ../shared/data/photos --every 5
     python scripts/benchmarks/guard.py files ../shared/data/cases/*.png --weights safmn-x2 safmnpp_x4.pth -o out
     python scripts/benchmarks/guard.py flat
     python scripts/benchmarks/guard.py cost
 
-``distribution``: of photographs, photographs that were spoilt before or after they were shrunk, and drawings, how far
-the worst block of 8x8 LR pixels deviates, as a multiple of the default bounds; above the weights' tolerance it is
-replaced. ``flat``: how many of 729 flat colours come out wrong with and without the guard. ``cost``: its share of the
-time of upscaling.
+``distribution``: how far blocks of 8x8 LR pixels deviate, as a multiple of the default bounds, in photographs, spoilt
+photographs, drawings and patterns. Blocks above the tolerance of the weights are replaced. ``files``: what the guard
+replaces in files. ``flat``: how many of 729 flat colours come out wrong with and without the guard. ``cost``: the
+guard's share of the upscaling time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from safmn.inference.upscaler import Upscaler
 from safmn.system.console import say, table
 from safmn.weights import zoo
 
-SIDE = 384  # pixels of a photograph that are used, along each side, at most
+SIDE = 384  # largest width and height of the part of a photograph that is used
 DRAWINGS = 64
 
 
@@ -44,14 +44,14 @@ DRAWINGS = 64
 
 
 def photographs(folders: list[Path], every: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Every so manieth image of each folder, cut to SIDE pixels: name and uint8 (H, W, 3)."""
+    """Yield name and pixels, uint8 (H, W, 3), of every ``every``-th image of each folder, cut to SIDE pixels."""
     for folder in folders:
         for path in list_images(folder)[::every]:
             yield path.name, read_rgb(path)[:SIDE, :SIDE]
 
 
 def spoilers() -> dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]:
-    """What is done to LR images: uint8 (h, w, 3) to the same."""
+    """Return functions by name that spoil an LR image: uint8 (h, w, 3) to the same."""
 
     def jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(10, 60))])[1]
@@ -74,7 +74,7 @@ def spoilers() -> dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarr
 
 
 def patterns() -> Iterator[tuple[str, np.ndarray]]:
-    """Chequers, stripes, noise, dots and rings: uint8 (96, 96, 3)."""
+    """Yield chequers, stripes, noise, dots, rings and a halftone, uint8 (96, 96, 3), with their names."""
     y, x = np.indices((96, 96))
     rng = np.random.default_rng(0)
     made = {f"chequers of {k}": ((y // k + x // k) % 2) * 255.0 for k in (1, 2, 3, 8)}
@@ -88,7 +88,7 @@ def patterns() -> Iterator[tuple[str, np.ndarray]]:
 
 
 def groups(arguments: argparse.Namespace, scale: int) -> Iterator[tuple[str, str, np.ndarray]]:
-    """All LR images: group, name, uint8 (h, w, 3)."""
+    """Yield group, name and pixels, uint8 (h, w, 3), of all LR images."""
     for number, (name, photo) in enumerate(photographs(arguments.photos, arguments.every)):
         hr = mod_crop(photo, scale)
         lr = imresize(hr, 1 / scale)
@@ -106,7 +106,7 @@ def groups(arguments: argparse.Namespace, scale: int) -> Iterator[tuple[str, str
 
 
 def distribution(arguments: argparse.Namespace) -> None:
-    """Print one row for each set of weights and group."""
+    """Print how far blocks deviate: one row for each set of weights and group of images."""
     rows = []
     for weights in arguments.weights:
         upscaler = Upscaler(weights, device="cpu", guard=False, tile=0)
@@ -141,7 +141,7 @@ def _tolerance(upscaler: Upscaler) -> float:
 
 
 def files(arguments: argparse.Namespace) -> None:
-    """Upscale files with and without the guard and say what it replaced; with -o, also write both."""
+    """Upscale files with and without the guard and print what it replaced; with -o, also write both."""
     rows = []
     for weights in arguments.weights:
         upscaler, bare = (Upscaler(weights, device="cpu", guard=guard, tile=0) for guard in (True, False))
@@ -159,7 +159,7 @@ def files(arguments: argparse.Namespace) -> None:
 
 
 def flat(arguments: argparse.Namespace) -> None:
-    """Print how many of 9^3 flat colours deviate, each in an image of its own."""
+    """Print how many of 9^3 flat colours deviate, with one image for each."""
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
     rows = []
@@ -192,7 +192,7 @@ def flat(arguments: argparse.Namespace) -> None:
 
 
 def cost(arguments: argparse.Namespace) -> None:
-    """Print the guard's share of the processor's time, on a sound image: interleaved runs, medians."""
+    """Print the guard's share of CPU time, for an image without garbage; medians of interleaved runs."""
     torch.set_num_threads(arguments.threads)
     rng = np.random.default_rng(0)
     small = rng.integers(60, 190, (32, 48, 3), dtype=np.uint8)
@@ -220,14 +220,14 @@ def cost(arguments: argparse.Namespace) -> None:
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Height and width of "384x256"."""
+    """Return height and width of a size such as "384x256", which has the width first."""
     width, height = text.split("x")
     return int(height), int(width)
 
 
 @exit_status
 def main() -> int:
-    """Measure; returns the exit status."""
+    """Measure; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     for work in (distribution, files, flat, cost):
@@ -237,12 +237,12 @@ def main() -> int:
         command.add_argument("--threads", type=int, default=1)
         if work is distribution:
             command.add_argument("--photos", nargs="+", type=Path, default=[], help="folders of photographs")
-            command.add_argument("--every", type=int, default=1, help="take every so manieth photograph")
+            command.add_argument("--every", type=int, default=1, help="use every EVERY-th photograph")
         if work is files:
             command.add_argument("files", nargs="+", type=Path)
-            command.add_argument("-o", "--output", type=Path, help="folder for without and with, side by side")
+            command.add_argument("-o", "--output", type=Path, help="folder for pictures: without guard, with guard")
         if work is flat:
-            command.add_argument("--sides", nargs="+", type=int, default=[64], help="of the images, multiples of 8")
+            command.add_argument("--sides", nargs="+", type=int, default=[64], help="image sizes, multiples of 8")
         if work is cost:
             command.add_argument("--rounds", type=int, default=9)
             command.add_argument("--sizes", nargs="+", type=_size, default=[(256, 384), (720, 1280)], metavar="WxH")

@@ -1,12 +1,12 @@
-"""Measure what upscaling large frames takes: peak memory of the whole process, and the arithmetic done twice for tiles.
+"""Measure the cost of upscaling large frames: peak memory of the process, and arithmetic that tiles repeat.
 
     python scripts/benchmarks/measure_upscaling.py memory                  # x2 from 3840x2160 with --tile auto
     python scripts/benchmarks/measure_upscaling.py memory --weights safmn-x4 --sizes 1920x1080 3840x2160
     python scripts/benchmarks/measure_upscaling.py overhead                # exact counts for a frame of 3840x2160
     python scripts/benchmarks/measure_upscaling.py overhead --time --sizes 512x384 --tiles auto 128 64
 
-Memory is the high-water mark of resident memory (Linux) of ``safmn upscale`` run in a process of its own, which reads a
-PNG and writes a PNG.
+Memory is the peak resident memory (on Linux) of a separate ``safmn upscale`` process, which reads a PNG and writes a
+PNG.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ sys.exit(status)
 
 
 def picture(width: int, height: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A smooth picture with some noise, uint8 (height, width, 3)."""
+    """Return a smooth picture with some noise, uint8 (height, width, 3)."""
     generator = np.random.default_rng(0)
     waves = np.sin(np.arange(width) / 40)[None, :, None] + np.cos(np.arange(height) / 30)[:, None, None]
     noise = generator.integers(-8, 9, (height, width, 3), dtype=np.int16)
@@ -53,7 +53,11 @@ def picture(width: int, height: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def measure_memory(weights: str, backend: str, width: int, height: int) -> list[str]:
-    """Upscale one picture in a process of its own; a row of the table."""
+    """Upscale one picture in a separate process and return its row of the table.
+
+    Raises:
+        DataError: ``safmn upscale`` failed.
+    """
     scale = Upscaler(weights, device="cpu").scale
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.png"), Path(folder, "out.png")
@@ -73,12 +77,12 @@ def measure_memory(weights: str, backend: str, width: int, height: int) -> list[
 
 
 def counted(frame: Frame, network: Any, cut: Cut) -> int:
-    """Multiply-adds of upscaling a frame of tensors without data (meta), cut up as ``cut`` says."""
+    """Return the multiply-adds for upscaling a frame of meta tensors (without data), cut as in ``cut``."""
     if cut.covers(frame):
         return _counted(lambda: tiling.run_whole(frame, network, lambda part: None))
     lefts = range(0, frame.width, cut.width)
     counts = {left: _counted_strip(frame, network, left, cut) for left in {lefts[0], lefts[1 % len(lefts)], lefts[-1]}}
-    return sum(counts.get(left, counts[lefts[1 % len(lefts)]]) for left in lefts)  # all inner strips are alike
+    return sum(counts.get(left, counts[lefts[1 % len(lefts)]]) for left in lefts)  # all inner strips cost the same
 
 
 def _counted(run: Callable[[], None]) -> int:
@@ -96,22 +100,26 @@ def _counted_strip(frame: Frame, network: Any, left: int, cut: Cut) -> int:
 
 
 def naive_overhead(frame: Frame, halo: int, tile: int) -> float:
-    """What square tiles of the whole network, each with its halo, compute more than the frame has: a ratio."""
+    """Return the ratio of the pixels of square tiles, each with its halo, to the pixels of the frame."""
     return float(np.prod([_covered(side, tile, halo) / side for side in (frame.width, frame.height)]))
 
 
 def _covered(length: int, tile: int, halo: int) -> int:
-    """The sum of the lengths of all tiles with their halos."""
+    """Return the sum of the lengths of all tiles with their halos."""
     return sum(min(start + tile + halo, length) - max(start - halo, 0) for start in range(0, length, tile))
 
 
 def overhead_rows(weights: str, width: int, height: int, tiles: Sequence[str]) -> list[list[str]]:
-    """For each setting of ``--tile``: how the frame is cut, multiply-adds beyond those of the uncut frame, memory."""
+    """Return a row for each setting of ``--tile``: how the frame is cut, memory, and additional multiply-adds.
+
+    Raises:
+        DataError: tiles of the network are not exact.
+    """
     upscaler = Upscaler(weights, device="cpu")
     network: Any = upscaler.network
     chain = stages_of(network)
     if chain is None:
-        raise DataError(f"{weights}: tiles of {type(network).__name__} are not exact; there is nothing to count")
+        raise DataError(f"{weights}: tiles of {type(network).__name__} are not exact, so they cannot be counted")
     blanks = [torch.empty(1, 3, height * k, width * k, dtype=torch.uint8, device="meta") for k in (1, network.scale)]
     frame = Frame(*blanks, network.scale, network.window, torch.device("meta"))
     network = copy.deepcopy(network).to("meta")
@@ -131,7 +139,7 @@ def overhead_rows(weights: str, width: int, height: int, tiles: Sequence[str]) -
 
 
 def timed_rows(weights: str, width: int, height: int, tiles: Sequence[str], rounds: int) -> list[list[str]]:
-    """For each setting of ``--tile`` the seconds beside those of the uncut frame, in turn (eager)."""
+    """Return a row per setting of ``--tile``: the seconds, and their ratio to those without tiles (eager)."""
     image = picture(width, height)
     sides = {
         tile: Upscaler(weights, device="cpu", backend="eager", tile="auto" if tile == "auto" else int(tile))
@@ -153,9 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("memory", "overhead"))
     parser.add_argument("--weights", default="safmn-x2", help="a file, or a name of `safmn zoo`")
-    parser.add_argument("--sizes", nargs="+", type=_size, default=[(3840, 2160)], metavar="WxH", help="of the input")
+    parser.add_argument("--sizes", nargs="+", type=_size, default=[(3840, 2160)], metavar="WxH", help="input sizes")
     parser.add_argument("--tiles", nargs="+", default=["auto", "1024", "512", "256", "128"], help="settings of --tile")
-    parser.add_argument("--backend", default="auto", help="memory: as of safmn upscale")
+    parser.add_argument("--backend", default="auto", help="memory: as in safmn upscale")
     parser.add_argument("--time", action="store_true", help="overhead: measure time instead of counting")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)

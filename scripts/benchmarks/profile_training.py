@@ -1,8 +1,10 @@
-"""Where the time of a training step goes: ``profile_training.py -opt FILE [--iterations N]``.
+"""Profile a training step: ``profile_training.py -opt FILE [--iterations N]``.
 
-Trains as the option file says, without validation and without saving, and prints iterations a second, data included;
-on a GPU with ``cuda_graph`` also what the recorded step takes alone; then the kernels that take longest, each with its
-time and its count in one iteration, as torch's profiler sees them (on a CPU: torch's operations).
+Trains with an option file, without validation and without saving, and prints:
+
+- the iterations per second, including loading
+- with ``cuda_graph``, the time of the recorded step alone
+- the slowest kernels (on a CPU: torch's operations), with their time and count in one iteration, from torch's profiler
 """
 
 from __future__ import annotations
@@ -29,16 +31,16 @@ from safmn.system.console import say
 from safmn.training.build import build_trainer
 from safmn.training.trainer import Trainer
 
-WARM_UP = 10  # iterations: compilation, recording, page-locked memory
+WARM_UP = 10  # iterations for compilation, recording and the allocation of page-locked memory
 PROFILED = 5
 
 
 class _Enough(Exception):
-    """What was to be seen was seen."""
+    """Ends the run after the measurement."""
 
 
 def build(option_file: str, folder: str) -> Trainer:
-    """The trainer of the option file, which will neither validate nor save."""
+    """Return a trainer of the option file that neither validates nor saves; ``folder`` is for its files."""
     content = copy.deepcopy(load_options(option_file, mode="train").raw)
     content["datasets"] = {"train": content["datasets"]["train"]}
     content |= {"name": "profile", "val": None}
@@ -51,7 +53,7 @@ def build(option_file: str, folder: str) -> Trainer:
 
 
 def table(profiled: profile, device: torch.device, rows: int) -> list[str]:
-    """Markdown: microseconds and count of each kernel (or operation) in one iteration, the longest first."""
+    """Return the lines of a Markdown table: time in us and count in one iteration of the slowest ``rows`` kernels."""
     microseconds, counts = Counter[str](), Counter[str]()
     for event in profiled.events():
         on_gpu = event.device_type == torch.autograd.DeviceType.CUDA
@@ -66,7 +68,7 @@ def table(profiled: profile, device: torch.device, rows: int) -> list[str]:
 
 
 class Observer:
-    """Takes the place of the model's step: measures, then profiles, then ends the run."""
+    """Replaces the model's training step to measure, then profile, then end the run."""
 
     def __init__(self, trainer: Trainer, iterations: int, rows: int) -> None:
         self.model: Any = trainer.model
@@ -76,13 +78,13 @@ class Observer:
         self.model.training_step = self
 
     def wait(self) -> float:
-        """The time when the device has done all that it was given."""
+        """Wait until the device is idle, and return the time."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def __call__(self, batches: Any, iteration: int) -> Any:
-        """One step."""
+        """Run one training step, and start or end a measurement before it."""
         if iteration == WARM_UP:
             self.began = self.wait()
         if iteration == WARM_UP + self.iterations:
@@ -99,7 +101,7 @@ class Observer:
         return self.step(batches, iteration)
 
     def replay(self) -> None:
-        """What a recorded step takes, with nothing to wait for."""
+        """Print the time of the recorded step alone, if the model uses a CUDA graph."""
         graphed = getattr(self.model, "_graphed", None)
         if graphed is None:
             return
@@ -111,11 +113,11 @@ class Observer:
 
 @exit_status
 def main() -> int:
-    """Train, measure, print; returns the exit status."""
+    """Train, measure and print; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-opt", required=True, help="option file of a training")
-    parser.add_argument("--iterations", type=int, default=100, help="that are timed")
-    parser.add_argument("--rows", type=int, default=40, help="kernels that are named")
+    parser.add_argument("--iterations", type=int, default=100, help="timed iterations")
+    parser.add_argument("--rows", type=int, default=40, help="number of kernels in the table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(arguments.opt, folder)

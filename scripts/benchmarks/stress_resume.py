@@ -1,6 +1,6 @@
-"""Kill a training run 200 times at random moments and compare the bytes of its end with an uninterrupted run.
+"""Kill a training run 200 times at random moments and compare its final files with those of an uninterrupted run.
 
-The test suite does the same 20 times (tests/test_resume.py, whose code this is).
+The test suite does the same with 20 kills; this script uses the code of tests/test_resume.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safmn.system.console import say  # noqa: E402
 
 
 def main() -> None:
-    """Kill half of the times without and half of the times with loader processes."""
+    """Run the comparison without and with loader processes, with half of the kills each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     kills = parser.parse_args().kills
@@ -33,7 +33,7 @@ def main() -> None:
             fresh = Path(name) / f"workers{workers}"
             fresh.mkdir()
             kill_until_done(fresh, uninterrupted, workers, kills // 2)
-            say(f"{kills // 2} kills with {workers} loader processes: the same bytes as without")
+            say(f"{kills // 2} kills with {workers} loader processes: the same bytes as without kills")
 
 
 if __name__ == "__main__":

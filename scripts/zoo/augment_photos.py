@@ -1,9 +1,9 @@
-"""More training images from few: every photograph at other scales, and cut so that LR pixels fall elsewhere.
+"""Augment photographs for training: copies at other scales, with the LR pixels at other positions.
 
-``augment_photos.py datasets/photos/more -o datasets/photos/augmented`` writes, beside links to the photographs
-themselves, a copy of each at every one of ``--scales`` (as ``imresize`` shrinks), losslessly. From each copy up to
-three rows and columns are cut off first, so that its LR image samples the photograph at another phase. What is cut is a
-function of the file's name and the scale: a second run writes the same files. Flips and turns are made in training.
+``augment_photos.py datasets/photos/more -o datasets/photos/augmented`` links each photograph, and writes a lossless
+copy of it at each of ``--scales``, shrunk with ``imresize``. Before, up to three rows and columns are cut off each
+copy, so that its LR image samples the photograph at another phase. Their number depends only on the file's name and the
+scale, so a second run writes the same files. Training itself does flips and rotations.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from safmn.errors import exit_status
 from safmn.imaging import imresize, list_images, read_rgb, write_image
 from safmn.prepare.parallel import default_jobs, for_each
 
-PHASES = 4  # rows and columns that may be cut off: 0 to 3, the phases of x4
+PHASES = 4  # 0 to 3 rows and columns are cut off, which are the phases of x4
 
 
 def phase(name: str, scale: float) -> tuple[int, int]:
-    """How many rows and columns to cut off the photograph of this name for its copy at this scale."""
+    """Return how many rows and columns to cut off the photograph with this file name for its copy at this scale."""
     seed = [*name.encode(), round(1000 * scale)]
     down, across = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))).integers(PHASES, size=2)
     return int(down), int(across)
 
 
 def shrunk(image: np.ndarray, name: str, scale: float) -> np.ndarray:
-    """The copy of an (H, W, 3) uint8 image at ``scale`` (at most 1)."""
+    """Return the copy of a uint8 (H, W, 3) image at ``scale`` (at most 1)."""
     down, across = phase(name, scale)
     cut = image[down:, across:]
     return cut if scale == 1 else imresize(cut, scale)
 
 
 def copy_name(path: Path, scale: float) -> str:
-    """File name of the photograph's copy at this scale."""
+    """Return the file name of the photograph's copy at this scale."""
     return f"{path.stem}_{round(100 * scale)}.png"
 
 
 def link_into(folder: Path, path: Path) -> None:
-    """A symbolic link to the file in ``folder``, under its own name, if there is none."""
+    """Create a symbolic link with the same name to the file in ``folder``, unless there is one."""
     link = folder / path.name
     if not link.is_symlink():
         link.symlink_to(path.resolve())
 
 
 def write_copies(folder: Path, scales: Sequence[float], path: Path) -> tuple[int, int]:
-    """Write the copies of one photograph to ``folder``; how many were written, and how many were there."""
+    """Write the copies of one photograph to ``folder``; return how many were written and how many existed."""
     missing = {scale: copy for scale in scales if not (copy := folder / copy_name(path, scale)).exists()}
     if missing:
         image = read_rgb(path)
@@ -63,7 +63,7 @@ def write_copies(folder: Path, scales: Sequence[float], path: Path) -> tuple[int
 
 @exit_status
 def main() -> int:
-    """Link, shrink, write; returns the exit status."""
+    """Link the photographs and write the copies; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path, help="folder of images")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")

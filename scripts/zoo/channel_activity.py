@@ -1,10 +1,12 @@
-"""Which hidden channels of the channel mixers do anything: ``channel_activity.py --weights safmn-x4 IMAGES...``
+"""Find dead hidden channels of the channel mixers: ``channel_activity.py --weights safmn-x4 IMAGES...``
 
-GELU is zero to seven digits below -5.5: a hidden channel that stays below -4 on every pixel of every image adds almost
-nothing, gets almost no gradient, and does not come back. Prints for each block how many such channels there are, and
-the mean magnitude before GELU; and, because mixers that are dead on photographs wake on them and activations that fit
-photographs grow, the range of the output for white noise and for drawings (drawings.py), and how far those that
-are shrunk again are from what they were.
+GELU is zero to seven digits below -5.5. A hidden channel that stays below -4 for every pixel of every image contributes
+almost nothing, gets almost no gradient, and does not recover. For each block the script prints the number of such
+channels and the mean magnitude before GELU.
+
+White noise and drawings (drawings.py) may activate channels that are dead on photographs, and may give larger
+activations. So the script also prints the range of the output for both, and how much the outputs for drawings differ
+from the drawings when they are shrunk again.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ from safmn.imaging import imresize, read_rgb, to_tensor
 from safmn.system.console import say, table
 
 DEAD = -4.0
-DRAWINGS = range(1000, 1040)  # none of those that are trained on
+DRAWINGS = range(1000, 1040)  # not used in training
 
 
 def activity(network: nn.Module, images: list[Tensor]) -> list[tuple[int, int, float]]:
-    """For each block with a channel mixer: dead hidden channels, hidden channels, mean magnitude before GELU.
+    """Return, for each block, the dead hidden channels, all hidden channels, and the mean magnitude before GELU.
 
     Args:
-        network: SAFMN (``feats`` of blocks with ``ccm``).
+        network: SAFMN, whose ``feats`` are blocks with a channel mixer ``ccm``.
         images: (3, h, w) in [0, 1].
     """
     largest: list[list[Tensor]] = []
@@ -66,7 +68,10 @@ def activity(network: nn.Module, images: list[Tensor]) -> list[tuple[int, int, f
 
 @torch.no_grad()
 def on_drawings(network: nn.Module) -> tuple[float, float, float]:
-    """Lowest and highest output for drawings, and PSNR (dB, all drawings at once) of it, shrunk again, against them."""
+    """Return the lowest and highest output for drawings, and the PSNR of the outputs that are shrunk again.
+
+    The PSNR, in dB, is that of all drawings together. The range includes at least 0 to 1.
+    """
     scale = int(network.scale)  # type: ignore[arg-type]
     lowest, highest, errors = 0.0, 1.0, []
     for lr in map(drawing, DRAWINGS):
@@ -79,7 +84,7 @@ def on_drawings(network: nn.Module) -> tuple[float, float, float]:
 
 @exit_status
 def main() -> int:
-    """Print the table; returns the exit status."""
+    """Print the table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="a name of safmn zoo, or a file")
     parser.add_argument("images", nargs="+", type=Path, help="LR images")

@@ -1,8 +1,8 @@
-"""Training patches from the photographs in Debian's package ``lomiri-wallpapers``, all under Creative Commons licences.
+"""Make training patches from the photographs in Debian's ``lomiri-wallpapers``, which have Creative Commons licences.
 
-``scripts/zoo/debian_photos.py -o datasets/photos/train`` downloads the package (27 MB, with ``apt-get``; Debian or a
-derivative), halves each photograph (2x2 means: camera JPEGs hold less than their pixels), and writes the squares of
-512x512 with most detail, losslessly. Prints what was taken, with the licence that the package states for it.
+``scripts/zoo/debian_photos.py -o datasets/photos/train`` downloads the packages (27 MB, with ``apt-get``, on Debian or
+a derivative). It halves each photograph with 2x2 means, since camera JPEGs have less detail than pixels, and writes the
+512x512 squares with most detail, losslessly. It prints the photographs with the licences that the packages state.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from safmn.system.console import say
 
 PACKAGES = ("lomiri-wallpapers-16.04", "lomiri-wallpapers-20.04")
 LICENCES = ("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-SA-3.0")
-# The others are drawings, gradients or blurred throughout.
+# The other images are drawings, gradients, or entirely blurred.
 PHOTOGRAPHS = ("Dragonfly", "Picture_0B", "Picture_1A", "Wine", "aitzgorri", "friends", "greentock", "life")
 PHOTOGRAPHS += ("picosdeeuropa", "seeding", "Kleiber", "sunset")
 SIDE = 512
-AT_MOST = 5  # squares of a photograph
+AT_MOST = 5  # squares per photograph
 
 
 def fetch(package: str, folder: Path) -> Path:
-    """The Debian package's file, downloaded to ``folder``.
+    """Download a Debian package to ``folder`` and return the file.
 
     Raises:
         DataError: it cannot be downloaded.
@@ -47,7 +47,7 @@ def fetch(package: str, folder: Path) -> Path:
 
 
 def photographs(package: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    """The photographs of a package that is downloaded to ``folder``, with their licences."""
+    """Download a package to ``folder``, and yield its photographs with their licences."""
     root = folder / package
     known = unpack(fetch(package, folder), root)
     for path in sorted(root.glob("usr/share/backgrounds/*.jpg")):
@@ -58,7 +58,7 @@ def photographs(package: str, folder: Path) -> Iterator[tuple[Path, str]]:
 
 @exit_status
 def main() -> int:
-    """Download, cut, write; returns the exit status."""
+    """Download, cut and write; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the patches")
     output = parser.parse_args().output

@@ -1,10 +1,11 @@
-"""Training pairs with drawings: ``drawings.py PHOTOGRAPHS -o OUTPUT --weights W`` (then ``safmn prepare store``).
+"""Make training pairs with drawings: ``drawings.py PHOTOGRAPHS -o OUTPUT --weights W`` (then ``safmn prepare store``).
 
-No image that was shrunk has pixels as sharp as pixel art, text without anti-aliasing or noise have: trained on shrunk
-photographs alone, networks may answer those with colours far out of range. OUTPUT/LR gets the shrunk photographs and
-``--drawings`` images of such pixels, OUTPUT/HR the photographs (sides cut to multiples of the weights' scale) and the
-drawings, enlarged: by the weights, then corrected until they shrink to the drawing, as the photographs do to theirs.
-What is drawn is a function of its number: a second run writes the same files.
+Pixel art, text without anti-aliasing and noise have sharper pixels than any image that was shrunk. Networks that were
+trained on shrunk photographs only may give them colours far out of range. The drawings have such pixels.
+
+OUTPUT/LR gets the shrunk photographs and ``--drawings`` drawings. OUTPUT/HR gets the photographs, cropped to multiples
+of the weights' scale, and the drawings enlarged by the weights. Each enlarged drawing is corrected until it shrinks to
+the drawing again. A drawing depends on its number only, so a second run writes the same files.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from safmn.prepare.parallel import default_jobs, for_each
 from safmn.weights import load_network
 
 SIDE = 96  # LR pixels
-CORRECTIONS = 20  # more than 20 bring what shrinks to a drawing no nearer to it
+CORRECTIONS = 20  # more than 20 do not improve the result
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX_SMALL)
 
 
 def colour(rng: np.random.Generator) -> tuple[int, ...]:
-    """Black or white in half of the draws, a saturated colour in a quarter, any in another."""
+    """Return a random colour: black or white in half of the cases, a saturated one in a quarter, else any."""
     kind = rng.integers(4)
     if kind < 2:
         return (255 * int(rng.integers(2)),) * 3
@@ -44,12 +45,12 @@ def colour(rng: np.random.Generator) -> tuple[int, ...]:
 
 
 def blank(rng: np.random.Generator) -> np.ndarray:
-    """A background of one colour."""
+    """Return a background of one random colour, uint8 (SIDE, SIDE, 3), as all drawings are."""
     return np.full((SIDE, SIDE, 3), colour(rng), np.uint8)
 
 
 def text(rng: np.random.Generator) -> np.ndarray:
-    """Lines of random letters, not anti-aliased."""
+    """Draw lines of random letters without anti-aliasing."""
     image, font, size, ink = blank(rng), FONTS[rng.integers(len(FONTS))], rng.uniform(0.3, 1.0), colour(rng)
     for bottom in range(10, SIDE + 10, int(rng.integers(9, 20))):
         letters = "".join(map(chr, rng.integers(33, 127, size=24)))
@@ -59,7 +60,7 @@ def text(rng: np.random.Generator) -> np.ndarray:
 
 
 def shapes(rng: np.random.Generator) -> np.ndarray:
-    """Lines, boxes and circles with hard edges."""
+    """Draw lines, boxes and circles with hard edges."""
     image = blank(rng)
     for _ in range(rng.integers(4, 24)):
         (x, y), (right, bottom) = (tuple(map(int, corner)) for corner in rng.integers(SIDE, size=(2, 2)))
@@ -75,7 +76,7 @@ def shapes(rng: np.random.Generator) -> np.ndarray:
 
 
 def pattern(rng: np.random.Generator) -> np.ndarray:
-    """A tile of two colours, repeated: chequers, stripes, dots, dither."""
+    """Repeat a random tile of two colours, which gives chequers, stripes, dots or dither."""
     height, width = rng.integers(1, 6, size=2)
     tile = rng.integers(2, size=(height + 1, width + 1), dtype=np.uint8)
     cells = np.tile(tile, (SIDE // height + 1, SIDE // width + 1))[:SIDE, :SIDE]
@@ -83,7 +84,7 @@ def pattern(rng: np.random.Generator) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator) -> np.ndarray:
-    """Independent pixels, grey or coloured: of two values, or of any."""
+    """Draw independent grey or coloured pixels with two or all values."""
     size = (SIDE, SIDE, 1 if rng.integers(2) else 3)
     if rng.integers(2):
         pixels = 255 * (rng.random(size) < rng.uniform(0.05, 0.95))
@@ -96,20 +97,22 @@ KINDS: tuple[Callable[[np.random.Generator], np.ndarray], ...] = (text, shapes, 
 
 
 def drawing(number: int) -> np.ndarray:
-    """LR drawing of this number, uint8 (SIDE, SIDE, 3)."""
+    """Return the LR drawing with this number, uint8 (SIDE, SIDE, 3)."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([number])))
     return KINDS[number % len(KINDS)](rng)
 
 
 def enlarged(lr: np.ndarray, network: nn.Module) -> np.ndarray:
-    """A sharp image that shrinks to ``lr``: the network's, after iterative back-projection (Irani and Peleg, 1991).
+    """Return a sharp image that shrinks to ``lr``.
+
+    It is the network's output after iterative back-projection (Irani and Peleg, 1991).
 
     Args:
         lr: uint8 (h, w, 3).
-        network: with ``scale``.
+        network: has an attribute ``scale``.
 
     Returns:
-        uint8 (scale * h, scale * w, 3).
+        The image, uint8 (scale * h, scale * w, 3).
     """
     scale = int(network.scale)  # type: ignore[arg-type]
     wanted = lr / 255
@@ -121,12 +124,16 @@ def enlarged(lr: np.ndarray, network: nn.Module) -> np.ndarray:
 
 
 def pair_name(item: Path | int) -> str:
-    """File name of the HR and LR image of a photograph, or of the drawing of a number."""
+    """Return the file name of the HR and LR image of a photograph or of the drawing with a number."""
     return f"{item.stem}.png" if isinstance(item, Path) else f"drawing{item:04}.png"
 
 
 def write_pair(output: Path, network: nn.Module, item: Path | int) -> tuple[int, int]:
-    """Write the HR and LR image of a photograph, or of the drawing of a number; how many were made, how many kept."""
+    """Write the HR and LR image of a photograph or of the drawing with a number.
+
+    Returns:
+        (1, 0) if the pair was written, (0, 1) if it existed.
+    """
     name = pair_name(item)
     lr_path = output / "LR" / name
     if lr_path.exists():
@@ -143,18 +150,18 @@ def write_pair(output: Path, network: nn.Module, item: Path | int) -> tuple[int,
     else:
         lr = drawing(item)
         write_image(output / "HR" / name, enlarged(lr, network))
-    write_image(lr_path, lr)  # last: it says that both are there
+    write_image(lr_path, lr)  # last, because its existence means that the pair is complete
     return 1, 0
 
 
 @exit_status
 def main() -> int:
-    """Shrink, draw, write; returns the exit status."""
+    """Write all pairs; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path, help="folder of images")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write HR and LR to")
-    parser.add_argument("--weights", required=True, help="that enlarge the drawings, and whose scale is the pairs'")
-    parser.add_argument("--drawings", type=int, default=600, help="how many to draw")
+    parser.add_argument("--weights", required=True, help="weights to enlarge the drawings; the pairs get their scale")
+    parser.add_argument("--drawings", type=int, default=600, help="number of drawings")
     arguments = parser.parse_args()
     items: list[Path | int] = [*list_images(arguments.photographs), *range(arguments.drawings)]
     if twice := [name for name, count in Counter(map(pair_name, items)).items() if count > 1]:

@@ -1,8 +1,8 @@
 """Show where weights fail: ``scripts/zoo/failure_pictures.py --weights safmn-x4 -o docs/failures_safmn_x4.webp``.
 
-Photographs in the public domain (of scikit-image) are shrunk, or degraded as ``--degrade OPTION_FILE`` says, and
-enlarged again; of each the square with the largest error is found; the worst ones are shown as LQ, bicubic, ours and
-GT, with the PSNR of the square.
+The script shrinks public-domain photographs of scikit-image, or degrades them with ``--degrade OPTION_FILE``, and
+enlarges them again. It finds the square with the largest error in each, and shows the worst ones as LQ, bicubic, ours
+and GT, with the PSNR of the square.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from safmn.options import load_options
 
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "brick.png", "grass.png", "gravel.png", "rocket.jpg")
 SQUARE = 64  # HR pixels
-CONTEXT = 48  # around it
+CONTEXT = 48  # HR pixels around the square
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def worst_square(ours: Image, gt: Image) -> tuple[int, int]:
-    """Top and left of the square with the largest mean squared error, on a grid of 8 pixels."""
+    """Return top and left of the square with the largest mean squared error, on a grid of 8 pixels."""
     error = ((ours.astype(np.float64) - gt) ** 2).mean(axis=2)
     windows = sliding_window_view(error, (SQUARE, SQUARE))[::8, ::8]
     top, left = np.unravel_index(np.argmax(windows.mean(axis=(2, 3))), windows.shape[:2])
@@ -43,13 +43,13 @@ def worst_square(ours: Image, gt: Image) -> tuple[int, int]:
 
 
 def shrunk(name: str, scale: int) -> tuple[Image, Image]:
-    """LQ and GT of a photograph."""
+    """Return LQ and GT of a photograph."""
     gt = mod_crop(read_rgb(photo_folder() / name), 8 * scale)
     return imresize(gt, 1 / scale), gt
 
 
 def degraded(name: str, option_file: str) -> tuple[Image, Image]:
-    """LQ and GT of a photograph, degraded as the first data set of a test option file is."""
+    """Return LQ and GT of a photograph, with the degradation of the first data set of a test option file."""
     options = load_options(option_file, mode="test")
     section = {**next(iter(options.datasets.values())), "dataroot_gt": str(photo_folder())}
     dataset = build_dataset(section, phase="test", scale=options.scale)
@@ -58,7 +58,7 @@ def degraded(name: str, option_file: str) -> tuple[Image, Image]:
 
 
 def case(network: Any, name: str, lq: Image, gt: Image) -> tuple[float, Image]:
-    """PSNR of one photograph's worst square, and the picture of it."""
+    """Return the PSNR of a photograph's worst square and the picture of it."""
     scale: int = network.scale
     with torch.no_grad():
         ours = to_uint8(network(to_tensor(lq)[None])[0])
@@ -77,12 +77,12 @@ def case(network: Any, name: str, lq: Image, gt: Image) -> tuple[float, Image]:
 
 @exit_status
 def main() -> int:
-    """Find the worst squares and write the picture."""
+    """Find the worst squares and write the picture; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=2)
-    parser.add_argument("--degrade", metavar="OPTION_FILE", help="for testing, with sets of RealESRGANDataset")
+    parser.add_argument("--degrade", metavar="OPTION_FILE", help="a test option file with a set of RealESRGANDataset")
     arguments = parser.parse_args()
     network = weights.load_network(arguments.weights)
     pairs = {

@@ -1,9 +1,9 @@
-"""The images that teach most: ``scripts/zoo/hard_photos.py FOLDER -o OUTPUT --weights W --share 0.4``.
+"""Choose the images from which a network learns most: ``scripts/zoo/hard_photos.py FOLDER -o OUTPUT --weights W``.
 
-Shrinks each image, enlarges it bicubically and with the weights, and links those images into OUTPUT in which the
-weights take most off bicubic's mean squared error. What bicubic gets right, and what even the weights cannot restore
-(noise, grain), does not count; both train a network as long as everything else and teach it little. Prints what share
-of the whole difference the chosen images hold.
+The score of an image is the mean squared error of bicubic minus that of the weights, for the shrunk image enlarged
+again. Images that bicubic restores well, and images that the weights cannot restore either (noise, grain), have low
+scores: they take as much training time as others, and a network learns little from them. The script links the
+``--share`` of the images with the highest scores into OUTPUT, and prints their share of the sum of all scores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from safmn.weights import load_network
 
 
 def taken_off(network: nn.Module, hr: np.ndarray) -> float:
-    """By how much the network's squared error is below bicubic's: :func:`held_out.network_error`."""
+    """Return bicubic's mean squared error minus the network's; see :func:`held_out.network_error`."""
     scale = int(network.scale)  # type: ignore[arg-type]
     hr = cut(hr, scale)
     bicubic = imresize(imresize(hr, 1 / scale), scale)
@@ -38,19 +38,19 @@ def taken_off(network: nn.Module, hr: np.ndarray) -> float:
 
 
 def scores(files: list[Path], score: Callable[[np.ndarray], float]) -> list[float]:
-    """The score of each image, one after the other on as many threads as there are processors."""
+    """Return the score of each image; one thread per processor computes them."""
     with contextlib.closing(in_order(lambda path: score(read_rgb(path)), files, default_jobs())) as results:
         return [result() for result in progress(results, len(files), "scores")]
 
 
 @exit_status
 def main() -> int:
-    """Score, choose, link; returns the exit status."""
+    """Compute the scores and link the chosen images; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of images")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to link them into")
+    parser.add_argument("folder", type=Path, help="folder of images")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for links to the chosen images")
     parser.add_argument("--weights", required=True, help="file, or name of the zoo")
-    parser.add_argument("--share", type=float, default=0.4, help="how many of the images to choose")
+    parser.add_argument("--share", type=float, default=0.4, help="share of the images to choose")
     arguments = parser.parse_args()
     if not 0 < arguments.share <= 1:
         parser.error("--share must be above 0 and at most 1")
@@ -61,12 +61,12 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     if others := {path.name for path in arguments.output.iterdir()} - {path.name for path in chosen}:
         raise DataError(
-            f"{arguments.output}: holds {min(others)}, which is not chosen. Empty it, or name another folder."
+            f"{arguments.output} contains {min(others)}, which is not chosen. Empty it, or name another folder."
         )
     for path in chosen:
         link_into(arguments.output, path)
     held = sum(known[path] for path in chosen) / sum(known.values())
-    say(f"{arguments.output}: {len(chosen)} of {len(files)} images, with {held:.0%} of what the weights take off")
+    say(f"{arguments.output}: {len(chosen)} of {len(files)} images, with {held:.0%} of the sum of all scores")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""How much better weights are on images they were trained on: ``held_out.py TRAINED HELD_OUT --weights A B``.
+"""Compare weights on training and held-out images: ``held_out.py TRAINED HELD_OUT --weights A B``.
 
-Shrinks the images of each folder (of each its top left 512x512 pixels at most, sides cut to multiples of 32, at x3 of
-96), enlarges them with each of the weights, and prints mean PSNR of RGB in a Markdown table. Two weights whose
-difference changes from folder to folder have learnt the one folder's images rather than images.
+Of each image, the script uses at most the top left 512x512 pixels, cropped to multiples of 32, at x3 of 96. It shrinks
+them, enlarges them with each of the weights, and prints the mean PSNR on RGB as a Markdown table. If the difference
+between two weights changes from folder to folder, one of them is overfitted to its training images.
 """
 
 from __future__ import annotations
@@ -30,33 +30,36 @@ SIDE, MULTIPLE = 512, 32
 
 
 def cut(hr: np.ndarray, scale: int) -> np.ndarray:
-    """The top left 512x512 pixels at most of an image (H, W, 3), sides cut to multiples of 32 and of the scale."""
+    """Return at most the top left 512x512 pixels of an image (H, W, 3), cropped to multiples of 32 and of the scale."""
     multiple = math.lcm(MULTIPLE, scale)
     height, width = (min(side, SIDE) // multiple * multiple for side in hr.shape[:2])
     return hr[:height, :width]
 
 
 def squared_error(image: Tensor, hr: np.ndarray, border: int) -> float:
-    """Mean squared error of RGB in [0, 1] of an image (3, H, W) against uint8 ``hr`` (H, W, 3), borders left out."""
+    """Return the mean squared error of an image (3, H, W) in [0, 1] to ``hr``, uint8 (H, W, 3), without borders."""
     return float((image - to_tensor(hr))[:, border:-border, border:-border].square().mean())
 
 
 @torch.no_grad()
 def network_error(network: torch.nn.Module, hr: np.ndarray) -> float:
-    """Squared error of the network on the shrunk (H, W, 3) uint8 image, borders of ``scale`` pixels left out."""
+    """Return the network's mean squared error for ``hr``, uint8 (H, W, 3): shrunk, enlarged, and compared.
+
+    Borders of ``scale`` pixels are left out.
+    """
     scale = int(network.scale)  # type: ignore[arg-type]
     image = network(to_tensor(imresize(hr, 1 / scale))[None])[0].clamp(0, 1)
     return squared_error(image, hr, scale)
 
 
 def psnr(network: torch.nn.Module, hr: np.ndarray) -> float:
-    """RGB PSNR of the network, as :func:`network_error`."""
+    """Return the PSNR that corresponds to :func:`network_error`, in dB."""
     error = network_error(network, hr)
     return -10 * math.log10(error) if error else math.inf
 
 
 def mean_psnr(networks: Sequence[torch.nn.Module], folder: Path, limit: int) -> list[float]:
-    """Of each network, over at most ``limit`` images of the folder, the same in each run."""
+    """Return each network's mean PSNR over at most ``limit`` images of the folder; each run chooses the same ones."""
     files = list_images(folder)
     random.Random(1).shuffle(files)
     values: list[list[float]] = [[] for _ in networks]
@@ -69,11 +72,11 @@ def mean_psnr(networks: Sequence[torch.nn.Module], folder: Path, limit: int) -> 
 
 @exit_status
 def main() -> int:
-    """Measure and print; returns the exit status."""
+    """Measure and print; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="of images")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of images")
     parser.add_argument("--weights", nargs="+", required=True, help="files, or names of the zoo")
-    parser.add_argument("--limit", type=int, default=50, help="images of a folder")
+    parser.add_argument("--limit", type=int, default=50, help="largest number of images per folder")
     arguments = parser.parse_args()
     networks = [load_network(name) for name in arguments.weights]
     say("| images | " + " | ".join(Path(name).name for name in arguments.weights) + " |")

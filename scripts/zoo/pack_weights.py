@@ -1,6 +1,7 @@
-"""Measure trained weights and pack them into the package: ``scripts/zoo/pack_weights.py NET.pth --name safmn-x2 ...``.
+"""Measure trained weights and add them to the package: ``scripts/zoo/pack_weights.py NET.pth --name safmn-x2 ...``.
 
-The safetensors file gets a header that says what it is; ``safmn/weights/zoo/index.json`` gets its checksum.
+The header of the safetensors file describes the network, its training and its scores. The checksum goes into
+``safmn/weights/zoo/index.json``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from safmn.weights.zoo import FOLDER, INDEX
 
 
 def measure(path: Path, param_key: str, test: str, sets: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Mean of each metric on each of the named sets of a test option file, on full frames."""
+    """Return the mean of each metric on each of the named sets of a test option file, on full frames."""
     options = load_options(test, mode="test")
     assert options.val is not None
     network = weights.load_network(path, param_key=param_key)
@@ -39,7 +40,7 @@ def measure(path: Path, param_key: str, test: str, sets: Sequence[str]) -> dict[
 
 @exit_status
 def main() -> int:
-    """Measure, write, index; returns the exit status."""
+    """Measure the weights, and write the file and the index; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path, help="net_g_<iter>.pth of a run")
     parser.add_argument("--name", required=True, help="name in the zoo, e.g. safmn-x2")
@@ -47,10 +48,10 @@ def main() -> int:
     parser.add_argument("--iterations", type=int, required=True)
     parser.add_argument("--option-file", required=True, help="the option file that trained them, in options/")
     parser.add_argument("--commit", required=True, help="git commit of the code that trained them (the log names it)")
-    parser.add_argument("--data", required=True, help="what they were trained on, in a few words")
+    parser.add_argument("--data", required=True, help="short description of the training data")
     parser.add_argument("--licence", default="CC BY-SA 4.0")
     parser.add_argument("--test", required=True, help="the option file to test with, e.g. options/test_x2.yml")
-    parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"], help="those of its sets to measure")
+    parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"], help="names of its sets to measure")
     arguments = parser.parse_args()
     state = weights.load_state_dict(arguments.weights, param_key=arguments.param_key)
     found = weights.recognise(state)

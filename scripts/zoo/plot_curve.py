@@ -1,4 +1,4 @@
-"""Draw the losses and the validations of a run: ``plot_curve.py experiments/X/record.jsonl -o curve.png``."""
+"""Plot the losses and validation results of a run: ``plot_curve.py experiments/X/record.jsonl -o curve.png``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import matplotlib.pyplot as plt
 
 
 def read(record: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """The logged losses and the validations of a run, in order."""
+    """Return the logged losses and the validation results of a run, in order."""
     entries = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
     return [entry for entry in entries if "lr" in entry], [entry for entry in entries if "set" in entry]
 
 
 def draw(record: Path, title: str, lines: dict[str, float], lowest: float | None) -> plt.Figure:
-    """A figure with the losses on the left and PSNR on the right, reference values as dashed lines."""
+    """Return a figure with the losses on the left, and PSNR with dashed lines for reference values on the right."""
     losses, validations = read(record)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     figure.suptitle(title)
@@ -40,7 +40,7 @@ def draw(record: Path, title: str, lines: dict[str, float], lowest: float | None
 
 
 def main() -> None:
-    """Read the record, write the picture."""
+    """Read the record and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("record", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -23,7 +23,7 @@ TITLE, GAP = 22, 6
 
 
 def main() -> int:
-    """Draw, write, and return the exit status."""
+    """Draw and write the picture; return the exit status."""
     gt = data.chelsea()[20:260, 100:420]
     lq = imresize(gt, 1 / SCALE)
     panels = {

@@ -1,8 +1,9 @@
-"""What helps at a given budget: variants of ``options/zoo/study_x4.yml`` trained alike, tested on Set5 and Set14.
+"""Compare training recipes with the same budget: variants of ``options/zoo/study_x4.yml``, tested on Set5 and Set14.
 
-Every run sees as many LR pixels (``--patches`` times 32x32), and differs from ``base`` in what its name says. Runs are
-kept in ``experiments/study_<variant>_<seed>``; what is finished is not trained again. Prints a Markdown table: PSNR-Y
-of the averaged weights, mean over the seeds, and the difference to ``base``; the same for the weights themselves (raw).
+Every run is trained on the same number of LR pixels (``--patches`` times 32x32; ``budget`` is a factor for it), and
+differs from ``base`` in one respect. The runs are in ``experiments/study_<variant>_<seed>``; finished ones are not
+trained again. The script prints a Markdown table with the mean over the seeds: PSNR-Y of the EMA weights, the
+difference to ``base``, and PSNR-Y of the raw weights.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ class Variant:
     """Changes to the option file.
 
     Attributes:
-        meaning: what differs from ``base``, for the table.
-        batch: patches of 32x32 LR pixels, or as many pixels, in an iteration; the number of iterations follows.
+        meaning: description for the table.
+        batch: batch size in units of 32x32 LR pixels, from which the number of iterations follows.
         overrides: ``key:path=value`` as for ``--force_yml``.
-        tune: share of the iterations that is left for a second stretch with ``tune_overrides``, from the first's end.
-        budget: multiple of the patches.
+        tune: share of the iterations for a second run with ``tune_overrides``, which starts from the first's weights.
+        budget: factor for the number of patches.
     """
 
     meaning: str
@@ -84,7 +85,7 @@ VARIANTS = {
 
 
 def train(name: str, iterations: int, overrides: Sequence[str]) -> Path:
-    """Train for ``iterations`` (goes on where it was interrupted) and return the weights."""
+    """Train for ``iterations``, or continue an interrupted run, and return the file of the weights."""
     changes = [f"name={name}", f"train:total_iter={iterations}", f"train:scheduler:periods=[{iterations}]"]
     changes += [f"val:val_freq={iterations}", f"logger:save_checkpoint_freq={iterations}", *overrides]
     weights = Path("experiments") / name / "models" / f"net_g_{iterations}.pth"
@@ -97,25 +98,25 @@ def train(name: str, iterations: int, overrides: Sequence[str]) -> Path:
 
 
 def _is_of(report: Path, weights: Path) -> bool:
-    """Whether a report is of these weights, and not of others that were there before."""
+    """Return whether a report is of these weights, and not of earlier ones in the same file."""
     tested = json.loads(report.read_text(encoding="utf-8"))["weights"]["sha256"]
     return bool(tested == hashlib.sha256(weights.read_bytes()).hexdigest())
 
 
 def psnr(weights: Path, key: str) -> list[float]:
-    """PSNR-Y on each of the sets, of ``params`` or ``params_ema``."""
+    """Return the PSNR-Y of ``params`` or ``params_ema`` on each of the sets."""
     name = f"{weights.parent.parent.name}_{key}"
     report = Path("results") / name / "metrics.json"
     if not report.exists() or not _is_of(report, weights):
         test = ["safmn/test.py", "-opt", str(TEST), "--force_yml", f"name={name}", "expect={}"]
         test += [f"path:pretrain_network_g={weights}", f"path:param_key_g={key}"]
-        subprocess.run([sys.executable, *test], capture_output=True, check=False)  # sets that are missing: status 2
+        subprocess.run([sys.executable, *test], capture_output=True, check=False)  # status 2 if other sets are missing
     sets = json.loads(report.read_text(encoding="utf-8"))["sets"]
     return [sets[name]["mean"]["psnr"] for name in SETS]
 
 
 def run(key: str, seed: int, patches: int) -> tuple[list[float], list[float], float]:
-    """PSNR of the averaged and of the raw weights of one variant, and minutes of training (0 if it was there)."""
+    """Train one variant; return PSNR-Y of the EMA and of the raw weights, and the minutes (about 0 if finished)."""
     variant = VARIANTS[key]
     began = time.monotonic()
     iterations = round(patches * variant.budget / variant.batch)
@@ -131,7 +132,7 @@ def run(key: str, seed: int, patches: int) -> tuple[list[float], list[float], fl
 
 
 def table(rows: dict[str, list[tuple[list[float], list[float], float]]]) -> str:
-    """The rows in Markdown, averaged over their seeds."""
+    """Return the Markdown table with the means over the seeds."""
     lines = ["| variant | Set5 | Set14 | to base | raw Set5 | seeds' spread | minutes |", "| --- " * 7 + "|"]
     base = statistics.mean(run[0][0] for run in rows["base"])
     for key, runs in rows.items():
@@ -147,12 +148,12 @@ def table(rows: dict[str, list[tuple[list[float], list[float], float]]]) -> str:
 
 
 def main() -> None:
-    """Train, test, print."""
+    """Train, test and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", default=[], help=f"of {', '.join(VARIANTS)}; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11])
     parser.add_argument(
-        "--patches", type=int, default=8000, help="how many 32x32 LR patches a run sees, or as many pixels"
+        "--patches", type=int, default=8000, help="LR pixels that a run is trained on, in units of 32x32"
     )
     arguments = parser.parse_args()
     if unknown := [key for key in arguments.variants if key not in VARIANTS]:

@@ -1,7 +1,8 @@
-"""Train the first iterations of a shipped run again, and compare every logged loss with the log that is shipped.
+"""Train the first iterations of a published run again, and compare every logged loss with the published log.
 
-``rerun.py docs/runs/body_x2.jsonl -opt options/zoo/safmn_x2_2_body.yml`` (200 iterations, a minute). Equal losses are
-expected on the same kind of processor with the same torch and number of threads; elsewhere the last digits differ.
+``rerun.py docs/runs/body_x2.jsonl -opt options/zoo/safmn_x2_2_body.yml`` runs 200 iterations in a minute. On the same
+kind of processor, with the same torch and number of threads, the losses should be equal; otherwise the last digits
+differ.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from safmn.system.console import say
 
 
 def losses(record: Path, last: int) -> dict[int, dict[str, float]]:
-    """Iteration to everything logged at it, up to ``last``; validations left out."""
+    """Return the entries of the losses by iteration, up to iteration ``last``."""
     entries = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
     return {entry["iter"]: entry for entry in entries if "lr" in entry and entry["iter"] <= last}
 
 
 def main() -> int:
-    """Train, compare; 0 if all are equal, 1 if some differ, the status of the training if it fails."""
+    """Train and compare; return the exit status.
+
+    It is 0 if all losses are equal, 1 if some differ, and that of the training if this fails.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("record", type=Path, help="log of the shipped run")
+    parser.add_argument("record", type=Path, help="log of the published run")
     parser.add_argument("-opt", required=True, metavar="FILE", help="its option file")
     parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--processes", type=int, default=1, help="as many as the shipped run had (torchrun)")
+    parser.add_argument("--processes", type=int, default=1, help="number of processes of the published run (torchrun)")
     arguments = parser.parse_args()
     name = f"rerun_{arguments.record.stem}"
     shutil.rmtree(Path("experiments") / name, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""Take the weights that the runs of options/zoo started from out of this repository's history.
+"""Extract the initial weights of the runs in options/zoo from this repository's history.
 
-``python scripts/zoo/starts.py`` writes ``experiments/starts/<name>.safetensors`` for each. They are what earlier runs
-ended with, and are not kept in the tree. Needs a clone with its whole history (``git fetch --unshallow``).
+``python scripts/zoo/starts.py`` writes ``experiments/starts/<name>.safetensors`` for each. They are the final weights
+of earlier runs, and are no longer in the tree. The script needs a clone with its whole history (``git fetch
+--unshallow``).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from safmn.system.console import say
 from safmn.system.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMIT = "99dd631"  # the last one that holds all of them
+COMMIT = "99dd631"  # the last commit with all of them
 SCALES = ("x2", "x3", "x4")
-# name of the start -> its place in that commit
+# name of the weights -> path in that commit
 STARTS = {
     "gpu_x4_19500": "docs/runs/gpu_x4_19500.safetensors",
     **{
@@ -34,10 +35,10 @@ STARTS = {
 
 
 def content(place: str) -> bytes:
-    """The bytes of a file of that commit.
+    """Return the content of a file in that commit.
 
     Raises:
-        UserError: the history does not hold it.
+        UserError: the clone does not have the commit.
     """
     command = ["git", "-C", str(ROOT), "show", f"{COMMIT}:{place}"]
     shown = subprocess.run(command, capture_output=True)
@@ -51,7 +52,7 @@ def content(place: str) -> bytes:
 
 @exit_status
 def main() -> int:
-    """Write all of them and return the exit status."""
+    """Write all weights and return the exit status."""
     for name, place in STARTS.items():
         target = ROOT / "experiments" / "starts" / f"{name}.safetensors"
         write_atomically(target, content(place))

@@ -1,12 +1,12 @@
-"""Training patches from photographs in Debian's and Ubuntu's packages of wallpapers, all under free licences.
+"""Make training patches from photographs with free licences in the wallpaper packages of Debian and Ubuntu.
 
-``wallpaper_photos.py -o datasets/photos/more`` reads docs/photographs.tsv, which names each photograph with its
-package, licence and author, downloads the packages (``--downloads`` keeps them), halves each photograph (2x2 means:
-camera JPEGs hold less than their pixels), and writes its squares with most detail, losslessly. The licence that the
-package states for each file (``debian/copyright``) and the file's SHA-256 are compared with the list. What is written
-already is not written again.
+``wallpaper_photos.py -o datasets/photos/more`` reads docs/photographs.tsv, which lists each photograph with package,
+licence and author. It downloads the packages (``--downloads`` keeps them), 2.6 GB in total. It halves each photograph
+with 2x2 means, since camera JPEGs have less detail than pixels, and writes the squares with most detail, losslessly.
+Existing squares are not written again.
 
-Needs ``dpkg-deb``. 2.6 GB of downloads.
+The licence that the package states for each file (``debian/copyright``) and the file's SHA-256 must match the list.
+The script needs ``dpkg-deb``.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from safmn.system.console import say
 LIST = Path(__file__).resolve().parents[2] / "docs" / "photographs.tsv"
 ARCHIVES = {"debian": "http://deb.debian.org/debian/", "ubuntu": "http://archive.ubuntu.com/ubuntu/"}
 SIDE = 384
-AT_MOST = 12  # squares of a photograph
-LEAST_DETAIL = 3.0  # of a square: mean magnitude of the Laplacian of grey values
-LARGEST_SCALE = 0.6  # of whole photographs: larger ones are as soft as camera JPEGs are
-Pieces = dict[str, np.ndarray]  # file names and images
+AT_MOST = 12  # squares per photograph
+LEAST_DETAIL = 3.0  # for a square: mean magnitude of the Laplacian of the grey values
+LARGEST_SCALE = 0.6  # for whole photographs: at larger scales they are as blurred as camera JPEGs
+Pieces = dict[str, np.ndarray]  # images by file name
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Photograph:
     Attributes:
         package: ``debian:`` or ``ubuntu:`` and the package's path in that archive.
         file: path in the package.
-        sha256: of the file.
-        licence: as the package states it.
-        copyright: likewise.
+        sha256: checksum of the file.
+        licence: licence that the package states.
+        copyright: copyright that the package states.
     """
 
     package: str
@@ -65,26 +65,26 @@ class Photograph:
     copyright: str
 
     def square(self, number: int) -> str:
-        """File name of its ``number``-th square."""
+        """Return the file name of a square; numbers begin at 0."""
         return f"wallpaper_{self.sha256[:12]}_{number:02}.png"
 
     def whole(self, side: int) -> str:
-        """File name of it as a whole, its shorter side ``side`` pixels long."""
+        """Return the file name of the whole photograph with a shorter side of ``side`` pixels."""
         return f"whole{side}_{self.sha256[:12]}.png"
 
 
 def read_list(path: Path) -> list[Photograph]:
-    """The photographs of a tab-separated list, in its order."""
+    """Return the photographs of a tab-separated list, in its order."""
     with path.open(encoding="utf-8", newline="") as lines:
         rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         return [Photograph(**row) for row in rows]
 
 
 def download(package: str, folder: Path) -> Path:
-    """The package's file, downloaded to ``folder`` if it is not there.
+    """Download a package to ``folder``, unless it exists there, and return the file.
 
     Raises:
-        DataError: the archive does not hand it out.
+        DataError: it cannot be downloaded.
     """
     archive, _, path = package.partition(":")
     target = folder / Path(path).name
@@ -95,17 +95,17 @@ def download(package: str, folder: Path) -> Path:
                 shutil.copyfileobj(answer, file)
         except OSError as error:
             raise DataError(
-                f"{ARCHIVES[archive]}{path}: {error}. Archives drop old versions: take another version of the package, "
-                f"put it into {folder} under this one's name, and start again (--downloads {folder})."
+                f"{ARCHIVES[archive]}{path}: {error}. Archives delete old versions: get another version of the "
+                f"package, put it into {folder} under the name of this one, and start again (--downloads {folder})."
             ) from error
         part.rename(target)
     return target
 
 
 def licences(copyright_file: str) -> list[tuple[str, str]]:
-    """Patterns of file names with the licence's short name, in order, from a machine-readable ``debian/copyright``.
+    """Return patterns of file names with the licence's short name, in order, from a ``debian/copyright`` file.
 
-    Patterns are separated by white space; some packages name files with spaces in them, so that whole lines count, too.
+    White space separates patterns. Some packages have file names with spaces, so whole lines are patterns, too.
     """
     known = []
     for stanza in re.split(r"\n\s*\n", copyright_file):
@@ -120,14 +120,14 @@ def licences(copyright_file: str) -> list[tuple[str, str]]:
 
 
 def plain(name: str) -> str:
-    """A file's name or pattern without what packages write in more than one way."""
+    """Return a file's name or pattern in lower case with underscores for spaces, since packages vary in both."""
     return name.casefold().replace(" ", "_")
 
 
 def stated(known: list[tuple[str, str]], file: str) -> str:
-    """Licence of a file by these patterns: the last that matches.
+    """Return the licence of a file: that of the last pattern that matches, or "none".
 
-    Many packages name files without their folders, some with other capitals, or with spaces for underscores.
+    Patterns often lack the folders of the files. Some differ in capitals, or have spaces for underscores.
     """
     found, file = "none", plain(file)
     for pattern, licence in known:
@@ -140,7 +140,7 @@ def stated(known: list[tuple[str, str]], file: str) -> str:
 
 
 def unpack(archive: Path, folder: Path) -> list[tuple[str, str]]:
-    """Unpack a Debian package into ``folder``; what its ``debian/copyright`` says, as :func:`licences` returns it.
+    """Unpack a Debian package into ``folder``, and return its :func:`licences`.
 
     Raises:
         DataError: the package is damaged, or there is no ``dpkg-deb``.
@@ -158,20 +158,20 @@ def unpack(archive: Path, folder: Path) -> list[tuple[str, str]]:
 
 
 def check(photograph: Photograph, folder: Path, known: list[tuple[str, str]]) -> None:
-    """Compare an unpacked photograph and the licence that its package states with the list.
+    """Check that an unpacked photograph and the licence that its package states match the list.
 
     Raises:
-        DataError: one of them is another.
+        DataError: one of them differs.
     """
     path = folder / photograph.file
     if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != photograph.sha256:
-        raise DataError(f"{photograph.package}: {photograph.file} is not the file that the list of photographs names.")
+        raise DataError(f"{photograph.package}: {photograph.file} differs from the file in the list of photographs.")
     if (licence := stated(known, photograph.file)) != photograph.licence:
         raise DataError(f"{photograph.package}: {photograph.file} is under {licence}, not {photograph.licence}.")
 
 
 def squares(image: np.ndarray, side: int = SIDE, at_most: int = AT_MOST) -> list[np.ndarray]:
-    """The squares with most detail, none overlapping, of a uint8 (H, W, 3) photograph that is halved first."""
+    """Halve a uint8 (H, W, 3) photograph, and return its squares with most detail, which do not overlap."""
     height, width = (side // 2 for side in image.shape[:2])
     half = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
     detail = np.abs(cv2.Laplacian(cv2.cvtColor(half, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
@@ -187,12 +187,12 @@ def squares(image: np.ndarray, side: int = SIDE, at_most: int = AT_MOST) -> list
 
 
 def cut_squares(photograph: Photograph, image: np.ndarray) -> Pieces:
-    """:func:`squares` under their names, the one with most detail first."""
+    """Return the :func:`squares` of a photograph by file name, those with most detail first."""
     return {photograph.square(number): square for number, square in enumerate(squares(image))}
 
 
 def shrink_whole(sides: Sequence[int], photograph: Photograph, image: np.ndarray) -> Pieces:
-    """The whole uint8 (H, W, 3) image, its shorter side as long as each of ``sides`` that shrinks it enough."""
+    """Return copies of a uint8 (H, W, 3) image with a shorter side of each of ``sides`` that shrinks it enough."""
     scales = {side: side / min(image.shape[:2]) for side in sorted(sides)}
     return {photograph.whole(side): imresize(image, scale) for side, scale in scales.items() if scale <= LARGEST_SCALE}
 
@@ -204,7 +204,15 @@ def write_pieces(
     first: Callable[[Photograph], str],
     pieces: Callable[[Photograph, np.ndarray], Pieces],
 ) -> None:
-    """Write what ``pieces`` makes of one package's photographs, those left out whose ``first`` file is there."""
+    """Write the pieces of one package's photographs, except of those that are already complete.
+
+    Args:
+        photographs: all of the same package.
+        downloads: folder for the package.
+        output: folder for the pieces.
+        first: returns the name of a photograph's first piece, which is written last and so marks it as complete.
+        pieces: returns the pieces of a photograph, given the photograph and its pixels.
+    """
     todo = [photograph for photograph in photographs if not (output / first(photograph)).exists()]
     if not todo:
         return
@@ -214,19 +222,19 @@ def write_pieces(
             check(photograph, Path(temporary), known)
         for photograph in todo:
             made = pieces(photograph, read_rgb(Path(temporary) / photograph.file))
-            for name in reversed(made):  # the first one last: it says that all are there
+            for name in reversed(made):  # the first one last, because its existence means that all are complete
                 write_image(output / name, made[name])
 
 
 @exit_status
 def main() -> int:
-    """Download, cut, write; returns the exit status."""
+    """Download the packages and write the pieces; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for what is cut")
-    parser.add_argument("--list", type=Path, default=LIST, help="photographs; default: docs/photographs.tsv")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the squares")
+    parser.add_argument("--list", type=Path, default=LIST, help="list of photographs; default: docs/photographs.tsv")
     parser.add_argument("--downloads", type=Path, help="folder to keep the packages in; default: none is kept")
     parser.add_argument(
-        "--whole", type=int, nargs="+", metavar="SIDE", help="whole photographs with shorter sides of so many pixels"
+        "--whole", type=int, nargs="+", metavar="SIDE", help="write whole photographs with these shorter sides instead"
     )
     arguments = parser.parse_args()
     if arguments.whole:
