@@ -1,4 +1,4 @@
-"""What Chromium shows of image files: every frame, in sRGB and upright, read back from a canvas."""
+"""Show image files in Chromium and read back every frame from a canvas, in sRGB and upright."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ const moving = async (url, type) => {
 
 
 class _Site(ThreadingHTTPServer):
-    """A page with files, which sends back what is shown of them."""
+    """A local web server with a page that shows the files and posts back their pixels."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -99,11 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.done.set()
 
     def log_message(self, *_: object) -> None:
-        """Nothing is logged."""
+        """Log nothing."""
 
 
 def shown(paths: Sequence[Path], work: Path) -> list[list[Array] | str]:
-    """For each file its frames, uint8 (H, W, 4) with straight alpha, or what Chromium says where it cannot show it."""
+    """Return, for each file, its frames, uint8 (H, W, 4) with straight alpha, or Chromium's error message."""
     site = _Site(paths)
     threading.Thread(target=site.serve_forever, daemon=True).start()
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--force-color-profile=srgb"]
@@ -123,7 +123,7 @@ def _pixels(url: str) -> Array:
 
 
 def on_grounds(frame: Array) -> Array:
-    """A frame laid onto black and onto white, float (2, H, W, 3): what is seen of colours and alpha."""
+    """Return a frame on black and on white, float (2, H, W, 3), which shows both colours and alpha."""
     alpha = frame[..., 3:].astype(float) / 255
     colours = frame[..., :3] * alpha
     return np.stack([colours, colours + 255 * (1 - alpha)])

@@ -1,4 +1,4 @@
-"""Shared fixtures. Real data (benchmarks, weights, golden outputs) is used where there is any; else tests skip."""
+"""Shared fixtures. Tests that need real data (benchmarks, weights, golden outputs) are skipped if it is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import settings
 
 import safmn  # noqa: F401 - makes `import basicsr` work, which test files do before they import safmn
 
-settings.register_profile("repeatable", derandomize=True)  # the same examples each time; SAFMN_TEST_RANDOM=1 for others
+settings.register_profile("repeatable", derandomize=True)  # the same examples each time, unless SAFMN_TEST_RANDOM=1
 if not os.environ.get("SAFMN_TEST_RANDOM"):
     settings.load_profile("repeatable")
 
@@ -40,13 +40,13 @@ def benchmark_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def weights_dir() -> Path:
-    """Published and challenge weights of the SAFMN family."""
+    """Published weights of the SAFMN family, and those of challenges."""
     return _shared("weights")
 
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
-    """Outputs of the reference implementations; ``manifest.json`` says how to rebuild weights and inputs."""
+    """Outputs of the reference implementations; ``manifest.json`` describes how to rebuild weights and inputs."""
     return _shared("golden")
 
 
@@ -58,13 +58,13 @@ def photos_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def cases_dir() -> Path:
-    """Small images and films that once came out wrong."""
+    """Small images and films that were once upscaled wrongly."""
     return _shared("cases")
 
 
 @pytest.fixture
 def locked_elsewhere() -> Callable[[Path], AbstractContextManager[Any]]:
-    """A block in which another process holds the lock of a file."""
+    """A context manager in which another process has the lock of a file."""
     code = (
         "import pathlib, sys; from safmn.system.locks import Lock; lock = Lock(pathlib.Path(sys.argv[1])); "
         "assert lock.take(); print(); sys.stdin.read()"

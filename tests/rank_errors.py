@@ -1,7 +1,7 @@
-"""One rank of a training job that goes wrong on purpose: run by torchrun in tests/test_rank_errors.py.
+"""One rank of a training job with a deliberate error. tests/test_rank_errors.py runs this script with torchrun.
 
-``rank_errors.py KIND OPTION_FILE [ARGUMENTS]``: what goes wrong is one of the functions below, each of which says
-"planted" when it does.
+``rank_errors.py KIND OPTION_FILE [ARGUMENTS]``: KIND is the name of one of the functions below, which install the
+error. When the error occurs, the rank writes "planted" to standard error.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from safmn.training.checkpoint import Checkpointer
 from safmn.training.models import SRModel
 
 RANK = int(os.environ["RANK"])
-AT = 8  # the iteration in which it happens
+AT = 8  # the iteration of the error
 
 
 def planted() -> None:
-    """Say that the test's own error is reached."""
+    """Report that the deliberate error is reached."""
     sys.stderr.write(f"planted on rank {RANK}\n")
 
 
 def in_step(what: Any) -> None:
-    """Run ``what`` on rank 1 inside the forward pass of an iteration."""
+    """Make rank 1 call ``what`` in the forward pass of iteration :data:`AT`."""
     losses = SRModel._image_losses
 
     def failing(self: SRModel, *arguments: Any) -> Any:
@@ -44,7 +44,7 @@ def in_step(what: Any) -> None:
 
 
 def image(at: int = AT) -> None:
-    """The loader of rank 1 meets an image that is damaged."""
+    """Make the loader of rank 1 fail at a damaged image."""
     get, asked = KeyedDataset.batch, 0
 
     def batch(self: KeyedDataset, keys: Any) -> Any:
@@ -59,12 +59,12 @@ def image(at: int = AT) -> None:
 
 
 def first_image() -> None:
-    """The same in the first step."""
+    """Make the loader of rank 1 fail in the first step."""
     image(1)
 
 
 def memory() -> None:
-    """Memory runs out in a step."""
+    """Make rank 1 run out of memory in a step."""
 
     def full() -> None:
         raise MemoryError("can't allocate memory: you tried to allocate 9 bytes")
@@ -73,12 +73,12 @@ def memory() -> None:
 
 
 def killed() -> None:
-    """SIGKILL in a step."""
+    """Make rank 1 kill itself in a step."""
     in_step(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def validation() -> None:
-    """A metric of rank 1 alone has a bug."""
+    """Make a metric fail on rank 1."""
     from safmn.evaluation import scoring as evaluate
 
     score = evaluate._score_all
@@ -93,7 +93,7 @@ def validation() -> None:
 
 
 def disk() -> None:
-    """The disk of rank 0 is full when the second checkpoint is written."""
+    """Make the disk of rank 0 full when it writes the second checkpoint."""
     save = Checkpointer.save
 
     def full(self: Checkpointer, iteration: int, *arguments: Any) -> None:
@@ -106,7 +106,7 @@ def disk() -> None:
 
 
 def setup() -> None:
-    """Rank 1 does not find its data."""
+    """Make rank 1 fail to find its data."""
     from safmn.training import build as setup
 
     build = setup.build_loader
@@ -122,7 +122,7 @@ def setup() -> None:
 
 
 def nothing() -> None:
-    """All is well."""
+    """Install no error."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Copies of training photographs at other scales and phases: the same each time, and what they say they are."""
+"""Copies of training photographs have the right scale and phase, and are the same in every run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead channels are found."""
+"""scripts/zoo/channel_activity.py finds dead channels and outputs out of range."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_dead_channels_are_found() -> None:
 
 
 class Nearest(torch.nn.Module):
-    """Enlarges without a change, and adds."""
+    """Enlarges with nearest neighbour and adds a constant."""
 
     scale = 2
 

@@ -1,4 +1,4 @@
-"""Checkpoints are complete or absent; damage of any kind is noticed and the one before is taken."""
+"""Checkpoints are complete or absent; damage is detected, and then the previous checkpoint is loaded."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_same_state_same_bytes(tmp_path: Path) -> None:
 
 
 def damage(folder: Path, number: int, kind: str) -> str:
-    """Cut off or flip one bit of a file, spread over all files; returns what was done."""
+    """Truncate a randomly chosen file or flip one of its bits, and return a description of the damage."""
     generator = random.Random(number)
     file = generator.choice(sorted(folder.iterdir()))
     content = bytearray(file.read_bytes())
@@ -77,7 +77,7 @@ def damage(folder: Path, number: int, kind: str) -> str:
 
 
 @pytest.mark.parametrize(("kind", "times"), [("truncation", 64), ("bit flip", 200)])
-def test_damage_is_detected_and_the_one_before_is_named(
+def test_damage_is_detected_and_logged_and_the_previous_checkpoint_is_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, times: int
 ) -> None:
     before, newest = save(tmp_path / "whole", 10), save(tmp_path / "whole", 20)
@@ -101,16 +101,20 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path: Path) -> None:
         Checkpointer(tmp_path).load_latest()
 
 
-def test_none_is_none(tmp_path: Path) -> None:
+def test_without_checkpoints_load_latest_returns_none(tmp_path: Path) -> None:
     assert Checkpointer(tmp_path / "absent").load_latest() is None
 
 
 class Crash(BaseException):
-    """Stands for a kill: nothing in the writer catches it."""
+    """Simulates a kill: the writer does not catch it."""
 
 
 def system_calls(monkeypatch: pytest.MonkeyPatch, crash_at: int | None, error: BaseException) -> Iterator[int]:
-    """Count the writer's steps (writing, flushing, renaming) and fail at one of them, with a file half written."""
+    """Count the writer's steps (writing, flushing, renaming) and raise ``error`` at one of them.
+
+    If this step writes a file, half of the file is written. The first ``next`` installs the counters, and the second
+    removes them and returns the number of steps.
+    """
     count = 0
     steps: list[tuple[Any, str]] = [
         (module, "flush_file"),
@@ -142,7 +146,7 @@ def system_calls(monkeypatch: pytest.MonkeyPatch, crash_at: int | None, error: B
             patch.setattr(owner, name, counted(name, getattr(owner, name)))
         yield 0
     if crash_at is None:
-        assert called == {name for _, name in steps}  # a step that the writer does not take would never fail
+        assert called == {name for _, name in steps}  # otherwise a step in the list is never tested
     yield count
 
 
@@ -172,14 +176,14 @@ def test_crash_at_each_step_of_the_writer(tmp_path: Path, monkeypatch: pytest.Mo
         assert loaded is not None
         assert_is(loaded, loaded.iteration)
         assert loaded.iteration in ({20} if replacing or not crashed else {10, 20})
-        assert {path.name for path in folder.iterdir()} <= {"000000010", "000000020"}  # nothing left behind
+        assert {path.name for path in folder.iterdir()} <= {"000000010", "000000020"}  # no unfinished folders
 
 
 def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 10)
     steps = system_calls(monkeypatch, 4, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     next(steps)
-    with pytest.raises(CheckpointError, match=r"iteration 20.*No space left.*iteration 10 is whole.*--auto_resume"):
+    with pytest.raises(CheckpointError, match=r"iteration 20.*No space left.*iteration 10.*--auto_resume"):
         save(tmp_path, 20)
     next(steps)
     assert Checkpointer(tmp_path).iterations() == [10]
@@ -191,10 +195,10 @@ def test_pruning(tmp_path: Path) -> None:
         save(tmp_path, iteration)
     checkpointer = Checkpointer(tmp_path, keep_last=2, keep_every=20)
     checkpointer.prune(50, scheduled=lambda iteration: iteration % 10 == 0, best=15)
-    assert checkpointer.iterations() == [15, 20, 40, 50]  # best, every 20th, last two; 44 was a signal's
+    assert checkpointer.iterations() == [15, 20, 40, 50]  # best, every 20th, last two; 44 is not scheduled
 
 
-def test_pruning_looks_only_at_what_the_run_has_passed(tmp_path: Path) -> None:
+def test_pruning_keeps_checkpoints_later_than_the_current_iteration(tmp_path: Path) -> None:
     for iteration in (10, 20, 25, 30, 40, 50):
         save(tmp_path, iteration)
     checkpointer = Checkpointer(tmp_path, keep_last=1)
@@ -205,7 +209,7 @@ def test_pruning_looks_only_at_what_the_run_has_passed(tmp_path: Path) -> None:
 def test_later_checkpoints_are_kept_under_another_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)  # a run that was started has turned it off
+    monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)  # a run in another test may have turned it off
     checkpointer = Checkpointer(tmp_path)
     for aside in ("damaged-000000020", "damaged-000000020-2"):
         for iteration in (10, 20):
@@ -242,7 +246,7 @@ def test_any_state_survives_the_format(value: Any) -> None:
 
 
 def signed(folder: Path, files: dict[str, Any], iteration: Any = 7) -> None:
-    """A manifest whose checksums are right, as somebody else would make it."""
+    """Write a manifest with the right checksums for any files."""
     facts = {
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         if isinstance(content, bytes)
@@ -272,19 +276,19 @@ def test_a_checkpoint_from_elsewhere_is_refused_without_a_traceback(tmp_path: Pa
         load(folder)
 
 
-def test_the_files_of_a_manifest_are_its_own_and_not_endless(tmp_path: Path) -> None:
+def test_a_manifest_with_files_elsewhere_endless_files_or_wrong_types_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path, 7)
     for name in ("../outside", "/dev/zero", "a/../state.json"):
         signed(folder, {name: {"bytes": 0, "sha256": "0"}})
-        with pytest.raises(CheckpointError, match="no file of its own"):
+        with pytest.raises(CheckpointError, match=f"'{name}' is not a file in this folder"):
             load(folder)
     (folder / "endless").symlink_to("/dev/zero")
     signed(folder, {"endless": {"bytes": 0, "sha256": "0"}})
     with pytest.raises(CheckpointError, match="endless does not match"):
         load(folder)
     signed(folder, {"state.json": 3})
-    with pytest.raises(CheckpointError, match="its manifest is not one"):
+    with pytest.raises(CheckpointError, match="manifest is invalid"):
         load(folder)
     signed(folder, {}, iteration=[])
-    with pytest.raises(CheckpointError, match="its manifest is not one"):
+    with pytest.raises(CheckpointError, match="manifest is invalid"):
         load(folder)

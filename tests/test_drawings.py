@@ -1,4 +1,4 @@
-"""Training pairs with drawings among the photographs: the same each time, sharper than shrinking can make them."""
+"""Training pairs with drawings are the same in every run, and sharper than shrunk images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_enlarged_shrinks_to_the_drawing_where_it_can() -> None:
-    """A network without a clue: what shrinks to the drawing comes from the corrections alone."""
+    """With a network that outputs plain grey, the corrections alone make the image shrink to the drawing."""
 
     class Grey(nn.Module):
         scale = 2
@@ -66,15 +66,18 @@ def test_enlarged_shrinks_to_the_drawing_where_it_can() -> None:
     assert np.abs(imresize(hr, 0.5).astype(int) - lr).max() <= 2
 
 
-def test_a_folder_without_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_images_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     command = ["drawings.py", str(tmp_path / "empty"), "-o", str(tmp_path / "pairs"), "--weights", "safmn-x2"]
     monkeypatch.setattr("sys.argv", command)
     assert drawings.main() == 2
+    assert str(tmp_path / "empty") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["fits.bmp", "drawing0003.png"])
-def test_two_images_for_one_name(
+def test_two_images_with_one_name_are_refused(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     write_image(photographs / name, data.astronaut()[:96, :96])
@@ -82,6 +85,7 @@ def test_two_images_for_one_name(
     monkeypatch.setattr("sys.argv", command)
     assert drawings.main() == 2
     assert f"{Path(name).stem}.png would be written twice" in capsys.readouterr().err
+    assert not (tmp_path / "pairs").exists()
 
 
 def test_drawings_are_sharper_than_what_shrinking_makes() -> None:

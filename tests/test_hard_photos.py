@@ -1,4 +1,4 @@
-"""Which photographs are chosen for training: those that a network makes better than bicubic does."""
+"""scripts/zoo/hard_photos.py chooses the photographs that a network restores better than bicubic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safmn.imaging import imresize, read_rgb, to_tensor, write_image
 
 
 class Oracle(nn.Module):
-    """Knows the HR image."""
+    """A network that returns the HR image."""
 
     def __init__(self, hr: np.ndarray) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Oracle(nn.Module):
         return to_tensor(self.hr)[None]
 
 
-def test_what_a_perfect_network_takes_off_is_all_that_bicubic_gets_wrong() -> None:
+def test_the_score_of_a_perfect_network_is_the_whole_error_of_bicubic() -> None:
     hr = data.astronaut()[:96, 100:190]
     cut = hr[:96, :64]
     bicubic = imresize(imresize(cut, 1 / 2), 2)
@@ -47,11 +47,10 @@ def test_letters_are_chosen_before_sky_and_noise(
     assert [path.name for path in chosen.iterdir()] == ["page.png"]
     assert np.array_equal(read_rgb(chosen / "page.png"), page)
     assert "1 of 3 images" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", [*command, "0.33"])
-    assert hard_photos.main() == 0  # what is there already stays
+    assert hard_photos.main() == 0  # a second run accepts the existing links
     (chosen / "sky.png").symlink_to(photographs / "sky.png")
     assert hard_photos.main() == 2
-    assert "holds sky.png, which is not chosen" in capsys.readouterr().err
+    assert "sky.png, which is not chosen" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", [*command, "0"])
     with pytest.raises(SystemExit, match="2"):
         hard_photos.main()

@@ -1,4 +1,4 @@
-"""Real-world runs that are killed and resumed end with the same bytes as those that are not, data included."""
+"""Real-world runs, with degradation, that are killed and resumed end with the same files as uninterrupted runs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import tiny_run
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.models.trained_network import TrainedNetwork
 
-# Each process is killed before so many optimiser steps. In the GAN stage, which trains the discriminator alone for four
-# iterations: in iteration 2, before the generator's step of 6, between the two steps of 6, before the generator's of 9.
+# Each process is killed before its optimiser step with this number. The GAN stage trains only the discriminator for
+# four iterations. There, the kills are in iteration 2, before the generator's step of iteration 6, between the two
+# steps of iteration 6, and before the generator's step of iteration 9.
 KILL_BEFORE = (2, 7, 5, 10)
 
 
 def die_before_update(number: int) -> None:
-    """Make this process send itself SIGKILL before that optimiser step."""
+    """Make this process kill itself before the optimiser step with this number."""
     update, updates = TrainedNetwork.update, 0
 
     def counted(self: TrainedNetwork, *arguments: Any) -> Any:
@@ -35,7 +36,7 @@ def die_before_update(number: int) -> None:
 
 
 def same_for_both(folder: Path) -> dict[str, str]:
-    """Digests of the run's files but for two that hold the folder's name."""
+    """Return the digests of the run's files, except those that contain the folder's name."""
     prints = tiny_run.fingerprint(folder)
     return {name: value for name, value in prints.items() if not name.endswith(("state.json", "manifest.json"))}
 

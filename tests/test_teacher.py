@@ -1,4 +1,4 @@
-"""Knowledge distillation (``train.teacher``): whose targets are learned, what is refused, resume."""
+"""Knowledge distillation (``train.teacher``): the targets, excepted images, mistakes and resuming."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CPU = Execution(torch.device("cpu"))
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
-    """A file of weights, and their network."""
+    """A file of weights and the network with these weights."""
     torch.manual_seed(3)
     network = build_network(SECTION).eval().requires_grad_(False)
     path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
@@ -52,7 +52,7 @@ def targets(path: Path, execution: Execution = CPU, **keys: Any) -> Tensor:
     return found
 
 
-def test_its_output_takes_the_place_of_the_gt(teacher: tuple[Path, nn.Module]) -> None:
+def test_the_target_is_the_teachers_output(teacher: tuple[Path, nn.Module]) -> None:
     path, network = teacher
     close(targets(path), network(batch()["lq"]))
 
@@ -61,11 +61,11 @@ def test_excepted_images_keep_their_gt(teacher: tuple[Path, nn.Module]) -> None:
     path, network = teacher
     found, given = targets(path, except_images="drawing*"), batch()
     assert torch.equal(found[1], given["gt"][1])
-    close(found[::2], network(given["lq"])[::2])  # the folder's name does not count
+    close(found[::2], network(given["lq"])[::2])  # a folder whose name matches is not an exception
     assert torch.equal(targets(path, except_images="*"), given["gt"])
 
 
-def test_names_are_those_of_the_files_and_of_an_lmdb() -> None:
+def test_patterns_match_file_names_and_lmdb_keys() -> None:
     assert is_excepted("HR/drawing_1.png", "drawing*.png")
     assert is_excepted("HR/drawing_1.png", "drawing_1")
     assert is_excepted("drawing_1", "drawing_?")
@@ -94,7 +94,7 @@ def losses(folder: Path) -> list[float]:
     return [line["l_pix"] for line in lines if "l_pix" in line]
 
 
-def test_who_starts_as_his_own_teacher_has_nothing_to_learn(
+def test_a_network_with_its_teachers_weights_does_not_change(
     images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module]
 ) -> None:
     path, _ = teacher
@@ -112,11 +112,13 @@ def test_excepted_images_are_learned(images: Path, tmp_path: Path, teacher: tupl
     assert max(losses(folder)) > 1e-2
 
 
-def test_a_pattern_that_no_image_fits_is_refused(
+def test_a_pattern_that_matches_no_image_is_refused(
     images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(images, tmp_path, weights=teacher[0], except_images="drawnig*")[0] == 2
-    assert "no training image is named 'drawnig*'; they are named like 'photo0'" in capfd.readouterr().err
+    message = capfd.readouterr().err
+    for words in ("train.teacher.except_images", "'drawnig*'", "no training image", "'photo0'"):
+        assert words in message
 
 
 def test_moved_weights_are_the_same_teacher_and_replaced_ones_are_not(
@@ -135,7 +137,7 @@ def test_moved_weights_are_the_same_teacher_and_replaced_ones_are_not(
     assert "train.teacher.weights: " in capfd.readouterr().err
 
 
-def test_goes_on_exactly(
+def test_an_interrupted_run_with_a_teacher_resumes_exactly(
     images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = teacher
@@ -164,14 +166,15 @@ def test_a_teacher_of_another_scale_is_refused(images: Path, tmp_path: Path, cap
     file = tiny_run.write_options(tmp_path, content)
     assert main(["-opt", str(file)]) == 2
     message = capfd.readouterr().err
-    assert f"train.teacher.weights: {path} is a network for scale 3, the option file's scale is 2" in message
+    for words in (f"train.teacher.weights: {path}", "scale 3", "scale is 2"):
+        assert words in message
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
         ({"weights": "nowhere.pth"}, "nowhere.pth"),
-        ({}, "weights"),
+        ({}, "'weights'"),
         ({"weights": "safmn-x2", "except": "drawing*"}, "train.teacher.except: unknown key"),
     ],
 )
@@ -185,16 +188,19 @@ def test_mistakes_are_named(
     assert message in error
 
 
-def test_with_a_discriminator_there_is_none(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_models_with_a_discriminator_refuse_a_teacher(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     content = tiny_run.real_options(images, tmp_path, "RealGANModel", 0)
     content["train"] |= {"teacher": {"weights": "safmn-x2"}, "flat_areas": {}}
     assert main(["-opt", str(tiny_run.write_options(tmp_path, content))]) == 2
     error = capfd.readouterr().err
     for key in ("teacher", "flat_areas"):
-        assert f"train.{key}: is not supported by RealGANModel" in error
+        assert f"train.{key}: is not supported" in error
+    assert "RealGANModel" in error
 
 
-def test_of_degraded_images_its_output_takes_the_place_of_the_sharpened_gt_too(
+def test_the_teachers_output_also_replaces_the_sharpened_gt(
     images: Path, tmp_path: Path, teacher: tuple[Path, nn.Module]
 ) -> None:
     content = tiny_run.real_options(images, tmp_path, "RealSRModel", 0)

@@ -1,4 +1,4 @@
-"""Training patches from packages of wallpapers: licences and files are what the list says, squares always the same."""
+"""Training patches from wallpaper packages: licences and files match the list, and squares are always the same."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_no_licence_is_stated_without_a_machine_readable_file() -> None:
     assert wallpaper_photos.stated(wallpaper_photos.licences("Written by me.\n\nLicense: see below"), "a.jpg") == "none"
 
 
-def test_the_list_that_is_shipped() -> None:
+def test_the_published_list_is_sorted_unique_and_free() -> None:
     photographs = wallpaper_photos.read_list(wallpaper_photos.LIST)
     assert len({photograph.sha256 for photograph in photographs}) == len(photographs) > 800
     free = ("CC0", "CC-BY", "Public-Domain", "Unsplash", "Pexels")
@@ -70,8 +70,8 @@ def test_the_list_that_is_shipped() -> None:
 
 def test_squares_are_those_with_most_detail_of_the_halved_photograph() -> None:
     rng = np.random.default_rng(5)
-    image = np.zeros((1601, 2400, 3), np.uint8)  # halved: 2 rows and 3 columns of squares
-    # 16 rows are left above them, 24 columns beside them
+    image = np.zeros((1601, 2400, 3), np.uint8)  # halved, it has room for 2 rows and 3 columns of squares
+    # with margins of 16 rows and 24 columns
     strength = {(0, 1): 90, (1, 2): 120, (1, 0): 60}
     for (row, column), high in strength.items():
         y, x = 2 * (16 + row * 384), 2 * (24 + column * 384)
@@ -86,11 +86,11 @@ def test_squares_are_those_with_most_detail_of_the_halved_photograph() -> None:
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb")
 class TestPackages:
-    """Against a package made here."""
+    """Tests with a package that the fixture ``rows`` builds."""
 
     @pytest.fixture
     def rows(self, tmp_path: Path) -> list[list[str]]:
-        """Build ``downloads/paper_1_all.deb``; the rows of its list."""
+        """Build ``downloads/paper_1_all.deb``, and return the rows of its list."""
         root = tmp_path / "root"
         for folder in (FOLDER, "usr/share/doc/paper", "DEBIAN"):
             (root / folder).mkdir(parents=True)
@@ -115,7 +115,7 @@ class TestPackages:
 
     @pytest.fixture
     def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-        """The script's exit status for a list of these rows."""
+        """A function that runs the script with a list of these rows and returns its exit status."""
 
         def run(rows: list[list[str]], *arguments: str) -> int:
             head = "package\tfile\tsha256\tlicence\tcopyright\n"
@@ -134,7 +134,7 @@ class TestPackages:
         assert np.array_equal(read_rgb(tmp_path / "out" / name), expected[0])
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
         assert len(before) == 2
-        (tmp_path / "downloads" / "paper_1_all.deb").unlink()  # nor is it downloaded again
+        (tmp_path / "downloads" / "paper_1_all.deb").unlink()  # the second run does not need the package
         assert run(rows) == 0
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
@@ -145,15 +145,15 @@ class TestPackages:
             assert run(rows, "--whole", "600", "300") == 0
             name = f"whole300_{rows[0][2][:12]}.png"
             assert np.array_equal(read_rgb(tmp_path / "out" / name), imresize(image, 0.375))
-            assert len(list((tmp_path / "out").iterdir())) == 2  # 600 would be three quarters of it
-            (tmp_path / "out" / name).unlink()  # and it alone is written again
+            assert len(list((tmp_path / "out").iterdir())) == 2  # 600 pixels would be scale 0.75, which is too large
+            (tmp_path / "out" / name).unlink()  # the second run writes this file again
 
     @pytest.mark.parametrize(
         ("column", "value", "said"),
         [
-            (2, "0" * 64, "is not the file"),
-            (3, "CC0", "is under CC-BY-SA-4.0, not CC0"),
-            (1, "usr/no.png", "is not the file"),
+            (2, "0" * 64, "cathedral.png differs"),
+            (3, "CC0", "CC-BY-SA-4.0, not CC0"),
+            (1, "usr/no.png", "usr/no.png differs"),
         ],
     )
     def test_names_what_differs_from_the_list(
@@ -165,7 +165,7 @@ class TestPackages:
         assert not list((tmp_path / "out").iterdir())
 
     @pytest.mark.parametrize(
-        ("kept", "said"), [(None, "take another version of the package"), (200, "cannot be unpacked")]
+        ("kept", "said"), [(None, "another version of the package"), (200, "cannot be unpacked")]
     )
     def test_names_a_package_that_is_missing_or_damaged(
         self,

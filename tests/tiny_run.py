@@ -1,4 +1,4 @@
-"""A training run small enough to be repeated many times in a test: real photographs, a tiny SAFMN, real processes."""
+"""A training run that is small enough to repeat many times: photographs, a tiny SAFMN, separate processes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ import yaml
 from skimage import data
 
 ITERATIONS = 24
+MISFIT = "do not fit together"  # in the message for an exception in the first step of a run
 
 
 def make_images(folder: Path, scale: int = 2) -> None:
-    """Five 64x64 crops of photographs for training and two for validation, with LQ images."""
+    """Write five 64x64 crops of photographs for training and two for validation, with LQ images."""
     photos = [data.astronaut(), data.chelsea(), data.coffee()]
     for number in range(7):
         top, left = 40 + 30 * number, 60 + 17 * number
@@ -34,7 +35,7 @@ def make_images(folder: Path, scale: int = 2) -> None:
 
 
 def options(folder: Path, **train: Any) -> dict[str, Any]:
-    """The option file as a dict; epochs of 5 iterations, validation every 6, checkpoints every 3."""
+    """Return an option file as a dict; epochs have 5 iterations, validation is every 6, checkpoints are every 3."""
 
     def section(part: str) -> dict[str, Any]:
         return {
@@ -85,7 +86,7 @@ def options(folder: Path, **train: Any) -> dict[str, Any]:
 
 
 def real_options(folder: Path, root: Path, model: str, workers: int) -> dict[str, Any]:
-    """A tiny run on degraded photographs; images from ``folder``, experiments below ``root``."""
+    """Return the options of a tiny run on degraded photographs: images in ``folder``, experiments in ``root``."""
     result = options(folder)
     result |= {"model_type": model, "degradation": {"crop_size": 64}}
     result["path"]["experiments_root"] = str(root / "experiments")
@@ -116,7 +117,7 @@ def write_options(folder: Path, content: dict[str, Any], name: str = "options.ym
 def _train(arguments: Sequence[str], prepare: Callable[[], None] | None) -> None:
     import torch
 
-    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a run of its own
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a real run
     torch.set_num_threads(1)
     log = Path(arguments[1]).with_suffix(".log")  # stderr of every process of this run
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -127,12 +128,12 @@ def _train(arguments: Sequence[str], prepare: Callable[[], None] | None) -> None
     raise SystemExit(main(list(arguments)))
 
 
-_context = multiprocessing.get_context("forkserver")  # children start from a process that has imported everything
+_context = multiprocessing.get_context("forkserver")  # processes start fast from one that has imported everything
 _context.set_forkserver_preload(["safmn.train", "safmn.training.build", "torch.utils.data"])
 
 
 def start(option_file: Path, *arguments: str, prepare: Callable[[], None] | None = None) -> Any:
-    """Start a training process, which first calls ``prepare``; returns the ``multiprocessing.Process``."""
+    """Start a training process, which first calls ``prepare``, and return the ``multiprocessing.Process``."""
     process = _context.Process(target=_train, args=(["-opt", str(option_file), *arguments], prepare))
     process.start()
     return process
@@ -146,7 +147,7 @@ def finish(option_file: Path, *arguments: str) -> int:
 
 
 def kill_after(option_file: Path, seconds: float) -> bool:
-    """Resume the run, kill it with SIGKILL after ``seconds``; returns whether it was still running."""
+    """Resume the run, kill it with SIGKILL after ``seconds``, and return whether it was still running."""
     process = start(option_file, "--auto_resume")
     process.join(seconds)
     running = process.is_alive()
@@ -157,7 +158,7 @@ def kill_after(option_file: Path, seconds: float) -> bool:
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """SHA-256 of everything that must not depend on interruptions: checkpoints, weights, the record of losses."""
+    """Return SHA-256 of the files that must not depend on interruptions: checkpoints, weights, record of losses."""
     root = folder / "experiments" / "tiny"
     files = sorted((root / "training_states").rglob("*.*")) + sorted((root / "models").glob("*.pth"))
     prints = {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -165,12 +166,12 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 def record(folder: Path) -> list[dict[str, Any]]:
-    """The record of losses and validations."""
+    """Return the entries of the record of losses and validations."""
     return [json.loads(line) for line in (folder / "experiments" / "tiny" / "record.jsonl").read_text().splitlines()]
 
 
 def timed(option_file: Path) -> float:
-    """Seconds of an uninterrupted run."""
+    """Return the seconds that an uninterrupted run takes."""
     began = time.perf_counter()
     assert finish(option_file) == 0
     return time.perf_counter() - began
