@@ -13,6 +13,7 @@ from basicsr.archs import build_network
 from torch import Tensor, nn
 
 from safmn.kernels.cpu.build import compiler
+from safmn.kernels.cpu.training import NativeSAFMN
 from safmn.options.types import TeacherSection
 from safmn.runtime.execution import Execution
 from safmn.train import main
@@ -78,6 +79,7 @@ def test_patterns_match_file_names_and_lmdb_keys() -> None:
 def test_native_kernels_give_the_same_targets(teacher: tuple[Path, nn.Module]) -> None:
     path, network = teacher
     native = Execution(torch.device("cpu"), kernels="native")
+    assert isinstance(Teacher(TeacherSection(weights=str(path)), 2, native)._forward, NativeSAFMN)
     close(targets(path, native), network(batch()["lq"]))
 
 

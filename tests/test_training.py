@@ -448,6 +448,7 @@ def test_signals_save_and_leave_within_ten_seconds(images: Path, tmp_path: Path,
     run = tiny_run.start(option_file, "--force_yml", *long)  # only the signal makes it save
     root = tmp_path / "experiments/tiny"
     while not (root / "record.jsonl").exists():
+        assert run.is_alive()
         time.sleep(0.05)
     sent = time.monotonic()
     os.kill(run.pid, number)
@@ -806,6 +807,7 @@ def test_two_processes_equal_one_with_twice_the_batch(images: Path, tmp_path: Pa
     assert [entry["iter"] for entry in results[0][0] if "lr" in entry] == list(range(1, 9))
     assert [entry["iter"] for entry in results[0][0] if "set" in entry] == [6, 8]
     for a, b in zip(results[0][0], results[1][0], strict=True):
+        assert a.pop("set", None) == b.pop("set", None)
         assert a == pytest.approx(b, rel=2e-4)
     for name, tensor in results[0][1]["params"].items():
         torch.testing.assert_close(results[1][1]["params"][name], tensor, rtol=1e-3, atol=1e-5)

@@ -164,9 +164,7 @@ class TestPackages:
         assert said in capfd.readouterr().err
         assert not list((tmp_path / "out").iterdir())
 
-    @pytest.mark.parametrize(
-        ("kept", "said"), [(None, "another version of the package"), (200, "cannot be unpacked")]
-    )
+    @pytest.mark.parametrize(("kept", "said"), [(None, "another version of the package"), (200, "cannot be unpacked")])
     def test_names_a_package_that_is_missing_or_damaged(
         self,
         tmp_path: Path,

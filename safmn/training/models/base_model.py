@@ -232,7 +232,7 @@ class Model(ABC):
         with self.execution.autocast():
             output = network.forward(lq)
         if not torch.is_tensor(output):
-            raise TypeError(f"{type(network.bare).__name__} returns {type(output).__name__}, not images (B, 3, H, W)")
+            raise TypeError(f"{type(network.bare).__name__} gives a {type(output).__name__}, not images (B, 3, H, W)")
         return output.float()
 
 
