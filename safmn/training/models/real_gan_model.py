@@ -147,7 +147,7 @@ class RealGANModel(Model):
 
 @MODEL_REGISTRY.register(suffix=OURS)
 class RealESRGANModel(RealGANModel):
-    """Real-ESRGAN's name for the GAN stage, with its degradation: of the sharpened GT, and blurred before resized."""
+    """Real-ESRGAN's name for the GAN stage, with its degradation of the sharpened GT, which blurs before it resizes."""
 
     implied_degradation: ClassVar[Mapping[str, Any]] = {
         "degrade_sharpened": True,

@@ -15,7 +15,7 @@ from safmn.training.models.sr_model import SRModel
 
 @MODEL_REGISTRY.register()
 class RealSRModel(SRModel):
-    """The losses of the option file towards the GT, as in Real-ESRGAN's stage 1 (arXiv 2107.10833).
+    """Losses towards the GT or the sharpened GT, as in stage 1 of Real-ESRGAN (arXiv 2107.10833).
 
     The GT is sharpened if ``gt_usm`` or ``l1_gt_usm`` is true, unless a loss says itself whether to sharpen it. The
     output of a teacher replaces both the GT and the sharpened GT; it is never sharpened.
