@@ -23,8 +23,8 @@ from safmn.evaluation.scoring import Interrupted, evaluate
 from safmn.runtime import distributed
 from safmn.runtime.distributed import Ranks
 from safmn.system.signals import Interrupt
-from safmn.training.build import _check_ranks_agree
 from safmn.training.checkpoint import Checkpointer
+from safmn.training.resuming import _check_ranks_agree
 from safmn.training.step_flags import StepFlags
 from safmn.weights import load_network
 

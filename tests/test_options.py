@@ -16,7 +16,7 @@ from safmn.errors import OptionError
 from safmn.options import Options, differences, dump, load_options
 from safmn.options.differences import MISSING, to_yaml
 from safmn.registry import DATASET_REGISTRY, MODEL_REGISTRY
-from safmn.training.build import changed_keys
+from safmn.training.resuming import changed_keys
 
 OPTION_FILES = sorted((Path(__file__).resolve().parent.parent / "options").rglob("*.yml"))
 Mode = Literal["train", "test"]

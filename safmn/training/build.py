@@ -6,55 +6,33 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from safmn.data import TrainingLoader, build_dataset
-from safmn.errors import CheckpointError, DataError, OptionError, UserError
+from safmn.errors import DataError, OptionError, UserError
 from safmn.evaluation.scoring import check_first_pair
 from safmn.imports import log_imports
-from safmn.options import Options, differences, dump
-from safmn.options.datasets import PATHS
+from safmn.options import Options, dump
 from safmn.prepare.hints import absence
 from safmn.registry import ARCH_REGISTRY, MODEL_REGISTRY, find
 from safmn.runtime import distributed
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution, apply_global_settings, choose_device, choose_execution
 from safmn.runtime.random_state import seed_everything
-from safmn.system.files import set_aside
-from safmn.training import basicsr_state as legacy_state
-from safmn.training.checkpoint import Checkpoint, Checkpointer
-from safmn.training.checkpoint import load as load_checkpoint
+from safmn.training.checkpoint import Checkpointer
 from safmn.training.experiment import Experiment, HeldLog, environment, start_logging
 from safmn.training.models.base_model import training_section
 from safmn.training.models.teacher import is_excepted
+from safmn.training.resuming import THREADS, check_source, resume, source_in
 from safmn.training.saving import Saver
 from safmn.training.trainer import Trainer
 from safmn.training.validation import Validator
 
 logger = logging.getLogger(__name__)
 
-_THREADS = "threads of the CPU"
 _TAKE_CHANNELS_LAST = ("UNetDiscriminatorSN",)  # networks of BasicSR that channels_last does not slow down
-# Keys that may change when a run is resumed, since they do not affect the weights. The data behind paths is compared by
-# fingerprints.
-_HARMLESS = (
-    "name",
-    "num_gpu",
-    "path",
-    "val",
-    "logger",
-    "dist_params",
-    "expect",
-    "train.total_iter",
-    "train.teacher.weights",
-    "train.perceptual_opt.vgg_weights",
-    "train.on_nonfinite",
-    "train.max_skips",
-)
-_HARMLESS_IN_TRAINING_SET = ("name", "num_worker_per_gpu", "io_backend", "check_source", "device", *PATHS)
 
 
 def prepare_execution(options: Options, ranks: Ranks) -> Execution:
@@ -172,43 +150,14 @@ def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[E
             logger.info("options of %s:\n%s", options.source, dump(options))
             yield experiment
             nothing_left = not experiment.has_checkpoints() and any(experiment.models.glob("*.pth"))
-            if not resuming or (nothing_left and not _source_in(experiment, options)):
-                _check_source(options)
+            if not resuming or (nothing_left and not source_in(experiment, options)):
+                check_source(options)
                 experiment.archive()
         except BaseException:
             experiment.unlock()
             raise
         log.write_to(experiment.root / f"train_{options.name}.log")
     distributed.barrier()
-
-
-def _check_source(options: Options) -> None:
-    source = options.path.resume_state
-    if source is not None and not Path(source).exists():
-        raise OptionError(f"{options.source}: path.resume_state: there is no file or folder {source}")
-
-
-def _source_in(experiment: Experiment, options: Options) -> bool:
-    """Return whether ``path.resume_state`` is in the experiment's own folder, as a .state file of BasicSR may be."""
-    source = options.path.resume_state
-    return source is not None and experiment.root.resolve() in Path(source).resolve().parents
-
-
-def changed_keys(saved: Mapping[str, Any], current: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Compare the options of a checkpoint with the current ones.
-
-    Returns:
-        The differences that do not affect the weights, and those that do; one line for each key.
-    """
-    harmless: list[str] = []
-    decisive: list[str] = []
-    for key, old, new in differences(saved, current):
-        line = f"{key}: {old!r} -> {new!r}"
-        parts = key.split(".")
-        in_dataset = parts[0] == "datasets" and (parts[1] != "train" or parts[2] in _HARMLESS_IN_TRAINING_SET)
-        free = in_dataset or any(key == name or key.startswith(name + ".") for name in _HARMLESS)
-        (harmless if free else decisive).append(line)
-    return harmless, decisive
 
 
 def _fingerprint(dataset: Any) -> str:
@@ -231,81 +180,6 @@ def _check_exceptions(options: Options, dataset: Any) -> None:
             f"the first one is {names[0]!r}"
         )
     logger.info("teacher: %d of %d images match %s", count, len(names), teacher.except_images)
-
-
-def _check_unchanged(
-    checkpoint: Checkpoint, options: Options, fingerprints: Mapping[str, str], *, allow_changes: bool
-) -> None:
-    harmless, decisive = changed_keys(checkpoint.options, options.raw)
-    saved = checkpoint.progress.get("fingerprints", {})  # older checkpoints have none
-    changed = {key: f"{key}: {saved[key]} -> {now}" for key, now in fingerprints.items() if saved.get(key, now) != now}
-    threads = changed.pop(_THREADS, None)
-    decisive += changed.values()
-    if threads:
-        logger.warning(
-            "%s: another number of threads rounds sums differently, so the last digits differ from an uninterrupted "
-            "run's",
-            threads,
-        )
-    for line in harmless:
-        logger.info("option changed since the checkpoint: %s", line)
-    for line in decisive:
-        logger.warning("option changed since the checkpoint: %s", line)
-    if decisive and not allow_changes:
-        raise CheckpointError(
-            f"{options.source} differs from the options of {checkpoint.path} in keys that affect the weights:\n  "
-            + "\n  ".join(decisive)
-            + "\nUse the old values, or --allow-changes to continue with the new ones."
-        )
-
-
-def _resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_changes: bool) -> None:
-    if trainer.model.ranks.is_main:
-        trainer.saver.checkpointer.tidy()
-    distributed.barrier()
-    newest = _newest(trainer) if auto_resume else None
-    source, folder = options.path.resume_state, trainer.saver.checkpointer.folder
-    if newest is not None:
-        _restore(trainer, newest, options, allow_changes=allow_changes)
-    elif source is not None and not Path(source).is_dir():
-        _check_source(options)
-        legacy_state.resume(trainer, Path(source))
-    elif source is not None:
-        _restore(trainer, load_checkpoint(Path(source)), options, allow_changes=allow_changes)
-    elif auto_resume:
-        logger.info("nothing to resume in %s: starting at iteration 0", trainer.experiment.training_states)
-    if trainer.model.ranks.is_main:
-        other = source is not None and (Path(source).is_file() or Path(source).resolve().parent != folder.resolve())
-        foreign = newest is None and other
-        trainer.saver.checkpointer.set_aside_after(
-            trainer.progress.iteration, "damaged" if newest else "superseded", foreign=foreign
-        )
-        if foreign and trainer.experiment.record.exists():
-            logger.warning("the record of another run is kept as %s", set_aside(trainer.experiment.record))
-
-
-def _newest(trainer: Trainer) -> Checkpoint | None:
-    """Return the newest intact checkpoint of this experiment, the same on every rank; None if there is none."""
-    checkpoint = trainer.saver.checkpointer.load_latest()
-    _check_ranks_agree(checkpoint, trainer.experiment)
-    return checkpoint
-
-
-def _restore(trainer: Trainer, checkpoint: Checkpoint, options: Options, *, allow_changes: bool) -> None:
-    _check_unchanged(checkpoint, options, trainer.fingerprints, allow_changes=allow_changes)
-    trainer.resume(checkpoint)
-    logger.info("resumed from %s, iteration %d", checkpoint.path, checkpoint.iteration)
-
-
-def _check_ranks_agree(checkpoint: Checkpoint | None, experiment: Experiment) -> None:
-    """Check that every rank found the same checkpoint; ranks at different iterations would deadlock."""
-    found = distributed.on_all_ranks(checkpoint.iteration if checkpoint else 0)
-    if len(set(found)) > 1:
-        raise CheckpointError(
-            f"the ranks do not see the same checkpoints in {experiment.training_states}: they would resume from "
-            f"iterations {', '.join(map(str, found))} (in order of rank). path.experiments_root must be on a file "
-            "system that all nodes share."
-        )
 
 
 def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, allow_changes: bool = False) -> Trainer:
@@ -332,11 +206,11 @@ def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, 
         fingerprints = {"datasets.train": _fingerprint(loader.keyed.dataset), **model.fingerprints()}
         fingerprints["global batch (batch_size_per_gpu x processes x accumulate)"] = str(loader.global_batch)
         if execution.device.type == "cpu":
-            fingerprints[_THREADS] = str(torch.get_num_threads())
+            fingerprints[THREADS] = str(torch.get_num_threads())
     checkpointer = Checkpointer(
         experiment.training_states, keep_last=options.logger.keep_last, keep_every=options.logger.keep_every
     )
     saver = Saver(options, model, validator, experiment, checkpointer)
     trainer = Trainer(options, model, loader, validator, experiment, saver, fingerprints)
-    _resume(trainer, options, auto_resume=auto_resume, allow_changes=allow_changes)
+    resume(trainer, options, auto_resume=auto_resume, allow_changes=allow_changes)
     return trainer

@@ -190,8 +190,9 @@ class TrainedNetwork:
         self._parts, self.losses = parts, {}
         batches = list(batches)
         for number, batch in enumerate(batches):
-            with self._exchange_gradients(last=number == len(batches) - 1):
-                yield batch
+            is_early = isinstance(self.forward, DistributedDataParallel) and number < len(batches) - 1
+            with self.forward.no_sync() if is_early else contextlib.nullcontext():  # type: ignore[attr-defined]
+                yield batch  # ranks exchange gradients in the backward pass of the last one
 
     def backward(self, losses: Losses) -> None:
         """Add the gradients of one micro-batch's weighted losses, and the losses to :attr:`losses`.
@@ -205,12 +206,6 @@ class TrainedNetwork:
         for name, loss in losses.items():
             share = loss.detach() / self._parts
             self.losses[name] = self.losses[name] + share if name in self.losses else share
-
-    def _exchange_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which DDP exchanges gradients only with the last micro-batch of a step."""
-        if isinstance(self.forward, DistributedDataParallel) and not last:
-            return self.forward.no_sync()
-        return contextlib.nullcontext()
 
     def update(self) -> Tensor:
         """Clip the gradients, step, and update the moving average, unless a loss or gradient is NaN or Inf.
@@ -232,7 +227,25 @@ class TrainedNetwork:
             bad = self._halted.copy_(torch.maximum(self._halted, bad)).clone()
         if self.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
-        self._step(bad)
+        self.moved = True
+        if self._flag_stays_on_device or bad:
+            self.put_back(self._buffers_before, bad)
+        if not self._flag_stays_on_device and bad:
+            if self.scaler.is_enabled():
+                scale = self.scaler.state_dict()
+                self.scaler.update()
+                if self._halt:  # the run stops before this step, so the scale must not change either
+                    self.scaler.load_state_dict(scale)
+            return bad
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            if self._flag_stays_on_device:
+                self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+            self.optimizer.step()
+        if self.average:
+            self.average.update(self.iteration, skip=bad if self._flag_stays_on_device else None)
         return bad
 
     def buffers(self) -> list[Tensor]:
@@ -254,27 +267,6 @@ class TrainedNetwork:
         self.moved = True
         if self.average:
             self.average.update(self.iteration)
-
-    def _step(self, bad: Tensor) -> None:
-        self.moved = True
-        if self._flag_stays_on_device or bad:
-            self.put_back(self._buffers_before, bad)
-        if not self._flag_stays_on_device and bad:
-            if self.scaler.is_enabled():
-                scale = self.scaler.state_dict()
-                self.scaler.update()
-                if self._halt:  # the run stops before this step, so the scale must not change either
-                    self.scaler.load_state_dict(scale)
-            return
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            if self._flag_stays_on_device:
-                self.optimizer.found_inf = bad  # type: ignore[attr-defined]
-            self.optimizer.step()
-        if self.average:
-            self.average.update(self.iteration, skip=bad if self._flag_stays_on_device else None)
 
     def state(self) -> dict[str, Any]:
         """Return the state dicts ``params`` and ``optimizer``, and, if they exist, ``params_ema`` and ``scaler``."""
