@@ -66,8 +66,8 @@ def cases_dir() -> Path:
 def locked_elsewhere() -> Callable[[Path], AbstractContextManager[Any]]:
     """A context manager in which another process has the lock of a file."""
     code = (
-        "import pathlib, sys; from safmn.system.locks import Lock; lock = Lock(pathlib.Path(sys.argv[1])); "
-        "assert lock.take(); print(); sys.stdin.read()"
+        "import pathlib, sys; from safmn.system.locks import ProcessLock; "
+        "assert ProcessLock(pathlib.Path(sys.argv[1])).take(); print(); sys.stdin.read()"
     )
 
     @contextlib.contextmanager

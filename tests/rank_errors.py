@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from safmn.data.keys import KeyedDataset
+from safmn.data.sample_keys import KeyedDataset
 from safmn.errors import DataError
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.models import SRModel

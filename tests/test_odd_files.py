@@ -410,7 +410,7 @@ def test_a_stated_colour_space_becomes_a_profile_or_srgb(
         assert level == pytest.approx(188, abs=2)
         assert "converted to sRGB" in caplog.text
     else:
-        from safmn.imaging.profiles import to_srgb
+        from safmn.imaging.icc_profiles import to_srgb
 
         assert level == 128
         assert np.median(to_srgb(result.pixels, result.icc)) == pytest.approx(188, abs=2)

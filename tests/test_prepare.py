@@ -30,8 +30,8 @@ from safmn.imaging import encode_png, imresize, mod_crop, read_image, read_rgb, 
 from safmn.prepare import hint
 from safmn.prepare.outputs import write_made
 from safmn.prepare.parallel import for_each, in_order
-from safmn.prepare.subimages import Cut
-from safmn.system.locks import Lock
+from safmn.prepare.subimages import SubimageCut
+from safmn.system.locks import ProcessLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -68,7 +68,7 @@ class Interrupting:
     """Wrap a function and interrupt the main thread, like Ctrl-C, at the ``at``-th call."""
 
     def __init__(self, function: Any, at: int) -> None:
-        self.function, self.at, self.calls, self.lock = function, at, 0, threading.Lock()
+        self.function, self.at, self.calls, self.lock = function, at, 0, threading.ProcessLock()
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         with self.lock:
@@ -225,7 +225,7 @@ def published_crops(length: int, crop: int, step: int, thresh: int) -> list[int]
 
 @given(st.integers(1, 50), st.integers(0, 300), st.integers(1, 60), st.integers(0, 40))
 def test_squares_start_at_the_published_positions(crop: int, more: int, step: int, thresh: int) -> None:
-    assert Cut(crop, step, thresh).starts(crop + more) == published_crops(crop + more, crop, step, thresh)
+    assert SubimageCut(crop, step, thresh).starts(crop + more) == published_crops(crop + more, crop, step, thresh)
 
 
 def test_subimages_of_hr_and_lr_show_the_same_area(tmp_path: Path, photo: np.ndarray) -> None:
@@ -503,15 +503,15 @@ def test_lmdb_has_one_builder_at_a_time(
 
 def test_an_lmdb_that_another_process_finishes_meanwhile_is_kept(hr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be finished between the first look and the lock."""
-    take, taken = Lock.take, []
+    take, taken = ProcessLock.take, []
 
-    def take_late(lock: Lock) -> bool:
+    def take_late(lock: ProcessLock) -> bool:
         if not taken:
             taken.append(lock)
             assert main(["lmdb", str(hr)]) == 0
         return take(lock)
 
-    monkeypatch.setattr(Lock, "take", take_late)
+    monkeypatch.setattr(ProcessLock, "take", take_late)
     assert safmn.prepare.image_lmdb.make_lmdb(hr, hr.parent / "HR.lmdb") == 0
     assert taken
     assert not list(hr.parent.glob("*.lock*"))

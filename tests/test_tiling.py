@@ -20,7 +20,7 @@ from safmn.errors import DataError
 from safmn.imaging import read_rgb
 from safmn.inference import Upscaler, streaming, tiling
 from safmn.inference.streaming import bytes_per_column, stream
-from safmn.inference.tiling import Cut, Frame
+from safmn.inference.tiling import TiledFrame, TileSize
 from safmn.system.memory import PeakMemory
 
 TOLERANCE = 1e-5
@@ -49,7 +49,7 @@ def streamed(network: Any, x: torch.Tensor, width: int, rows: int) -> torch.Tens
     size = [side * network.scale for side in x.shape[2:]]
     chain = stages_of(network)
     assert chain is not None
-    frame = Frame(x, torch.full((*x.shape[:2], *size), torch.nan), network.scale, network.window, x.device)
+    frame = TiledFrame(x, torch.full((*x.shape[:2], *size), torch.nan), network.scale, network.window, x.device)
     done = []
     for left in range(0, frame.width, width):
         right = min(left + width, frame.width)
@@ -282,9 +282,9 @@ def test_blending_weights_sum_to_one(length: int, size: int, overlap: int) -> No
     assert torch.allclose(total, torch.ones_like(total), atol=1e-5)
 
 
-def frame_of(height: int, width: int) -> Frame:
+def frame_of(height: int, width: int) -> TiledFrame:
     blank = torch.empty(1, 3, height, width, device="meta")
-    return Frame(blank, blank, 2, 8, torch.device("cpu"))
+    return TiledFrame(blank, blank, 2, 8, torch.device("cpu"))
 
 
 @settings(max_examples=100, deadline=None)
@@ -306,7 +306,7 @@ def test_strips_stay_within_the_budget(height: int, width: int, budget: float, h
 
 
 def test_halving_ends() -> None:
-    cut: Cut | None = Cut(4096, 4096)
+    cut: TileSize | None = TileSize(4096, 4096)
     seen = []
     while cut is not None:
         seen.append(cut)
@@ -318,7 +318,7 @@ def test_halving_ends() -> None:
 @pytest.mark.parametrize("window", [5, 12, 24, 40, 48, 96])
 @pytest.mark.parametrize("blended", [True, False])
 def test_halving_ends_for_windows_that_do_not_divide_the_smallest(window: int, blended: bool) -> None:
-    cut: Cut | None = Cut(10 * 480, 10 * 480)
+    cut: TileSize | None = TileSize(10 * 480, 10 * 480)
     widths = []
     while cut is not None:
         widths.append(cut.width)

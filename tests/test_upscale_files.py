@@ -31,7 +31,7 @@ from skimage import data
 
 from safmn.cli.upscale import main
 from safmn.inference import file_run as run
-from safmn.inference.file_jobs import Job
+from safmn.inference.file_jobs import FileJob
 from safmn.inference.films import video
 from safmn.system.files import TEMPORARY
 from safmn.weights import save_weights
@@ -646,7 +646,7 @@ def test_the_bar_counts_a_file_that_failed_halfway(monkeypatch: pytest.MonkeyPat
     with run._Bar(3) as bar:
         positions = []
         for number in range(3):
-            bar.start(Job(Path(f"{number}.png"), Path("out.png")))
+            bar.start(FileJob(Path(f"{number}.png"), Path("out.png")))
             positions.append(bar.bar.n)
             bar.advance(1.0 if number != 1 else 0.25)
         positions.append(bar.bar.n)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
 from safmn.inference import backends, pictures
-from safmn.inference.file_jobs import Job, plan
+from safmn.inference.file_jobs import FileJob, plan
 from safmn.inference.file_run import Run
 from safmn.inference.films import codecs as film_codecs
 from safmn.inference.films import source as film_source
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _summarise(run, planned.ignored)
 
 
-def _check_films(film: FilmOptions, jobs: Sequence[Job]) -> None:
+def _check_films(film: FilmOptions, jobs: Sequence[FileJob]) -> None:
     """Raise OptionError before any work if a film cannot be written with these options. Defaults need no check."""
     if film == FilmOptions(deinterlace=film.deinterlace):
         return

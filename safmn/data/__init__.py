@@ -8,12 +8,12 @@ from typing import Any
 
 from safmn.data.bundled_photos import BundledPhotos
 from safmn.data.drawn import DrawnImages
-from safmn.data.keys import Batch, KeyedDataset, Patch, Sample, SampleKey, draw_patch, sample_rng
 from safmn.data.loader import TrainingLoader
 from safmn.data.mixed import MixedDataset
 from safmn.data.paired import PairedImageDataset, SingleImageDataset
 from safmn.data.patch_store import PatchStore
 from safmn.data.realesrgan_dataset import RealESRGANDataset
+from safmn.data.sample_keys import Batch, KeyedDataset, Patch, Sample, SampleKey, draw_patch, sample_rng
 from safmn.errors import DataError, OptionError, UserError
 from safmn.registry import DATASET_REGISTRY, find
 from safmn.runtime.random_state import global_generators, named_rng

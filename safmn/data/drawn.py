@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from safmn.data.drawing import draw, shares_of
-from safmn.data.keys import Sample, SampleKey, sample_rng
 from safmn.data.options import CropOptions, read_options
+from safmn.data.sample_keys import Sample, SampleKey, sample_rng
 from safmn.errors import OptionError
 from safmn.imaging import imresize, to_tensor
 from safmn.registry import DATASET_REGISTRY

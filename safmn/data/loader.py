@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from safmn.data.keys import Batch, KeyedDataset, SampleKey
 from safmn.data.loading import Loading, start_loading
+from safmn.data.sample_keys import Batch, KeyedDataset, SampleKey
 from safmn.errors import DataError
 
 _ORDER_STREAM = (0x5AF,)  # separates the generator of an epoch's order from those of its samples
@@ -27,7 +27,7 @@ class TrainingLoader:
     earlier ones.
 
     Args:
-        dataset: see :class:`~safmn.data.keys.KeyedDataset`.
+        dataset: see :class:`~safmn.data.sample_keys.KeyedDataset`.
         batch_size: samples per rank and micro-step.
         seed: the run's seed, not negative.
         rank, world_size: this process among those that train together.

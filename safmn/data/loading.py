@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch.utils.data import DataLoader
 
-from safmn.data.keys import Batch, KeyedDataset, SampleKey
+from safmn.data.sample_keys import Batch, KeyedDataset, SampleKey
 from safmn.data.workers import died, exit_code_of, is_death, one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError, first_line
 from safmn.imports import imported

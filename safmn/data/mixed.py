@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import torch
 
-from safmn.data.keys import Sample
 from safmn.data.options import CommonOptions, read_options
+from safmn.data.sample_keys import Sample
 from safmn.errors import OptionError, did_you_mean
 from safmn.registry import DATASET_REGISTRY, find
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safmn.data.keys import Patch, Sample, draw_patch
 from safmn.data.options import CommonOptions, CropOptions, IoBackend, read_options
+from safmn.data.sample_keys import Patch, Sample, draw_patch
 from safmn.data.sources import (
     DiskReader,
     LmdbReader,

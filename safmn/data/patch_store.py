@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safmn.data.batch_draws import DRAWS, first_draws
-from safmn.data.keys import Batch, Patches, Sample, SampleKey, patches_of
 from safmn.data.options import CropOptions, read_options
+from safmn.data.sample_keys import Batch, Patches, Sample, SampleKey, patches_of
 from safmn.data.store_format import CheckSource, StoredImage, StoreFile
 from safmn.errors import DataError, OptionError, first_line
 from safmn.imaging.file_names import image_name
@@ -43,7 +43,7 @@ class StoreOptions(CropOptions, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Plan:
+class PatchPlan:
     """The addresses of the pixels of a batch of patches, as offsets into the bytes of the store.
 
     Row b of ``gt`` or ``lq`` (int64, (B, 4)) holds origin, plane, down and across: pixel (c, y, x) of patch b is at
@@ -71,7 +71,7 @@ class _Planes(NamedTuple):
         return cls(np.array(offsets, np.int64), height, width)
 
     def addresses(self, images: NDArray[np.int64], patches: Patches, side: int, factor: int) -> NDArray[np.int64]:
-        """Return rows of :class:`Plan` for one patch of each image, at ``factor`` times the patch's position."""
+        """Return rows of :class:`PatchPlan` for one patch of each image, at ``factor`` times the patch's position."""
         offset, height, width = (values[images] for values in self)
         top = patches.top * factor + np.where(patches.vflip, side - 1, 0)
         left = patches.left * factor + np.where(patches.hflip, side - 1, 0)
@@ -85,7 +85,7 @@ def gather(pixels: Tensor, addresses: Tensor, side: int) -> Tensor:
 
     Args:
         pixels: uint8, (bytes,).
-        addresses: int64, (B, 4), as in :class:`Plan`, on the same device.
+        addresses: int64, (B, 4), as in :class:`PatchPlan`, on the same device.
         side: side of the patches in pixels.
 
     Returns:
@@ -195,11 +195,11 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         """Whether batches are made on the GPU: any thread may plan them, the training thread gathers them."""
         return self.options.device != "cpu"
 
-    def plan(self, keys: Sequence[SampleKey], seed: int) -> Plan:
+    def plan(self, keys: Sequence[SampleKey], seed: int) -> PatchPlan:
         """Draw the crops and augmentations of a batch. This is cheap and does not depend on the device."""
         images = np.array([key.index for key in keys], np.int64) % len(self.images)
         gt, lq = self._places(images, first_draws([(seed, key.epoch, key.index) for key in keys]))
-        return Plan(list(keys), [self._path(index) for index in images], gt, lq)
+        return PatchPlan(list(keys), [self._path(index) for index in images], gt, lq)
 
     def _places(
         self, images: NDArray[np.int64], draws: NDArray[np.float64]
@@ -212,7 +212,7 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
             self._lq.addresses(images, patches, side, 1),
         )
 
-    def gather(self, plan: Plan) -> Batch:
+    def gather(self, plan: PatchPlan) -> Batch:
         """Return the batch of a plan.
 
         Returns:

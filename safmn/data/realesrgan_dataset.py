@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from safmn.data.keys import Batch, Sample, SampleKey, sample_rng
 from safmn.data.options import read_options
+from safmn.data.sample_keys import Batch, Sample, SampleKey, sample_rng
 from safmn.data.sources import DiskReader, LmdbReader, Reader, StoreReader, list_images, names_from_meta_info
 from safmn.data.store_format import CheckSource
 from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, make_pair, parse_options
-from safmn.degradations.apply import Array, Pair
+from safmn.degradations.apply import DegradedPair
 from safmn.degradations.keys import BlurKeys
 from safmn.degradations.operations import from_uint8
 from safmn.degradations.pool import pooled
@@ -26,6 +26,7 @@ from safmn.errors import DataError, OptionError
 from safmn.imaging import mod_crop
 from safmn.imaging.file_names import image_name
 from safmn.registry import DATASET_REGISTRY, OURS
+from safmn.value_types import Array
 
 logger = logging.getLogger(__name__)
 
@@ -193,9 +194,9 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         """
         recipe = draw_recipe(self.degradation, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
         gt = from_uint8(np.ascontiguousarray(mod_crop(self.reader.read(self.paths[index]), self.options.scale)))
-        return {**self._sample(Pair(apply_recipe(recipe, gt), gt, None), index), "lq_path": self.paths[index]}
+        return {**self._sample(DegradedPair(apply_recipe(recipe, gt), gt, None), index), "lq_path": self.paths[index]}
 
-    def _sample(self, pair: Pair, index: int) -> Sample:
+    def _sample(self, pair: DegradedPair, index: int) -> Sample:
         images = {name: _planes(image) for name, image in pair._asdict().items() if image is not None}
         return {**images, "gt_path": self.paths[index]}
 

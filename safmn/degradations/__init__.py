@@ -9,14 +9,14 @@
 
 from __future__ import annotations
 
-from safmn.degradations.apply import Pair, apply_recipe, make_pair
+from safmn.degradations.apply import DegradedPair, apply_recipe, make_pair
 from safmn.degradations.draw import draw_recipe
 from safmn.degradations.options import DegradationOptions, parse_options
 from safmn.degradations.recipe import Recipe, from_json, read_recipe, to_json
 
 __all__ = [
     "DegradationOptions",
-    "Pair",
+    "DegradedPair",
     "Recipe",
     "apply_recipe",
     "draw_recipe",

@@ -30,7 +30,7 @@ from safmn.value_types import Array
 _USM_REACH = operations.USM_RADIUS // 2 * 2  # sharpening blurs twice; pixels farther away have no influence
 
 
-class Pair(NamedTuple):
+class DegradedPair(NamedTuple):
     """A training pair: float32 (H, W, 3) RGB in [0, 1]. ``gt_usm`` is the sharpened GT if it was requested."""
 
     lq: Array
@@ -65,7 +65,7 @@ def stages(recipe: Recipe, image: Array) -> Iterator[tuple[Step, Array]]:
     return _stages(recipe, operations.sharpen(image) if recipe.sharpen else image)
 
 
-def make_pair(recipe: Recipe, image: Array, *, sharpened: bool) -> Pair:
+def make_pair(recipe: Recipe, image: Array, *, sharpened: bool) -> DegradedPair:
     """Return the training pair that a recipe makes from an image, on the CPU.
 
     The whole crop is degraded, not only the patch. Kernels, JPEG blocks and resizes therefore treat the patch like the
@@ -87,7 +87,7 @@ def make_pair(recipe: Recipe, image: Array, *, sharpened: bool) -> Pair:
     elif sharpened:
         gt_usm = _sharpen_patch(crop, gt_top, gt_left, side)
     gt = crop[gt_top : gt_top + side, gt_left : gt_left + side]
-    return Pair(lq[top : top + side // scale, left : left + side // scale], gt, gt_usm)
+    return DegradedPair(lq[top : top + side // scale, left : left + side // scale], gt, gt_usm)
 
 
 def cut_crop(geometry: Geometry, image: Array) -> Array:

@@ -21,8 +21,8 @@ import numpy as np
 import tifffile
 
 from safmn.errors import DataError, UserError, first_line
+from safmn.imaging.icc_profiles import channels_of, cmyk_to_rgb, lab_to_srgb, make_profile, space_of, to_srgb
 from safmn.imaging.orientation import is_lying, upright
-from safmn.imaging.profiles import channels_of, cmyk_to_rgb, lab_to_srgb, make_profile, space_of, to_srgb
 from safmn.value_types import Array
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -18,7 +18,7 @@ _FILE_SUFFIXES = (*READABLE, *VIDEO_SUFFIXES, ".heic", ".heif", ".jxl", ".j2k", 
 
 
 @dataclass(frozen=True)
-class Job:
+class FileJob:
     """One file to read and one to write.
 
     Attributes:
@@ -47,7 +47,7 @@ class Plan:
         ignored: files in folders that are neither images nor films.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[FileJob, ...]
     refused: tuple[str, ...]
     ignored: tuple[Path, ...]
 
@@ -86,7 +86,9 @@ def plan(
         jobs = [_named(kept[0][0], output, suffix, is_film=kept[0][0] in films)]
     else:
         jobs = [
-            Job(path, output / place.with_suffix(_target_suffix(path, suffix, is_film=path in films)), path in films)
+            FileJob(
+                path, output / place.with_suffix(_target_suffix(path, suffix, is_film=path in films)), path in films
+            )
             for path, place in kept
         ]
     _check_writable(output if jobs[0].target != output else output.parent)
@@ -100,11 +102,11 @@ def _is_film(path: Path, named: bool) -> bool:
     return path.suffix.lower() not in READABLE and is_film(path, named=named)
 
 
-def _named(source: Path, target: Path, suffix: str | None, *, is_film: bool) -> Job:
+def _named(source: Path, target: Path, suffix: str | None, *, is_film: bool) -> FileJob:
     """Return the job for an output file that the user named, or raise DataError if it cannot be written."""
     if suffix not in (None, target.suffix.lower()):
         raise DataError(f"{target}: its suffix and --format {suffix} differ; leave one out")
-    job = Job(source, target, is_film)
+    job = FileJob(source, target, is_film)
     possible = tuple(TARGETS if is_film else WRITABLE)
     if target.suffix.lower() not in possible:
         raise DataError(f"{source} cannot be written as {target}; choose {', '.join(possible)}")
@@ -185,7 +187,7 @@ def _walk(folder: Path, output: Path, unreadable: list[str]) -> Iterator[tuple[P
                 yield here / name, (here / name).relative_to(folder), False
 
 
-def _check_inputs(jobs: Sequence[Job], compare: bool) -> None:
+def _check_inputs(jobs: Sequence[FileJob], compare: bool) -> None:
     sources = {job.source.resolve(): job.source for job in jobs}
     for job in jobs:
         for target in (job.target, job.comparison) if compare else (job.target,):
@@ -194,13 +196,13 @@ def _check_inputs(jobs: Sequence[Job], compare: bool) -> None:
                 raise DataError(f"{job.source} would be written over the input {source}; choose another -o")
 
 
-def _distinct(jobs: Sequence[Job], compare: bool) -> tuple[list[Job], list[str]]:
+def _distinct(jobs: Sequence[FileJob], compare: bool) -> tuple[list[FileJob], list[str]]:
     """Return the first job for each output file, and a message for each other one.
 
     A file that keeps its suffix takes precedence over one that is converted to it.
     """
     comparisons = {job.comparison.resolve(): job for job in jobs if compare and not job.is_film}
-    taken: dict[Path, Job] = {}
+    taken: dict[Path, FileJob] = {}
     refused = []
     for job in sorted(jobs, key=lambda job: job.source.suffix != job.target.suffix):
         target = job.target.resolve()

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from safmn.errors import DataError, UserError
 from safmn.imaging import imresize
 from safmn.inference import pictures
-from safmn.inference.file_jobs import Job
+from safmn.inference.file_jobs import FileJob
 from safmn.inference.films.animation import Animation, read_animation, write_animation
 from safmn.inference.films.video import Film, FilmOptions, probe, upscale_video
 from safmn.inference.guard import Finding
@@ -63,7 +63,7 @@ class Run:
     uncompared: int = 0
     failures: list[str] = field(default_factory=list)
 
-    def all(self, jobs: Sequence[Job]) -> None:
+    def all(self, jobs: Sequence[FileJob]) -> None:
         """Do all jobs and add a message to ``failures`` for each that fails."""
         todo = [job for job in jobs if self._is_due(job.target) or self._is_comparison_due(job)]
         self.kept = len(jobs) - len(todo)
@@ -90,24 +90,24 @@ class Run:
     def _is_due(self, output: Path) -> bool:
         return self.overwrite or not output.exists()
 
-    def _is_comparison_due(self, job: Job) -> bool:
+    def _is_comparison_due(self, job: FileJob) -> bool:
         return self.compare and not job.is_film and self._is_due(job.comparison)
 
-    def _read(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Content | Exception]]:
+    def _read(self, jobs: Sequence[FileJob]) -> Iterator[tuple[FileJob, Content | Exception]]:
         for job in jobs:
             try:
                 yield job, self._content(job)
             except (UserError, OSError) as error:
                 yield job, error
 
-    def _content(self, job: Job) -> Content:
+    def _content(self, job: FileJob) -> Content:
         with pictures.decoding(job.source):
             if job.is_film:
                 return probe(job.source)
             animation = read_animation(job.source, max_pixels=self.max_pixels)
             return animation or read_picture(job.source, max_pixels=self.max_pixels)
 
-    def _one(self, job: Job, content: Content | Exception, bar: _Bar, writer: ThreadPoolExecutor) -> _Pending:
+    def _one(self, job: FileJob, content: Content | Exception, bar: _Bar, writer: ThreadPoolExecutor) -> _Pending:
         """Compute one output. ``writer`` writes still images; films and animations are written as they are computed."""
         started = time.perf_counter()
         result: Future[str] = Future()
@@ -128,7 +128,7 @@ class Run:
             result.set_exception(error)
         return _Pending(job, result)
 
-    def _write(self, job: Job, original: Picture, pixels: Array, started: float) -> str:
+    def _write(self, job: FileJob, original: Picture, pixels: Array, started: float) -> str:
         """Write an image and return a line with its sizes and the time. Runs in the writer's thread."""
         picture = original.enlarged(pixels)
         try:
@@ -139,20 +139,20 @@ class Run:
         size = f"{width}x{height} -> {pixels.shape[1]}x{pixels.shape[0]}"
         return f"{size}, {time.perf_counter() - started:.1f} s"
 
-    def _write_files(self, job: Job, original: Picture, picture: Picture) -> None:
+    def _write_files(self, job: FileJob, original: Picture, picture: Picture) -> None:
         if self._is_comparison_due(job):
             self._write_comparison(job, original, picture)
         if self._is_due(job.target):
             write_picture(job.target, picture, quality=self.quality)
 
-    def _write_comparison(self, job: Job, original: Picture, picture: Picture) -> None:
+    def _write_comparison(self, job: FileJob, original: Picture, picture: Picture) -> None:
         """Write bicubic beside our result, both upright."""
         small, ours = (pictures.to_rgb8(p.upright().pixels) for p in (original, picture))
         name = f"{type(self.upscaler.network).__name__} x{self.upscaler.scale}"
         panels = {"bicubic": imresize(small, self.upscaler.scale), name: ours}
         write_picture(job.comparison, Picture(comparison(panels, width=640)))
 
-    def _frames(self, job: Job, animation: Animation, bar: _Bar) -> int:
+    def _frames(self, job: FileJob, animation: Animation, bar: _Bar) -> int:
         total = len(animation.durations)
         found = _Found(job.source)
         frames = (
@@ -163,7 +163,7 @@ class Run:
         found.warn(total)
         return total
 
-    def _film(self, job: Job, film: Film, bar: _Bar) -> int:
+    def _film(self, job: FileJob, film: Film, bar: _Bar) -> int:
         done = 0
 
         def on_frame() -> None:
@@ -205,7 +205,7 @@ class Run:
 class _Pending:
     """An output that is being written. The future gives a line about it, or its error."""
 
-    job: Job
+    job: FileJob
     result: Future[str]
 
 
@@ -256,7 +256,7 @@ class _Bar:
     def __exit__(self, *exception: object) -> None:
         self.bar.close()
 
-    def start(self, job: Job) -> None:
+    def start(self, job: FileJob) -> None:
         """Show the name of the next file. The files before it count in full, even if they failed."""
         self.name = job.source.name
         self.advance(max(self.started - self.bar.n, 0))

@@ -52,7 +52,7 @@ def _reflected(first: int, last: int, length: int) -> tuple[int, int, Tensor | N
     return low, high + 1, indices - low
 
 
-class Frame:
+class TiledFrame:
     """An image and its result, adapted to a network.
 
     Reading pads the image by mirroring and scales it to [0, 1]; writing crops the result and converts it back.
@@ -125,7 +125,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Cut:
+class TileSize:
     """The size of the pieces that a frame is cut into, in LR pixels without halo.
 
     Attributes:
@@ -136,25 +136,27 @@ class Cut:
     width: int
     rows: int
 
-    def covers(self, frame: Frame) -> bool:
+    def covers(self, frame: TiledFrame) -> bool:
         """Return whether the whole frame is one piece."""
         return self.width >= frame.width and self.rows >= frame.height
 
-    def halved(self, window: int, *, blended: bool) -> Cut | None:
+    def halved(self, window: int, *, blended: bool) -> TileSize | None:
         """Return the next smaller cut, or None if this one is the smallest."""
         width = _aligned(max(self.width // 2, _SMALLEST_TILE), window)
         if width >= self.width:
             return None
-        return Cut(width, _aligned(min(self.rows, width if blended else 64), window))
+        return TileSize(width, _aligned(min(self.rows, width if blended else 64), window))
 
 
-def choose_tile(budget: float, bytes_per_pixel: float, window: int) -> Cut:
+def choose_tile(budget: float, bytes_per_pixel: float, window: int) -> TileSize:
     """Return the largest square tile that fits into ``budget`` bytes, but not one below 64 pixels."""
     side = max(math.isqrt(int(budget / bytes_per_pixel)) // window * window, _aligned(_SMALLEST_TILE, window))
-    return Cut(side, side)
+    return TileSize(side, side)
 
 
-def choose_strip(frame: Frame, budget: float, halo: int, window: int, bytes_per_column: Callable[[int], float]) -> Cut:
+def choose_strip(
+    frame: TiledFrame, budget: float, halo: int, window: int, bytes_per_column: Callable[[int], float]
+) -> TileSize:
     """Return the strips and bands that fit into ``budget`` bytes with the least arithmetic done twice.
 
     Strips are not narrower than the halo, because they would consist of little else. If nothing fits, the result is the
@@ -169,7 +171,7 @@ def choose_strip(frame: Frame, budget: float, halo: int, window: int, bytes_per_
     halo = _aligned(halo, window)
     narrowest = max(_aligned(_SMALLEST_TILE, window), halo)
     narrowest = frame.width if narrowest + 2 * halo >= frame.width else narrowest
-    best, least = Cut(narrowest, _aligned(BANDS[0], window)), math.inf
+    best, least = TileSize(narrowest, _aligned(BANDS[0], window)), math.inf
     for rows in BANDS:
         rows = _aligned(rows, window)
         columns = int(budget / bytes_per_column(rows) / frame.batch) // window * window
@@ -181,18 +183,18 @@ def choose_strip(frame: Frame, budget: float, halo: int, window: int, bytes_per_
         # A strip adds two halos. A band adds about 8 rows: 16 to the cheap half of a block, 2 to the costly half.
         twice = (1 + 2 * halo * (count - 1) / frame.width) * (1 + 8 / rows)
         if twice < least:
-            best, least = Cut(width, rows), twice
+            best, least = TileSize(width, rows), twice
     return best
 
 
-def run_whole(frame: Frame, network: Network, progress: Progress) -> None:
+def run_whole(frame: TiledFrame, network: Network, progress: Progress) -> None:
     """Run the network on the whole padded frame in one call."""
     frame.write(0, 0, network(frame.read(0, frame.height, 0, frame.width)))
     progress(1.0)
 
 
 def run_strip(
-    frame: Frame, chain: Chain, left: int, right: int, *, halo: int, window: int, rows: int, progress: Progress
+    frame: TiledFrame, chain: Chain, left: int, right: int, *, halo: int, window: int, rows: int, progress: Progress
 ) -> None:
     """Stream the columns ``[left, right)`` of a frame.
 
@@ -246,7 +248,7 @@ def _weights(spans: list[tuple[int, int]], overlap: int, scale: int) -> list[Ten
 
 
 def run_blended(
-    frame: Frame, network: Network, cut: Cut, *, window: int, progress: Progress, overlap: int = OVERLAP
+    frame: TiledFrame, network: Network, cut: TileSize, *, window: int, progress: Progress, overlap: int = OVERLAP
 ) -> None:
     """Run the network on overlapping tiles that fade into each other, for networks that see the whole frame.
 

@@ -23,7 +23,7 @@ from safmn.inference.engine import Engine
 from safmn.inference.guard import Finding, Watch
 from safmn.inference.optimize import replica
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
-from safmn.inference.tiling import Cut, Frame, Progress
+from safmn.inference.tiling import Progress, TiledFrame, TileSize
 from safmn.runtime.execution import named_device
 from safmn.runtime.threads import Lock, Once, in_usable_thread
 from safmn.system.memory import PeakMemory, free_bytes, is_out_of_memory
@@ -263,7 +263,7 @@ class Upscaler:
                 out = turned.new_empty(*turned.shape[:2], *(side * self.scale for side in turned.shape[2:]))
                 self._frames(engine, turned, out, lambda part: progress(part / 8))
                 total += torch.rot90(out.flip(3) if flip else out, -turns, (2, 3))
-        Frame(source, target, self.scale, 1, self.device, watch.broken).write(0, 0, total.div_(8))
+        TiledFrame(source, target, self.scale, 1, self.device, watch.broken).write(0, 0, total.div_(8))
 
     def _frames(
         self, engine: Engine, source: Tensor, target: Tensor, progress: Progress, broken: Tensor | None = None
@@ -281,11 +281,11 @@ class Upscaler:
             single = self._frame(source[one], target[one], None if broken is None else broken[one])
             self._run(engine, single, self.cut(single), lambda part: progress(part / frame.batch))
 
-    def _frame(self, source: Tensor, target: Tensor, broken: Tensor | None) -> Frame:
+    def _frame(self, source: Tensor, target: Tensor, broken: Tensor | None) -> TiledFrame:
         window = self._published_window if self.full_frame_semantics else self._window
-        return Frame(source, target, self.scale, window, self.device, broken)
+        return TiledFrame(source, target, self.scale, window, self.device, broken)
 
-    def _run(self, engine: Engine, frame: Frame, cut: Cut, progress: Progress) -> None:
+    def _run(self, engine: Engine, frame: TiledFrame, cut: TileSize, progress: Progress) -> None:
         """Upscale a frame piece by piece. If memory runs out, continue with pieces of half the width."""
         left = 0
         while left < frame.width:
@@ -305,7 +305,7 @@ class Upscaler:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
 
-    def _piece(self, engine: Engine, frame: Frame, cut: Cut, left: int, progress: Progress) -> int:
+    def _piece(self, engine: Engine, frame: TiledFrame, cut: TileSize, left: int, progress: Progress) -> int:
         """Upscale the piece that begins at column ``left`` and return the column where it ends."""
         assert self._sample is not None
         if cut.covers(frame):
@@ -341,18 +341,18 @@ class Upscaler:
 
     # Size of the pieces
 
-    def cut(self, frame: Frame) -> Cut:
+    def cut(self, frame: TiledFrame) -> TileSize:
         """Return the size of the pieces for a frame."""
         if self.tile == 0:
-            return Cut(frame.width, frame.height)
+            return TileSize(frame.width, frame.height)
         if self.tile != "auto":
             side = -(-self.tile // self._window) * self._window
-            cut = Cut(side, side)
-            return cut if self._chain is None or cut.covers(frame) else Cut(side, min(side, tiling.BAND))
+            cut = TileSize(side, side)
+            return cut if self._chain is None or cut.covers(frame) else TileSize(side, min(side, tiling.BAND))
         budget = self._budget()
         bytes_per_pixel = self._bytes_per_pixel()
         if frame.height * frame.width * frame.batch * bytes_per_pixel <= budget:
-            return Cut(frame.width, frame.height)
+            return TileSize(frame.width, frame.height)
         if self._chain is None:
             return tiling.choose_tile(budget, bytes_per_pixel * frame.batch, self._window)
         budget -= STREAMING_BASE
@@ -373,9 +373,9 @@ class Upscaler:
                 self._measured = memory.peak / side**2
             return self._measured
 
-    def _blank(self, height: int, width: int) -> Frame:
+    def _blank(self, height: int, width: int) -> TiledFrame:
         source, target = (torch.zeros(1, 3, height * k, width * k, dtype=torch.uint8) for k in (1, self.scale))
-        return Frame(source, target, self.scale, self._window, self.device)
+        return TiledFrame(source, target, self.scale, self._window, self.device)
 
     @property
     def _published_window(self) -> int:

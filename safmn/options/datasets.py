@@ -35,7 +35,7 @@ class LoaderOptions(Struct, frozen=True, kw_only=True):
     dataset_enlarge_ratio: PositiveFloat = 1
 
 
-class IoBackend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BasicSRIoBackend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How BasicSR's data sets read files: from folders (``disk``) or from lmdb, with the options of ``lmdb.open``."""
 
     type: Literal["disk", "lmdb"]
@@ -54,7 +54,7 @@ class DatasetKeys(Struct, frozen=True, kw_only=True):
     meta_info: str | None = None
     meta_info_file: str | None = None
     filename_tmpl: str = "{}"
-    io_backend: IoBackend = IoBackend(type="disk")
+    io_backend: BasicSRIoBackend = BasicSRIoBackend(type="disk")
     gt_size: Positive | None = None
     use_hflip: bool = False
     use_rot: bool = False

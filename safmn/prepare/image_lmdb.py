@@ -26,7 +26,7 @@ from safmn.prepare.outputs import inputs, named, read_colours
 from safmn.prepare.parallel import default_jobs, in_order, progress
 from safmn.system.console import ArgumentParser, say_line
 from safmn.system.files import flush_directory, replace, write_atomically
-from safmn.system.locks import Lock
+from safmn.system.locks import ProcessLock
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def _make(paths: dict[str, Path], output: Path, compression: int, jobs: int) -> 
         _check_up_to_date(output, paths)
         return 0
     building = output.with_name(f"{output.name}.partial")
-    lock = Lock(output.with_name(f"{output.name}.lock"))
+    lock = ProcessLock(output.with_name(f"{output.name}.lock"))
     if not lock.take():
         raise DataError(f"{lock.owner} is writing {building}: wait for it to end")
     try:

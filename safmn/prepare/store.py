@@ -45,7 +45,7 @@ from safmn.imaging import decode_rgb, imresize, mod_crop
 from safmn.prepare.parallel import default_jobs, in_order, progress
 from safmn.system.console import ArgumentParser, say_line
 from safmn.system.files import flush_directory, replace
-from safmn.system.locks import Lock
+from safmn.system.locks import ProcessLock
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def build_store(output: Path, source: Source, *, jobs: int) -> int:
         return 0
     output.parent.mkdir(parents=True, exist_ok=True)
     partial, journal = (output.with_name(f"{output.name}.{ending}") for ending in ("partial", "journal"))
-    lock = Lock(output.with_name(f"{output.name}.lock"))
+    lock = ProcessLock(output.with_name(f"{output.name}.lock"))
     if not lock.take():
         raise DataError(f"{lock.owner} is building {partial}. Wait for it to end.")
     try:

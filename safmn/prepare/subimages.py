@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Cut:
+class SubimageCut:
     """The grid in HR pixels: squares of ``side`` every ``step``, and one more if over ``thresh`` pixels remain."""
 
     side: int = 480
@@ -63,7 +63,7 @@ def cut_subimages(
     lr: Path | None = None,
     lr_output: Path | None = None,
     scales: Sequence[int] = (),
-    cut: Cut | None = None,
+    cut: SubimageCut | None = None,
     jobs: int | None = None,
 ) -> Outcome:
     """Cut every image of ``hr`` into ``output/<name>_s001.png`` ..., row by row.
@@ -77,7 +77,7 @@ def cut_subimages(
         DataError: a folder or an LR image is missing, or a number does not fit. Some errors are only failures in the
             outcome: an unreadable image, a pair whose sizes do not fit, or more existing squares than are cut now.
     """
-    cut = cut or Cut()
+    cut = cut or SubimageCut()
     cut.check(scales)
     sources = inputs(hr)
     counterparts: list[Mapping[int, Path]] = [{} for _ in sources]
@@ -96,7 +96,9 @@ def cut_subimages(
     return for_each(work, pairs, jobs=jobs or default_jobs(), description=f"sub-images of {hr}")
 
 
-def _cut_pair(pair: tuple[Path, Mapping[int, Path]], *, output: Path, lr_output: Path, cut: Cut) -> tuple[int, int]:
+def _cut_pair(
+    pair: tuple[Path, Mapping[int, Path]], *, output: Path, lr_output: Path, cut: SubimageCut
+) -> tuple[int, int]:
     source, counterparts = pair
     height, width = _common_size(source, counterparts)
     if min(height, width) < cut.side:
@@ -191,10 +193,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: the HR folder's name + _sub")
     parser.add_argument("--lr-output", type=Path, metavar="DIR", help="default: the LR folder's name + _sub")
-    parser.add_argument("--crop", type=int, default=Cut.side, metavar="N", help="side of a square in HR (default: 480)")
-    parser.add_argument("--step", type=int, default=Cut.step, metavar="N", help="distance of squares (default: 240)")
     parser.add_argument(
-        "--thresh", type=int, default=Cut.thresh, metavar="N", help="drop a remainder of up to N pixels (default: 0)"
+        "--crop", type=int, default=SubimageCut.side, metavar="N", help="side of a square in HR (default: 480)"
+    )
+    parser.add_argument(
+        "--step", type=int, default=SubimageCut.step, metavar="N", help="distance of squares (default: 240)"
+    )
+    parser.add_argument(
+        "--thresh",
+        type=int,
+        default=SubimageCut.thresh,
+        metavar="N",
+        help="drop a remainder of up to N pixels (default: 0)",
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
     return parser
@@ -217,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lr=lr,
         lr_output=arguments.lr_output or _beside(lr),
         scales=sorted(set(arguments.scales)),
-        cut=Cut(arguments.crop, arguments.step, arguments.thresh),
+        cut=SubimageCut(arguments.crop, arguments.step, arguments.thresh),
         jobs=arguments.jobs,
     )
     return outcome.report(f"sub-images in {output}")

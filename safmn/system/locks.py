@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from safmn.system.files import write_atomically
 
 
-class Lock:
+class ProcessLock:
     """A lock that one process at a time can hold. It ends with the process, however that ends; forks do not hold it.
 
     The description of the process that holds it is in a second file: on Windows a locked file cannot be read.

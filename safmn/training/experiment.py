@@ -21,7 +21,7 @@ from safmn.errors import UserError
 from safmn.options import Options
 from safmn.system import console
 from safmn.system.files import TEMPORARY, set_aside, write_atomically
-from safmn.system.locks import Lock
+from safmn.system.locks import ProcessLock
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Experiment:
         self.training_states = root / "training_states"
         self.visualization = root / "visualization"
         self.record = root / "record.jsonl"
-        self._lock = Lock(root.with_name(f".{root.name}.lock"))  # beside the folder, which archive() renames
+        self._lock = ProcessLock(root.with_name(f".{root.name}.lock"))  # beside the folder, which archive() renames
 
     @classmethod
     def of(cls, options: Options) -> Experiment:

@@ -32,7 +32,7 @@ from safmn.errors import DataError, exit_status
 from safmn.imaging import write_image
 from safmn.inference import tiling
 from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
-from safmn.inference.tiling import Cut, Frame
+from safmn.inference.tiling import TiledFrame, TileSize
 from safmn.system.console import say, table
 
 _CHILD = """
@@ -76,7 +76,7 @@ def measure_memory(weights: str, backend: str, width: int, height: int) -> list[
     return [*sizes, f"{images:.2f}", f"{peak:.2f}", f"{peak - images:.2f}", f"{seconds:.0f}"]
 
 
-def counted(frame: Frame, network: Any, cut: Cut) -> int:
+def counted(frame: TiledFrame, network: Any, cut: TileSize) -> int:
     """Return the multiply-adds for upscaling a frame of meta tensors (without data), cut as in ``cut``."""
     if cut.covers(frame):
         return _counted(lambda: tiling.run_whole(frame, network, lambda part: None))
@@ -91,7 +91,7 @@ def _counted(run: Callable[[], None]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _counted_strip(frame: Frame, network: Any, left: int, cut: Cut) -> int:
+def _counted_strip(frame: TiledFrame, network: Any, left: int, cut: TileSize) -> int:
     chain = stages_of(network)
     assert chain is not None
     right = min(left + cut.width, frame.width)
@@ -99,7 +99,7 @@ def _counted_strip(frame: Frame, network: Any, left: int, cut: Cut) -> int:
     return _counted(lambda: tiling.run_strip(frame, chain, left, right, **sizes, progress=lambda part: None))
 
 
-def naive_overhead(frame: Frame, halo: int, tile: int) -> float:
+def naive_overhead(frame: TiledFrame, halo: int, tile: int) -> float:
     """Return the ratio of the pixels of square tiles, each with its halo, to the pixels of the frame."""
     return float(np.prod([_covered(side, tile, halo) / side for side in (frame.width, frame.height)]))
 
@@ -121,9 +121,9 @@ def overhead_rows(weights: str, width: int, height: int, tiles: Sequence[str]) -
     if chain is None:
         raise DataError(f"{weights}: tiles of {type(network).__name__} are not exact, so they cannot be counted")
     blanks = [torch.empty(1, 3, height * k, width * k, dtype=torch.uint8, device="meta") for k in (1, network.scale)]
-    frame = Frame(*blanks, network.scale, network.window, torch.device("meta"))
+    frame = TiledFrame(*blanks, network.scale, network.window, torch.device("meta"))
     network = copy.deepcopy(network).to("meta")
-    whole = counted(frame, network, Cut(frame.width, frame.height))
+    whole = counted(frame, network, TileSize(frame.width, frame.height))
     rows = []
     for tile in tiles:
         upscaler.tile = "auto" if tile == "auto" else int(tile)

@@ -88,7 +88,7 @@ def shown_frames(stream: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Colours:
+class FilmColours:
     """The colour space of a film's frames.
 
     Attributes:
@@ -101,7 +101,7 @@ class Colours:
     transfer: int
     full: bool
 
-    def of_larger(self, before: tuple[int, int], after: tuple[int, int]) -> Colours:
+    def of_larger(self, before: tuple[int, int], after: tuple[int, int]) -> FilmColours:
         """Return the colour space to state after resizing from one (height, width) to another.
 
         If a film does not state its matrix, players assume BT.601 for small frames and BT.709 for large ones. If the
@@ -113,7 +113,7 @@ class Colours:
         primaries = self.primaries
         if primaries == _UNSPECIFIED:
             primaries = {576: 5, 480: 6, 486: 6}.get(before[0], primaries)
-        return Colours(guess, primaries, self.transfer, self.full)
+        return FilmColours(guess, primaries, self.transfer, self.full)
 
     def sws(self, size: tuple[int, int]) -> int:
         """Return FFmpeg's number (SWS_CS) of the matrix; an unstated one is guessed from the (height, width)."""
@@ -125,7 +125,7 @@ def _guessed_matrix(height: int, width: int) -> int:
 
 
 @dataclass(frozen=True)
-class Picture:
+class FilmFrame:
     """A decoded frame, with what the upscaled frame takes over.
 
     Attributes:
@@ -142,13 +142,13 @@ class Picture:
     pts: int
     time_base: Fraction
     duration: int
-    colours: Colours
+    colours: FilmColours
     aspect: Fraction | None
     size: tuple[int, int]
 
 
 @dataclass
-class Source:
+class FilmSource:
     """An opened film whose main video track is decoded in order. It also records damage.
 
     Attributes:
@@ -182,7 +182,7 @@ class Source:
     _filter: Any = None
 
     def items(self, others: set[int]) -> Iterator[Any]:
-        """Yield frames as :class:`Picture` and the packets of the ``others`` (stream indices), in file order."""
+        """Yield frames as :class:`FilmFrame` and the packets of the ``others`` (stream indices), in file order."""
         self.stream.thread_type = "AUTO"
         for packet in self.container.demux():
             self._note(packet)
@@ -271,7 +271,7 @@ class Source:
             self._said.add(topic)
             logger.warning("%s: %s", self.path, text)
 
-    def _picture(self, frame: Any) -> Picture:
+    def _picture(self, frame: Any) -> FilmFrame:
         size = frame.height, frame.width
         self._size = self._size or size
         if size != self._size:
@@ -288,7 +288,7 @@ class Source:
         base = self.stream.time_base
         pts = self._time(frame, base)
         duration = round((frame.duration or 0) * (frame.time_base or base) / base)
-        return Picture(image, pts, base, duration, colours, aspect, self._size)
+        return FilmFrame(image, pts, base, duration, colours, aspect, self._size)
 
     def _time(self, frame: Any, base: Fraction) -> int:
         """Return the start of a frame's display, corrected if necessary so that times increase."""
@@ -304,7 +304,7 @@ class Source:
         self._last = pts
         return pts
 
-    def _colours(self, frame: Any) -> Colours:
+    def _colours(self, frame: Any) -> FilmColours:
         matrix = int(frame.colorspace)
         is_rgb = frame.format.is_rgb or frame.format.has_palette
         if is_rgb:
@@ -324,9 +324,9 @@ class Source:
                 f"trained only on standard dynamic range.",
             )
         full = not is_rgb and (int(frame.color_range) == _FULL or frame.format.name.startswith("yuvj"))
-        return Colours(matrix, int(frame.color_primaries), transfer, full)
+        return FilmColours(matrix, int(frame.color_primaries), transfer, full)
 
-    def _rgb(self, frame: Any, colours: Colours) -> Array:
+    def _rgb(self, frame: Any, colours: FilmColours) -> Array:
         """Return a frame as (H, W, 3) RGB; transparency is put on black, as players show it."""
         alpha = any(part.is_alpha for part in frame.format.components)
         if alpha or self.stream.metadata.get("alpha_mode") == "1":
@@ -407,7 +407,7 @@ def to_white(image: Array, ours: int, theirs: int) -> Array:
     return np.clip(np.rint(image * np.float32(ours / theirs)), 0, 65535).astype(np.uint16)
 
 
-def _upright(frame: Any, image: Array, source: Source) -> tuple[Array, bool]:
+def _upright(frame: Any, image: Array, source: FilmSource) -> tuple[Array, bool]:
     """Rotate and mirror a frame as the film states; return it and whether width and height were swapped."""
     matrix = _display_matrix(frame)
     if matrix is None:

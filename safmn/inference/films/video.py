@@ -21,8 +21,8 @@ from safmn.inference.films.codecs import FilmOptions
 from safmn.inference.films.kinds import TARGETS, VIDEO_SUFFIXES
 from safmn.inference.films.source import (
     WHITE_16,
-    Picture,
-    Source,
+    FilmFrame,
+    FilmSource,
     av_module,
     convert,
     main_stream,
@@ -134,12 +134,12 @@ def upscale_video(
         return Written(frames, pictures.damage())
 
 
-def _source(reader: Any, stream: Any, path: Path, target: Path, options: FilmOptions) -> Source:
+def _source(reader: Any, stream: Any, path: Path, target: Path, options: FilmOptions) -> FilmSource:
     bits = max(part.bits for part in stream.format.components)
     encoder = film_codecs.choose(options, target.suffix, deep=bits > 8)
     if encoder.bits < bits:
         logger.warning("%s: its frames have %d bits; they are written with %d.", path, bits, encoder.bits)
-    return Source(reader, stream, path, encoder.bits > 8, options.deinterlace, film_tracks.shift_of(reader))
+    return FilmSource(reader, stream, path, encoder.bits > 8, options.deinterlace, film_tracks.shift_of(reader))
 
 
 def _private(reader: Any, target: Path) -> dict[str, str]:
@@ -151,7 +151,7 @@ def _private(reader: Any, target: Path) -> dict[str, str]:
 class _Transcoder:
     """Transcode one film: read packets in file order, decode frames ahead, upscale and encode them, copy the rest."""
 
-    def __init__(self, source: Source, writer: Any, target: Path, options: FilmOptions, found: Any) -> None:
+    def __init__(self, source: FilmSource, writer: Any, target: Path, options: FilmOptions, found: Any) -> None:
         self.source, self.writer, self.target, self.options, self.found = source, writer, target, options, found
         self.stream: Any = None
         self.tracks: dict[int, film_tracks.Track] = {}
@@ -163,7 +163,7 @@ class _Transcoder:
         others = {stream.index for stream in self.source.container.streams} - {self.source.stream.index}
         with contextlib.closing(prefetch(self.source.items(others), depth=4)) as items:
             for item in items:
-                if isinstance(item, Picture):
+                if isinstance(item, FilmFrame):
                     image = upscale(item.image)
                     self._encode(image, item)
                     frames += 1
@@ -188,7 +188,7 @@ class _Transcoder:
         if track is not None:
             self.writer.mux(track.feed(packet))
 
-    def _encode(self, image: Array, picture: Picture) -> None:
+    def _encode(self, image: Array, picture: FilmFrame) -> None:
         if self.stream is None:
             self._begin(image, picture)
         if self.encoder.pad:
@@ -198,7 +198,7 @@ class _Transcoder:
         frame.pts, frame.time_base, frame.duration = picture.pts, picture.time_base, picture.duration
         self.writer.mux(self.stream.encode(frame))
 
-    def _in_its_format(self, image: Array, picture: Picture) -> Any:
+    def _in_its_format(self, image: Array, picture: FilmFrame) -> Any:
         """Convert an RGB image to a frame in the encoder's pixel format and the source's colour space."""
         frame_of = av_module().VideoFrame.from_ndarray
         if image.dtype == np.uint8:
@@ -211,7 +211,7 @@ class _Transcoder:
         matrix, colour_range = picture.colours.sws(picture.size), 2 if picture.colours.full else 1
         return convert(frame, self.encoder.pix_fmt, dst_colorspace=matrix, dst_color_range=colour_range)
 
-    def _begin(self, image: Array, first: Picture) -> None:
+    def _begin(self, image: Array, first: FilmFrame) -> None:
         """Add and configure all streams of the output, now that the size is known."""
         height, width = image.shape[:2]
         deep = image.dtype != np.uint8
@@ -235,7 +235,7 @@ class _Transcoder:
             target=self.target,
         )
 
-    def _add_pictures(self, image: Array, first: Picture) -> Any:
+    def _add_pictures(self, image: Array, first: FilmFrame) -> Any:
         """Add the stream of the upscaled frames, with the colour space and time base of the source; return it."""
         height, width = (side + side % 2 if self.encoder.pad else side for side in image.shape[:2])
         original = self.source.stream

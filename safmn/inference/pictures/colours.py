@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from safmn.imaging.profiles import make_profile
+from safmn.imaging.icc_profiles import make_profile
 from safmn.value_types import Array
 
 CHUNKS = (b"cICP", b"mDCV", b"cLLI", b"mDCv", b"cLLi", b"sRGB", b"gAMA", b"cHRM")

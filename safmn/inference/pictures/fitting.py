@@ -12,7 +12,7 @@ import imagecodecs
 import numpy as np
 
 from safmn.errors import DataError, first_line
-from safmn.imaging.profiles import channels_of, is_srgb, space_of, to_srgb
+from safmn.imaging.icc_profiles import channels_of, is_srgb, space_of, to_srgb
 from safmn.inference.pictures import exif as exif_data
 from safmn.inference.pictures import png
 from safmn.inference.pictures.picture import Array, Extras, Picture, eight_bits, onto_white

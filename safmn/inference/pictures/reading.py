@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from safmn.errors import DataError, UserError, first_line
+from safmn.imaging.icc_profiles import cmyk_to_rgb, to_srgb
 from safmn.imaging.io import decode_deep, widened
-from safmn.imaging.profiles import cmyk_to_rgb, to_srgb
 from safmn.imaging.tiff import RAW_ADVICE, is_tiff, read_tiff
 from safmn.inference.films.animation_frames import composed
 from safmn.inference.pictures import floats

@@ -24,7 +24,7 @@ _FILTER = torch.tensor(
 )
 
 
-class Frame:
+class FeatureMaps:
     """The size of the maps in one call, and the memory for them."""
 
     def __init__(self, kernels: Kernels, height: int, width: int) -> None:
@@ -68,7 +68,7 @@ class Convolution:
         self.weights = _packed(taps.flatten(1, 2), kernels.block_size, half)
         self.bias = _bias(conv)
 
-    def __call__(self, frame: Frame, source: Tensor, to: Tensor, add: Tensor | None = None) -> Tensor:
+    def __call__(self, frame: FeatureMaps, source: Tensor, to: Tensor, add: Tensor | None = None) -> Tensor:
         """Compute ``to = conv(source) + add``. ``to`` may be ``add``, but not ``source``."""
         size = (self.in_channels, self.out_channels, frame.height, frame.width)
         frame.kernels.call("conv", source, to, add, *size, self.weights, self.bias, self.half)
@@ -107,7 +107,7 @@ class Block:
         self._modulation = _modulation_arguments(safm, kernels)
         self._mixing = _mixing_arguments(ccm, kernels, half)
 
-    def __call__(self, frame: Frame, source: Tensor, to: Tensor) -> Tensor:
+    def __call__(self, frame: FeatureMaps, source: Tensor, to: Tensor) -> Tensor:
         """Compute ``to = block(source)``; ``to`` is not ``source``. Modulation's last factor must divide the sides."""
         size = (self.channels, frame.height, frame.width)
         weights = (*self._norm1, *self._modulation, *self._norm2, *self._mixing)

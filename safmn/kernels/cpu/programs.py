@@ -14,7 +14,7 @@ from safmn.archs.safmn_ntire23_arch import PlainFMM
 from safmn.archs.stages import NormedSkip, Plain
 from safmn.inference.optimize import IMAGE_CHANNELS
 from safmn.kernels.cpu.inference import Kernels, with_workspace
-from safmn.kernels.cpu.layers import Block, Convolution, Frame
+from safmn.kernels.cpu.layers import Block, Convolution, FeatureMaps
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _blocks(modules: Iterable[nn.Module], kernels: Kernels, half: bool) -> list[
     return blocks
 
 
-def _through(blocks: Sequence[Block], frame: Frame, x: Tensor) -> Tensor:
+def _through(blocks: Sequence[Block], frame: FeatureMaps, x: Tensor) -> Tensor:
     """Run the blocks one after the other. They write alternately to two maps, and ``x`` does not change."""
     for i, block in enumerate(blocks):
         x = block(frame, x, frame.map(("even", "odd")[i % 2], block.channels))
@@ -64,7 +64,7 @@ def _safmn(network: Any, kernels: Kernels, half: bool) -> Program:
     blocks = _blocks(network.feats, kernels, half)
 
     def run(x: Tensor) -> Tensor:
-        frame = Frame(kernels, *x.shape[1:])
+        frame = FeatureMaps(kernels, *x.shape[1:])
         first = to_feat(frame, frame.read(x, "in"), frame.map("first", to_feat.out_channels))
         features = _through(blocks, frame, first).add_(first)
         return frame.write(to_img(frame, features, frame.map("out", to_img.out_channels)), 3, network.scale)
@@ -77,7 +77,7 @@ def _ntire23(network: Any, kernels: Kernels, half: bool) -> Program:
     blocks = _blocks(network.feats, kernels, half)
 
     def run(x: Tensor) -> Tensor:
-        frame = Frame(kernels, *x.shape[1:])
+        frame = FeatureMaps(kernels, *x.shape[1:])
         channels = to_feat.out_channels
         first = to_feat(frame, frame.read(x, "in"), frame.map("first", channels))
         normed = network.norm(frame.write(first, channels)[None])[0]  # needs the whole frame
@@ -98,7 +98,7 @@ def _bcie(network: Any, kernels: Kernels, half: bool) -> Program:
 
     def run(x: Tensor) -> Tensor:
         x = unshuffle(x)
-        frame = Frame(kernels, *x.shape[1:])
+        frame = FeatureMaps(kernels, *x.shape[1:])
         first = to_feat(frame, frame.read(x, "in"), frame.map("first", to_feat.out_channels))
         features = frame.map("group", to_feat.out_channels).copy_(first)
         for blocks, end in groups:
@@ -120,7 +120,7 @@ def _normed_skip(stage: Any, kernels: Kernels, half: bool) -> Program | None:
         return None
 
     def run(x: Tensor) -> Tensor:
-        frame = Frame(kernels, *x.shape[1:])
+        frame = FeatureMaps(kernels, *x.shape[1:])
         return frame.write(block(frame, frame.read(x, "in"), frame.map("out", block.channels)), block.channels)
 
     return Program(run, stage.window)
@@ -142,7 +142,7 @@ def _plain(stage: Any, kernels: Kernels, half: bool) -> Program | None:
 
 def _convolved(x: Tensor, conv: Convolution, kernels: Kernels, scale: int = 1) -> Tensor:
     """Apply the convolution and a pixel shuffle by ``scale`` to an image (C, h, w)."""
-    frame = Frame(kernels, *x.shape[1:])
+    frame = FeatureMaps(kernels, *x.shape[1:])
     features = conv(frame, frame.read(x, "in"), frame.map("out", conv.out_channels))
     return frame.write(features, conv.out_channels // scale**2, scale)
 

@@ -22,7 +22,7 @@ INDEX = FOLDER / "index.json"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ZooEntry:
     """One set of weights.
 
     Attributes:
@@ -49,10 +49,10 @@ def _parsed(value: str) -> Any:
         return value
 
 
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, ZooEntry]:
     """Return all weights of the package, by name."""
     index: dict[str, dict[str, str]] = json.loads(INDEX.read_text(encoding="utf-8"))
-    return {name: Entry(name, FOLDER / facts["file"], facts["sha256"]) for name, facts in index.items()}
+    return {name: ZooEntry(name, FOLDER / facts["file"], facts["sha256"]) for name, facts in index.items()}
 
 
 def path(name: str) -> Path:
