@@ -68,7 +68,7 @@ class Interrupting:
     """Wrap a function and interrupt the main thread, like Ctrl-C, at the ``at``-th call."""
 
     def __init__(self, function: Any, at: int) -> None:
-        self.function, self.at, self.calls, self.lock = function, at, 0, threading.ProcessLock()
+        self.function, self.at, self.calls, self.lock = function, at, 0, threading.Lock()
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         with self.lock:
