@@ -82,7 +82,7 @@ struct Single {
     static constexpr int DEPTH = 1;
     using Cell = float;
     static INLINE Vec cells(const float* from) { return load(from); }
-    static INLINE Vec weight(float value) { return splat(value); }
+    static INLINE Vec weight(const float* weights, int o) { return ::weight(weights, o); }
     static INLINE Vec fused(Vec sum, Vec weight, Vec cells) { return sum + weight * cells; }
     static INLINE void pack(float* to, const Vec (&channels)[DEPTH]) { store(to, channels[0]); }
 };
@@ -93,7 +93,7 @@ struct Half {
     static constexpr int DEPTH = 2;
     using Cell = std::uint32_t;
     static INLINE Bits cells(const float* from) { return *reinterpret_cast<const UnalignedBits*>(from); }
-    static INLINE Bits weight(Cell value) { return value - Bits{}; }
+    static INLINE Bits weight(const Cell* weights, int o) { return weights[o] - Bits{}; }
     static INLINE Vec fused(Vec sum, Bits weight, Bits cells) {
         return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weight, (__m512bh)cells);
     }
@@ -124,7 +124,7 @@ INLINE void multiply(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights
         for (int v = 0; v < N; ++v) x[v] = Factor::cells(inputs + v * LANES);
 #pragma GCC unroll 16
         for (int o = 0; o < BLOCK; ++o) {
-            const auto w = Factor::weight(weights[o]);
+            const auto w = Factor::weight(weights, o);
 #pragma GCC unroll 4
             for (int v = 0; v < N; ++v) sums[o][v] = Factor::fused(sums[o][v], w, x[v]);
         }

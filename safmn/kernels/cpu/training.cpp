@@ -16,6 +16,8 @@
 
 #if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -114,7 +116,7 @@ INLINE void multiply_block(const float* weights, int inputs, int live, const Vec
         for (int v = 0; v < N; ++v) x[v] = in[v * in_step + k];
 #pragma GCC unroll 16
         for (int o = 0; o < BLOCK; ++o) {
-            const Vec w = splat(weights[o]);
+            const Vec w = weight(weights, o);
 #pragma GCC unroll 2
             for (int v = 0; v < N; ++v) sums[o][v] += w * x[v];
         }
@@ -170,6 +172,12 @@ INLINE void add_totals(const Vec (&sums)[4], float* to) {
                                         _mm256_hadd_ps(halved(sums[2]), halved(sums[3])));
     const __m128 totals = _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
     _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), totals));
+}
+#elif defined(__aarch64__)
+INLINE void add_totals(const Vec (&sums)[4], float* to) {
+    const float32x4_t a = vpaddq_f32((float32x4_t)sums[0], (float32x4_t)sums[1]);
+    const float32x4_t b = vpaddq_f32((float32x4_t)sums[2], (float32x4_t)sums[3]);
+    vst1q_f32(to, vaddq_f32(vld1q_f32(to), vpaddq_f32(a, b)));
 }
 #endif
 

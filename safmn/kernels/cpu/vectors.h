@@ -37,6 +37,16 @@ typedef std::uint32_t UnalignedBits __attribute__((vector_size(LANES * 4), align
 INLINE Vec load(const float* from) { return *reinterpret_cast<const UnalignedVec*>(from); }
 INLINE void store(float* to, Vec value) { *reinterpret_cast<UnalignedVec*>(to) = value; }
 INLINE Vec splat(float value) { return value - Vec{}; }
+
+// weights[o] in all lanes.
+INLINE Vec weight(const float* weights, int o) {
+#if defined(__aarch64__)  // a product can take its factor from any lane of a vector: one load for LANES weights
+    return splat(load(weights + o / LANES * LANES)[o % LANES]);
+#else
+    return splat(weights[o]);
+#endif
+}
+
 INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 INLINE Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 
