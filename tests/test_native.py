@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from safmn.archs.stages import Chain, Skip, Stage, StageModule, stages_of
 from safmn.errors import OptionError
 from safmn.imaging import read_rgb, to_tensor, to_uint8
 from safmn.inference import Upscaler
-from safmn.inference.backends import make_backend
+from safmn.inference.backends import auto, make_backend
 from safmn.kernels.cpu import build
 from safmn.kernels.cpu import inference as kernels
 from safmn.kernels.cpu.programs import translate
@@ -285,13 +286,58 @@ def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     network = lively(SAFMN(dim=8, n_blocks=1))
-    with pytest.raises(OptionError, match=r"C\+\+ compiler"):
+    with pytest.raises(OptionError, match=r"need a C\+\+ compiler"):
         make_backend("native", network)
     with caplog.at_level(logging.INFO):
         chosen = make_backend("auto", network)
         check(chosen, network, random_image(1, 3, 16, 16))
     assert chosen.name != "native"
-    assert re.search(r"native: not used: .*C\+\+ compiler", caplog.text)
+    assert "Back end native: not used: the native kernels need a C++ compiler" in caplog.text
+    hints = [
+        record.message for record in caplog.records if record.name == "safmn.backend" and "missing" in record.message
+    ]
+    assert len(hints) == 1
+    assert hints[0].startswith("A faster back end is missing: the native kernels need a C++ compiler: install g++ or ")
+
+
+def test_what_is_missing_is_said_only_if_it_would_be_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kind(missing: str | None, unfit: str | None = None) -> Any:
+        return SimpleNamespace(missing=lambda device: missing, unfit=lambda network, precision: unfit)
+
+    def said(*candidates: Any) -> str | None:
+        monkeypatch.setattr(auto, "candidates_of_auto", lambda device_type: candidates)
+        return auto.faster_if_installed(nn.Identity(), torch.device("cpu"), "fp32")
+
+    assert said(kind(None), kind("b")) is None
+    assert said(kind("a"), kind("b", "no kernels"), kind("c"), kind(None), kind("d")) == "a; c"
+    assert said(kind("a", "no kernels")) is None
+
+
+def test_compilers_of_other_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has a clang++ that only asks to install the tools; GCC for Windows makes code that crashes."""
+    monkeypatch.delenv("CXX", raising=False)
+    script = compiler_script(tmp_path, "exit 0")
+    installed = {"clang++": "/usr/bin/clang++"}
+    monkeypatch.setattr(build.shutil, "which", installed.get)
+    monkeypatch.setattr(build.platform, "system", lambda: "Darwin")
+    for status, found in ((2, None), (0, "/usr/bin/clang++")):
+        asked = SimpleNamespace(returncode=status)
+        monkeypatch.setattr(build.subprocess, "run", lambda command, asked=asked, **options: asked)
+        assert build.compiler() == found
+    assert "xcode-select --install" in build.how_to_get_a_compiler()
+    monkeypatch.setattr(build.platform, "system", lambda: "Windows")
+    assert build.compiler() is None
+    assert "on Windows none is used" in build.how_to_get_a_compiler()
+    installed[str(script)] = str(script)
+    monkeypatch.setenv("CXX", str(script))
+    assert build.compiler() == str(script)
+
+
+def test_flags_of_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {"aarch64": ("-mcpu=native",), "arm64": (), "riscv64": ()}  # arm64: a Mac
+    for machine, flags in expected.items():
+        monkeypatch.setattr(build.platform, "machine", lambda machine=machine: machine)
+        assert build.machine_flags() == flags
 
 
 def test_real_pictures(weights_dir: Path, benchmark_dir: Path) -> None:

@@ -81,6 +81,9 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
         logger.info("Back end eager, %s: its result is not finite, so no other back end can be checked.", precision)
         return eager
     limit, _ = _fastest(eager, x)
+    what_to_install = faster_if_installed(network, device, precision)
+    if what_to_install:
+        logging.getLogger("safmn.backend").info("A faster back end is missing: %s.", what_to_install)
     for candidate in candidates_of_auto(device.type):
         problem = candidate.missing(device) or candidate.unfit(network, precision)
         if problem:
@@ -105,6 +108,23 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
             return backend
     logger.info("Back end eager, %s.", precision)
     return eager
+
+
+def faster_if_installed(network: nn.Module, device: torch.device, precision: str) -> str | None:
+    """Return what is missing for the back ends that come before the first one that can be used; None if nothing.
+
+    Args:
+        network, device, precision: see :func:`safmn.inference.backends.make_backend`.
+    """
+    missing = []
+    for candidate in candidates_of_auto(device.type):
+        if candidate.unfit(network, precision) is not None:
+            continue
+        problem = candidate.missing(device)
+        if problem is None:
+            break
+        missing.append(problem)
+    return "; ".join(missing) or None
 
 
 def discrepancy(y: Tensor, expected: Tensor, precision: str) -> str | None:

@@ -25,19 +25,44 @@ Loaded = TypeVar("Loaded")
 
 
 def compiler() -> str | None:
-    """Return the C++ compiler: ``$CXX``, or else the first that is installed; None if there is none."""
-    for name in (os.environ.get("CXX", ""), *_COMPILERS):
+    """Return the C++ compiler: ``$CXX``, or else the first that is installed; None if there is none.
+
+    On Windows only ``$CXX`` counts: GCC for Windows does not align AVX vectors on the stack (its bug 54412), so what it
+    builds crashes on some runs.
+    """
+    for name in (os.environ.get("CXX", ""), *(() if platform.system() == "Windows" else _COMPILERS)):
         found = shutil.which(name) if name else None
-        if found:
+        if found and not _is_stub(found):
             return found
     return None
 
 
+def _is_stub(program: str) -> bool:
+    """Return whether this is a program of macOS that asks to install the developer tools instead of compiling."""
+    if platform.system() != "Darwin" or not program.startswith("/usr/bin/"):
+        return False
+    return subprocess.run(["xcode-select", "-p"], capture_output=True).returncode != 0
+
+
+def how_to_get_a_compiler() -> str:
+    """Return what to say to a user for whom :func:`compiler` finds none."""
+    if platform.system() == "Darwin":
+        return "run xcode-select --install"
+    if platform.system() == "Windows":
+        return "on Windows none is used, because code of g++ for Windows may crash"
+    return "install g++ or clang++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++)"
+
+
 def machine_flags() -> tuple[str, ...]:
-    """Return the compiler flags for exactly this processor."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
+    """Return the compiler flags for exactly this processor.
+
+    Nothing is needed for Macs with ARM processors: Apple's compiler builds for the M1 by default, NEON is part of every
+    64-bit ARM processor, and not every compiler there knows "native".
+    """
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64"):
         return ("-march=native", "-mprefer-vector-width=512")
-    return ("-mcpu=native",)
+    return ("-mcpu=native",) if machine == "aarch64" else ()
 
 
 def library_path(source: Path, flags: Sequence[str], folder: Path) -> Path:

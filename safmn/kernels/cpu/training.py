@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from safmn.errors import OptionError
 from safmn.kernels.checks import check_network, check_sides
-from safmn.kernels.cpu.build import compiler, load_for_this_machine
+from safmn.kernels.cpu.build import compiler, how_to_get_a_compiler, load_for_this_machine
 
 _SOURCE = Path(__file__).with_name("training.cpp")
 _T, _I = ctypes.c_void_p, ctypes.c_int
@@ -121,7 +121,7 @@ class NativeSAFMN(nn.Module):
         check_network(network)
         if compiler() is None:
             raise OptionError(
-                "train.kernels: native needs a C++ compiler (g++ or clang++); install one or remove this key"
+                f"train.kernels: native needs a C++ compiler: {how_to_get_a_compiler()}. Without one, remove this key"
             )
         self.network = network
         this_machine()  # report a failed build now, not at the first step
