@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmark_arm import CLANG_SCALAR, build_counter, counted, with_one_lane
 from emulated_kernels import (
     CLANG,
     GCC,
@@ -174,3 +175,22 @@ def test_vector_instructions_are_used(libraries: dict[Path, Path], running: dict
         assert products
         spilt = [code for loop in products for code in loop if re.match(r"(ld|st)\w+\t[{qv].*\[sp", code)]
         assert not spilt
+
+
+def test_scalar_code_executes_three_times_as_many_instructions(tmp_path: Path) -> None:
+    problem = CLANG.missing() or (None if shutil.which("g++") else "no g++")
+    if problem:
+        pytest.skip(problem)
+    caller, counter = build_caller(tmp_path), build_counter(tmp_path)
+    network, x = lively(SAFMN(n_blocks=1)), random_image(1, 3, 16, 32)
+    vectors = CLANG.build(SOURCE, tmp_path)
+    scalar = CLANG_SCALAR.build(with_one_lane(SOURCE, tmp_path / "scalar"), tmp_path)
+    values, counts = zip(
+        *(
+            counted(caller, counter, library, lambda it: float(run_by(it, network)(x).sum()))
+            for library in (vectors, scalar)
+        ),
+        strict=True,
+    )
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+    assert counts[1] > 3 * counts[0] > 3e6

@@ -47,6 +47,8 @@ PLUGIN = Path(__file__).with_name("count_instructions.cpp")
 HEADER = SOURCE.with_name("vectors.h")
 GENERAL_LANES = "LANES = 4, BLOCK = 6"
 
+CLANG_SCALAR = replace(CLANG, flags=(*CLANG.flags, "-fno-vectorize", "-fno-slp-vectorize"))
+
 
 class Forward:
     """The inference kernels on one image."""
@@ -108,11 +110,18 @@ def with_one_lane(source: Path, folder: Path) -> Path:
     return folder / source.name
 
 
-def counted(caller: Path, library: Path, folder: Path, use: Callable[[Library], float]) -> tuple[float, int]:
+def build_counter(folder: Path) -> Path:
+    """Compile QEMU's plugin, for this machine."""
+    counter = folder / "counter.so"
+    subprocess.run(["g++", "-O2", "-shared", "-fPIC", str(PLUGIN), "-o", str(counter)], check=True)
+    return counter
+
+
+def counted(caller: Path, counter: Path, library: Path, use: Callable[[Library], float]) -> tuple[float, int]:
     """Return the result of ``use``, and the instructions that it made the emulated process execute."""
 
     def run(use: Callable[[Library], float]) -> tuple[float, int]:
-        counter, out = folder / "counter.so", folder / "count"
+        out = counter.with_name("count")
         emulated = Library(caller, library, (*EMULATOR, "-plugin", f"{counter},out={out}"))
         result = use(emulated)
         emulated.close()
@@ -132,19 +141,18 @@ def main() -> int:
     forward, backward = Forward(), Backward()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        caller = build_caller(folder)
-        subprocess.run(["g++", "-O2", "-shared", "-fPIC", str(PLUGIN), "-o", str(folder / "counter.so")], check=True)
+        caller, counter = build_caller(folder), build_counter(folder)
 
-        def measure(target: Target, one_lane: bool) -> list[tuple[float, int]]:
+        def measure(target: Target, one_lane: bool = False) -> list[tuple[float, int]]:
             results = []
             for part in (forward, backward):
                 source = with_one_lane(part.source, folder / "scalar") if one_lane else part.source
                 library = target.build(source, folder)
-                results.append(counted(caller, library, folder, part.emulated))
+                results.append(counted(caller, counter, library, part.emulated))
             return results
 
-        base = measure(replace(CLANG, flags=(*CLANG.flags, "-fno-vectorize", "-fno-slp-vectorize")), one_lane=True)
-        sides = {"clang++, scalar": base, "clang++": measure(CLANG, False), "g++": measure(GCC, False)}
+        base = measure(CLANG_SCALAR, one_lane=True)
+        sides = {"clang++, scalar": base, "clang++": measure(CLANG), "g++": measure(GCC)}
     here = [forward.native(this_machine()), backward.error(backward.gradients(NativeSAFMN(backward.network)))]
     rows = [["this machine", *(cell for error in here for cell in (f"{error:.1e}", "", ""))]]
     for name, parts in sides.items():
