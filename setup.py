@@ -3,10 +3,13 @@
 The code is under Apache-2.0; the weights in safmn/weights/zoo are under CC BY-SA 4.0 (see NOTICE.md there).
 """
 
+import os
+import runpy
 import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
@@ -22,17 +25,41 @@ VERSION = next(
 BASICSR_NEEDS = ["addict", "future", "scikit-image>=0.22", "yapf"]
 
 
+WITH_KERNELS = bool(os.environ.get("SAFMN_KERNELS"))  # set by scripts/make_dist.py
+
+
 class BuildPy(build_py):
-    """Also put the option files into the package; safmn/options/shipped.py finds them there."""
+    """Also put the option files into the package, and the compiled kernels if SAFMN_KERNELS is set.
+
+    safmn/options/shipped.py and safmn/kernels/cpu/shipped.py find them there.
+    """
 
     def run(self) -> None:
         """Build the package."""
         super().run()
-        if not self.editable_mode:
-            files = Path(self.build_lib) / "safmn" / "options" / "files"
-            files.mkdir(parents=True, exist_ok=True)
-            for file in sorted((HERE / "options").glob("*.yml")):
-                shutil.copy(file, files)
+        if self.editable_mode:
+            return
+        package = Path(self.build_lib) / "safmn"
+        files = package / "options" / "files"
+        files.mkdir(parents=True, exist_ok=True)
+        for file in sorted((HERE / "options").glob("*.yml")):
+            shutil.copy(file, files)
+        if WITH_KERNELS:
+            compiling = runpy.run_path(str(HERE / "safmn" / "kernels" / "cpu" / "compiler.py"))
+            compiling["compile_all_levels"](package / "kernels" / "cpu" / "libraries")
+
+
+class BdistWheel(bdist_wheel):
+    """A wheel with kernels is for one system and every Python."""
+
+    def finalize_options(self) -> None:
+        """Mark the wheel as one for this system if it contains kernels."""
+        super().finalize_options()
+        self.root_is_pure = not WITH_KERNELS
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tags of Python, ABI and system."""
+        return ("py3", "none", super().get_tag()[2])
 
 
 setup(
@@ -56,7 +83,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Processing",
     ],
     keywords="super-resolution, upscaling, image restoration, SAFMN, BasicSR, PyTorch",
-    cmdclass={"build_py": BuildPy},
+    cmdclass={"build_py": BuildPy, "bdist_wheel": BdistWheel},
     packages=find_packages(include=["safmn", "safmn.*"]),
     package_data={
         "safmn.options": ["schema.json"],

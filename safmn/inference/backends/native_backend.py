@@ -18,7 +18,8 @@ from safmn.archs.stages import StageModule
 from safmn.inference.backends.base import Backend, register_backend
 from safmn.inference.backends.torch_backends import Eager
 from safmn.inference.optimize import frozen_copy
-from safmn.kernels.cpu.build import compiler, how_to_get_a_compiler
+from safmn.kernels.cpu.build import can_load
+from safmn.kernels.cpu.compiler import how_to_get_a_compiler
 from safmn.kernels.cpu.inference import this_machine
 from safmn.kernels.cpu.programs import PROGRAMS, translate
 from safmn.runtime.threads import Once
@@ -64,7 +65,7 @@ class Native(Backend):
         """See :class:`Backend`. Needs a CPU and a C++ compiler."""
         if device.type != "cpu":
             return f"the native kernels are for CPUs, not for {device.type}"
-        return None if compiler() else f"the native kernels need a C++ compiler: {how_to_get_a_compiler()}"
+        return None if can_load() else f"the native kernels need a C++ compiler: {how_to_get_a_compiler()}"
 
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:

@@ -6,63 +6,24 @@ import hashlib
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from safmn.kernels.cpu.compiler import HEADERS, SOURCES, command, compile_library, compiler, machine_flags
+from safmn.kernels.cpu.shipped import shipped_library
 from safmn.system.files import atomic_path, cache_folder
 
 logger = logging.getLogger(__name__)
 
-_HEADERS = Path(__file__).parent
-_COMPILERS = ("g++", "clang++", "c++")
-_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
-
 Loaded = TypeVar("Loaded")
 
 
-def compiler() -> str | None:
-    """Return the C++ compiler: ``$CXX``, or else the first that is installed; None if there is none.
-
-    On Windows only ``$CXX`` counts: GCC for Windows does not align AVX vectors on the stack (its bug 54412), so what it
-    builds crashes on some runs.
-    """
-    for name in (os.environ.get("CXX", ""), *(() if platform.system() == "Windows" else _COMPILERS)):
-        found = shutil.which(name) if name else None
-        if found and not _is_stub(found):
-            return found
-    return None
-
-
-def _is_stub(program: str) -> bool:
-    """Return whether this is a program of macOS that asks to install the developer tools instead of compiling."""
-    if platform.system() != "Darwin" or not program.startswith("/usr/bin/"):
-        return False
-    return subprocess.run(["xcode-select", "-p"], capture_output=True).returncode != 0
-
-
-def how_to_get_a_compiler() -> str:
-    """Return what to say to a user for whom :func:`compiler` finds none."""
-    if platform.system() == "Darwin":
-        return "run xcode-select --install"
-    if platform.system() == "Windows":
-        return "on Windows none is used, because code of g++ for Windows may crash"
-    return "install g++ or clang++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++)"
-
-
-def machine_flags() -> tuple[str, ...]:
-    """Return the compiler flags for exactly this processor.
-
-    Nothing is needed for Macs with ARM processors: Apple's compiler builds for the M1 by default, NEON is part of every
-    64-bit ARM processor, and not every compiler there knows "native".
-    """
-    machine = platform.machine().lower()
-    if machine in ("x86_64", "amd64"):
-        return ("-march=native", "-mprefer-vector-width=512")
-    return ("-mcpu=native",) if machine == "aarch64" else ()
+def can_load() -> bool:
+    """Return whether the kernels come with the package for this processor, or can be compiled here."""
+    return compiler() is not None or all(shipped_library(source) is not None for source in SOURCES)
 
 
 def library_path(source: Path, flags: Sequence[str], folder: Path) -> Path:
@@ -71,10 +32,10 @@ def library_path(source: Path, flags: Sequence[str], folder: Path) -> Path:
     The name contains a hash of the source, the shared headers, the command, the compiler's version and the processor,
     because different machines may share a home folder.
     """
-    command = _command(flags)
-    version = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
+    line = command(flags)
+    version = subprocess.run([line[0], "--version"], capture_output=True, text=True).stdout
     recipe = "\n".join(
-        [*command, version, _processor(), *(file.read_text() for file in (source, *sorted(_HEADERS.glob("*.h"))))]
+        [*line, version, _processor(), *(file.read_text() for file in (source, *sorted(HEADERS.glob("*.h"))))]
     )
     return folder / f"{source.stem}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.so"
 
@@ -91,15 +52,8 @@ def build(source: Path, flags: Sequence[str], folder: Path) -> Path:
     if not library.exists():
         logger.info("Compiling %s for this processor (only once): %s", source.name, library)
         with atomic_path(library) as temporary:
-            command = [*_command(flags), f"-I{_HEADERS}", str(source), "-o", str(temporary)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise OSError(f"the native kernels do not compile: {' '.join(command)}: {done.stderr.strip()[:500]}")
+            compile_library(source, flags, temporary)
     return library
-
-
-def _command(flags: Sequence[str]) -> list[str]:
-    return [compiler() or "g++", *_FLAGS, *flags]
 
 
 def _processor() -> str:
@@ -112,20 +66,23 @@ def _processor() -> str:
     return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in keys)
 
 
-def load_for_this_machine(source: Path, load: Callable[[Path], Loaded], flags: Sequence[str] = ()) -> Loaded:
-    """Load the library of ``source`` from the user's cache, and build it first if needed.
+def load_for_this_machine(source: Path, load: Callable[[Path], Loaded], *, narrow: bool = False) -> Loaded:
+    """Load the library of ``source``: the one of the wheel, or else one from the user's cache, built first if needed.
 
     If the cache cannot be written, the library is built for this process only.
 
     Args:
         source: a C++ file.
         load: opens the library at a path.
-        flags: further compiler flags, added after those for the processor.
+        narrow: do not use AVX-512.
 
     Raises:
         OSError: the library cannot be built.
     """
-    folder, flags = cache_folder() / "native", (*machine_flags(), *flags)
+    shipped = shipped_library(source, narrow=narrow)
+    if shipped is not None:
+        return load(shipped)
+    folder, flags = cache_folder() / "native", (*machine_flags(), *(("-mno-avx512f",) if narrow else ()))
     if os.path.exists(library_path(source, flags, folder)) or _writable(folder):
         return load(build(source, flags, folder))
     logger.warning("%s cannot be written, so the native kernels are compiled for this process only.", folder)

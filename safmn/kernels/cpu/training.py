@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from safmn.errors import OptionError
 from safmn.kernels.checks import check_network, check_sides
-from safmn.kernels.cpu.build import compiler, how_to_get_a_compiler, load_for_this_machine
+from safmn.kernels.cpu.build import can_load, load_for_this_machine
+from safmn.kernels.cpu.compiler import how_to_get_a_compiler
 
 _SOURCE = Path(__file__).with_name("training.cpp")
 _T, _I = ctypes.c_void_p, ctypes.c_int
@@ -65,7 +66,7 @@ def this_machine(narrow: bool = False) -> TrainingKernels:
     Raises:
         OSError: they cannot be built.
     """
-    return load_for_this_machine(_SOURCE, TrainingKernels, ("-mno-avx512f",) if narrow else ())
+    return load_for_this_machine(_SOURCE, TrainingKernels, narrow=narrow)
 
 
 def kernels_for(batch: int) -> TrainingKernels:
@@ -119,7 +120,7 @@ class NativeSAFMN(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         check_network(network)
-        if compiler() is None:
+        if not can_load():
             raise OptionError(
                 f"train.kernels: native needs a C++ compiler: {how_to_get_a_compiler()}. Without one, remove this key"
             )
