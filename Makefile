@@ -9,7 +9,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint dist clean
 setup: $(READY)
 
 $(READY): requirements.txt setup.py scripts/setup_environment.py
@@ -30,5 +30,9 @@ lint: $(READY)
 	$(VENV)/bin/mypy --platform win32
 	$(VENV)/bin/mypy --platform darwin
 
+# sdist and wheel in dist/, tested in fresh environments; downloads torch.
+dist:
+	$(PYTHON) scripts/make_dist.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info

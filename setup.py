@@ -46,7 +46,7 @@ class BuildPy(build_py):
             shutil.copy(file, files)
         if WITH_KERNELS:
             compiling = runpy.run_path(str(HERE / "safmn" / "kernels" / "cpu" / "compiler.py"))
-            compiling["compile_all_levels"](package / "kernels" / "cpu" / "libraries")
+            compiling["compile_levels"](package / "kernels" / "cpu" / "libraries")
 
 
 class BdistWheel(bdist_wheel):

@@ -110,10 +110,14 @@ def compile_library(source: Path, flags: Sequence[str], output: Path) -> None:
         raise OSError(f"the native kernels do not compile: {' '.join(line)}: {done.stderr.strip()[:500]}")
 
 
-def compile_all_levels(folder: Path) -> list[Path]:
-    """Compile every source for every level of this kind of processor, for a wheel; return the libraries.
+def compile_levels(folder: Path, levels: Sequence[Level] | None = None) -> list[Path]:
+    """Compile every source for the levels of this kind of processor, for a wheel; return the libraries.
 
     They need no C++ library on the user's machine.
+
+    Args:
+        folder: folder of the libraries; created if necessary.
+        levels: the levels; None for all.
 
     Raises:
         OSError: there is no compiler, or it failed.
@@ -121,7 +125,7 @@ def compile_all_levels(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     static = ("-static-libstdc++", "-static-libgcc", "-s") if platform.system() == "Linux" else ()
-    for level in LEVELS.get(architecture(), ()):
+    for level in LEVELS.get(architecture(), ()) if levels is None else levels:
         for source in SOURCES:
             made.append(folder / f"{source.stem}-{level.name}.so")
             compile_library(source, (*level.flags, *static), made[-1])
