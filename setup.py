@@ -45,7 +45,7 @@ class BuildPy(build_py):
         for file in sorted((HERE / "options").glob("*.yml")):
             shutil.copy(file, files)
         if WITH_KERNELS:
-            compiling = runpy.run_path(str(HERE / "safmn" / "kernels" / "cpu" / "compiler.py"))
+            compiling = runpy.run_path(str(HERE / "safmn" / "kernels" / "cpu" / "compilation.py"))
             compiling["compile_levels"](package / "kernels" / "cpu" / "libraries")
 
 

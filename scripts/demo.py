@@ -24,7 +24,7 @@ from safmn.evaluation.bicubic import bicubic
 from safmn.evaluation.scoring import evaluate
 from safmn.imaging import to_uint8, write_image
 from safmn.inference.side_by_side import comparison
-from safmn.kernels.cpu.compiler import compiler
+from safmn.kernels.cpu.compilation import compiler
 from safmn.options import Options, load_options
 from safmn.system.console import say, table
 from safmn.training.experiment import Experiment

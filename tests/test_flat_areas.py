@@ -14,7 +14,7 @@ from safmn import weights
 from safmn.archs import SAFMN
 from safmn.imaging import read_rgb
 from safmn.inference.upscaler import Upscaler
-from safmn.kernels.cpu.compiler import compiler
+from safmn.kernels.cpu.compilation import compiler
 from safmn.training.models.flat_areas import FlatAreas, draw_colours, endless, tiles
 from safmn.weights import zoo
 

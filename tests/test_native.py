@@ -28,13 +28,13 @@ from safmn.errors import OptionError
 from safmn.imaging import read_rgb, to_tensor, to_uint8
 from safmn.inference import Upscaler
 from safmn.inference.backends import auto, make_backend
-from safmn.kernels.cpu import build
+from safmn.kernels.cpu import build, compilation
 from safmn.kernels.cpu import inference as kernels
 from safmn.kernels.cpu.programs import translate
 from safmn.metrics import psnr
 from safmn.weights import load_network
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(compilation.compiler() is None, reason="no C++ compiler")
 
 TOLERANCE = 1e-5
 """Largest error against float64, relative to the largest value."""
@@ -318,26 +318,26 @@ def test_compilers_of_other_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("CXX", raising=False)
     script = compiler_script(tmp_path, "exit 0")
     installed = {"clang++": "/usr/bin/clang++"}
-    monkeypatch.setattr(build.shutil, "which", installed.get)
-    monkeypatch.setattr(build.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(compilation.shutil, "which", installed.get)
+    monkeypatch.setattr(compilation.platform, "system", lambda: "Darwin")
     for status, found in ((2, None), (0, "/usr/bin/clang++")):
         asked = SimpleNamespace(returncode=status)
-        monkeypatch.setattr(build.subprocess, "run", lambda command, asked=asked, **options: asked)
-        assert build.compiler() == found
-    assert "xcode-select --install" in build.how_to_get_a_compiler()
-    monkeypatch.setattr(build.platform, "system", lambda: "Windows")
-    assert build.compiler() is None
-    assert "on Windows none is used" in build.how_to_get_a_compiler()
+        monkeypatch.setattr(compilation.subprocess, "run", lambda command, asked=asked, **options: asked)
+        assert compilation.compiler() == found
+    assert "xcode-select --install" in compilation.how_to_get_a_compiler()
+    monkeypatch.setattr(compilation.platform, "system", lambda: "Windows")
+    assert compilation.compiler() is None
+    assert "on Windows none is used" in compilation.how_to_get_a_compiler()
     installed[str(script)] = str(script)
     monkeypatch.setenv("CXX", str(script))
-    assert build.compiler() == str(script)
+    assert compilation.compiler() == str(script)
 
 
 def test_flags_of_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"aarch64": ("-mcpu=native",), "arm64": (), "riscv64": ()}  # arm64: a Mac
     for machine, flags in expected.items():
-        monkeypatch.setattr(build.platform, "machine", lambda machine=machine: machine)
-        assert build.machine_flags() == flags
+        monkeypatch.setattr(compilation.platform, "machine", lambda machine=machine: machine)
+        assert compilation.machine_flags() == flags
 
 
 def test_real_pictures(weights_dir: Path, benchmark_dir: Path) -> None:

@@ -15,13 +15,13 @@ from safmn_gradients import CASES, assert_close, case, network, squares, values
 from safmn.archs import SAFMN, SAFMNPP
 from safmn.errors import OptionError
 from safmn.imaging import read_rgb, to_tensor
-from safmn.kernels.cpu import build
+from safmn.kernels.cpu import compilation
 from safmn.kernels.cpu.training import NativeSAFMN, kernels_for, this_machine
 from safmn.runtime.execution import choose_execution
 from safmn.train import main
 from safmn.weights import load_network
 
-pytestmark = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(compilation.compiler() is None, reason="no C++ compiler")
 
 
 @settings(max_examples=25, deadline=None)
@@ -89,7 +89,7 @@ def test_unsupported_networks_sizes_and_settings_are_refused(monkeypatch: pytest
     for other in ({"precision": "bf16"}, {"compile": True}):
         with pytest.raises(OptionError, match=r"train\.kernels: native needs the CPU in fp32"):
             choose_execution(torch.device("cpu"), kernels="native", **other)
-    monkeypatch.setattr("safmn.kernels.cpu.training.compiler", lambda: None)
+    monkeypatch.setattr("safmn.kernels.cpu.training.can_load", lambda: False)
     with pytest.raises(OptionError, match=r"needs a C\+\+ compiler"):
         NativeSAFMN(network(dim=8, n_blocks=1))
 

@@ -9,9 +9,9 @@ import torch
 
 from safmn.archs import SAFMN
 from safmn.inference.backends import make_backend
-from safmn.kernels.cpu import build, compiler, inference, shipped, training
+from safmn.kernels.cpu import build, compilation, inference, shipped, training
 
-pytestmark = pytest.mark.skipif(compiler.compiler() is None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(compilation.compiler() is None, reason="no C++ compiler")
 OLD, NEW = {"sse4_2"}, {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"}
 WIDE = NEW | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
@@ -39,7 +39,7 @@ def test_the_best_level_that_the_processor_has(
     features: set[str], narrow: bool, expected: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shipped, "_features", lambda: frozenset(features))
-    for level in compiler.LEVELS["x86_64"]:
+    for level in compilation.LEVELS["x86_64"]:
         (folder / f"inference-{level.name}.so").touch()
     found = shipped.shipped_library(inference.SOURCE, narrow=narrow)
     assert found == (folder / f"inference-{expected}.so" if expected else None)
@@ -52,8 +52,8 @@ def test_a_source_checkout_has_none() -> None:
 @pytest.mark.slow
 def test_shipped_kernels_compute_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler, both passes use the wheel's libraries and agree with torch."""
-    level = compiler.LEVELS[compiler.architecture()][-1]  # the only one that every test machine has
-    assert len(compiler.compile_levels(tmp_path / "libraries", [level])) == 2
+    level = compilation.LEVELS[compilation.architecture()][-1]  # the only one that every test machine has
+    assert len(compilation.compile_levels(tmp_path / "libraries", [level])) == 2
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "libraries")
     monkeypatch.setattr(build, "compiler", lambda: None)
     monkeypatch.setattr(build, "build", lambda *_: pytest.fail("compiled"))

@@ -12,7 +12,7 @@ import torch
 from basicsr.archs import build_network
 from torch import Tensor, nn
 
-from safmn.kernels.cpu.compiler import compiler
+from safmn.kernels.cpu.compilation import compiler
 from safmn.kernels.cpu.training import NativeSAFMN
 from safmn.options.types import TeacherSection
 from safmn.runtime.execution import Execution

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from safmn.errors import OptionError, first_line
-from safmn.kernels.cpu.compiler import compiler
+from safmn.kernels.cpu.compilation import compiler
 from safmn.system.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from safmn.inference.backends.base import Backend, register_backend
 from safmn.inference.optimize import replica, with_precision
-from safmn.kernels.cpu.compiler import compiler
+from safmn.kernels.cpu.compilation import compiler
 from safmn.runtime.threads import BUILDING, Lock, Pool, SharedLock
 
 _GRAPHS = 4  # input sizes for which a CUDA graph is kept; each one holds memory for all activations

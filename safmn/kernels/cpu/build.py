@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from safmn.kernels.cpu.compiler import HEADERS, SOURCES, command, compile_library, compiler, machine_flags
+from safmn.kernels.cpu.compilation import HEADERS, SOURCES, command, compile_library, compiler, machine_flags
 from safmn.kernels.cpu.shipped import shipped_library
 from safmn.system.files import atomic_path, cache_folder
 

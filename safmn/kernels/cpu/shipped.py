@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from safmn.kernels.cpu.compiler import LEVELS, architecture
+from safmn.kernels.cpu.compilation import LEVELS, architecture
 
 FOLDER = Path(__file__).with_name("libraries")
 

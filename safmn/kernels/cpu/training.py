@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from safmn.errors import OptionError
 from safmn.kernels.checks import check_network, check_sides
 from safmn.kernels.cpu.build import can_load, load_for_this_machine
-from safmn.kernels.cpu.compiler import how_to_get_a_compiler
+from safmn.kernels.cpu.compilation import how_to_get_a_compiler
 
 _SOURCE = Path(__file__).with_name("training.cpp")
 _T, _I = ctypes.c_void_p, ctypes.c_int
