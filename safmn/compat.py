@@ -9,7 +9,8 @@ BasicSR 1.4.2 is the newest release on PyPI and is older than both. Two things c
 Each repair is applied only if the plain import fails or the module is missing.
 
 ``import basicsr`` imports all of BasicSR, torchvision and SciPy's statistics, which takes seconds. BasicSR's registries
-contain only names, so they are loaded separately. The rest is imported, and repaired, on first use.
+contain only names, so they are loaded separately. The rest is imported, and repaired, on first use. ``import safmn``
+itself only installs the hook that does this, and registers our components, just before BasicSR is imported.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from safmn.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
+COMPONENTS = ("archs", "losses", "metrics", "data", "training.models")
+"""Importing one of these packages of SAFMN registers its components."""
 _REGISTRIES = "basicsr.utils.registry"
 # torchvision registers fake ("meta") kernels for these at import. That fails if no schema is defined.
 _TORCHVISION_SCHEMAS = {
@@ -46,6 +52,8 @@ def _forget(package: str) -> None:
 
 def _define_missing_operators() -> None:
     """Define the missing operator schemas that torchvision's Python files need. They get no kernels, so calls fail."""
+    import torch
+
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _TORCHVISION_SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
@@ -100,39 +108,75 @@ def repair_torchvision() -> None:
     _repair_functional_tensor()
 
 
-class _Finder(MetaPathFinder, Loader):
-    """Repairs torchvision just before BasicSR is imported, and provides the registries that are already loaded."""
+def register_components() -> None:
+    """Import all of SAFMN's components, which registers them. Idempotent."""
+    for package in COMPONENTS:
+        importlib.import_module(f"safmn.{package}")
 
-    def __init__(self, registries: types.ModuleType) -> None:
-        self.registries = registries
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name == "basicsr":
-            repair_torchvision()
-        return spec_from_loader(name, self) if name == _REGISTRIES else None
+class _Prepared(Loader):
+    """BasicSR's loader; repairs torchvision and registers our components just before BasicSR is imported."""
 
-    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        return self.registries
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
+        repair_torchvision()
+        register_components()
+        self._loader.exec_module(module)
+
+
+class _Registries(Loader):
+    """Provides the registries that are already loaded."""
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
+        return registries()
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Do nothing: :func:`registries` has already run the module."""
 
 
+class _Finder(MetaPathFinder):
+    """Finds BasicSR as others do, and gives it the loaders above."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name == _REGISTRIES:
+            return spec_from_loader(name, _Registries())
+        if name != "basicsr":
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next((spec for finder in others if (spec := finder.find_spec(name, path, target)) is not None), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Prepared(spec.loader)
+        return spec
+
+
+def install() -> None:
+    """Make ``import basicsr`` work and register our components. If it is already imported, register them now."""
+    if "basicsr" in sys.modules:
+        register_components()
+    else:
+        sys.meta_path.insert(0, _Finder())
+
+
 @functools.cache
 def registries() -> types.ModuleType | None:
-    """Return BasicSR's registry module, which its components use, or None if BasicSR is not installed.
-
-    After this call ``import basicsr`` works.
-    """
+    """Return BasicSR's registry module, which its components use, or None if BasicSR is not installed."""
+    if _REGISTRIES in sys.modules:  # BasicSR was imported before us
+        return sys.modules[_REGISTRIES]
     if not has_basicsr():
         return None
-    if "basicsr" in sys.modules:  # already imported, so it needs no repair
-        return importlib.import_module(_REGISTRIES)
     folder = next(iter(importlib.util.find_spec("basicsr").submodule_search_locations))  # type: ignore[union-attr, arg-type]
     spec = importlib.util.spec_from_file_location(_REGISTRIES, Path(folder, "utils", "registry.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sys.meta_path.insert(0, _Finder(module))
     return module

@@ -5,6 +5,9 @@ their plain names, so BasicSR's builders find them as well. A component that rep
 (``SRModel``, ``PairedImageDataset``, ``calculate_psnr``, ...) is registered with the suffix ``safmn``, a feature of
 BasicSR's registries, and is preferred here. Components that users register work in the same way.
 
+SAFMN's components are imported, and so registered, at the first use of :func:`find`, :func:`names` or :func:`build`, or
+of ``basicsr``. The registries themselves contain them from then on.
+
 If BasicSR is not installed (upscaling and export do not need it), registries with the same interface replace BasicSR's.
 """
 
@@ -79,14 +82,31 @@ _KINDS = {
 }
 
 
+_PACKAGES = {
+    id(ARCH_REGISTRY): "archs",
+    id(DATASET_REGISTRY): "data",
+    id(DEGRADATION_REGISTRY): "degradations",
+    id(LOSS_REGISTRY): "losses",
+    id(METRIC_REGISTRY): "metrics",
+    id(MODEL_REGISTRY): "training.models",
+}  # of SAFMN; importing one registers its components
+
+
+def _import_ours(registry: Registry) -> None:
+    if id(registry) in _PACKAGES:
+        importlib.import_module(f"safmn.{_PACKAGES[id(registry)]}")
+
+
 def import_basicsr() -> None:
-    """Import BasicSR, if it is installed, so that it registers its components before others use the same names."""
+    """Import our components and, if it is installed, BasicSR: both register theirs before others use the same names."""
+    compat.register_components()
     if compat.has_basicsr():
         importlib.import_module("basicsr")
 
 
 def names(registry: Registry) -> list[str]:
     """Return the names that an option file may use, sorted and without suffixes."""
+    _import_ours(registry)
     import_basicsr()
     found = set()
     for name in registry.keys():  # noqa: SIM118 - a Registry iterates over items
@@ -102,7 +122,7 @@ def find(registry: Registry, name: str) -> Callable[..., Any]:
     Raises:
         OptionError: nothing is registered under this name. The message gives the nearest name.
     """
-    for load in (lambda: None, import_basicsr):
+    for load in (lambda: _import_ours(registry), import_basicsr):
         load()
         for suffix in _SUFFIXES:
             if name + suffix in registry:

@@ -8,12 +8,8 @@ import re
 from collections.abc import Sequence
 
 from safmn.errors import OptionError, exit_status
-from safmn.inference.backends import PRECISIONS
-from safmn.inference.export import FORMATS, export_network
-from safmn.inference.export.formats import Size
-from safmn.inference.upscaler import DEFAULT_WEIGHTS
+from safmn.inference.choices import DEFAULT_WEIGHTS, EXPORT_FORMATS, EXPORT_PROFILES, PRECISIONS
 from safmn.system.console import ArgumentParser, log_warnings_to_stderr, say, say_line
-from safmn.weights import load_network
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,14 +24,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--weights", default=DEFAULT_WEIGHTS, metavar="W", help=".pth or .safetensors file, or a name from `safmn zoo`"
     )
-    p.add_argument("--format", choices=tuple(FORMATS), help="default: by the ending (.onnx, .xml, .param, .pt)")
+    p.add_argument("--format", choices=tuple(EXPORT_FORMATS), help="default: by the ending (.onnx, .xml, .param, .pt)")
     sizes = p.add_mutually_exclusive_group()
     sizes.add_argument("--dynamic", action="store_true", help="support images of any size (the default)")
     sizes.add_argument("--size", metavar="WxH", help="support only this image size, for devices that need it (NPUs)")
     p.add_argument("--precision", default="fp32", choices=PRECISIONS)
     p.add_argument(
         "--profile",
-        choices=sorted({profile for form in FORMATS.values() for profile in form.profiles}),
+        choices=EXPORT_PROFILES,
         help="follow the rules of a program that reads the format; upscayl: Upscayl's engine (ncnn)",
     )
     return p
@@ -47,11 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_warnings_to_stderr()
     logging.getLogger("safmn.weights").setLevel(logging.INFO)  # log which of a file's weights are used
     options = parser().parse_args(argv)
+    size = None if options.size is None else _size(options.size)
+    from safmn.inference.export import export_network
+    from safmn.weights import load_network
+
     exported = export_network(
         load_network(options.weights),
         options.output,
         format=options.format,
-        size=None if options.size is None else _size(options.size),
+        size=size,
         precision=options.precision,
         profile=options.profile,
     )
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _size(text: str) -> Size:
+def _size(text: str) -> tuple[int, int]:
     """Return ``WIDTHxHEIGHT`` as (height, width)."""
     numbers = re.fullmatch(r"(\d+)x(\d+)", text)
     if not numbers:

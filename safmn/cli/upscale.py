@@ -7,20 +7,16 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING, Literal
 
 from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
-from safmn.inference import backends, pictures
-from safmn.inference.file_jobs import FileJob, plan
-from safmn.inference.file_run import Run
-from safmn.inference.films import codecs as film_codecs
-from safmn.inference.films import source as film_source
-from safmn.inference.films.codecs import FilmOptions
-from safmn.inference.upscaler import Upscaler
-from safmn.system import memory
+from safmn.inference.choices import BACKEND_MODULES, DEINTERLACE, MAX_PIXELS, PRECISIONS, unknown_backend
+from safmn.inference.file_jobs import FileJob, Plan, plan
 from safmn.system.console import ArgumentParser, log_warnings_to_stderr, say, say_line
-from safmn.system.signals import sigterm_as_ctrl_c
+
+if TYPE_CHECKING:
+    from safmn.inference.file_run import Run
+    from safmn.inference.films.codecs import FilmOptions
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,11 +37,11 @@ def parser() -> argparse.ArgumentParser:
         help="tile width in input pixels; 0: no tiling (default: auto)",
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    p.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="(default: fp32)")
+    p.add_argument("--precision", default="fp32", choices=PRECISIONS, help="(default: fp32)")
     p.add_argument(
         "--backend",
         default="auto",
-        help=f"back end: {', '.join(backends.NAMES)} (default: auto, the fastest one installed)",
+        help=f"back end: {', '.join(BACKEND_MODULES)} (default: auto, the fastest one installed)",
     )
     p.add_argument("--ensemble", action="store_true", help="average over 8 flips and rotations (8 times the work)")
     p.add_argument("--full-frame-semantics", action="store_true", help="pool as published on odd sizes; no tiling")
@@ -73,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     film.add_argument(
         "--deinterlace",
         default="auto",
-        choices=film_codecs.DEINTERLACE,
+        choices=DEINTERLACE,
         help="deinterlace with bwdif; auto: frames marked as interlaced; all; off (default: auto)",
     )
     p.add_argument("--compare", action="store_true", help="also write OUTPUT_compare.png: bicubic and the result")
@@ -81,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--max-pixels",
         type=int,
-        default=pictures.MAX_PIXELS,
+        default=MAX_PIXELS,
         metavar="N",
         help="refuse larger inputs (default: %(default)s)",
     )
@@ -98,8 +94,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OptionError(f"--quality {options.quality}: choose 1 to 100")
     if options.max_pixels < 1:
         raise OptionError(f"--max-pixels {options.max_pixels}: choose 1 or more")
+    if options.backend not in BACKEND_MODULES:
+        raise unknown_backend(options.backend, BACKEND_MODULES)
     tile = options.tile if options.tile == "auto" else _number(options.tile)
     planned = plan(options.inputs, options.output, image_format=options.format, compare=options.compare)
+    return _upscale(options, tile, planned)
+
+
+def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: Plan) -> int:
+    from safmn.inference.file_run import Run
+    from safmn.inference.films.codecs import FilmOptions
+    from safmn.inference.upscaler import Upscaler
+    from safmn.system import memory
+    from safmn.system.signals import sigterm_as_ctrl_c
+
     film = FilmOptions(options.codec, options.crf, options.preset, options.pix_fmt, options.deinterlace)
     _check_films(film, planned.jobs)
     memory.keep_heap_small()
@@ -126,7 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_films(film: FilmOptions, jobs: Sequence[FileJob]) -> None:
     """Raise OptionError before any work if a film cannot be written with these options. Defaults need no check."""
-    if film == FilmOptions(deinterlace=film.deinterlace):
+    from safmn.inference.films import codecs as film_codecs
+    from safmn.inference.films import source as film_source
+
+    if film == film_codecs.FilmOptions(deinterlace=film.deinterlace):
         return
     for suffix in dict.fromkeys(job.target.suffix.lower() for job in jobs if job.is_film):
         film_source.av_module()
@@ -143,6 +154,8 @@ def _number(text: str) -> int:
 @contextlib.contextmanager
 def _without_pillow_limit() -> Iterator[None]:
     """Disable Pillow's pixel limit within the block. Ours is checked when a file is opened and is configurable."""
+    from PIL import Image
+
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield

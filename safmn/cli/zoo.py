@@ -7,7 +7,6 @@ from typing import Any
 
 from safmn.errors import exit_status
 from safmn.system.console import ArgumentParser, say, table
-from safmn.weights.zoo import entries
 
 
 def _measured(card: dict[str, Any]) -> str:
@@ -19,6 +18,8 @@ def _measured(card: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """List the weights and return the exit status."""
     ArgumentParser(prog="safmn zoo", description=__doc__).parse_args(argv)
+    from safmn.weights.zoo import entries
+
     cards = {entry.name: entry.card for entry in entries().values()}
     rows = [
         [name, card["type"], f"x{card['scale']}", card["iterations"], _measured(card), card["licence"]]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safmn.errors import DataError
+from safmn.inference.choices import READABLE, WRITABLE
 from safmn.inference.films.kinds import TARGETS, VIDEO_SUFFIXES, is_film
-from safmn.inference.pictures import READABLE, WRITABLE
 from safmn.system.files import TEMPORARY
 
 # An output with one of these suffixes is taken as a file name, not as a folder, even if the format cannot be written.

@@ -19,6 +19,7 @@ from safmn.archs import FAMILY
 from safmn.archs.stages import Chain, Plain, Stage, stages_of
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling, transparency
+from safmn.inference.choices import DEFAULT_WEIGHTS
 from safmn.inference.engine import Engine
 from safmn.inference.guard import Finding, Watch
 from safmn.inference.optimize import replica
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 Image = TypeVar("Image", Array, Tensor)
 
-DEFAULT_WEIGHTS = "safmn-x2"
 _DTYPES = (torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Memory for the computation on the CPU, besides torch (0.4 GiB) and the images. With it, an 8K output needs < 2 GiB.
 _CPU_BUDGET = 960 * 2**20

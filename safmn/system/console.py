@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from tabulate import tabulate
 from tqdm import tqdm
 
 # Control characters, marks of writing direction, line separators, and single surrogates (from undecodable file names);
@@ -90,6 +89,8 @@ def escape_last_resort() -> None:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table, with the first column left-aligned and the others right-aligned."""
+    from tabulate import tabulate  # takes longer to import than most commands need to answer a mistake
+
     aligned = ["left", *["right"] * (len(header) - 1)]
     return tabulate(
         [[one_line(cell) for cell in row] for row in rows],

@@ -32,6 +32,11 @@ class PeakMemory(TorchDispatchMode):
         peak: the maximum in bytes so far, without the internal memory of libraries.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: otherwise torch imports torch._dynamo (a second of CPU time) to exclude this mode from it."""
+        return False
+
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0

@@ -9,19 +9,20 @@ window.
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 from torch import nn
 
-from safmn.errors import OptionError, did_you_mean
-from safmn.inference.backends import auto as auto
-from safmn.inference.backends import native_backend as native_backend
-from safmn.inference.backends import onnx_backends as onnx_backends
-from safmn.inference.backends import openvino_backend as openvino_backend
-from safmn.inference.backends import torch_backends as torch_backends
+from safmn.errors import OptionError
 from safmn.inference.backends.base import BACKENDS, PRECISIONS, Backend, check_precision
+from safmn.inference.choices import BACKEND_MODULES, unknown_backend
 from safmn.runtime.threads import BUILDING
 
 __all__ = ["NAMES", "PRECISIONS", "Backend", "available_backends", "make_backend"]
+
+for _module in dict.fromkeys(BACKEND_MODULES.values()):  # importing one registers its back ends
+    importlib.import_module(f"safmn.inference.backends.{_module}")
 
 NAMES = ("auto", *sorted(name for name in BACKENDS if name != "auto"))
 """All names that :func:`make_backend` accepts."""
@@ -54,7 +55,7 @@ def make_backend(
     """
     device = torch.device(device)
     if name not in BACKENDS:
-        raise OptionError(f"no back end {name!r}.{did_you_mean(name, NAMES)} Known: {', '.join(NAMES)}.")
+        raise unknown_backend(name, NAMES)
     check_precision(precision, device)
     backend = BACKENDS[name]
     problem = backend.missing(device) or backend.unfit(network, precision)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from safmn.errors import OptionError
+from safmn.inference.choices import PRECISIONS
 from safmn.runtime.threads import keep_in_forks
-
-PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 class Backend(ABC):

@@ -13,9 +13,10 @@ from pathlib import Path
 from torch import nn
 
 from safmn.errors import OptionError, UserError, did_you_mean, first_line
+from safmn.inference.choices import UPSCAYL
 from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Size
 from safmn.inference.export.graph import subject_of
-from safmn.inference.export.profiles import UPSCAYL, check_name, note
+from safmn.inference.export.profiles import check_name, note
 from safmn.inference.export.verification import TOLERANCE, Checked, verify
 from safmn.system.files import TEMPORARY, flush_directory, flush_file, replace
 

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from safmn.errors import UserError
 from safmn.inference.backends.base import package_missing
 from safmn.inference.backends.openvino_backend import openvino_core
+from safmn.inference.choices import UPSCAYL
 from safmn.inference.export.graph import AnySize, FixedSize, Subject, in_simple_operations, with_explicit_padding
 from safmn.inference.export.ncnn_graph import INPUT as NCNN_INPUT
 from safmn.inference.export.ncnn_graph import OUTPUT as NCNN_OUTPUT
 from safmn.inference.export.ncnn_graph import TILED_INPUT, TILED_OUTPUT, any_size, for_tiles
-from safmn.inference.export.profiles import UPSCAYL
 from safmn.inference.onnx_graph import INPUT, OPSET, OUTPUT, folded, onnx_bytes
 from safmn.inference.optimize import InHalf, with_precision
 

@@ -1,8 +1,9 @@
 """Rules of programs that read an exported format in a special way.
 
-Facts about Upscayl (with its engine upscayl-ncnn) and realesrgan-ncnn-vulkan, from their sources: They cut images into
-tiles (of 200 pixels if the GPU has 2 GB). Each tile gets ``PREPADDING`` more pixels on every side, mirrored at the edge
-of the image, and is run separately, as RGB of 0 to 1. Upscayl reads the scale from the model's name.
+"upscayl" stands for Upscayl and builds of realesrgan-ncnn-vulkan with all ncnn layers (official builds lack pooling and
+others). Facts about Upscayl (with its engine upscayl-ncnn) and realesrgan-ncnn-vulkan, from their sources: They cut
+images into tiles (of 200 pixels if the GPU has 2 GB). Each tile gets ``PREPADDING`` more pixels on every side, mirrored
+at the edge of the image, and is run separately, as RGB of 0 to 1. Upscayl reads the scale from the model's name.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from pathlib import Path
 
 from safmn.errors import OptionError
 
-UPSCAYL = "upscayl"
-"""For Upscayl and builds of realesrgan-ncnn-vulkan with all ncnn layers (official builds lack pooling and others)."""
 PREPADDING = 10
 SCALES = (2, 3, 4)
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from safmn.errors import DataError, OptionError, UserError, did_you_mean, first_line
+from safmn.inference.choices import DEINTERLACE
 from safmn.inference.films.kinds import TARGETS
 
-DEINTERLACE = ("auto", "all", "off")
 _NAMES = {
     **{"h264": "libx264", "avc": "libx264", "x264": "libx264", "hevc": "libx265", "h265": "libx265", "x265": "libx265"},
     **{"av1": "libsvtav1", "vp9": "libvpx-vp9", "vp8": "libvpx", "prores": "prores_ks", "mpeg2": "mpeg2video"},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from safmn.inference.choices import MAX_PIXELS, READABLE, WRITABLE
 from safmn.inference.pictures.fitting import fitted
 from safmn.inference.pictures.metadata import metadata
-from safmn.inference.pictures.picture import READABLE, WRITABLE, Array, Extras, Picture, to_rgb8
-from safmn.inference.pictures.reading import MAX_PIXELS, decoding, head_of, is_single, open_image, read_picture
+from safmn.inference.pictures.picture import Array, Extras, Picture, to_rgb8
+from safmn.inference.pictures.reading import decoding, head_of, is_single, open_image, read_picture
 from safmn.inference.pictures.writing import as_saved, check_size, finished, save_options, write_picture, writing
 
 __all__ = [

@@ -13,24 +13,6 @@ from safmn.inference.pictures.colours import Colours
 from safmn.inference.pictures.resolution import Resolution
 from safmn.value_types import Array
 
-WRITABLE = {
-    ".png": "PNG",
-    ".apng": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".avif": "AVIF",
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".ppm": "PPM",
-    ".pgm": "PPM",
-}
-"""Suffixes of files that can be written, with Pillow's name of the format."""
-READABLE = (*WRITABLE, ".jfif", ".jpe", ".jp2", ".tga", ".dib", ".pnm", ".pbm", ".mpo", ".heic", ".heif", ".hif")
-"""Suffixes of files that are read as images."""
-
 
 @dataclass(frozen=True)
 class Extras:

@@ -20,6 +20,7 @@ from safmn.errors import DataError, UserError, first_line
 from safmn.imaging.icc_profiles import cmyk_to_rgb, to_srgb
 from safmn.imaging.io import decode_deep, widened
 from safmn.imaging.tiff import RAW_ADVICE, is_tiff, read_tiff
+from safmn.inference.choices import MAX_PIXELS
 from safmn.inference.films.animation_frames import composed
 from safmn.inference.pictures import floats
 from safmn.inference.pictures.heif import is_heif, read_heif
@@ -29,7 +30,6 @@ from safmn.inference.pictures.picture import Array, Picture
 logger = logging.getLogger(__name__)
 
 
-MAX_PIXELS = 2**28
 """Images with more pixels (268 million) are refused unless a larger limit is given."""
 _HEAD = 64  # bytes from which the format is recognised
 _RAW_SUFFIXES = (

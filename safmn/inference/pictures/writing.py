@@ -22,10 +22,11 @@ from PIL import Image
 from safmn.errors import DataError, UserError, first_line
 from safmn.imaging.boxes import with_code_points
 from safmn.imaging.io import with_png_chunks
+from safmn.inference.choices import WRITABLE
 from safmn.inference.pictures import exif as exif_data
 from safmn.inference.pictures import png
 from safmn.inference.pictures.fitting import AVIF_BITS, fitted
-from safmn.inference.pictures.picture import WRITABLE, Array, Picture
+from safmn.inference.pictures.picture import Array, Picture
 from safmn.inference.pictures.tiff_writing import write_tiff
 from safmn.system.files import atomic_path
 
