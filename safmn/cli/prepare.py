@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from safmn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, did_you_mean
+from safmn.prepare.arguments import PARSERS
 from safmn.system.console import complain, say
 
 # verb -> (module with main(argv), description)
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         complain(f"safmn: error: prepare has no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{usage()}")
         return EXIT_USER_ERROR
+    PARSERS[verb]().parse_args(rest)  # help and mistakes are answered before anything else is imported
     module = importlib.import_module(VERBS[verb][0])
     status: int = module.main(rest)
     if status == EXIT_INTERRUPTED:

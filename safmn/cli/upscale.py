@@ -88,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn upscale`` and return its exit status."""
     log_warnings_to_stderr()
-    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # log which of a file's weights are used
+    for name in ("safmn.weights", "safmn.backend"):  # which of a file's weights are used, and which back end
+        logging.getLogger(name).setLevel(logging.INFO)
     options = parser().parse_args(argv)
     if not 1 <= options.quality <= 100:
         raise OptionError(f"--quality {options.quality}: choose 1 to 100")

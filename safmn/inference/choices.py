@@ -12,7 +12,7 @@ from safmn.errors import OptionError, did_you_mean
 DEFAULT_WEIGHTS = "safmn-x2"
 PRECISIONS = ("fp32", "bf16", "fp16")
 MAX_PIXELS = 2**28
-"""The largest image that is read, unless the user allows more."""
+"""Images with more pixels (268 million) are refused unless a larger limit is given."""
 
 BACKEND_MODULES = {
     "auto": "auto",

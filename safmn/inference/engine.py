@@ -50,6 +50,7 @@ class Engine:
             )
         self._backend = backend
         self._chain = chain
+        self._network = network
         self._device = device
         self._precision = precision
         self._process = os.getpid()
@@ -77,6 +78,11 @@ class Engine:
         """Let "auto" choose on a sample: on a whole photograph, its run of eager would take longer than the rest."""
         if self.whole.name == "auto":
             self.whole(sample)
+
+    def settle(self, name: str) -> None:
+        """Let the back end called ``name`` run the network, instead of what "auto" would choose."""
+        with self._lock:
+            self._backend, self.whole, self._stages = name, self._made(name, self._network), None
 
     def stages(self, sample: Tensor) -> Chain:
         """Return the network's stages on the back end chosen for the whole network. The first call builds them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,8 @@ class Run:
                         self.kept += 1
                         bar.finish(f"{job.target}: kept")
                         continue
+                if len(todo) == 1 and isinstance(content, Picture):
+                    self.upscaler.expect(math.prod(content.size))
                 following = self._one(job, content, bar, writer)
                 self._finish(pending, bar)  # only one file is written while the next is computed, to save memory
                 pending = following

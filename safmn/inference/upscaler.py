@@ -19,6 +19,7 @@ from safmn.archs import FAMILY
 from safmn.archs.stages import Chain, Plain, Stage, stages_of
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling, transparency
+from safmn.inference.backends.auto import chosen_logger
 from safmn.inference.choices import DEFAULT_WEIGHTS
 from safmn.inference.engine import Engine
 from safmn.inference.guard import Finding, Watch
@@ -42,6 +43,7 @@ _PREPARED = ("_chain", "_window", "_lock", "_engine", "_first_warning", "_sample
 _PROBE = 64  # pixels along each side of the frame on which memory is measured
 _SAMPLE = 128  # maximum pixels along each side of the sample on which "auto" chooses a back end
 _ENSEMBLE_BYTES = 12  # for each colour value of the result: the sum, one of the eight results, and that one flipped
+_LITTLE = 10**10  # pixels times weights, about the multiply-adds: a third of a second on two CPU cores
 _OVERSHOOT = 0.5  # floating-point values may be this far outside of 0 to 1
 
 
@@ -226,6 +228,18 @@ class Upscaler:
                     name=self.name,
                 )
             return engine
+
+    def expect(self, pixels: int) -> None:
+        """Tell that no more than so many pixels will come. For little work "auto" is eager.
+
+        Another back end would take longer to start, and for "auto" to find, than it saves.
+        """
+        weights = sum(weight.numel() for weight in self.network.parameters())
+        little = pixels * weights * (8 if self.self_ensemble else 1) < _LITTLE
+        engine = self._current_engine()
+        if little and engine.whole.name == "auto":
+            engine.settle("eager")
+            chosen_logger.info("Back end eager, %s: for little work another one takes longer to start.", self.precision)
 
     def _check_room(self, size: int, width: int, height: int) -> None:
         """Raise DataError if the result exceeds the free memory: the system would grant it, then kill the process."""

@@ -6,7 +6,6 @@ checksum. Then its images are extracted into place and the archive is deleted.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import hashlib
 import re
@@ -26,8 +25,10 @@ import urllib3
 from tqdm import tqdm
 
 from safmn.errors import DataError, exit_status
+from safmn.prepare import arguments as arguments_of
+from safmn.prepare.arguments import DATA_SETS
 from safmn.prepare.parallel import progress
-from safmn.system.console import ArgumentParser, say_line
+from safmn.system.console import say_line
 from safmn.system.files import atomic_path, replace
 
 _CHUNK = 2**16  # bytes; a broken connection loses less than this
@@ -135,25 +136,25 @@ _CUT = "safmn prepare subimages --hr {root}/%s/HR --scales 2 3 4"
 
 SETS = {
     "df2k": DataSet(
-        "DIV2K and Flickr2K, 3450 HR images for training (24 GB to download)",
+        DATA_SETS["df2k"],
         (_hr(_TRAIN_HR, "DF2K/HR", _DIV2K_NAMES, 800), _hr(_FLICKR2K, "DF2K/HR", _FLICKR2K_NAMES, 2650)),
         (_MAKE_LR % "DF2K", _CUT % "DF2K"),
     ),
     "div2k": DataSet(
-        "800 HR images for training (3.5 GB)",
+        DATA_SETS["div2k"],
         (_hr(_TRAIN_HR, "DIV2K/HR", _DIV2K_NAMES, 800),),
         (_MAKE_LR % "DIV2K", _CUT % "DIV2K"),
     ),
     "flickr2k": DataSet(
-        "2650 HR images for training (20 GB)",
+        DATA_SETS["flickr2k"],
         (_hr(_FLICKR2K, "Flickr2K/HR", _FLICKR2K_NAMES, 2650),),
         (_MAKE_LR % "Flickr2K", _CUT % "Flickr2K"),
     ),
     "div2k-val": DataSet(
-        "the 100 validation images of DIV2K, HR and LR x2, x3, x4 (0.7 GB)",
+        DATA_SETS["div2k-val"],
         (_hr(_VALID_HR, f"{_VALIDATION}/HR", _DIV2K_NAMES, 100), *map(_valid_lr, _VALID_LR)),
     ),
-    "benchmark": DataSet("Set5, Set14, B100 and Urban100, HR and LR (0.25 GB)", (_BENCHMARKS,)),
+    "benchmark": DataSet(DATA_SETS["benchmark"], (_BENCHMARKS,)),
 }
 
 
@@ -435,24 +436,10 @@ def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     return content
 
 
-def _parser() -> argparse.ArgumentParser:
-    sets = "\n".join(f"  {name:10s} {data_set.about}" for name, data_set in SETS.items())
-    parser = ArgumentParser(
-        prog="safmn prepare download",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Download data sets from their official hosts into the layout of datasets/README.md:\n\n"
-        f"{sets}\n\nExisting files are not downloaded again; an interrupted download resumes where it stopped.",
-    )
-    parser.add_argument("sets", nargs="+", choices=SETS, metavar="SET", help=f"one or more of {', '.join(SETS)}")
-    parser.add_argument("--root", type=Path, default=Path("datasets"), metavar="DIR", help="default: datasets")
-    parser.add_argument("--keep", action="store_true", help="keep the archives in DIR/downloads")
-    return parser
-
-
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Return 0, or 2 if something is unavailable or damaged."""
-    arguments = _parser().parse_args(argv)
+    arguments = arguments_of.download().parse_args(argv)
     for name in arguments.sets:
         download(SETS[name].parts, arguments.root, keep=arguments.keep)
         say_line(f"{name}: complete in {arguments.root}")

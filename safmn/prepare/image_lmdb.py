@@ -7,7 +7,6 @@ stopped build resumes from the last commit. Only a complete database gets its fi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import shutil
@@ -22,9 +21,10 @@ import numpy as np
 from safmn.data.sources import check_whole
 from safmn.errors import DataError, exit_status
 from safmn.imaging import encode_png, image_size
+from safmn.prepare import arguments as arguments_of
 from safmn.prepare.outputs import inputs, named, read_colours
 from safmn.prepare.parallel import default_jobs, in_order, progress
-from safmn.system.console import ArgumentParser, say_line
+from safmn.system.console import say_line
 from safmn.system.files import flush_directory, replace, write_atomically
 from safmn.system.locks import ProcessLock
 
@@ -178,30 +178,10 @@ def _check_up_to_date(output: Path, paths: dict[str, Path]) -> None:
         raise DataError(f"{output} exists and has another image than {other}. Remove it, or choose another name.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="safmn prepare lmdb",
-        description="Put the images of a folder into one lmdb database in BasicSR's format (io_backend: type: lmdb). "
-        "Run the command again to resume a stopped build.",
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: <DIR>.lmdb beside the folder")
-    parser.add_argument(
-        "--drop",
-        default="",
-        metavar="ENDING",
-        help="remove this ending from the keys, e.g. x4: BasicSR needs equal keys for HR and LR",
-    )
-    parser.add_argument("--compression", type=int, default=1, choices=range(10), metavar="0..9", help="default: 1")
-    parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
-    parser.add_argument("--restart", action="store_true", help="first delete an unfinished build")
-    return parser
-
-
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Return 0, or 2 for a user's mistake or an unreadable image."""
-    arguments = _parser().parse_args(argv)
+    arguments = arguments_of.lmdb().parse_args(argv)
     folder = named(arguments.folder)
     output = arguments.output or folder.with_name(f"{folder.name}.lmdb")
     if arguments.restart:

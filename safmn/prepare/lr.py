@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 from safmn.errors import DataError, exit_status
 from safmn.imaging import image_size, imresize, mod_crop
 from safmn.imaging.resize import Border
+from safmn.prepare import arguments as arguments_of
 from safmn.prepare.outputs import inputs, is_made, named, read_colours, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
-from safmn.system.console import ArgumentParser
 
 
 def make_lr(
@@ -52,32 +51,10 @@ def _make(source: Path, *, output: Path, scales: Sequence[int], border: Border) 
     return len(missing), len(scales) - len(missing)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="safmn prepare lr",
-        description="Make LR images from HR images with MATLAB's bicubic, bit for bit, in the layout "
-        "LR_bicubic/X4/namex4.png. A second run makes only images that are missing, damaged or older than their HR "
-        "image.",
-    )
-    parser.add_argument("--hr", type=Path, required=True, metavar="DIR", help="folder of HR images")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="output folder (default: LR_bicubic beside the HR folder)"
-    )
-    parser.add_argument("--scales", type=int, nargs="+", default=[2, 3, 4], metavar="S", help="default: 2 3 4")
-    parser.add_argument(
-        "--border",
-        choices=["symmetric", "replicate"],
-        default="symmetric",
-        help="replicate: like MATLAB before about 2015 (BSD100 of SelfExSR)",
-    )
-    parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
-    return parser
-
-
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Return 0, 1 if images failed, or 2 for a user's mistake."""
-    arguments = _parser().parse_args(argv)
+    arguments = arguments_of.lr().parse_args(argv)
     hr = named(arguments.hr)
     output = arguments.output or hr.parent / "LR_bicubic"
     outcome = make_lr(hr, output, arguments.scales, border=arguments.border, jobs=arguments.jobs)

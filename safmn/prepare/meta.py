@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ from PIL import Image
 from safmn.errors import DataError, exit_status
 from safmn.imaging import IMAGE_SUFFIXES, check_names, image_size, list_images
 from safmn.imaging.tiff import is_tiff, tiff_layout
+from safmn.prepare import arguments as arguments_of
 from safmn.prepare.outputs import named
 from safmn.prepare.parallel import default_jobs, in_order, progress
-from safmn.system.console import ArgumentParser, say_line
+from safmn.system.console import say_line
 from safmn.system.files import write_atomically
 
 
@@ -65,25 +65,10 @@ def _images_below(folder: Path) -> list[Path]:
     return check_names(found, folder)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="safmn prepare meta",
-        description="Write a meta-info file with a line 'name.png (height,width,channels)' for each image of a folder, "
-        "for the option meta_info_file (paired sets) or meta_info (real-world training).",
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="default: meta_info_<DIR>.txt beside the folder"
-    )
-    parser.add_argument("--recursive", action="store_true", help="include the images in subfolders")
-    parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
-    return parser
-
-
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Return 0, or 2 for a user's mistake or an unreadable image."""
-    arguments = _parser().parse_args(argv)
+    arguments = arguments_of.meta().parse_args(argv)
     folder = named(arguments.folder)
     output = arguments.output or folder.with_name(f"meta_info_{folder.name}.txt")
     count = write_meta(folder, output, recursive=arguments.recursive, jobs=arguments.jobs)

@@ -6,7 +6,6 @@ last image whose pixels are intact. Only a complete store gets the name ``FILE``
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -42,8 +41,9 @@ from safmn.data.store_format import (
 )
 from safmn.errors import EXIT_FAILED, DataError, exit_status
 from safmn.imaging import decode_rgb, imresize, mod_crop
+from safmn.prepare import arguments as arguments_of
 from safmn.prepare.parallel import default_jobs, in_order, progress
-from safmn.system.console import ArgumentParser, say_line
+from safmn.system.console import say_line
 from safmn.system.files import flush_directory, replace
 from safmn.system.locks import ProcessLock
 
@@ -261,35 +261,12 @@ def _planar(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="safmn prepare store",
-        description="Decode HR and LR images into one file for data sets of type PatchStore, or only HR images for "
-        "RealESRGANDataset. Use full images: the store makes sub-images unnecessary. Run the command again to resume a "
-        "stopped build; a store that is up to date is kept.",
-    )
-    parser.add_argument("--hr", type=Path, metavar="DIR", help="folder of HR (GT) images")
-    parser.add_argument(
-        "--lr", type=Path, metavar="DIR", help="folder of LR images (default: made with MATLAB's bicubic)"
-    )
-    parser.add_argument("--filename-tmpl", default="{}", metavar="T", help="name of the LR image of HR image {}")
-    parser.add_argument(
-        "--meta-info", type=Path, metavar="FILE", help="use the images that this file lists, in its order"
-    )
-    parser.add_argument("--scale", type=int, metavar="S", help="HR size / LR size")
-    parser.add_argument("--gt-only", action="store_true", help="store only HR images, for training that degrades them")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the store to make")
-    parser.add_argument("--jobs", type=int, default=default_jobs(), metavar="N", help="threads (default: all cores)")
-    parser.add_argument("--verify", type=Path, metavar="FILE", help="instead: check all pixels of a store")
-    return parser
-
-
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Return 0, 1 if ``--verify`` found damage, or 2 for a user's mistake."""
-    parser = _parser()
+    parser = arguments_of.store()
     arguments = parser.parse_args(argv)
-    jobs = max(arguments.jobs, 1)
+    jobs = default_jobs() if arguments.jobs is None else max(arguments.jobs, 1)
     if arguments.verify:
         return _verify(arguments.verify, jobs)
     if not (arguments.hr and arguments.output and bool(arguments.scale) != arguments.gt_only):

@@ -6,7 +6,6 @@ Reading a small file is faster than reading a 2K image to use one patch. The pub
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +17,11 @@ import numpy as np
 
 from safmn.errors import DataError, exit_status
 from safmn.imaging import image_size
+from safmn.prepare import arguments as arguments_of
+from safmn.prepare.arguments import SIDE, STEP, THRESH
 from safmn.prepare.lr import lr_path
 from safmn.prepare.outputs import inputs, is_made, named, read_colours, recipe_of, write_made
 from safmn.prepare.parallel import Outcome, default_jobs, for_each
-from safmn.system.console import ArgumentParser
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 class SubimageCut:
     """The grid in HR pixels: squares of ``side`` every ``step``, and one more if over ``thresh`` pixels remain."""
 
-    side: int = 480
-    step: int = 240
-    thresh: int = 0
+    side: int = SIDE
+    step: int = STEP
+    thresh: int = THRESH
 
     def starts(self, length: int) -> list[int]:
         """Return the start positions of the squares along an axis of this length (at least ``side``)."""
@@ -178,38 +178,6 @@ def _common_size(source: Path, counterparts: Mapping[int, Path]) -> tuple[int, i
     return height - height % multiple, width - width % multiple
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="safmn prepare subimages",
-        description="Cut HR images (and, with --scales, their LR images) into overlapping squares, HR_sub and "
-        "LR_bicubic_sub/X<s>, with equal names. A second run makes only squares that are missing or damaged.",
-    )
-    parser.add_argument("--hr", type=Path, required=True, metavar="DIR", help="folder of HR images")
-    parser.add_argument(
-        "--scales", type=int, nargs="+", default=[], metavar="S", help="cut the LR images of these scales"
-    )
-    parser.add_argument(
-        "--lr", type=Path, metavar="DIR", help="folder with X2, X3, ... (default: LR_bicubic beside --hr)"
-    )
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: the HR folder's name + _sub")
-    parser.add_argument("--lr-output", type=Path, metavar="DIR", help="default: the LR folder's name + _sub")
-    parser.add_argument(
-        "--crop", type=int, default=SubimageCut.side, metavar="N", help="side of a square in HR (default: 480)"
-    )
-    parser.add_argument(
-        "--step", type=int, default=SubimageCut.step, metavar="N", help="distance of squares (default: 240)"
-    )
-    parser.add_argument(
-        "--thresh",
-        type=int,
-        default=SubimageCut.thresh,
-        metavar="N",
-        help="drop a remainder of up to N pixels (default: 0)",
-    )
-    parser.add_argument("--jobs", type=int, metavar="N", help="images at a time (default: all cores)")
-    return parser
-
-
 def _beside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}_sub")
 
@@ -217,7 +185,7 @@ def _beside(folder: Path) -> Path:
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Return 0, 1 if images failed, or 2 for a user's mistake."""
-    arguments = _parser().parse_args(argv)
+    arguments = arguments_of.subimages().parse_args(argv)
     hr = named(arguments.hr)
     lr = named(arguments.lr or hr.parent / "LR_bicubic")
     output = arguments.output or _beside(hr)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from safmn.errors import first_line
+from safmn.inference.backends import remembered
 from safmn.inference.backends.base import Backend, candidates_of_auto, register_backend
+from safmn.inference.backends.remembered import Answer
 from safmn.inference.backends.torch_backends import Eager
 from safmn.inference.samples import made_up_photographs
 from safmn.runtime.threads import BUILDING
+from safmn.system.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
-
+chosen_logger = logging.getLogger("safmn.backend")
+"""Says in one line which back end runs, and why."""
 
 _RUNS = 3
 # Largest error against eager float32, for values in [0, 1]. One level of 8 bits is 3.9e-3, so a smaller error changes
@@ -67,24 +72,71 @@ def _sample(x: Tensor) -> Tensor:
 def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: str) -> Backend:
     """Return the first candidate for ``network`` that passes the checks on ``x``, or eager if none does.
 
-    Candidates that fail or cannot be used are logged with the reason.
+    The result is remembered for the next run (:mod:`safmn.inference.backends.remembered`). Candidates that fail or
+    cannot be used are logged with the reason.
 
     Args:
         network: the network or stage.
         x: (B, C, h, w), an input on which the network works well.
         device, precision: see :func:`safmn.inference.backends.make_backend`.
     """
+    if what_to_install := faster_if_installed(network, device, precision):
+        chosen_logger.info("A faster back end is missing: %s.", what_to_install)
+    candidates = list(candidates_of_auto(device.type))
+    asked = remembered.question(network, x, candidates, device=device, precision=precision)
+    answer = remembered.recall(asked)
+    backend = None if answer is None else _made_again(answer, candidates, network, x, precision=precision)
+    if answer is not None and backend is not None:
+        for warning in answer.warnings:
+            logger.warning("%s (found in an earlier run; to try again, delete %s)", warning, remembered.file_of(asked))
+        _say(answer, precision, ", as an earlier run found")
+        return backend
+    remembered.forget(asked)
+    backend, answer, lasting = _tried(candidates, network, x, device=device, precision=precision)
+    if lasting:
+        remembered.remember(asked, answer)
+    _say(answer, precision, "")
+    return backend
+
+
+def _say(answer: Answer, precision: str, how: str) -> None:
+    reason = "no other one is faster" if answer.backend == "eager" else f"{answer.times:.1f} times as fast as eager"
+    chosen_logger.info("Back end %s, %s: %s%s.", answer.backend, precision, reason, how)
+
+
+def _made_again(
+    answer: Answer, candidates: Sequence[type[Backend]], network: nn.Module, x: Tensor, *, precision: str
+) -> Backend | None:
+    """The back end of an answer; None where it can no longer be made or run."""
+    device = x.device
+    kind = next((kind for kind in (*candidates, Eager) if kind.name == answer.backend), None)
+    if kind is None or kind.missing(device) or kind.unfit(network, precision):
+        return None
+    try:
+        backend = kind(network, device=device, precision=precision)
+        if kind is not Eager and not bool(backend(x).isfinite().all()):
+            logger.warning("Back end %s is not used: its result is not finite.", kind.name)
+            return None
+        return backend
+    except Exception as error:  # another package's; the search then finds what can do the work
+        logger.warning("Back end %s failed and is not used: %s", kind.name, _reason(error))
+        return None
+
+
+def _tried(
+    candidates: Sequence[type[Backend]], network: nn.Module, x: Tensor, *, device: torch.device, precision: str
+) -> tuple[Backend, Answer, bool]:
+    """The fastest back end that is right; what was found out; and whether it would be found out again."""
     eager = Eager(network, device=device, precision=precision)
     exact = eager if precision == "fp32" else Eager(network, device=device, precision="fp32")
     expected = exact(x)
     if not bool(expected.isfinite().all()):
         logger.info("Back end eager, %s: its result is not finite, so no other back end can be checked.", precision)
-        return eager
+        return eager, Answer("eager"), False
     limit, _ = _fastest(eager, x)
-    what_to_install = faster_if_installed(network, device, precision)
-    if what_to_install:
-        logging.getLogger("safmn.backend").info("A faster back end is missing: %s.", what_to_install)
-    for candidate in candidates_of_auto(device.type):
+    warnings: list[str] = []
+    lasting = True
+    for candidate in candidates:
         problem = candidate.missing(device) or candidate.unfit(network, precision)
         if problem:
             logger.info("Back end %s: not used: %s.", candidate.name, problem)
@@ -95,19 +147,23 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
                 backend(x)
             seconds, y = _fastest(backend, x)
         except Exception as error:  # other packages raise anything; the next candidate may work
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            logger.warning("Back end %s failed and is not used: %s", candidate.name, reason)
+            lasting = lasting and not is_out_of_memory(error)
+            warnings.append(f"Back end {candidate.name} failed and is not used: {_reason(error)}")
+            logger.warning("%s", warnings[-1])
             continue
         problem = discrepancy(y, expected, precision)
         if problem:
-            logger.warning("Back end %s is not used: %s.", candidate.name, problem)
+            warnings.append(f"Back end {candidate.name} is not used: {problem}.")
+            logger.warning("%s", warnings[-1])
         elif seconds > limit:
             logger.info("Back end %s is not used: slower than eager here.", candidate.name)
         else:
-            logger.info("Back end %s, %s: %.1f times as fast as eager.", backend.name, precision, limit / seconds)
-            return backend
-    logger.info("Back end eager, %s.", precision)
-    return eager
+            return backend, Answer(backend.name, limit / seconds, tuple(warnings)), lasting
+    return eager, Answer("eager", warnings=tuple(warnings)), lasting
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def faster_if_installed(network: nn.Module, device: torch.device, precision: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -65,6 +67,11 @@ class Backend(ABC):
         """Return why this back end cannot run ``network`` in ``precision``; None if it can."""
         return None
 
+    @classmethod
+    def versions(cls) -> tuple[str, ...]:
+        """What this back end is made of beside torch and SAFMN. "auto" tries again when it changes."""
+        return ()
+
 
 BACKENDS: dict[str, type[Backend]] = {}
 """Every registered back end, by name."""
@@ -100,6 +107,15 @@ def package_missing(package: str, extra: str) -> str | None:
     if importlib.util.find_spec(package) is not None:
         return None
     return f"the package {package} is not installed: in a clone of SAFMN, pip install '.[{extra}]'"
+
+
+def installed_versions(*packages: str) -> tuple[str, ...]:
+    """Return the version of each installed package of these, such as ``onnx 1.19.0``."""
+    found = []
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return tuple(found)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

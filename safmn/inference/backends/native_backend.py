@@ -68,6 +68,11 @@ class Native(Backend):
         return None if can_load() else f"the native kernels need a C++ compiler: {how_to_get_a_compiler()}"
 
     @classmethod
+    def versions(cls) -> tuple[str, ...]:
+        """The compiler. The kernels themselves are SAFMN's files."""
+        return (compiler() or "no compiler",)
+
+    @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
         """See :class:`Backend`. Supports the networks in :data:`safmn.kernels.cpu.programs.PROGRAMS`, and stages."""
         if type(network) in PROGRAMS or isinstance(network, StageModule):

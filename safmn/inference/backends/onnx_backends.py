@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from safmn.inference.backends.base import Backend, example_input, package_missing, register_backend
+from safmn.inference.backends.base import Backend, example_input, installed_versions, package_missing, register_backend
 from safmn.inference.onnx_graph import INPUT, OUTPUT, onnx_bytes
 from safmn.inference.optimize import InHalf, for_graph
 from safmn.system.files import cache_folder
@@ -77,6 +77,13 @@ class OnnxRuntime(Backend):
         if device.type != "cuda":
             return f"ONNX Runtime is used on CPUs and CUDA devices, not on {device.type}"
         return _provider_missing(cls.provider)
+
+    @classmethod
+    def versions(cls) -> tuple[str, ...]:
+        """The packages, of which one runs the graph."""
+        return installed_versions(
+            "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"
+        )
 
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:

@@ -13,7 +13,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from safmn.inference.backends.base import Backend, example_input, package_missing, register_backend
+from safmn.inference.backends.base import Backend, example_input, installed_versions, package_missing, register_backend
 from safmn.inference.onnx_graph import onnx_bytes
 from safmn.inference.optimize import for_graph
 from safmn.runtime.threads import BUILDING, Lock, Pool, keep_in_forks
@@ -111,6 +111,11 @@ class OpenVINO(Backend):
         if device.type != "cpu":
             return f"OpenVINO is used on CPUs, not on {device.type}"
         return package_missing("openvino", "openvino") or package_missing("onnx", "openvino")
+
+    @classmethod
+    def versions(cls) -> tuple[str, ...]:
+        """The packages."""
+        return installed_versions("onnx", "openvino")
 
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:

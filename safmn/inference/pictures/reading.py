@@ -29,8 +29,6 @@ from safmn.inference.pictures.picture import Array, Picture
 
 logger = logging.getLogger(__name__)
 
-
-"""Images with more pixels (268 million) are refused unless a larger limit is given."""
 _HEAD = 64  # bytes from which the format is recognised
 _RAW_SUFFIXES = (
     *(".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".ptx"),

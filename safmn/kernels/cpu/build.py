@@ -35,7 +35,7 @@ def library_path(source: Path, flags: Sequence[str], folder: Path) -> Path:
     line = command(flags)
     version = subprocess.run([line[0], "--version"], capture_output=True, text=True).stdout
     recipe = "\n".join(
-        [*line, version, _processor(), *(file.read_text() for file in (source, *sorted(HEADERS.glob("*.h"))))]
+        [*line, version, processor(), *(file.read_text() for file in (source, *sorted(HEADERS.glob("*.h"))))]
     )
     return folder / f"{source.stem}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.so"
 
@@ -56,7 +56,7 @@ def build(source: Path, flags: Sequence[str], folder: Path) -> Path:
     return library
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return a description of the processor, on which -march=native depends."""
     keys = ("model name", "flags", "CPU part", "Features")
     try:

@@ -1,0 +1,155 @@
+"""What "auto" found out, kept in the user's cache: it is tried again only when something that it depends on changes.
+
+A question is everything that the choice depends on: the machine, the network with its weights, the versions of all that
+computes, threads, device and precision. Each question has a file of its own, with the answer. A damaged file is no
+answer. Where no file can be written, each run tries again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import safmn
+from safmn.inference.backends.base import Backend
+from safmn.kernels.cpu.build import processor
+from safmn.system.files import cache_folder, write_atomically
+
+logger = logging.getLogger(__name__)
+
+_SMALL = 64 * 64  # pixels, below which starting a computation takes longer than the computation
+_MOST = 200  # answers that are kept
+_LONGEST = 2**16  # bytes of a file that is read
+_PACKAGE = Path(safmn.__file__).resolve().parent
+_COMPUTING = ("archs", "inference", "kernels")  # our own packages on which a result depends
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found out.
+
+    Attributes:
+        backend: the name of the fastest back end that is right.
+        times: how many times as fast as eager it is.
+        warnings: what was wrong with others, a sentence each.
+    """
+
+    backend: str
+    times: float = 1.0
+    warnings: tuple[str, ...] = ()
+
+
+def question(
+    network: nn.Module, x: Tensor, candidates: Sequence[type[Backend]], *, device: torch.device, precision: str
+) -> dict[str, Any]:
+    """Return all that the choice for ``network`` and inputs like ``x``, (B, C, h, w), depends on, for JSON."""
+    return {
+        "safmn": [safmn.__version__, _own_files()],
+        "torch": torch.__version__,
+        "candidates": [[kind.name, *kind.versions()] for kind in candidates],
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "device": _device(device),
+        "precision": precision,
+        "network": [type(network).__name__, _digest(network)],
+        "small": x.shape[0] * x.shape[2] * x.shape[3] < _SMALL,
+    }
+
+
+def recall(asked: dict[str, Any]) -> Answer | None:
+    """Return the answer to a question that was asked before; None if it was not, or if its file is damaged."""
+    try:
+        with file_of(asked).open("rb") as file:
+            content = json.loads(file.read(_LONGEST))
+        if content["question"] != asked:
+            return None
+        backend, times, warnings = (content["answer"][key] for key in ("backend", "times", "warnings"))
+        return Answer(str(backend), float(times), tuple(str(warning) for warning in warnings))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def remember(asked: dict[str, Any], answer: Answer) -> None:
+    """Keep an answer. A cache that cannot be written is not an error."""
+    path = file_of(asked)
+    try:
+        content = json.dumps({"question": asked, "answer": asdict(answer)}, indent=1)
+        write_atomically(path, content, flush=False)
+        _forget_oldest(path.parent)
+    except OSError as error:
+        logger.info("The choice of the back end cannot be kept for the next run: %s", error)
+
+
+def forget(asked: dict[str, Any]) -> None:
+    """Forget the answer to a question, so that it will be tried again."""
+    try:
+        file_of(asked).unlink(missing_ok=True)
+    except OSError as error:
+        logger.info("The choice of the back end cannot be forgotten: %s", error)
+
+
+def file_of(asked: dict[str, Any]) -> Path:
+    """Return the file in which the answer to a question is kept."""
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_folder() / "backends" / f"{key}.json"
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Remove the answers beyond the limit: weights that are being trained are others each time."""
+    files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime)
+    for file in files[:-_MOST]:
+        file.unlink(missing_ok=True)
+
+
+def _device(device: torch.device) -> list[Any]:
+    if device.type != "cuda":
+        return [device.type]
+    return ["cuda", torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cudnn.version()]
+
+
+def _digest(network: nn.Module) -> str:
+    """Return a hash of the network: its modules, the files that define them, and its weights."""
+    digest = hashlib.sha256(str(network).encode())
+    for content in _defining_files({type(module).__module__ for module in network.modules()}):
+        digest.update(content)
+    for name, value in network.state_dict().items():
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def _defining_files(modules: Iterable[str]) -> Iterable[bytes]:
+    """Yield the contents of the files of modules, without those of torch, which has a version."""
+    for name in sorted(modules):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and not name.startswith("torch."):
+            try:
+                yield Path(file).read_bytes()
+            except OSError:  # an archive, or a file that is no longer there
+                yield name.encode()
+
+
+@functools.cache
+def _own_files() -> str:
+    """Return a hash of the sizes and times of our own files: in a clone of SAFMN they change without a new version.
+
+    Otherwise a choice would still be remembered after a kernel was changed.
+    """
+    digest = hashlib.sha256()
+    for part in _COMPUTING:
+        for file in sorted((_PACKAGE / part).rglob("*")):
+            if file.suffix in (".py", ".cpp", ".h", ".so"):
+                state = file.stat()
+                digest.update(f"{file.relative_to(_PACKAGE)} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
