@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,13 @@ def _shared(part: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared test data at {folder} (set SAFMN_SHARED to the folder that holds data/)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts without the choices of "auto" of other tests and of the user, and leaves none."""
+    folder = tmp_path_factory.getbasetemp() / "remembered" / secrets.token_hex(8)
+    monkeypatch.setattr("safmn.inference.backends.remembered.cache_folder", lambda: folder)
 
 
 @pytest.fixture(scope="session")

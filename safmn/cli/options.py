@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 
 from safmn.errors import OptionError, did_you_mean, exit_status
-from safmn.options.shipped import content, description, shipped_files
 from safmn.system.console import ArgumentParser, say
 
 
@@ -26,7 +25,10 @@ def _parser() -> argparse.ArgumentParser:
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """List the option files or print one; return the exit status."""
-    files, name = shipped_files(), _parser().parse_args(argv).name
+    name = _parser().parse_args(argv).name
+    from safmn.options.shipped import content, description, shipped_files
+
+    files = shipped_files()
     if name is not None:
         stem = name.removesuffix(".yml")
         if stem not in files:

@@ -80,9 +80,9 @@ class Engine:
             self.whole(sample)
 
     def settle(self, name: str) -> None:
-        """Let the back end called ``name`` run the network, instead of what "auto" would choose."""
+        """Run the network with the back end called ``name`` instead of the one that "auto" would choose."""
         with self._lock:
-            self._backend, self.whole, self._stages = name, self._made(name, self._network), None
+            self._backend, self.whole, self._stages = name, self._build(name, self._network), None
 
     def stages(self, sample: Tensor) -> Chain:
         """Return the network's stages on the back end chosen for the whole network. The first call builds them."""

@@ -230,16 +230,17 @@ class Upscaler:
             return engine
 
     def expect(self, pixels: int) -> None:
-        """Tell that no more than so many pixels will come. For little work "auto" is eager.
+        """Announce that only this number of LR pixels will be upscaled. For little work, "auto" then is eager.
 
-        Another back end would take longer to start, and for "auto" to find, than it saves.
+        Choosing and starting another back end would take longer than it saves.
         """
         weights = sum(weight.numel() for weight in self.network.parameters())
         little = pixels * weights * (8 if self.self_ensemble else 1) < _LITTLE
         engine = self._current_engine()
         if little and engine.whole.name == "auto":
             engine.settle("eager")
-            chosen_logger.info("Back end eager, %s: for little work another one takes longer to start.", self.precision)
+            reason = "another one takes longer to start than it saves here"
+            chosen_logger.info("Back end eager, %s: %s.", self.precision, reason)
 
     def _check_room(self, size: int, width: int, height: int) -> None:
         """Raise DataError if the result exceeds the free memory: the system would grant it, then kill the process."""

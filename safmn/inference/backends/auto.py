@@ -107,9 +107,10 @@ def _say(answer: Answer, precision: str, how: str) -> None:
 def _made_again(
     answer: Answer, candidates: Sequence[type[Backend]], network: nn.Module, x: Tensor, *, precision: str
 ) -> Backend | None:
-    """The back end of an answer; None where it can no longer be made or run."""
+    """Return the back end of an answer, or None if it can no longer be made or run."""
     device = x.device
-    kind = next((kind for kind in (*candidates, Eager) if kind.name == answer.backend), None)
+    kinds: list[type[Backend]] = [*candidates, Eager]
+    kind = next((kind for kind in kinds if kind.name == answer.backend), None)
     if kind is None or kind.missing(device) or kind.unfit(network, precision):
         return None
     try:
@@ -118,7 +119,7 @@ def _made_again(
             logger.warning("Back end %s is not used: its result is not finite.", kind.name)
             return None
         return backend
-    except Exception as error:  # another package's; the search then finds what can do the work
+    except Exception as error:  # other packages raise anything; then all candidates are tried again
         logger.warning("Back end %s failed and is not used: %s", kind.name, _reason(error))
         return None
 
@@ -126,7 +127,7 @@ def _made_again(
 def _tried(
     candidates: Sequence[type[Backend]], network: nn.Module, x: Tensor, *, device: torch.device, precision: str
 ) -> tuple[Backend, Answer, bool]:
-    """The fastest back end that is right; what was found out; and whether it would be found out again."""
+    """Try the candidates. Return the back end, the answer, and whether to remember it."""
     eager = Eager(network, device=device, precision=precision)
     exact = eager if precision == "fp32" else Eager(network, device=device, precision="fp32")
     expected = exact(x)
