@@ -147,7 +147,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name == _REGISTRIES:
+        if name == _REGISTRIES and registries() is not None:
             return spec_from_loader(name, _Registries())
         if name != "basicsr":
             return None

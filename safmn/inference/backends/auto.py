@@ -86,14 +86,13 @@ def choose(network: nn.Module, x: Tensor, *, device: torch.device, precision: st
     asked = remembered.question(network, x, candidates, device=device, precision=precision)
     answer = remembered.recall(asked)
     backend = None if answer is None else _made_again(answer, candidates, network, x, precision=precision)
-    if answer is not None and backend is not None:
+    if asked is not None and answer is not None and backend is not None:
         for warning in answer.warnings:
             logger.warning("%s (found in an earlier run; to try again, delete %s)", warning, remembered.file_of(asked))
         _say(answer, precision, ", as an earlier run found")
         return backend
-    remembered.forget(asked)
     backend, answer, lasting = _tried(candidates, network, x, device=device, precision=precision)
-    if lasting:
+    if asked is not None and lasting:
         remembered.remember(asked, answer)
     _say(answer, precision, "")
     return backend

@@ -7,6 +7,7 @@ answer. Where no file can be written, each run tries again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -51,23 +52,32 @@ class Answer:
 
 def question(
     network: nn.Module, x: Tensor, candidates: Sequence[type[Backend]], *, device: torch.device, precision: str
-) -> dict[str, Any]:
-    """Return all that the choice for ``network`` and inputs like ``x``, (B, C, h, w), depends on, for JSON."""
+) -> dict[str, Any] | None:
+    """Return all that the choice for ``network`` and inputs like ``x``, (B, C, h, w), depends on, for JSON.
+
+    None if the network has tensors without plain values, for example sparse ones: then nothing is remembered.
+    """
+    try:
+        digest = _digest(network)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None
     return {
         "safmn": [safmn.__version__, _own_files()],
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "candidates": [[kind.name, *kind.versions()] for kind in candidates],
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "device": _device(device),
         "precision": precision,
-        "network": [type(network).__name__, _digest(network)],
+        "network": [type(network).__name__, digest],
         "small": x.shape[0] * x.shape[2] * x.shape[3] < _SMALL,
     }
 
 
-def recall(asked: dict[str, Any]) -> Answer | None:
+def recall(asked: dict[str, Any] | None) -> Answer | None:
     """Return the answer to a question that was asked before; None if it was not, or if its file is damaged."""
+    if asked is None:
+        return None
     try:
         with file_of(asked).open("rb") as file:
             content = json.loads(file.read(_LONGEST))
@@ -88,14 +98,6 @@ def remember(asked: dict[str, Any], answer: Answer) -> None:
         _forget_oldest(path.parent)
     except OSError as error:
         logger.info("The choice of the back end cannot be kept for the next run: %s", error)
-
-
-def forget(asked: dict[str, Any]) -> None:
-    """Forget the answer to a question, so that it will be tried again."""
-    try:
-        file_of(asked).unlink(missing_ok=True)
-    except OSError as error:
-        logger.info("The choice of the back end cannot be forgotten: %s", error)
 
 
 def file_of(asked: dict[str, Any]) -> Path:
@@ -150,6 +152,7 @@ def _own_files() -> str:
     for part in _COMPUTING:
         for file in sorted((_PACKAGE / part).rglob("*")):
             if file.suffix in (".py", ".cpp", ".h", ".so"):
-                state = file.stat()
-                digest.update(f"{file.relative_to(_PACKAGE)} {state.st_size} {state.st_mtime_ns}\n".encode())
+                with contextlib.suppress(OSError):  # an editor may have just removed it
+                    state = file.stat()
+                    digest.update(f"{file.relative_to(_PACKAGE)} {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
