@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import subprocess
@@ -31,6 +32,16 @@ def _shared(part: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared test data at {folder} (set SAFMN_SHARED to the folder that holds data/)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def levels_as_before() -> Iterator[None]:
+    """Commands set the levels of loggers for their process, which in tests is that of all."""
+    loggers = [logging.getLogger(name) for name in ("safmn.weights", "safmn.backend")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
