@@ -19,7 +19,7 @@ from safmn.inference.backends.base import Backend, register_backend
 from safmn.inference.backends.torch_backends import Eager
 from safmn.inference.optimize import frozen_copy
 from safmn.kernels.cpu.build import can_load
-from safmn.kernels.cpu.compilation import how_to_get_a_compiler
+from safmn.kernels.cpu.compilation import compiler, how_to_get_a_compiler
 from safmn.kernels.cpu.inference import this_machine
 from safmn.kernels.cpu.programs import PROGRAMS, translate
 from safmn.runtime.threads import Once
