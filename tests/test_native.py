@@ -249,7 +249,7 @@ def test_the_name_of_a_build_depends_on_flags_processor_and_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {build.library_path(kernels.SOURCE, flags, tmp_path) for flags in ([], ["-mavx"])}
-    monkeypatch.setattr(build, "_processor", lambda: "another one")
+    monkeypatch.setattr(build, "processor", lambda: "another one")
     names.add(build.library_path(kernels.SOURCE, [], tmp_path))
     source = tmp_path / "kernels.cpp"
     source.write_text("// changed")
