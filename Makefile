@@ -2,7 +2,7 @@
 # make test   run the tests
 # make lint   run ruff and mypy
 # All of them create .venv first if it is missing; make setup does only that. PYTHON=python3.11 chooses the interpreter
-# (3.10 to 3.12).
+# (3.10 to 3.14).
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 .PHONY: setup demo test lint dist clean
 setup: $(READY)
 
-$(READY): requirements.txt setup.py scripts/setup_environment.py
+$(READY): requirements.txt setup.py scripts/setup_environment.py safmn/system/basicsr_install.py
 	$(PYTHON) scripts/setup_environment.py --venv $(VENV)
 	touch $(READY)
 

@@ -78,6 +78,8 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: Multimedia :: Graphics",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Processing",
@@ -90,7 +92,7 @@ setup(
         "safmn.weights.zoo": ["*.safetensors", "*.json", "NOTICE.md"],
         "safmn.kernels.cpu": ["*.cpp", "*.h"],
     },
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10",
     install_requires=[
         "torch>=2.10",
         "numpy>=1.26",

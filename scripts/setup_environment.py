@@ -3,11 +3,12 @@
 It uses the standard library only. Two packages need special treatment:
 
 - torch: without a GPU, the CPU build is installed, since CUDA builds are a very large download.
-- BasicSR 1.4.2: its build and metadata require more packages than it needs (see requirements.txt).
+- BasicSR 1.4.2: safmn/system/basicsr_install.py installs it.
 """
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own index of CPU builds
+BASICSR = HERE / "safmn" / "system" / "basicsr_install.py"
 SEPARATE = ("torch", "torchvision", "basicsr")
 
 
@@ -55,27 +57,25 @@ class Pip:
         if done.returncode != 0:
             sys.exit(f"setup: `pip install {' '.join(arguments)}` failed (its message is above)")
 
-    def wants_cuda(self, requirement: str) -> bool:
-        """Return whether the configured package index would install a CUDA build. This downloads metadata only."""
-        report = subprocess.run(
-            [
-                *self.command,
-                "install",
-                "--quiet",
-                "--dry-run",
-                "--ignore-installed",
-                "--no-deps",
-                "--report",
-                "-",
-                requirement,
-            ],
-            capture_output=True,
-            text=True,
-        )
+    def metadata(self, requirement: str, *arguments: str) -> "dict[str, list[str]] | None":
+        """The metadata of what would be installed, or None if pip finds nothing. It does not install."""
+        dry_run = ("install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-")
+        report = subprocess.run([*self.command, *dry_run, *arguments, requirement], capture_output=True, text=True)
         if report.returncode != 0:
-            sys.exit(f"setup: no {requirement} for this Python and machine:\n{report.stderr.strip()}")
-        needs = json.loads(report.stdout)["install"][0]["metadata"].get("requires_dist", [])
+            return None
+        return json.loads(report.stdout)["install"][0]["metadata"]
+
+    def wants_cuda(self, requirement: str) -> bool:
+        """Whether the configured index would install a CUDA build."""
+        metadata = self.metadata(requirement)
+        if metadata is None:
+            sys.exit(f"setup: pip finds no {requirement} for this Python and machine (pip install {requirement})")
+        needs = metadata.get("requires_dist", [])
         return any(re.match(r"nvidia-|cuda-|triton", need) and "extra ==" not in need for need in needs)
+
+    def reaches_cpu_builds(self, requirement: str) -> bool:
+        """Whether PyTorch's own index answers and has this version."""
+        return self.metadata(requirement, "--retries", "1", "--timeout", "20", "--index-url", CPU_INDEX) is not None
 
 
 def install_torch(pip: Pip, wanted: "dict[str, list[str]]") -> None:
@@ -83,11 +83,24 @@ def install_torch(pip: Pip, wanted: "dict[str, list[str]]") -> None:
     if has_gpu():
         pip.install(*wanted["torch"], *wanted["torchvision"])
     elif pip.wants_cuda(wanted["torch"][0]):
-        pip.install("--index-url", CPU_INDEX, *wanted["torch"], *wanted["torchvision"])
+        if pip.reaches_cpu_builds(wanted["torch"][0]):
+            pip.install("--index-url", CPU_INDEX, *wanted["torch"], *wanted["torchvision"])
+        else:
+            say(f"{CPU_INDEX} does not answer; the CUDA build of torch is installed instead. It is 5 GB larger.")
+            pip.install(*wanted["torch"], *wanted["torchvision"])
     else:
         # torchvision's dependency on torch must not replace this build; safmn/compat.py makes the two work together.
         pip.install(*wanted["torch"])
         pip.install("--no-deps", *wanted["torchvision"])
+
+
+def create(folder: Path) -> None:
+    """Create a virtual environment with pip, or stop with what is missing for that."""
+    try:
+        venv.create(folder, with_pip=True)
+    except subprocess.CalledProcessError:
+        shutil.rmtree(folder, ignore_errors=True)
+        sys.exit("setup: this Python cannot create environments with pip. On Debian or Ubuntu: apt install python3-venv")
 
 
 def main() -> None:
@@ -95,19 +108,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", type=Path, default=HERE / ".venv")
     folder = parser.parse_args().venv
-    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        sys.exit(
-            f"setup: Python {sys.version_info[0]}.{sys.version_info[1]} is not supported, because basicsr 1.4.2 cannot "
-            "be built on it; use 3.10, 3.11 or 3.12, for example: make setup PYTHON=python3.11"
-        )
+    if sys.version_info < (3, 10):
+        sys.exit("setup: Python 3.10 or newer is needed, for example: make setup PYTHON=python3.12")
+    if sys.version_info >= (3, 15):
+        say("Python 3.10 to 3.14 were tested; this one is newer, so a requirement may be missing.")
     wanted = requirements()
-    if not (folder / "bin" / "python").exists():
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
         say(f"creating {folder}")
-        venv.create(folder, with_pip=True)
-    pip = Pip(folder / "bin" / "python")
+        create(folder)
+    pip = Pip(python)
     install_torch(pip, wanted)
     pip.install(*[line for name, lines in wanted.items() if name not in SEPARATE for line in lines])
-    pip.install("--no-build-isolation", "--no-deps", *wanted["basicsr"])
+    say("installing BasicSR")
+    if subprocess.run([str(python), "-I", str(BASICSR)]).returncode != 0:
+        sys.exit("setup: BasicSR cannot be installed (the reason is above)")
     pip.install("--no-build-isolation", "--no-deps", "--editable", str(HERE))
     say(f"ready: {folder}")
 
