@@ -19,10 +19,11 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
-# BasicSR's run-time requirements, without tb-nightly, which conflicts with tensorboard. BasicSR itself cannot be
-# listed, because its build needs torch, which an isolated build environment lacks. scripts/setup_environment.py
-# installs it, and safmn reports if it is missing.
-BASICSR_NEEDS = ["addict", "future", "scikit-image>=0.22", "yapf"]
+# name -> requirements. BasicSR is not among them: pip alone cannot build it. `safmn doctor --fix` installs it.
+EXTRAS = {
+    name: list(extra.packages.values())
+    for name, extra in runpy.run_path(str(HERE / "safmn" / "system" / "extras.py"))["EXTRAS"].items()
+}
 
 
 WITH_KERNELS = bool(os.environ.get("SAFMN_KERNELS"))  # set by scripts/make_dist.py
@@ -112,14 +113,6 @@ setup(
         "tabulate>=0.9",
         "tqdm>=4.65",
     ],
-    extras_require={
-        "train": ["torchvision>=0.25", "tensorboard>=2.14", *BASICSR_NEEDS],
-        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
-        "openvino": ["openvino>=2024.4", "onnx>=1.16"],
-        "ncnn": ["ncnn>=1.0.20261020", "pnnx>=20240819"],
-        "video": ["av>=17"],
-        "heif": ["pillow-heif>=0.18"],
-        "spandrel": ["spandrel>=0.4"],
-    },
+    extras_require=EXTRAS,
     entry_points={"console_scripts": ["safmn = safmn.cli:main"]},
 )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 COMPONENTS = ("archs", "losses", "metrics", "data", "training.models")
 """Importing one of these packages of SAFMN registers its components."""
+_FIX = "safmn doctor --fix"
 _REGISTRIES = "basicsr.utils.registry"
 # torchvision registers fake ("meta") kernels for these at import. That fails if no schema is defined.
 _TORCHVISION_SCHEMAS = {
@@ -96,10 +97,7 @@ def require_basicsr() -> None:
         UserError: it is not installed. The message says how to install it.
     """
     if not has_basicsr():
-        raise UserError(
-            "training and testing need BasicSR. Install it after torch, in a clone of SAFMN: pip install '.[train]' && "
-            "pip install --no-build-isolation --no-deps basicsr==1.4.2 (build needs: setuptools, wheel, cython, numpy)"
-        )
+        raise UserError(f"training and testing need BasicSR, which is not installed. To install it: {_FIX}")
 
 
 def repair_torchvision() -> None:

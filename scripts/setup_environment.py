@@ -100,7 +100,9 @@ def create(folder: Path) -> None:
         venv.create(folder, with_pip=True)
     except subprocess.CalledProcessError:
         shutil.rmtree(folder, ignore_errors=True)
-        sys.exit("setup: this Python cannot create environments with pip. On Debian or Ubuntu: apt install python3-venv")
+        sys.exit(
+            "setup: this Python cannot create environments with pip. On Debian or Ubuntu: apt install python3-venv"
+        )
 
 
 def main() -> None:
@@ -108,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", type=Path, default=HERE / ".venv")
     folder = parser.parse_args().venv
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 - this file runs before anything has checked the version
         sys.exit("setup: Python 3.10 or newer is needed, for example: make setup PYTHON=python3.12")
     if sys.version_info >= (3, 15):
         say("Python 3.10 to 3.14 were tested; this one is newer, so a requirement may be missing.")

@@ -25,11 +25,9 @@ VERSION = "1.4.2"
 SHA256 = "b89b595a87ef964cda9913b4d99380ddb6554c965577c0c10cb7b78e31301e87"
 # (in setup.py, instead): each text is there once
 REPAIRS = (
-    (
-        "        exec(compile(f.read(), version_file, 'exec'))\n    return locals()['__version__']\n",
-        "        scope = {}\n        exec(compile(f.read(), version_file, 'exec'), scope)\n    return scope['__version__']\n",
-    ),
-    ("        setup_requires=['cython', 'numpy', 'torch'],\n", ""),
+    ("exec(compile(f.read(), version_file, 'exec'))", "exec(compile(f.read(), version_file, 'exec'), globals())"),
+    ("locals()['__version__']", "globals()['__version__']"),
+    ("setup_requires=['cython', 'numpy', 'torch'],", ""),
 )
 # The build tools: pip installs them for the build alone.
 PYPROJECT = """\
@@ -39,7 +37,7 @@ build-backend = "setuptools.build_meta:__legacy__"
 """
 # To download a source package, pip asks its build backend for name and version, which would run setup.py. This backend
 # answers instead. pip imports it as "setuptools.build_meta", because BasicSR names no backend of its own.
-BACKEND = f'''
+BACKEND = f"""
 from pathlib import Path
 
 def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
@@ -52,7 +50,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     raise NotImplementedError("this backend is for downloading alone")
 
 __legacy__ = __import__("sys").modules[__name__]
-'''
+"""
 
 
 class InstallError(RuntimeError):

@@ -1,0 +1,167 @@
+"""Look at this machine and environment: Python, torch, torchvision, BasicSR, the compiler, the optional packages.
+
+No module of torch or BasicSR is imported at the top, so that a broken installation can be reported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from importlib import metadata
+
+from safmn.doctor.findings import Finding, State
+from safmn.errors import first_line
+from safmn.kernels.cpu.build import compiler
+from safmn.system import basicsr_install
+from safmn.system.extras import EXTRAS, TRAIN, Extra
+
+TESTED = ((3, 10), (3, 14))
+"""Oldest and newest Python that the tests ran on."""
+FIX = "safmn doctor --fix"
+
+
+def _version(package: str) -> str | None:
+    """The version of an installed package, None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _failure(module: str) -> str | None:
+    """Why a module cannot be imported, None if it can."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a broken installation may raise anything
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None
+
+
+def missing(extra: Extra) -> list[str]:
+    """Return the requirements of an extra that are not installed."""
+    return [requirement for module, requirement in extra.packages.items() if importlib.util.find_spec(module) is None]
+
+
+def _pip(requirements: Iterable[str]) -> str:
+    return "pip install " + " ".join(f"'{line}'" if ">" in line else line for line in requirements)
+
+
+def python() -> Finding:
+    """Whether the tests ran on this version of Python."""
+    text = f"{platform.python_version()}, {platform.system()} {platform.machine()}, {sys.executable}"
+    if sys.version_info[:2] <= TESTED[1]:
+        return Finding(State.FINE, "Python", text)
+    return Finding(State.BETTER, "Python", f"{text}. SAFMN was tested up to {TESTED[1][0]}.{TESTED[1][1]}")
+
+
+def torch() -> Finding:
+    """Whether torch can be imported, and which processor it uses."""
+    version = _version("torch")
+    if version is None:
+        return Finding(State.FAILS, "torch", "it is not installed. Choose a build: https://pytorch.org/get-started")
+    if problem := _failure("torch"):
+        return Finding(State.FAILS, "torch", f"{version} cannot be imported. {problem}")
+    module = importlib.import_module("torch")
+    if module.cuda.is_available():
+        return Finding(State.FINE, "torch", f"{version}, on {module.cuda.get_device_name()}")
+    if shutil.which("nvidia-smi") is None:
+        return Finding(State.FINE, "torch", version)
+    built_for = f"CUDA {module.version.cuda}" if module.version.cuda else "the CPU alone"
+    return Finding(
+        State.BETTER,
+        "torch",
+        f"{version} does not see the NVIDIA GPU of this machine. It was built for {built_for}; `nvidia-smi` shows what "
+        "the driver supports. Choose a build: https://pytorch.org/get-started",
+    )
+
+
+def torchvision() -> Finding | None:
+    """Whether torchvision was made for the installed torch; None if one of them is not installed."""
+    version, of_torch = _version("torchvision"), _version("torch")
+    if version is None or of_torch is None:
+        return None
+    pins = [re.match(r"torch *\(?==([\w.]+)", line) for line in metadata.requires("torchvision") or ()]
+    made_for = next((pin[1] for pin in pins if pin), None)
+    if made_for is None or made_for == of_torch.partition("+")[0]:
+        return Finding(State.FINE, "torchvision", f"{version}, which matches torch")
+    return Finding(
+        State.BETTER,
+        "torchvision",
+        f"{version} was made for torch {made_for}, but torch is {of_torch}: pip install torch=={of_torch} torchvision",
+    )
+
+
+def training() -> Finding:
+    """Whether everything is there that training and testing need, and works."""
+    lacking = missing(TRAIN)
+    version = _version("basicsr")
+    if version is None:
+        lacking.append("basicsr")
+    if lacking:
+        return Finding(State.FAILS, TRAIN.adds, f"not installed: {', '.join(lacking)}. To install: {FIX}")
+    if problem := _failure("basicsr"):
+        return Finding(State.FAILS, TRAIN.adds, f"BasicSR {version} cannot be imported. {problem}")
+    return Finding(State.FINE, TRAIN.adds, f"BasicSR {version}")
+
+
+def native_kernels() -> Finding:
+    """Whether there is a compiler for the CPU kernels."""
+    found = compiler()
+    if found:
+        return Finding(State.FINE, "compiler", found)
+    how = {
+        "Linux": "Debian, Ubuntu: apt install g++. Fedora: dnf install gcc-c++",
+        "Darwin": "xcode-select --install",
+        "Windows": "install LLVM (clang++) and put it on the PATH",
+    }
+    text = "no C++ compiler, so the fast CPU kernels cannot be built and slower code is used"
+    return Finding(State.BETTER, "compiler", f"{text}. {how.get(platform.system(), '')}".rstrip())
+
+
+def optional_packages() -> list[Finding]:
+    """Which optional packages are installed, and the command that adds each of the others."""
+    findings = []
+    for name, extra in EXTRAS.items():
+        if extra is TRAIN:
+            continue
+        lacking = missing(extra)
+        if lacking:
+            findings.append(Finding(State.BETTER, name, f"adds {extra.adds}: {_pip(lacking)}"))
+        else:
+            findings.append(Finding(State.FINE, name, extra.adds))
+    return findings
+
+
+def examine() -> list[Finding]:
+    """Run all checks."""
+    checks: list[Callable[[], Finding | None]] = [python, torch, torchvision, training, native_kernels]
+    return [finding for check in checks if (finding := check()) is not None] + optional_packages()
+
+
+def fix(say: Callable[[str], None]) -> None:
+    """Install what training and testing lack into the running environment. The installed torch is kept.
+
+    Args:
+        say: receives one line about each step.
+
+    Raises:
+        InstallError: pip fails.
+    """
+    lacking = missing(TRAIN)
+    torch_version = _version("torch")
+    if torch_version is None:
+        raise basicsr_install.InstallError("torch is not installed. Choose a build: https://pytorch.org/get-started")
+    if lacking:
+        say(f"installing {', '.join(lacking)}")
+        basicsr_install.pip("install", f"torch=={torch_version}", *lacking)
+    if _version("basicsr") is None:
+        say(f"installing BasicSR {basicsr_install.VERSION}")
+        basicsr_install.install()
+    elif not lacking:
+        say("nothing to install")
+    importlib.invalidate_caches()

@@ -1,0 +1,46 @@
+"""The optional packages: what each is for and which version it needs. ``setup.py`` makes its extras from this table.
+
+Standard library only, because ``setup.py`` runs this file.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Extra(NamedTuple):
+    """Packages that add something.
+
+    Attributes:
+        adds: what they add.
+        packages: name of the module to import -> requirement for pip.
+    """
+
+    adds: str
+    packages: dict[str, str]
+
+
+# What training and testing need besides BasicSR. Its own needs are listed without tb-nightly, which collides with
+# tensorboard. BasicSR itself cannot be listed: pip alone cannot build it (safmn.system.basicsr_install).
+TRAIN = Extra(
+    "training and testing",
+    {
+        "torchvision": "torchvision>=0.25",
+        "tensorboard": "tensorboard>=2.14",
+        "addict": "addict",
+        "future": "future",
+        "skimage": "scikit-image>=0.22",
+        "yapf": "yapf",
+    },
+)
+EXTRAS = {
+    "train": TRAIN,
+    "onnx": Extra(
+        "export to ONNX, upscaling by ONNX Runtime", {"onnx": "onnx>=1.16", "onnxruntime": "onnxruntime>=1.18"}
+    ),
+    "openvino": Extra("export to OpenVINO, upscaling by it", {"openvino": "openvino>=2024.4", "onnx": "onnx>=1.16"}),
+    "ncnn": Extra("export to ncnn", {"ncnn": "ncnn>=1.0.20261020", "pnnx": "pnnx>=20240819"}),
+    "video": Extra("films", {"av": "av>=17"}),
+    "heif": Extra("HEIC photographs", {"pillow_heif": "pillow-heif>=0.18"}),
+    "spandrel": Extra("weights of other networks", {"spandrel": "spandrel>=0.4"}),
+}
