@@ -57,25 +57,22 @@ class Pip:
         if done.returncode != 0:
             sys.exit(f"setup: `pip install {' '.join(arguments)}` failed (its message is above)")
 
-    def metadata(self, requirement: str, *arguments: str) -> "dict[str, list[str]] | None":
-        """The metadata of what would be installed, or None if pip finds nothing. It does not install."""
-        dry_run = ("install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-")
-        report = subprocess.run([*self.command, *dry_run, *arguments, requirement], capture_output=True, text=True)
-        if report.returncode != 0:
-            return None
-        return json.loads(report.stdout)["install"][0]["metadata"]
+    def dry_run(self, requirement: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Ask pip for a report on what it would install. This downloads metadata only."""
+        options = ("install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-")
+        return subprocess.run([*self.command, *options, *arguments, requirement], capture_output=True, text=True)
 
     def wants_cuda(self, requirement: str) -> bool:
-        """Whether the configured index would install a CUDA build."""
-        metadata = self.metadata(requirement)
-        if metadata is None:
-            sys.exit(f"setup: pip finds no {requirement} for this Python and machine (pip install {requirement})")
-        needs = metadata.get("requires_dist", [])
+        """Return whether the configured package index would install a CUDA build."""
+        report = self.dry_run(requirement)
+        if report.returncode != 0:
+            sys.exit(f"setup: no {requirement} for this Python and machine:\n{report.stderr.strip()}")
+        needs = json.loads(report.stdout)["install"][0]["metadata"].get("requires_dist", [])
         return any(re.match(r"nvidia-|cuda-|triton", need) and "extra ==" not in need for need in needs)
 
     def reaches_cpu_builds(self, requirement: str) -> bool:
-        """Whether PyTorch's own index answers and has this version."""
-        return self.metadata(requirement, "--retries", "1", "--timeout", "20", "--index-url", CPU_INDEX) is not None
+        """Return whether PyTorch's own index answers and has this version."""
+        return self.dry_run(requirement, "--retries", "1", "--timeout", "20", "--index-url", CPU_INDEX).returncode == 0
 
 
 def install_torch(pip: Pip, wanted: "dict[str, list[str]]") -> None:
