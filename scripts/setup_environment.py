@@ -83,7 +83,7 @@ def install_torch(pip: Pip, wanted: "dict[str, list[str]]") -> None:
         if pip.reaches_cpu_builds(wanted["torch"][0]):
             pip.install("--index-url", CPU_INDEX, *wanted["torch"], *wanted["torchvision"])
         else:
-            say(f"{CPU_INDEX} does not answer; the CUDA build of torch is installed instead. It is 5 GB larger.")
+            say(f"{CPU_INDEX} does not answer; the CUDA build of torch is installed instead. It is 4 GB larger.")
             pip.install(*wanted["torch"], *wanted["torchvision"])
     else:
         # torchvision's dependency on torch must not replace this build; safmn/compat.py makes the two work together.

@@ -5,6 +5,8 @@ The exit status is 0 if nothing will fail, 1 if something will.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 
 from safmn.doctor.findings import State, lists
@@ -26,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             fix(say)
         except InstallError as error:
             complain(f"safmn doctor: error: {error}")
+            return EXIT_FAILED
         say()
+        # in a new process, because this one imported safmn without BasicSR
+        return subprocess.run([sys.executable, "-m", "safmn", "doctor"]).returncode
     findings = examine()
     say(lists(findings))
     return EXIT_FAILED if any(finding.state is State.FAILS for finding in findings) else 0

@@ -164,4 +164,3 @@ def fix(say: Callable[[str], None]) -> None:
         basicsr_install.install()
     elif not lacking:
         say("nothing to install")
-    importlib.invalidate_caches()
