@@ -14,6 +14,9 @@ shift
 [ "${1-}" = -- ] && shift
 [ $# -gt 0 ] || set -- sh -c "make demo && make test"
 
+[ "$(id -u)" = 0 ] || { echo "try_system: this needs root" >&2; exit 2; }
+command -v debootstrap > /dev/null || { echo "try_system: debootstrap is missing: apt install debootstrap" >&2; exit 2; }
+
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 systems=${SYSTEMS:-/var/tmp/safmn-systems}
 system=$systems/$suite
@@ -24,8 +27,9 @@ if [ ! -e "$system/.complete" ]; then
     scripts=/usr/share/debootstrap/scripts
     script=$scripts/$suite
     [ -e "$script" ] || script=$scripts/sid
+    rm -rf --one-file-system "$system" # what an interrupted run left
     mkdir -p "$systems"
-    debootstrap --variant=minbase --include=python3,python3-venv,make,git,g++,ca-certificates \
+    unshare --mount debootstrap --variant=minbase --include=python3,python3-venv,make,git,g++,ca-certificates \
         "$suite" "$system" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" "$script"
     touch "$system/.complete"
 fi
