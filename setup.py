@@ -99,7 +99,7 @@ setup(
         "numpy>=1.26",
         "filelock>=4.0",
         "platformdirs>=4.0",
-        "opencv-python-headless>=4.8",
+        "opencv-python>=4.8",
         "lmdb>=1.4",
         "pillow>=10.3",
         "pyyaml>=6",

@@ -229,7 +229,7 @@ def _check_extras(keys: DegradationKeys) -> None:
     if "avif" in keys.codec_list or keys.lanczos_avif_prob:
         key = "degradation." + ("codec_list" if "avif" in keys.codec_list else "lanczos_avif_prob")
         _require(
-            cv2.haveImageWriter(".avif"), key, "this OpenCV cannot write AVIF; install version 4.12 or newer of it"
+            cv2.haveImageWriter(".avif"), key, "this OpenCV cannot write AVIF; install opencv-python 4.12 or newer"
         )
 
 
