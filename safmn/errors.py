@@ -24,6 +24,13 @@ EXIT_BROKEN_PIPE = 141
 EXIT_TERMINATED = 143
 
 
+WITHOUT_DESKTOP = (
+    "Where there is no desktop: apt install libgl1 libglib2.0-0 (Debian, Ubuntu), or pip uninstall opencv-python && "
+    "pip install opencv-python-headless"
+)
+"""What to do if OpenCV cannot be imported."""
+
+
 class UserError(ValueError):
     """A mistake in the user's input. The message names the file, key or image and says what to do.
 

@@ -29,7 +29,7 @@ if [ ! -e "$system/.complete" ]; then
     [ -e "$script" ] || script=$scripts/sid
     rm -rf --one-file-system "$system" # what an interrupted run left
     mkdir -p "$systems"
-    unshare --mount debootstrap --variant=minbase --include=python3,python3-venv,make,git,g++,ca-certificates \
+    unshare --mount debootstrap --variant=minbase --include=python3,python3-venv,make,git,g++,ca-certificates,libgl1,libglib2.0-0 \
         "$suite" "$system" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" "$script"
     touch "$system/.complete"
 fi

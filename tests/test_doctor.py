@@ -225,8 +225,29 @@ def test_a_torchvision_of_another_torch_is_named(monkeypatch: pytest.MonkeyPatch
 
 def test_a_missing_compiler_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "compiler", lambda: None)
+    assert found("compiler").state is State.FINE
+    assert "come with the package" in found("compiler").text
+    monkeypatch.setattr(machine, "can_load", lambda: False)
     assert found("compiler").state is State.BETTER
     assert "no C++ compiler" in found("compiler").text
+
+
+def test_opencv_without_the_libraries_of_a_desktop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a container: the doctor and every command say what to install."""
+    message = "libGL.so.1: cannot open shared object file: No such file or directory"
+
+    def broken(name: str) -> None:
+        raise ImportError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib, "import_module", broken)
+        assert machine.opencv().state is State.FAILS
+        assert re.search(r"libGL.*apt install libgl1.*opencv-python-headless", machine.opencv().text)
+        assert main(["upscale", "a.png"]) == 2
+        assert re.search(r"libGL.*apt install libgl1.*opencv-python-headless", capsys.readouterr().err)
+    assert found("OpenCV").state is State.FINE
 
 
 def test_fix_installs_what_lacks_and_keeps_torch(

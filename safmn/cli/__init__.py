@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from safmn.errors import EXIT_USER_ERROR, did_you_mean
+from safmn.errors import EXIT_USER_ERROR, WITHOUT_DESKTOP, did_you_mean
 from safmn.system.console import complain, say
 
 # verb -> (module with main(argv), description)
@@ -44,8 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         complain(f"safmn: error: no verb {verb!r}.{did_you_mean(verb, VERBS)}\n\n{usage()}")
         return EXIT_USER_ERROR
-    module = importlib.import_module(VERBS[verb][0])
-    status: int = module.main(rest)
+    try:
+        status: int = importlib.import_module(VERBS[verb][0]).main(rest)
+    except ImportError as error:
+        if error.name is not None or "cannot open shared object file" not in str(error):
+            raise
+        complain(f"safmn: error: {error}. {WITHOUT_DESKTOP}")
+        return EXIT_USER_ERROR
     return status
 
 

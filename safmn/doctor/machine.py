@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 
 from safmn.doctor.findings import Finding, State
-from safmn.errors import first_line
-from safmn.kernels.cpu.build import compiler
+from safmn.errors import WITHOUT_DESKTOP, first_line
+from safmn.kernels.cpu.build import can_load
+from safmn.kernels.cpu.compilation import compiler, how_to_get_a_compiler
 from safmn.system import basicsr_install
 from safmn.system.extras import EXTRAS, TRAIN, Extra
 
@@ -96,6 +97,14 @@ def torchvision() -> Finding | None:
     )
 
 
+def opencv() -> Finding:
+    """Whether OpenCV can be imported: its usual build needs libraries of a desktop."""
+    problem = _failure("cv2")
+    if problem is None:
+        return Finding(State.FINE, "OpenCV", str(importlib.import_module("cv2").__version__))
+    return Finding(State.FAILS, "OpenCV", f"it cannot be imported. {problem}. {WITHOUT_DESKTOP}")
+
+
 def training() -> Finding:
     """Whether everything is there that training and testing need, and works."""
     lacking = missing(TRAIN)
@@ -110,17 +119,14 @@ def training() -> Finding:
 
 
 def native_kernels() -> Finding:
-    """Whether there is a compiler for the CPU kernels."""
+    """Whether the CPU kernels come with the package, or there is a compiler for them."""
     found = compiler()
     if found:
         return Finding(State.FINE, "compiler", found)
-    how = {
-        "Linux": "Debian, Ubuntu: apt install g++. Fedora: dnf install gcc-c++",
-        "Darwin": "xcode-select --install",
-        "Windows": "install LLVM (clang++) and put it on the PATH",
-    }
+    if can_load():
+        return Finding(State.FINE, "compiler", "not needed: the fast CPU kernels come with the package")
     text = "no C++ compiler, so the fast CPU kernels cannot be built and slower code is used"
-    return Finding(State.BETTER, "compiler", f"{text}. {how.get(platform.system(), '')}".rstrip())
+    return Finding(State.BETTER, "compiler", f"{text}: {how_to_get_a_compiler()}")
 
 
 def optional_packages() -> list[Finding]:
@@ -139,7 +145,7 @@ def optional_packages() -> list[Finding]:
 
 def examine() -> list[Finding]:
     """Run all checks."""
-    checks: list[Callable[[], Finding | None]] = [python, torch, torchvision, training, native_kernels]
+    checks: list[Callable[[], Finding | None]] = [python, torch, torchvision, opencv, training, native_kernels]
     return [finding for check in checks if (finding := check()) is not None] + optional_packages()
 
 
