@@ -8,7 +8,7 @@ import runpy
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -50,13 +50,16 @@ class BuildPy(build_py):
             compiling["compile_levels"](package / "kernels" / "cpu" / "libraries")
 
 
-class BdistWheel(bdist_wheel):
-    """A wheel with kernels is for one system and every Python."""
+class WithKernels(Distribution):
+    """A package with compiled files if SAFMN_KERNELS is set."""
 
-    def finalize_options(self) -> None:
-        """Mark the wheel as one for this system if it contains kernels."""
-        super().finalize_options()
-        self.root_is_pure = not WITH_KERNELS
+    def has_ext_modules(self) -> bool:
+        """Return whether the wheel is for one system only."""
+        return WITH_KERNELS
+
+
+class BdistWheel(bdist_wheel):
+    """A wheel for every Python, because the kernels do not use Python's interface."""
 
     def get_tag(self) -> tuple[str, str, str]:
         """Return the tags of Python, ABI and system."""
@@ -87,6 +90,7 @@ setup(
     ],
     keywords="super-resolution, upscaling, image restoration, SAFMN, BasicSR, PyTorch",
     cmdclass={"build_py": BuildPy, "bdist_wheel": BdistWheel},
+    distclass=WithKernels,
     packages=find_packages(include=["safmn", "safmn.*"]),
     package_data={
         "safmn.options": ["schema.json"],
