@@ -86,7 +86,8 @@ def locked_elsewhere() -> Callable[[Path], AbstractContextManager[Any]]:
     """A context manager in which another process has the lock of a file."""
     code = (
         "import pathlib, sys; from safmn.system.locks import ProcessLock; "
-        "assert ProcessLock(pathlib.Path(sys.argv[1])).take(); print(); sys.stdin.read()"
+        "lock = ProcessLock(pathlib.Path(sys.argv[1])); "
+        "assert lock.take(); print(flush=True); sys.stdin.read()"
     )
 
     @contextlib.contextmanager

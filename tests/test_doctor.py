@@ -26,6 +26,7 @@ from safmn.system import basicsr_install
 from safmn.system.basicsr_install import InstallError
 from safmn.system.extras import EXTRAS, TRAIN
 
+TORCH = metadata.version("torch")  # without "+cu130" where torch.__version__ has it
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What matters of BasicSR's setup.py, as it is on PyPI.
 SETUP = """\
@@ -220,7 +221,7 @@ def test_a_torchvision_of_another_torch_is_named(monkeypatch: pytest.MonkeyPatch
     assert found("torchvision").state is State.FINE
     monkeypatch.setattr(metadata, "requires", lambda name: ["numpy", "torch (==2.1.0)"])
     assert found("torchvision").state is State.BETTER
-    assert f"made for torch 2.1.0, but torch is {torch.__version__}: pip install torch==" in found("torchvision").text
+    assert f"made for torch 2.1.0, but torch is {TORCH}: pip install torch=={TORCH} " in found("torchvision").text
 
 
 def test_a_missing_compiler_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +262,7 @@ def test_fix_installs_what_lacks_and_keeps_torch(
     assert not calls
     without("basicsr", "torchvision", "yapf")
     assert main(["doctor", "--fix"]) == 0  # found by the new process, from which nothing is hidden
-    assert calls == [("install", f"torch=={torch.__version__}", "torchvision>=0.25", "yapf"), ("basicsr",)]
+    assert calls == [("install", f"torch=={TORCH}", "torchvision>=0.25", "yapf"), ("basicsr",)]
 
 
 def test_a_fix_that_fails_says_why_and_has_status_1(

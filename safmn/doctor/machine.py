@@ -68,6 +68,7 @@ def torch() -> Finding:
     if problem := _failure("torch"):
         return Finding(State.FAILS, "torch", f"{version} cannot be imported. {problem}")
     module = importlib.import_module("torch")
+    version = module.__version__  # names the build, which the package's version may not
     if module.cuda.is_available():
         return Finding(State.FINE, "torch", f"{version}, on {module.cuda.get_device_name()}")
     if shutil.which("nvidia-smi") is None:
