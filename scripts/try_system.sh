@@ -42,7 +42,7 @@ else
 fi
 git -C "$checkout" diff --quiet HEAD || echo "try_system: changes that are not committed are left out" >&2
 
-cp -L /etc/resolv.conf "$system/etc/resolv.conf"
+cp -L /etc/resolv.conf /etc/hosts "$system/etc" # torchrun looks up this machine by its name
 mkdir -p "$systems/pip-cache" "$system/pip-cache"
 # pip works there as it is configured here: the same files and variables, and the files and folders that they name.
 places=$systems/$suite.places variables=$systems/$suite.variables
