@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 COMPONENTS = ("archs", "losses", "metrics", "data", "training.models")
 """Importing one of these packages of SAFMN registers its components."""
-_FIX = "safmn doctor --fix"
+FIX = "safmn doctor --fix"
 _REGISTRIES = "basicsr.utils.registry"
 # torchvision registers fake ("meta") kernels for these at import. That fails if no schema is defined.
 _TORCHVISION_SCHEMAS = {
@@ -97,7 +97,7 @@ def require_basicsr() -> None:
         UserError: it is not installed. The message says how to install it.
     """
     if not has_basicsr():
-        raise UserError(f"training and testing need BasicSR, which is not installed. To install it: {_FIX}")
+        raise UserError(f"training needs BasicSR, which is not installed. To install it: {FIX}")
 
 
 def repair_torchvision() -> None:

@@ -130,7 +130,10 @@ def find(registry: Registry, name: str) -> Callable[..., Any]:
                 return component
     kind = _KINDS.get(id(registry), "component")
     known = names(registry)
-    raise OptionError(f"no {kind} named {name!r} is registered.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    more = "" if compat.has_basicsr() else f" BasicSR, which has more, is not installed: {compat.FIX}."
+    raise OptionError(
+        f"no {kind} named {name!r} is registered.{did_you_mean(name, known)} Known: {', '.join(known)}.{more}"
+    )
 
 
 def build(registry: Registry, section: Mapping[str, Any], **runtime: Any) -> Any:

@@ -77,9 +77,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the test entry point with ``argv`` (default: the command line) and return the exit status."""
     arguments = _parse(argv)
-    from safmn import compat
-
-    compat.require_basicsr()
     return _from_options(arguments) if arguments.opt else _from_weights(arguments)
 
 

@@ -180,7 +180,7 @@ def test_what_will_fail_is_said_with_the_command_and_status_1(
     without("basicsr", "addict")
     assert main(["doctor"]) == 1
     assert "\n\nwill fail, because:\n" in (out := capsys.readouterr().out)
-    assert "training and testing  not installed: addict, basicsr. To install: safmn doctor --fix" in out
+    assert "training  not installed: addict, basicsr. To install: safmn doctor --fix" in out
 
 
 def test_each_optional_package_has_its_command(without: Callable[..., None]) -> None:

@@ -107,7 +107,7 @@ def opencv() -> Finding:
 
 
 def training() -> Finding:
-    """Whether everything is there that training and testing need, and works."""
+    """Whether everything is there that training needs, and works."""
     lacking = missing(TRAIN)
     version = _version("basicsr")
     if version is None:
@@ -151,7 +151,7 @@ def examine() -> list[Finding]:
 
 
 def fix(say: Callable[[str], None]) -> None:
-    """Install what training and testing lack into the running environment. The installed torch is kept.
+    """Install what training lacks into the running environment. The installed torch is kept.
 
     Args:
         say: receives one line about each step.

@@ -20,10 +20,10 @@ class Extra(NamedTuple):
     packages: dict[str, str]
 
 
-# What training and testing need besides BasicSR. Its own needs are listed without tb-nightly, which collides with
+# What training needs besides BasicSR. Its own needs are listed without tb-nightly, which collides with
 # tensorboard. BasicSR itself cannot be listed: pip alone cannot build it (safmn.system.basicsr_install).
 TRAIN = Extra(
-    "training and testing",
+    "training",
     {
         "torchvision": "torchvision>=0.25",
         "tensorboard": "tensorboard>=2.14",

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import metadata
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -145,19 +146,24 @@ def git_commit() -> str:
         return "unknown"
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def environment() -> dict[str, str]:
     """Return versions, commit, machine and command line, for logs and results."""
-    import basicsr
     import cv2
-    import torchvision
 
     return {
         "safmn": __version__,
         "git commit": git_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "basicsr": getattr(basicsr, "__version__", "unknown"),
+        "torchvision": _version("torchvision"),
+        "basicsr": _version("basicsr"),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
