@@ -116,6 +116,12 @@ def names(registry: Registry) -> list[str]:
     return sorted(found)
 
 
+def known_names(known: Iterable[str]) -> str:
+    """Return the sentence of an error that lists the known components, and says if BasicSR's are missing."""
+    more = "" if compat.has_basicsr() else f" BasicSR, which has more, is not installed: {compat.FIX}."
+    return f"Known: {', '.join(known)}.{more}"
+
+
 def find(registry: Registry, name: str) -> Callable[..., Any]:
     """Return the class or function registered under ``name``. SAFMN's component comes before BasicSR's.
 
@@ -130,10 +136,7 @@ def find(registry: Registry, name: str) -> Callable[..., Any]:
                 return component
     kind = _KINDS.get(id(registry), "component")
     known = names(registry)
-    more = "" if compat.has_basicsr() else f" BasicSR, which has more, is not installed: {compat.FIX}."
-    raise OptionError(
-        f"no {kind} named {name!r} is registered.{did_you_mean(name, known)} Known: {', '.join(known)}.{more}"
-    )
+    raise OptionError(f"no {kind} named {name!r} is registered.{did_you_mean(name, known)} {known_names(known)}")
 
 
 def build(registry: Registry, section: Mapping[str, Any], **runtime: Any) -> Any:

@@ -40,8 +40,9 @@ class Environment:
         """Run a program of the environment and return its output, or stop with its error."""
         say(f"$ {program} {' '.join(arguments)}")
         kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+        kept["PATH"] = os.pathsep.join([str(self.programs), kept.get("PATH", "")])
         command = [str(self.programs / program), *arguments]
-        done = subprocess.run(command, cwd=cwd, env={**kept, **variables}, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=cwd, env={**kept, **variables}, capture_output=True, encoding="utf-8")
         if done.returncode:
             sys.exit(f"make_dist: this failed with status {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout

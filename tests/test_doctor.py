@@ -169,7 +169,7 @@ def test_a_sound_machine_has_status_0(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("fine:\n  Python ")
-    assert f"  torch                 {torch.__version__}" in out
+    assert re.search(rf"  torch +{re.escape(torch.__version__)}", out)
     assert "BasicSR 1.4.2" in out
     assert State.FAILS.value not in out
 
@@ -180,7 +180,7 @@ def test_what_will_fail_is_said_with_the_command_and_status_1(
     without("basicsr", "addict")
     assert main(["doctor"]) == 1
     assert "\n\nwill fail, because:\n" in (out := capsys.readouterr().out)
-    assert "training  not installed: addict, basicsr. To install: safmn doctor --fix" in out
+    assert re.search("  training +not installed: addict, basicsr. To install: safmn doctor --fix", out)
 
 
 def test_each_optional_package_has_its_command(without: Callable[..., None]) -> None:
