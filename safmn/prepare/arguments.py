@@ -17,7 +17,7 @@ DATA_SETS = {
 }
 """What can be downloaded, with a description."""
 SIDE, STEP, THRESH = 480, 240, 0
-"""How sub-images are cut, as published: see :class:`safmn.prepare.subimages.Cut`."""
+"""How sub-images are cut, as published: see :class:`safmn.prepare.subimages.SubimageCut`."""
 
 
 def download() -> argparse.ArgumentParser:
