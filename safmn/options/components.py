@@ -67,7 +67,7 @@ def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> Non
         problems.add(where, f"BasicSR's {name} is not supported yet. Known: {', '.join(known)}.")
     elif not problems.names_may_come:
         near = did_you_mean(name, known)
-        problems.add(where, f"no model named {name!r} is registered.{near} {known_names(known)}")
+        problems.add(where, f"no model named {name!r} is registered.{near} {registry.known_names(known)}")
 
 
 def check_network(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> Signature | None:
@@ -146,7 +146,8 @@ def _among(known: Mapping[str, Callable[..., Any]], kind: str) -> Callable[[str]
 
     def find(name: str) -> Callable[..., Any]:
         if name not in known:
-            raise OptionError(f"no {kind} named {name!r}.{did_you_mean(name, known)} {known_names(known)}")
+            listed = registry.known_names(known) if kind == "metric" else f"Known: {', '.join(known)}."
+            raise OptionError(f"no {kind} named {name!r}.{did_you_mean(name, known)} {listed}")
         return known[name]
 
     return find
