@@ -15,7 +15,7 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).resolve().parent
 VERSION = next(
     line.split('"')[1]
-    for line in (HERE / "safmn" / "__init__.py").read_text().splitlines()
+    for line in (HERE / "safmn" / "__init__.py").read_text(encoding="utf-8").splitlines()
     if line.startswith("__version__")
 )
 

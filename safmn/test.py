@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("-opt", metavar="FILE", help="option file (YAML), or the name of one that `safmn options` lists")
     what.add_argument("--weights", metavar="FILE", help="weights to test without an option file")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps, auto; default: num_gpu of the option file")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps, auto; default: num_gpu of the option file")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
     parser.add_argument(
         "--require_all",

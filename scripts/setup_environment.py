@@ -31,7 +31,7 @@ def say(text: str) -> None:
 def requirements() -> "dict[str, list[str]]":
     """Return the lines of requirements.txt by package; several lines if the version depends on Python's version."""
     wanted: dict[str, list[str]] = {}
-    for line in (HERE / "requirements.txt").read_text().splitlines():
+    for line in (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
             wanted.setdefault(re.split(r"[=<>!~\[ ]", line)[0], []).append(line.strip())
     return wanted

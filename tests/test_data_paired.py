@@ -289,7 +289,7 @@ def test_mistakes_in_lmdb(folders: tuple[Path, Path], tmp_path: Path) -> None:
             build_dataset(
                 paired_section(hr, lr, dataroot_gt=str(gt), dataroot_lq=str(lq), **backend), phase="val", scale=2
             )
-    with open(less / "meta_info.txt", "a") as meta:
+    with open(less / "meta_info.txt", "a", encoding="utf-8") as meta:
         meta.write("listed_only.png (1,1,3) 1\n")
     section = {"type": "SingleImageDataset", "dataroot_lq": str(less), "io_backend": {"type": "lmdb"}}
     with pytest.raises(DataError, match="listed_only"):

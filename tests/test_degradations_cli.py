@@ -137,7 +137,7 @@ def test_an_input_file_is_never_overwritten(
     monkeypatch.chdir(tmp_path)
     write_image("photo.png", np.zeros((8, 8, 3), np.uint8))
     Path("link.png").symlink_to("photo.png")
-    Path("r.json").write_text("{}")
+    Path("r.json").write_text("{}", encoding="utf-8")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert main(arguments) == 2
     assert re.search(message, capsys.readouterr().err)
@@ -150,7 +150,8 @@ def test_an_image_smaller_than_the_scale_is_named(
     monkeypatch.chdir(tmp_path)
     write_image("small.png", np.zeros((3, 5, 3), np.uint8))
     assert main(["small.png", "-o", "lq.png", "--scale", "2", "--save-recipe", "r.json"]) == 0
-    Path("r.json").write_text(Path("r.json").read_text().replace('"scale": 2', '"scale": 7', 1))
+    recipe = Path("r.json").read_text(encoding="utf-8")
+    Path("r.json").write_text(recipe.replace('"scale": 2', '"scale": 7', 1), encoding="utf-8")
     for arguments, scale in (([], 4), (["--recipe", "r.json"], 7), (["--grid", "2x2"], 4)):
         assert main(["small.png", "-o", "lq2.png", *arguments]) == 2
         assert re.search(rf"small\.png: 5x3 .*scale {scale}\b", capsys.readouterr().err)

@@ -199,7 +199,7 @@ def test_forked_processes_do_not_share_memory_for_maps() -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags for x86")
 @pytest.mark.parametrize("machine", ["x86-64", "x86-64-v3"])
 def test_other_processors(machine: str, tmp_path: Path) -> None:
-    if "avx2" not in Path("/proc/cpuinfo").read_text() and machine != "x86-64":
+    if "avx2" not in Path("/proc/cpuinfo").read_text(encoding="utf-8") and machine != "x86-64":
         pytest.skip("this processor cannot run it")
     built = kernels.Kernels(build.build(kernels.SOURCE, [f"-march={machine}"], tmp_path))
     assert not built.has_half

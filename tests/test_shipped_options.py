@@ -36,7 +36,7 @@ def test_a_printed_file_can_be_used_anywhere(
     monkeypatch.chdir(tmp_path)
     assert main(["options", "demo_x4"]) == 0
     text = capsys.readouterr().out
-    Path("my.yml").write_text(text)
+    Path("my.yml").write_text(text, encoding="utf-8")
     assert load_options("my.yml", mode="train").raw == load_options("demo_x4", mode="train").raw
     schema = text.splitlines()[0].partition("$schema=")[2]
     assert schema.startswith("file://")
@@ -49,7 +49,7 @@ def test_a_file_in_the_current_folder_comes_before_a_shipped_one(
     monkeypatch.chdir(tmp_path)
     assert find_option_file("train_x4.yml") == shipped_files()["train_x4"]
     content = yaml.safe_load(shipped_files()["train_x4"].read_text()) | {"name": "mine"}
-    Path("train_x4.yml").write_text(yaml.safe_dump(content))
+    Path("train_x4.yml").write_text(yaml.safe_dump(content), encoding="utf-8")
     assert load_options("train_x4.yml", mode="train").name == "mine"
     assert load_options("train_x4", mode="train").name == "SAFMN_x4"
 

@@ -128,7 +128,7 @@ def test_an_option_file_gives_a_table_a_report_and_a_log(run_test: Command) -> N
     assert found["options"]["datasets"]["test_1"]["name"] == "Set5"
     assert found["failed"] == {}
     assert found["drifted"] == []
-    assert "\n".join(lines) in Path("results/small/metrics.md").read_text()
+    assert "\n".join(lines) in Path("results/small/metrics.md").read_text(encoding="utf-8")
     (log,) = Path("results/small").glob("test_small_*.log")
     assert "Set5: 2 images in" in log.read_text()
     assert "Set5: 2 images in" in err
@@ -171,7 +171,7 @@ def test_a_score_that_differs_from_its_expected_value_is_named_and_gives_status_
     assert drifts[0] == f"Set5: psnr is {mean['psnr']:.3f}, expected {mean['psnr'] + 0.011:.3f} within 0.01"
     assert drifts[1].startswith("other: ssim is ")
     assert report()["drifted"] == drifts
-    assert "## Drifted" in Path("results/small/metrics.md").read_text()
+    assert "## Drifted" in Path("results/small/metrics.md").read_text(encoding="utf-8")
 
 
 def test_a_missing_set_is_named_with_the_command_and_the_others_run(run_test: Command, workplace: Path) -> None:
@@ -194,7 +194,7 @@ def test_all_sets_missing(run_test: Command, workplace: Path) -> None:
     assert status == 2
     assert out.strip() == ""
     assert err.count(" is missing: ") == 2
-    assert "No set could be tested." in Path("results/small/metrics.md").read_text()
+    assert "No set could be tested." in Path("results/small/metrics.md").read_text(encoding="utf-8")
 
 
 def test_a_damaged_image_fails_only_its_set(run_test: Command, workplace: Path) -> None:
@@ -515,11 +515,11 @@ def test_the_published_x2_weights_have_the_published_scores(
 
 
 def test_a_missing_set_on_request_is_left_out_unless_it_is_required(run_test: Command) -> None:
-    content = yaml.safe_load(Path("test.yml").read_text())
+    content = yaml.safe_load(Path("test.yml").read_text(encoding="utf-8"))
     first = next(iter(content["datasets"].values()))
     missing = {"name": "Manga109", "dataroot_gt": "x/Manga109/HR", "dataroot_lq": "x/Manga109/LR"}
     content["datasets"]["test_9"] = {**first, **missing}
-    Path("more.yml").write_text(yaml.safe_dump(content))
+    Path("more.yml").write_text(yaml.safe_dump(content), encoding="utf-8")
     status, out, err = run_test("-opt", "more.yml")
     assert status == 0
     assert "left out: Manga109" in err

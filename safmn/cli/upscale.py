@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="auto|N|0",
         help="tile width in input pixels; 0: no tiling (default: auto)",
     )
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, xpu, mps (default: auto)")
     p.add_argument("--precision", default="fp32", choices=PRECISIONS, help="(default: fp32)")
     p.add_argument(
         "--backend",

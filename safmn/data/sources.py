@@ -233,16 +233,18 @@ def pairs_from_lmdb(gt: LmdbReader, lq: LmdbReader, template: str = "{}") -> lis
 def names_from_meta_info(path: str | Path) -> list[str]:
     """Return the image names that a meta-info file lists, in its order.
 
+    A backslash separates folders, as in lists that were made on Windows.
+
     Raises:
         DataError: the file does not exist, is not UTF-8 text, or is empty; a name leads out of the image folder.
     """
     if not os.path.isfile(path):
         raise DataError(f"no such meta_info_file: {path}")
-    names = _names_in(path)
+    names = [name.replace("\\", "/") for name in _names_in(path)]
     if not names:
         raise DataError(f"the meta_info_file {path} lists no images")
     for name in names:
-        if os.path.isabs(name) or ".." in name.split("/"):
+        if os.path.isabs(name) or os.path.splitdrive(name)[0] or ".." in name.split("/"):
             raise DataError(
                 f"the meta_info_file {path} lists {name!r:.100}: names must be below the folder of the images"
             )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import string
+import sys
 from pathlib import PurePath
 
 from safmn.system.console import one_line
+from safmn.system.files import windows_mistake
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".gif")
 
@@ -16,7 +18,7 @@ def folder_mistake(name: str) -> str | None:
         return f"{name!r} cannot be the name of a results folder: use a plain name without '/'"
     if one_line(name) != name:
         return f"{name!r} cannot be the name of a results folder: it contains control characters"
-    return None
+    return windows_mistake(name) if sys.platform == "win32" else None
 
 
 def template_mistake(template: str) -> str | None:

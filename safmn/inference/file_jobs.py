@@ -11,7 +11,7 @@ from pathlib import Path
 from safmn.errors import DataError
 from safmn.inference.choices import READABLE, WRITABLE
 from safmn.inference.films.kinds import TARGETS, VIDEO_SUFFIXES, is_film
-from safmn.system.files import TEMPORARY
+from safmn.system.files import TEMPORARY, check_name
 
 # An output with one of these suffixes is taken as a file name, not as a folder, even if the format cannot be written.
 _FILE_SUFFIXES = (*READABLE, *VIDEO_SUFFIXES, ".heic", ".heif", ".jxl", ".j2k", ".ico", ".psd", ".svg", ".pdf")
@@ -91,6 +91,8 @@ def plan(
             )
             for path, place in kept
         ]
+    for job in jobs:
+        check_name(job.target)
     _check_writable(output if jobs[0].target != output else output.parent)
     _check_inputs(jobs, compare)
     jobs, refused = _distinct(jobs, compare)

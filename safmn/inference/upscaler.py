@@ -28,7 +28,7 @@ from safmn.inference.streaming import STREAMING_BASE, bytes_per_column
 from safmn.inference.tiling import Progress, TiledFrame, TileSize
 from safmn.runtime.execution import named_device
 from safmn.runtime.threads import Lock, Once, in_usable_thread
-from safmn.system.memory import PeakMemory, free_bytes, is_out_of_memory
+from safmn.system.memory import PeakMemory, drop_cached_memory, free_bytes, is_out_of_memory
 from safmn.value_types import Array
 from safmn.weights import load_network
 
@@ -63,7 +63,7 @@ class Upscaler:
         tile: "auto" cuts the image to fit into the free memory; a number is the width of the pieces in LR pixels; 0
             never cuts. Pieces equal the whole up to rounding (1e-5), unless the network sees the whole frame: then
             they overlap and fade into each other, and a warning is logged.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        device: "auto", "cpu", "cuda", "cuda:1", "xpu", "mps".
         precision: "fp32", "bf16" or "fp16".
         backend: what runs the network (:func:`safmn.inference.backends.available_backends`). "auto" takes the fastest
             installed one that gives the same result.
@@ -317,8 +317,7 @@ class Upscaler:
                     ) from error
                 logger.warning("Out of memory with tiles %d wide; continuing with %d.", cut.width, smaller.width)
                 cut = smaller
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+                drop_cached_memory(self.device)
 
     def _piece(self, engine: Engine, frame: TiledFrame, cut: TileSize, left: int, progress: Progress) -> int:
         """Upscale the piece that begins at column ``left`` and return the column where it ends."""
@@ -376,7 +375,7 @@ class Upscaler:
 
     def _budget(self) -> float:
         free = free_bytes(self.device)
-        return free * 0.8 if self.device.type == "cuda" else min(free * 0.5, _CPU_BUDGET)
+        return free * 0.8 if self.device.type in ("cuda", "xpu") else min(free * 0.5, _CPU_BUDGET)
 
     def _bytes_per_pixel(self) -> float:
         """Return the peak memory per pixel of an uncut frame, measured on a small frame at the first call."""

@@ -42,6 +42,11 @@ RESOLVERS = (
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character; YAML can write one as "\\ud800"
 _INVALID = re.compile("[\0\ud800-\udfff]")  # not allowed in file names (NUL) or not encodable as UTF-8
+_DRIVE = re.compile(r'"[A-Za-z]:\\(?!\\)')
+_BACKSLASH = (
+    "In double quotes a backslash begins an escape: write a path of Windows without quotes or in single quotes "
+    "('C:\\data'), or with slashes (\"C:/data\")"
+)
 _MAX_BYTES = 1_000_000
 _MAX_NODES = 100_000  # aliases can expand a small file without limit
 
@@ -153,6 +158,8 @@ def _syntax_error(error: yaml.YAMLError, text: str) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    if "escape" in problem:  # unknown escape character, or not the digits that \\x, \\u and \\U want
+        problem += f". {_BACKSLASH}"
     return f"{where}: {problem}"
 
 
@@ -255,6 +262,8 @@ class _Builder:
     def _text(self, node: yaml.ScalarNode, where: KeyPath) -> str:
         """Return the text of a scalar. A surrogate pair, from JSON escapes, becomes one character."""
         text: str = node.value
+        if node.style == '"' and _DRIVE.match(_source_of(node)):  # else "C:\new" would be a line break and "ew"
+            self._note(where, node, f"is a path of Windows in double quotes. {_BACKSLASH}")
         if _SURROGATE.search(text):
             text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
         if found := _INVALID.search(text):
@@ -275,6 +284,13 @@ class _Builder:
         except ValueError as error:
             self._note(where, node, str(error))
             return None
+
+
+def _source_of(node: yaml.Node) -> str:
+    """The text that a node was read from, quotes included."""
+    start, end = node.start_mark, node.end_mark
+    assert start.buffer is not None  # the loader reads text, not a stream
+    return start.buffer[start.pointer : end.pointer]
 
 
 def _is_merge(key: yaml.Node) -> bool:

@@ -183,9 +183,9 @@ def _cell(text: str) -> str:
 def main() -> int:
     """Write both files into the checkout that contains this module."""
     root = Path(__file__).resolve().parent.parent.parent
-    (root / "docs" / "options.md").write_text(markdown(), encoding="utf-8")
+    (root / "docs" / "options.md").write_bytes(markdown().encode())
     schema = json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
-    (root / "safmn" / "options" / "schema.json").write_text(schema, encoding="utf-8")
+    (root / "safmn" / "options" / "schema.json").write_bytes(schema.encode())
     return 0
 
 

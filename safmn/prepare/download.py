@@ -270,7 +270,7 @@ def _download_once(archive: Archive, begun: Path) -> None:
     if start:
         headers["Range"] = f"bytes={start}-"
         if tag.exists():
-            headers["If-Range"] = tag.read_text()
+            headers["If-Range"] = tag.read_text(encoding="utf-8")
     with requests.get(archive.url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         whole = response.headers.get("Content-Range", "")
         if response.status_code == 416 and whole.endswith(f"/{start}"):
@@ -286,7 +286,7 @@ def _download_once(archive: Archive, begun: Path) -> None:
             start = 0
         total = _announced(response, archive, start, begun)
         mark = response.headers.get("ETag", "")
-        tag.write_text(mark) if mark and not mark.startswith("W/") else tag.unlink(missing_ok=True)
+        tag.write_text(mark, encoding="utf-8") if mark and not mark.startswith("W/") else tag.unlink(missing_ok=True)
         with (
             begun.open("ab" if start else "wb") as file,
             tqdm(desc=archive.name, total=total, initial=start, unit="B", unit_scale=True, disable=None) as bar,

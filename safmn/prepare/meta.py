@@ -24,9 +24,13 @@ def write_meta(folder: Path, output: Path, *, recursive: bool = False, jobs: int
     With ``recursive``, images in subfolders are listed as ``sub/name.png``.
 
     Raises:
-        DataError: the folder is missing, has no image, or has an unreadable one; nothing is written.
+        DataError: the folder is missing, has no image, or has an unreadable one, or a name contains a backslash;
+            nothing is written.
     """
     paths = _images_below(folder) if recursive else list_images(folder)
+    for path in paths:
+        if "\\" in path.relative_to(folder).as_posix():
+            raise DataError(f"{path}: in a list of images, a backslash separates folders; rename the image or folder")
     with contextlib.closing(in_order(describe, paths, jobs or default_jobs())) as results:
         shapes = [shape() for shape in progress(results, len(paths), f"sizes in {folder}")]
     lines = [f"{path.relative_to(folder).as_posix()} {shape}\n" for path, shape in zip(paths, shapes, strict=True)]

@@ -122,14 +122,19 @@ def is_up_to_date(output: Path, source: Source, pairs: Sequence[Pair]) -> bool:
     except DamagedStore as error:
         logger.warning("%s Making it again.", str(error).removesuffix(f" {REMAKE}"))
         return False
-    wanted = [(os.path.relpath(pair.gt, source.hr_folder), _lr_name(pair, source)) for pair in pairs]
+    wanted = [(_name(pair.gt, source.hr_folder), _lr_name(pair, source)) for pair in pairs]
     found = [(image.hr.name, image.lr.name if image.lr else None) for image in index.images]
     return index.source == source and found == wanted and index.first_change(at_most=len(wanted)) is None
 
 
 def _lr_name(pair: Pair, source: Source) -> str | None:
     """Return the LQ image's name in the folder of LR images; None if the store makes them."""
-    return os.path.relpath(pair.lq, source.lr_folder) if source.lr_folder and pair.lq else None
+    return _name(pair.lq, source.lr_folder) if source.lr_folder and pair.lq else None
+
+
+def _name(path: str, folder: str) -> str:
+    """Return the name of an image below its folder; with ``/`` on every system, so that stores can be moved."""
+    return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
 def decode(pair: Pair, source: Source) -> Decoded:
@@ -218,7 +223,7 @@ def _intact_images(file: BinaryIO, notes: BinaryIO, source: Source, pairs: Seque
 
 
 def _is_kept(file: BinaryIO, image: StoredImage, source: Source, pair: Pair) -> bool:
-    if os.path.join(source.hr_folder, image.hr.name) != pair.gt or not image.hr.is_unchanged(source.hr_folder):
+    if image.hr.name != _name(pair.gt, source.hr_folder) or not image.hr.is_unchanged(source.hr_folder):
         return False
     if (image.lr.name if image.lr else None) != _lr_name(pair, source):
         return False
@@ -235,7 +240,7 @@ def _read(path: str, folder: str) -> tuple[np.ndarray, SourceFile]:
             state, content = os.fstat(file.fileno()), file.read()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    name = os.path.relpath(path, folder)
+    name = _name(path, folder)
     pixels = _eight_bits(decode_rgb(content, path, deep=True), path)
     return pixels, SourceFile(name, state.st_size, state.st_mtime_ns, digest_of(content))
 

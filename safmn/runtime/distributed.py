@@ -74,7 +74,10 @@ def _slurm_environment(port: int | None) -> None:
             raise OptionError(f"--launcher slurm: {name} is not set; start with srun and --ntasks (docs/scaling.md)")
     try:
         hosts = subprocess.run(
-            ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], capture_output=True, text=True, check=True
+            ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]],
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
         ).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip()

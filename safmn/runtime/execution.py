@@ -72,14 +72,15 @@ class Execution:
 
 
 def named_device(name: str | torch.device, local_rank: int = 0) -> torch.device:
-    """Return a torch device; for ``auto`` the first available of CUDA (this rank's GPU), MPS and the CPU.
+    """Return a torch device; for ``auto`` the first available of CUDA and XPU (this rank's GPU), MPS and the CPU.
 
     Raises:
         OptionError: this machine does not have the device.
     """
     if str(name) == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", local_rank)
+        for kind in (torch.cuda, torch.xpu):
+            if kind.is_available():
+                return torch.device(kind.__name__.removeprefix("torch."), local_rank)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         found = torch.device(name)
@@ -104,7 +105,7 @@ def choose_device(num_gpu: int | None, local_rank: int = 0) -> torch.device:
 
 def device_count() -> int:
     """Return the number of devices other than the CPU, the value of ``num_gpu: auto``."""
-    return torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    return torch.cuda.device_count() or torch.xpu.device_count() or int(torch.backends.mps.is_available())
 
 
 def choose_execution(
@@ -141,10 +142,15 @@ def choose_execution(
         chosen,  # type: ignore[arg-type]
         compile=bool(compile),
         kernels=kernels,
-        channels_last=(kernels != "native" or device.type == "cuda") if channels_last is None else channels_last,
+        channels_last=_channels_last(device, kernels) if channels_last is None else channels_last,
         deterministic=deterministic,
         cuda_graph=cuda_graph,
     )
+
+
+def _channels_last(device: torch.device, kernels: Kernels) -> bool:
+    """Whether the memory format was measured to be the faster one; on other devices it was not tried."""
+    return device.type == "cuda" or (device.type == "cpu" and kernels != "native")
 
 
 def _check_native(device: torch.device, precision: str, *, compile: bool) -> None:

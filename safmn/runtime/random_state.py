@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def _number_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "little")
 
 
-@contextmanager
+@contextlib.contextmanager
 def global_generators(rng: np.random.Generator, device: torch.device | None = None) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch from ``rng``; restore their states after the block.
 
@@ -41,16 +41,15 @@ def global_generators(rng: np.random.Generator, device: torch.device | None = No
         rng: the source of the seeds.
         device: a GPU whose generator is also seeded and restored.
     """
-    gpu = device if device is not None and device.type == "cuda" else None
+    gpu = device if device is not None and device.type in ("cuda", "xpu", "mps") else None
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    gpu_state = None if gpu is None else torch.cuda.get_rng_state(gpu)
+    gpu_state = None if gpu is None else torch.get_device_module(gpu).get_rng_state(*_number(gpu))
     seeds = rng.integers(2**32, size=3).tolist()
     random.seed(seeds[0])
     np.random.seed(seeds[1])
     torch.default_generator.manual_seed(seeds[2])
     if gpu is not None:
-        with torch.cuda.device(gpu):
-            torch.cuda.manual_seed(seeds[2])
+        _seed_gpu(gpu, seeds[2])
     try:
         yield
     finally:
@@ -58,4 +57,15 @@ def global_generators(rng: np.random.Generator, device: torch.device | None = No
         np.random.set_state(numpy)
         torch.default_generator.set_state(torch_state)
         if gpu is not None and gpu_state is not None:
-            torch.cuda.set_rng_state(gpu_state, gpu)
+            torch.get_device_module(gpu).set_rng_state(gpu_state, *_number(gpu))
+
+
+def _number(gpu: torch.device) -> tuple[torch.device, ...]:
+    """The device as an argument of torch's functions for its kind; there is one MPS device, and they take none."""
+    return () if gpu.type == "mps" else (gpu,)
+
+
+def _seed_gpu(gpu: torch.device, seed: int) -> None:
+    module = torch.get_device_module(gpu)
+    with contextlib.nullcontext() if gpu.type == "mps" else module.device(gpu):
+        module.manual_seed(seed)

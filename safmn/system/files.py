@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import secrets
@@ -15,6 +16,10 @@ from pathlib import Path
 import platformdirs
 
 TEMPORARY = ".tmp-"  # prefix of all unfinished files
+_FORBIDDEN = frozenset('<>:"/\\|?*')  # in names of files on Windows
+_DEVICES = frozenset(
+    ("con", "prn", "aux", "nul", *(f"{kind}{number}" for kind in ("com", "lpt") for number in "123456789¹²³"))
+)
 _PATIENCE = 2.0  # seconds to wait for another program to close a file, on Windows
 
 
@@ -55,14 +60,49 @@ def replace(source: Path, target: Path) -> None:
             time.sleep(0.05)
 
 
+def windows_mistake(name: str) -> str | None:
+    """Return why Windows has no file or folder of this name, or None if it can have one.
+
+    Names of devices are refused with any ending: what is written to ``aux.png`` is lost.
+
+    >>> windows_mistake("aux.png")
+    "'aux.png' is no name for a file on Windows: AUX is a device"
+    """
+    bad = sorted({character for character in name if character in _FORBIDDEN or ord(character) < 32})
+    if bad:
+        reason = f"it contains {' '.join(map(repr, bad))}"
+    elif name.partition(".")[0].rstrip(" ").lower() in _DEVICES:
+        reason = f"{name.partition('.')[0].rstrip(' ').upper()} is a device"
+    elif name.endswith((".", " ")):
+        reason = "it ends in a dot or a space, which Windows drops"
+    else:
+        return None
+    return f"{name!r} is no name for a file on Windows: {reason}"
+
+
+def check_name(path: Path) -> None:
+    """Refuse, on Windows, a path whose last part cannot be the name of a file or folder there.
+
+    Raises:
+        OSError: names the path and the reason.
+    """
+    mistake = windows_mistake(path.name) if sys.platform == "win32" else None
+    if mistake:
+        raise OSError(errno.EINVAL, f"{mistake}; choose another", str(path))
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path | str, *, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same directory, with the same ending, that becomes ``path`` if the block succeeds.
 
     After an exception the temporary file is removed and an existing ``path`` is unchanged. Without ``flush`` nothing
     waits for the disk, which suits many small files that are cheap to make again.
+
+    Raises:
+        OSError: the file cannot be written, or Windows allows no file of this name.
     """
     path = Path(path)
+    check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process number alone is not unique: two containers that share a folder may both be process 1.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")

@@ -67,8 +67,9 @@ class PeakMemory(TorchDispatchMode):
 def _cgroup_free() -> int | None:
     """Return the bytes left below the container's limit; None if there is no limit."""
     try:
-        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        names = ("memory.max", "memory.current", "memory.stat")
+        limit, used, text = ((_CGROUP / name).read_text(encoding="ascii").strip() for name in names)
+        statistics = dict(line.split() for line in text.splitlines())
     except OSError:
         return None
     cached = int(statistics.get("inactive_file", 0))  # cached files, which the system drops when it needs memory
@@ -76,13 +77,22 @@ def _cgroup_free() -> int | None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device in bytes: the GPU's, or the machine's within the container's limit."""
+    """Return the free memory of a device in bytes: the GPU's own, or the machine's within the container's limit."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
+    if device.type == "xpu":
+        reserved = torch.xpu.memory_reserved(device) - torch.xpu.memory_allocated(device)
+        return torch.xpu.mem_get_info(device)[0] + reserved
     free: int = psutil.virtual_memory().available
     limited = _cgroup_free()
     return free if limited is None else min(free, limited)
+
+
+def drop_cached_memory(device: torch.device) -> None:
+    """Return a GPU's memory of freed tensors to the system, for tensors of other sizes."""
+    if device.type in ("cuda", "xpu", "mps"):
+        torch.get_device_module(device).empty_cache()
 
 
 def keep_freed_memory() -> None:

@@ -49,6 +49,11 @@ def prepare_execution(options: Options, ranks: Ranks) -> Execution:
             f"num_gpu is {gpus}, but this is a single process: start one process for each GPU with "
             f"`torchrun --nproc_per_node {gpus} safmn/train.py -opt {options.source}`"
         )
+    if ranks.distributed and device.type not in ("cpu", "cuda"):
+        raise OptionError(
+            f"{options.source}: several processes train together on CUDA GPUs or on CPUs, not on {device.type}: start "
+            "one process, or set num_gpu: 0"
+        )
     execution = choose_execution(
         device,
         precision=train.precision,

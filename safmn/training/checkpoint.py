@@ -212,7 +212,7 @@ def _write(folder: Path, iteration: int, networks: Mapping[str, Any], rest: Mapp
         content = safetensors.torch.save(_unshared(tensors))  # save_file writes files that only their owner may read
         (folder / f"{name}.safetensors").write_bytes(content)
     document = {"iteration": iteration, "networks": documents, **rest}
-    (folder / _STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    (folder / _STATE).write_bytes(json.dumps(document, indent=1).encode())
     files = sorted(folder.iterdir())
     for file in files:
         flush_file(file)
@@ -226,7 +226,7 @@ def _write(folder: Path, iteration: int, networks: Mapping[str, Any], rest: Mapp
         }
     )
     manifest = folder / _MANIFEST
-    manifest.write_text(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n", encoding="utf-8")
+    manifest.write_bytes(f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n".encode())
     flush_file(manifest)
     flush_directory(folder)
 

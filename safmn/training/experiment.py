@@ -98,7 +98,7 @@ class Experiment:
     def append_record(self, entry: Mapping[str, Any]) -> None:
         """Add one line to the record."""
         try:
-            with self.record.open("a", encoding="utf-8") as file:
+            with self.record.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise UserError(
@@ -136,7 +136,7 @@ def git_commit() -> str:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", here, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True
         ).stdout.strip()
 
     try:

@@ -73,7 +73,7 @@ def on_cpu() -> Iterator[None]:
 
 def dataset(photos: Path, names: list[str], meta_info: Path, **blur: Any) -> Any:
     """Write the names to ``meta_info``, and return BasicSR's data set of these images of the folder ``photos``."""
-    meta_info.write_text("".join(f"{name}\n" for name in names))
+    meta_info.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     options = {
         "dataroot_gt": str(photos),
         "meta_info": str(meta_info),

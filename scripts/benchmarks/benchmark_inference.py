@@ -197,7 +197,7 @@ def measure_peak(subject: Subject, side: str, output: Sequence[int], device: tor
     status = Path("/proc/self/status")
     if not status.exists():
         raise OptionError("peak memory can only be measured on Linux; use --no-memory")
-    return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
+    return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2**10
 
 
 def measure(subject: Subject, options: argparse.Namespace, device: torch.device) -> dict[str, object]:

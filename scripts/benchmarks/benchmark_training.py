@@ -174,7 +174,7 @@ class Gate:
         if self.cuda:
             return torch.cuda.max_memory_allocated()
         with contextlib.suppress(OSError):
-            for line in Path("/proc/self/status").read_text().splitlines():
+            for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
                 if line.startswith("VmHWM:"):  # unlike getrusage's peak, this does not include the parent process's
                     return int(line.split()[1]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -208,7 +208,7 @@ def our_loop(setting: Setting, gate: Gate, name: str, train: Mapping[str, Any]) 
     content["train"] |= {**train, "total_iter": NEVER}
     content["logger"] |= {"save_checkpoint_freq": NEVER, "use_tb_logger": False}
     option_file = Path(setting.folder, f"{name}.yml")
-    option_file.write_text(yaml.safe_dump(content))
+    option_file.write_text(yaml.safe_dump(content), encoding="utf-8")
     trainer = build_trainer(load_options(option_file, mode="train"), Ranks())
     trainer.loader.batches = functools.partial(gate.batches, trainer.loader.batches)
     trainer.run()
@@ -337,7 +337,9 @@ class Side:
             return self.turns.recv()
         except EOFError:
             self.process.join()
-            sys.exit(f"{self.name} failed:\n{Path(self.setting.folder, f'{self.name}.log').read_text()}")
+            sys.exit(
+                f"{self.name} failed:\n{Path(self.setting.folder, f'{self.name}.log').read_text(encoding='utf-8')}"
+            )
 
     def _pause(self) -> None:
         os.killpg(self.process.pid, signal.SIGSTOP)
@@ -390,7 +392,7 @@ def device_name(setting: Setting) -> str:
         return torch.cuda.get_device_name()
     model = "CPU"
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     return f"{model}, {setting.threads or torch.get_num_threads()} threads"
 

@@ -48,7 +48,7 @@ def build(option_file: str, folder: str) -> Trainer:
     content["train"]["total_iter"] = 10**9
     content["logger"] |= {"save_checkpoint_freq": 10**9, "use_tb_logger": False}
     file = Path(folder, "profile.yml")
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
     return build_trainer(load_options(file, mode="train"), Ranks())
 
 

@@ -192,7 +192,7 @@ def discrepancy(y: Tensor, expected: Tensor, precision: str) -> str | None:
     if precision == "fp32":
         worst = float(error.max())
         return None if worst <= LARGEST_ERROR else f"its result is wrong by up to {worst:.2g}"
-    psnr = float(-10 * torch.log10(error.double().square().mean() + 1e-12))
+    psnr = float(-10 * torch.log10(error.cpu().double().square().mean() + 1e-12))  # MPS has no float64
     return None if psnr >= LEAST_PSNR else f"its result has only {psnr:.1f} dB PSNR against that of float32"
 
 
@@ -211,5 +211,7 @@ def _timed(backend: Backend, x: Tensor) -> tuple[float, Tensor]:
 
 
 def _wait(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+    """Wait until the device has computed everything."""
+    if x.device.type in ("cuda", "xpu", "mps"):
+        number = () if x.device.type == "mps" else (x.device,)
+        torch.get_device_module(x.device).synchronize(*number)

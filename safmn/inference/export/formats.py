@@ -192,7 +192,7 @@ class Ncnn(Format):
         self._convert(job, path)
         framed = for_tiles if job.profile else any_size
         scale, window = job.subject.scale, job.subject.window
-        path.write_text(framed(path.read_text(encoding="utf-8"), scale, window), encoding="utf-8")
+        path.write_bytes(framed(path.read_text(encoding="utf-8"), scale, window).encode())
         inward, outward = (TILED_INPUT, TILED_OUTPUT) if job.profile else (NCNN_INPUT, NCNN_OUTPUT)
         sizes = f", sides of at least {job.smallest}" if job.profile else ""
         facts = job.facts | {
@@ -200,7 +200,7 @@ class Ncnn(Format):
             "output": f"{outward}: " + job.facts["output"].replace("batch, ", ""),
             "profile": job.profile or "",
         }
-        path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        path.with_suffix(".json").write_bytes(json.dumps(facts, indent=2).encode() + b"\n")
 
     def _convert(self, job: Job, path: Path) -> None:
         """Write ``.param`` and ``.bin`` of the network itself, for multiples of its window."""
@@ -211,7 +211,7 @@ class Ncnn(Format):
             _traced(in_simple_operations(job.subject.network), torch.rand(small)).save(f"{folder}/model.pt")
             shapes = [f"inputshape={small}".replace(" ", ""), f"inputshape2={large}".replace(" ", "")]
             command = [program, "model.pt", *shapes, f"fp16={int(job.precision == 'fp16')}"]
-            result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            result = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace")
             unknown = re.findall(r"^ignore (\S+)", result.stderr + result.stdout, re.MULTILINE)
             if result.returncode or unknown:
                 raise ExportError(

@@ -33,10 +33,9 @@ def library_path(source: Path, flags: Sequence[str], folder: Path) -> Path:
     because different machines may share a home folder.
     """
     line = command(flags)
-    version = subprocess.run([line[0], "--version"], capture_output=True, text=True).stdout
-    recipe = "\n".join(
-        [*line, version, processor(), *(file.read_text() for file in (source, *sorted(HEADERS.glob("*.h"))))]
-    )
+    version = subprocess.run([line[0], "--version"], capture_output=True, encoding="utf-8", errors="replace").stdout
+    sources = (file.read_text(encoding="utf-8") for file in (source, *sorted(HEADERS.glob("*.h"))))
+    recipe = "\n".join([*line, version, processor(), *sources])
     return folder / f"{source.stem}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.so"
 
 
@@ -60,7 +59,7 @@ def processor() -> str:
     """Return a description of the processor, on which -march=native depends."""
     keys = ("model name", "flags", "CPU part", "Features")
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in keys)
