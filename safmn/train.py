@@ -8,6 +8,7 @@ resumes it. Ctrl-C before the first step and a second Ctrl-C save nothing.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the training entry point with ``argv`` (default: the command line) and return the exit status."""
     arguments = _parser().parse_args(argv)
+    # Where a fork server starts the loader's workers (Linux from Python 3.14 on), it imports this once for all of them.
+    multiprocessing.set_forkserver_preload(["safmn.data.loading"])
     import torch
 
     from safmn import compat

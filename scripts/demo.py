@@ -26,6 +26,7 @@ from safmn.imaging import to_uint8, write_image
 from safmn.inference.side_by_side import comparison
 from safmn.kernels.cpu.compilation import compiler
 from safmn.options import Options, load_options
+from safmn.runtime.execution import device_count
 from safmn.system.console import say, table
 from safmn.training.experiment import Experiment
 
@@ -68,8 +69,7 @@ def faster_here(options: Options) -> list[str]:
 
     The option file's bf16 is slow on CPUs without hardware support for it.
     """
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if gpu or options.model_type != "SRModel" or compiler() is None:
+    if device_count() or options.model_type != "SRModel" or compiler() is None:
         return []
     return ["--force_yml", "train:precision=fp32", "train:kernels=native"]
 

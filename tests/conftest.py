@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import secrets
 import subprocess
@@ -25,6 +26,34 @@ if not os.environ.get("SAFMN_TEST_RANDOM"):
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SAFMN_SHARED", REPOSITORY.parent / "shared")) / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--start-method",
+        choices=("spawn", "forkserver"),
+        help="start all worker processes in this way instead of the system's own",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the start method, here and in the processes that tests start."""
+    method = config.getoption("--start-method")
+    if method:
+        multiprocessing.set_start_method(method, force=True)
+        multiprocessing.set_forkserver_preload(["safmn.data.loading"])  # as safmn/train.py does
+        path = [str(REPOSITORY / "tests" / "start_method"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        os.environ |= {"SAFMN_TEST_START_METHOD": method, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests that fork on purpose where nothing may fork."""
+    method = config.getoption("--start-method")
+    reason = f"forks on purpose, --start-method is {method}" if method else "forks on purpose, which this system cannot"
+    if method or not hasattr(os, "fork"):
+        for item in items:
+            if item.get_closest_marker("forks"):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _shared(part: str) -> Path:

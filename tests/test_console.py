@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,3 +85,73 @@ def test_commands_escape_file_names(tmp_path: Path, capfd: Capture) -> None:
     errors = [line for line in err.splitlines() if "error: " in line]
     assert len(errors) == 4
     assert all(ESCAPED in line for line in errors)
+
+
+COMMANDS = """
+import json, sys
+from safmn.cli import VERBS, main
+for verb in VERBS:
+    try:
+        main([verb, "--help"])
+    except SystemExit as end:
+        assert end.code == 0, verb
+for command, status in json.loads(sys.argv[1]):
+    assert main(command) == status, command
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"},  # Windows, when the output is not a console
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # ASCII, also for names of files
+    ],
+    ids=["cp1252", "ascii"],
+)
+def test_commands_work_where_the_console_is_not_utf8(tmp_path: Path, environment: dict[str, str]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    for folder in ("bilder", "hr", "lr"):
+        (tmp_path / folder).mkdir()
+    write_image(tmp_path / "bilder" / "Gr\u00fc\u00dfe \u5199\u771f.png", image)
+    write_image(tmp_path / "hr" / "photo.png", np.kron(image, np.ones((2, 2, 1), np.uint8)))
+    write_image(tmp_path / "lr" / "photo.png", image)
+    commands = [
+        (["options"], 0),
+        (["zoo"], 0),
+        (["upscale", "bilder", "-o", "out", "--device", "cpu", "--backend", "eager"], 0),
+        (["upscale", "\u5199.png", "-o", "out"], 2),
+        (["degrade", "hr/photo.png", "-o", "bad.png"], 0),
+        (["prepare", "meta", "hr"], 0),
+        (["train", "-opt", "\u5199.yml"], 2),
+        (["test", "--weights", "safmn-x2", "--set", "\u5199=hr,lr", "--device", "cpu"], 0),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+    )
+    said = (done.stdout + done.stderr).decode(environment.get("PYTHONIOENCODING", "ascii"))
+    assert done.returncode == 0, said
+    assert "| \\u5199" in said  # the table
+    assert "Gr\\udcc3" in said if "LC_ALL" in environment else "Gr\u00fc\u00dfe \\u5199\\u771f.png" in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["Gr\u00fc\u00dfe \u5199\u771f.png"]
+    report = (tmp_path / "results" / "safmn-x2" / "metrics.md").read_text(encoding="utf-8")
+    assert "| \u5199" in report
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="Windows has no pseudo-terminals")
+def test_a_progress_bar_is_readable_on_a_terminal_that_is_not_utf8() -> None:
+    code = "from safmn.prepare.parallel import progress; list(progress(range(3), 3, '\u5199'))"
+    ours, theirs = os.openpty()
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environment) as process:
+        assert process.wait() == 0
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # Linux's end of file
+        while part := os.read(ours, 10_000):
+            said += part
+    os.close(ours)
+    assert "\\u5199: 100%|###" in said.decode("cp1252")

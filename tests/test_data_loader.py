@@ -310,6 +310,7 @@ def test_the_message_says_how_a_worker_ended(how: int, said: str, unsaid: str) -
             "is killed by signal: Bus error. It is possible that dataloader's workers are out of shared memory.",
             "/dev/shm",
         ),
+        ("exited unexpectedly with exit code 3221225477. Details", r"crashed \(Windows' status 0xc0000005\) in a lib"),
         ("exited unexpectedly with exit code 9. Details are lost due to multiprocessing.", "exit status 9"),
         (
             "is killed by signal: Something new. ",
@@ -421,7 +422,7 @@ def _train(connection: Connection) -> None:
 
 def test_workers_ignore_group_signals_and_die_with_a_killed_parent() -> None:
     connection, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=_train, args=(theirs,))
+    process = multiprocessing.Process(target=_train, args=(theirs,))
     with one_opencv_thread():
         process.start()
     theirs.close()

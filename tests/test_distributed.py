@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
+import torch.distributed as dist
 
 from safmn.data import build_dataset
-from safmn.errors import CheckpointError
+from safmn.errors import CheckpointError, OptionError
 from safmn.evaluation.scoring import Interrupted, evaluate
 from safmn.runtime import distributed
 from safmn.runtime.distributed import Ranks
@@ -242,6 +243,7 @@ def test_a_job_that_torchrun_restarted_resumes(monkeypatch: pytest.MonkeyPatch) 
     assert distributed.restarted()
 
 
+@pytest.mark.forks
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can signal the children of a dying process")
 def test_a_rank_ends_when_torchrun_dies() -> None:
     context = multiprocessing.get_context("fork")
@@ -265,3 +267,25 @@ def test_a_rank_ends_when_torchrun_dies() -> None:
     while Path(f"/proc/{child}/status").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not Path(f"/proc/{child}/status").exists()
+
+
+def test_a_backend_that_torch_lacks_is_replaced_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Windows has no nccl."""
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
+    assert distributed._usable_backend("nccl") == "gloo"
+    assert "no nccl" in caplog.text
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    assert distributed._usable_backend("nccl") == "nccl"
+
+
+def test_a_job_that_cannot_be_joined_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OptionError, match=r"torchrun --nproc_per_node N.*python -m torch\.distributed\.run"):
+        distributed.join("pytorch")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_leave_with_parent", lambda: None)
+    monkeypatch.setattr(dist, "is_available", lambda: False)
+    with pytest.raises(OptionError, match=r"no torch\.distributed: train in one process"):
+        distributed.join("pytorch")

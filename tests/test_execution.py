@@ -16,10 +16,12 @@ import torch
 from torch.nn import functional as F
 
 from safmn.archs.blocks import ChannelNorm
+from safmn.errors import OptionError
 from safmn.optim.ema import MovingAverage
 from safmn.options import load_options
 from safmn.runtime.distributed import Ranks
-from safmn.runtime.execution import Execution, choose_execution
+from safmn.runtime.execution import Execution, choose_device, choose_execution, device_count, named_device
+from safmn.training.build import prepare_execution
 from safmn.training.models.sr_model import SRModel
 
 CPU = torch.device("cpu")
@@ -138,3 +140,45 @@ if __name__ == "__main__":
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100, done
+
+
+@pytest.mark.parametrize(
+    ("available", "index", "expected", "count"),
+    [
+        ({"cuda": 2, "xpu": 0, "mps": 0}, 1, "cuda:1", 2),
+        ({"cuda": 0, "xpu": 2, "mps": 0}, 1, "xpu:1", 2),
+        ({"cuda": 0, "xpu": 0, "mps": 1}, 0, "mps", 1),
+        ({"cuda": 0, "xpu": 0, "mps": 0}, 0, "cpu", 0),
+    ],
+)
+def test_the_device_is_the_gpu_that_there_is(
+    monkeypatch: pytest.MonkeyPatch, available: dict[str, int], index: int, expected: str, count: int
+) -> None:
+    """The availability is made up: no test runs on these GPUs."""
+    for kind in (torch.cuda, torch.xpu):
+        there = available[kind.__name__.removeprefix("torch.")]
+        monkeypatch.setattr(kind, "is_available", lambda there=there: there > 0)
+        monkeypatch.setattr(kind, "device_count", lambda there=there: there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: available["mps"] > 0)
+    assert str(named_device("auto", index)) == expected
+    assert str(choose_device(None, index)) == expected
+    assert str(choose_device(1, index)) == expected
+    assert str(choose_device(0, index)) == "cpu"
+    assert device_count() == count
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu"])
+def test_settings_of_other_gpus(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No format is chosen that was not measured there; what needs CUDA says so; ranks are for CUDA and CPUs."""
+    device = torch.device(name)
+    assert not choose_execution(device).channels_last
+    assert choose_execution(device, precision="bf16", channels_last=True).memory_format == torch.channels_last
+    for options in ({"kernels": "native"}, {"cuda_graph": True}):
+        with pytest.raises(OptionError, match=rf"uses {name}"):
+            choose_execution(device, **options)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=rf"device '{name}' cannot be used on this machine"):
+        named_device(name)
+    monkeypatch.setattr("safmn.training.build.choose_device", lambda *_: device)
+    options = load_options(tiny_run.write_options(tmp_path, tiny_run.options(tmp_path)), mode="train")
+    with pytest.raises(OptionError, match=rf"not on {name}: start one process, or set num_gpu: 0"):
+        prepare_execution(options, Ranks(0, 2, 0))

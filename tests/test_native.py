@@ -170,7 +170,7 @@ class InWorker(torch.utils.data.Dataset[Tensor]):
         return y
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.forks
 def test_a_forked_worker_can_use_the_back_end(threads: Any) -> None:
     threads(2)
     network = lively(SAFMN(dim=8, n_blocks=1))
@@ -184,7 +184,7 @@ def overwrite(workspace: kernels.Workspace) -> None:
     workspace.get("map", 8).fill_(1)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.forks
 def test_forked_processes_do_not_share_memory_for_maps() -> None:
     workspace = kernels.Workspace()
     ours = workspace.get("map", 8).fill_(0)

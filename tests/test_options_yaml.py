@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_run
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safmn.errors import OptionError
+from safmn.options import load_options
 from safmn.options.differences import to_yaml
 from safmn.options.problems import Problems
 from safmn.options.reader import parse_value, read_document
@@ -296,3 +298,43 @@ def test_an_endless_device_and_utf_16_are_rejected(tmp_path: Path) -> None:
     path.write_bytes("name: a\n".encode("utf-16"))
     with pytest.raises(OptionError, match=r"UTF-16.*UTF-8"):
         read_document(path, Problems(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (r"a: C:\data\HR", r"C:\data\HR"),
+        (r"a: 'C:\new\train'", r"C:\new\train"),
+        (r'a: "C:\\new\\train"', r"C:\new\train"),
+        (r'a: "C:/new/train"', "C:/new/train"),
+        (r"a: \\server\share\x", r"\\server\share\x"),
+        (r"a: {b: C:\a b, c: D:\y}", {"b": r"C:\a b", "c": r"D:\y"}),
+        (r"a: [C:\a b\c.py, D:\y.py]", [r"C:\a b\c.py", r"D:\y.py"]),
+    ],
+)
+def test_paths_of_windows(tmp_path: Path, text: str, path: Any) -> None:
+    (tmp_path / "o.yml").write_bytes(b"\xef\xbb\xbf# by Notepad\r\n" + text.encode() + b"\r\nb:\r\n  - 1\r\n")
+    assert read_document(tmp_path / "o.yml", Problems("o.yml")).data == {"a": path, "b": [1]}
+
+
+def read_and_check(path: Path) -> None:
+    problems = Problems(path)
+    read_document(path, problems)
+    problems.raise_all()
+
+
+@pytest.mark.parametrize("path", [r"C:\data", r"C:\users\me", r"D:\x4", r"C:\new\train", r"c:\temp"])
+def test_a_path_of_windows_in_double_quotes_is_explained(tmp_path: Path, path: str) -> None:
+    (tmp_path / "o.yml").write_text(f'\na: "{path}"\n', encoding="utf-8")
+    with pytest.raises(OptionError, match=r"line 2.*a backslash begins an escape: .*'C:\\data'.*\"C:/data\""):
+        read_and_check(tmp_path / "o.yml")
+    with pytest.raises(OptionError, match="a backslash begins an escape"):
+        parse_value(f'"{path}"')
+
+
+@pytest.mark.parametrize("path", [r"C:\x", r"C:\data\new HR", r"\\server\x", "D:/a=b"])
+def test_a_path_of_windows_in_an_override(tmp_path: Path, path: str) -> None:
+    content = tiny_run.options(tmp_path)
+    option_file = tiny_run.write_options(tmp_path, content)
+    entry = f"datasets:train:dataroot_gt={path}"
+    assert load_options(option_file, mode="train", overrides=[entry]).datasets["train"]["dataroot_gt"] == path

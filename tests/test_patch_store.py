@@ -411,6 +411,7 @@ def _build(argv: list[str]) -> None:
     main(argv)
 
 
+@pytest.mark.forks  # a fork starts fast enough to be killed early
 def test_a_killed_build_continues(tmp_path: Path) -> None:
     """SIGKILL a real build at several moments; the result equals the store of an undisturbed build."""
     folders = make_folders(tmp_path, sizes=[(300 + number, 400) for number in range(16)])

@@ -280,7 +280,7 @@ assert np.array_equal(upscaler(image), expected)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.forks
 @pytest.mark.parametrize("name", [name for name in INSTALLED if name != "auto"])
 def test_a_forked_process_can_upscale(name: str) -> None:
     """A fork copies no threads of OpenMP or of the back ends, and other threads held the locks."""

@@ -117,7 +117,9 @@ def write_options(folder: Path, content: dict[str, Any], name: str = "options.ym
 def _train(arguments: Sequence[str], prepare: Callable[[], None] | None) -> None:
     import torch
 
-    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as in a real run
+    # For the loader's workers: the system's own method, as in a real run, or that of pytest --start-method.
+    own_method = multiprocessing.get_all_start_methods()[0]
+    multiprocessing.set_start_method(os.environ.get("SAFMN_TEST_START_METHOD", own_method), force=True)
     torch.set_num_threads(1)
     log = Path(arguments[1]).with_suffix(".log")  # stderr of every process of this run
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)

@@ -16,10 +16,12 @@ from safmn.data.sample_keys import Batch, KeyedDataset, SampleKey
 from safmn.data.workers import died, exit_code_of, is_death, one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError, first_line
 from safmn.imports import imported
+from safmn.system.memory import more_shared_memory, shared_memory
 from safmn.system.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 
+_SIGNS_OF_SHARED_MEMORY = ("shared memory", "shared file mapping")  # torch's words; the latter on Windows
 _IN_WORKER = "in DataLoader worker process"  # part of torch's message for an error of the data set in a worker
 
 
@@ -185,10 +187,10 @@ def _explain_shared_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "shared memory" not in str(error):
+        if not any(sign in str(error) for sign in _SIGNS_OF_SHARED_MEMORY):
             raise
         raise DataError(
-            f"/dev/shm has no room for a batch ({first_line(error)}). Give it more (docker run --shm-size=2g), or set "
+            f"{shared_memory()} has no room for a batch ({first_line(error)}). {more_shared_memory()}, or set "
             "num_worker_per_gpu or prefetch_factor lower; num_worker_per_gpu: 0 does without."
         ) from error
 

@@ -18,6 +18,7 @@ import cv2
 import torch
 
 from safmn.errors import DataError
+from safmn.system.memory import more_shared_memory, shared_memory
 from safmn.system.signals import ignore_group_signals, wait_for_sigterm
 
 _POLL_SECONDS = 0.5
@@ -33,6 +34,11 @@ def _watch(parent: int) -> None:
 
 
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGILL", "SIGFPE")
+_WINDOWS_CRASH = 0x8000_0000  # exit statuses from here on are those of crashes
+_IN_A_LIBRARY = (
+    "in a library: while it decoded an image, or in other code that the data set calls. With num_worker_per_gpu: 0 the "
+    "run itself crashes at the same image, and python -X faulthandler shows where."
+)
 _START_AGAIN = "Start again with --auto_resume."
 
 
@@ -64,6 +70,8 @@ def _how(exit_code: int | None, text: str) -> str:
     """Describe how a worker ended and what the user can do."""
     if exit_code is None:
         return f"died ({text}). If it printed a message, that is above."
+    if exit_code >= _WINDOWS_CRASH:
+        return f"crashed (Windows' status {exit_code:#x}) {_IN_A_LIBRARY}"
     if exit_code >= 0:
         return (
             f"ended by itself with exit status {exit_code}: the data set, or a module that `imports` names, called "
@@ -81,14 +89,11 @@ def _how(exit_code: int | None, text: str) -> str:
         )
     if name == "SIGBUS":
         return (
-            "was killed (SIGBUS): a file was truncated while the worker read it, or /dev/shm is full. Enlarge /dev/shm "
-            "(docker run --shm-size=2g), or lower num_worker_per_gpu."
+            f"was killed (SIGBUS): a file was truncated while the worker read it, or {shared_memory()} is full. "
+            f"{more_shared_memory()}, or lower num_worker_per_gpu."
         )
     if name in _CRASHES:
-        return (
-            f"crashed ({name}) in a library: while it decoded an image, or in other code that the data set calls. With "
-            "num_worker_per_gpu: 0 the run itself crashes at the same image, and python -X faulthandler shows where."
-        )
+        return f"crashed ({name}) {_IN_A_LIBRARY}"
     return f"was ended by {name}, which another process sent."
 
 

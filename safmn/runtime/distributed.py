@@ -96,18 +96,21 @@ def join(launcher: str, *, backend: str = "nccl", port: int | None = None, use_c
 
     Args:
         launcher: ``none``, ``pytorch`` (torchrun) or ``slurm``. A process started by torchrun always joins.
-        backend: nccl or gloo; without ``use_cuda`` always gloo.
+        backend: nccl or gloo; without ``use_cuda``, and where torch has no nccl (Windows), always gloo.
         port: the port of rank 0 for SLURM; torchrun sets its own.
         use_cuda: whether to compute on GPUs.
 
     Raises:
-        OptionError: the launcher's environment is missing.
+        OptionError: the launcher's environment is missing, or this torch cannot connect processes.
     """
     if launcher == "slurm":
         _slurm_environment(port)
     elif not launched_by_torchrun():
         if launcher == "pytorch":
-            raise OptionError("--launcher pytorch: start with `torchrun --nproc_per_node N safmn/train.py ...`")
+            raise OptionError(
+                "--launcher pytorch: start with `torchrun --nproc_per_node N safmn/train.py ...`, or with `python -m "
+                "torch.distributed.run` in place of torchrun if there is no such command"
+            )
         return Ranks()
     else:
         _leave_with_parent()
@@ -115,8 +118,18 @@ def join(launcher: str, *, backend: str = "nccl", port: int | None = None, use_c
     if ranks.distributed:
         if use_cuda:
             torch.cuda.set_device(ranks.local_rank)
-        _start_process_group(backend if use_cuda else "gloo", ranks)
+        if not dist.is_available():
+            raise OptionError("this build of torch has no torch.distributed: train in one process, without a launcher")
+        _start_process_group(_usable_backend(backend) if use_cuda else "gloo", ranks)
     return ranks
+
+
+def _usable_backend(backend: str) -> str:
+    """Return the backend, or gloo with a warning where torch was built without nccl."""
+    if backend == "nccl" and not dist.is_nccl_available():
+        logger.warning("dist_params.backend: this build of torch has no nccl (Windows has none): using gloo")
+        return "gloo"
+    return backend
 
 
 def _start_process_group(backend: str, ranks: Ranks) -> None:

@@ -89,6 +89,18 @@ def free_bytes(device: torch.device) -> int:
     return free if limited is None else min(free, limited)
 
 
+def shared_memory() -> str:
+    """Return the name of the place through which processes share tensors, for messages."""
+    return "/dev/shm" if sys.platform == "linux" else "the system's shared memory"
+
+
+def more_shared_memory() -> str:
+    """Return what to do if there is too little of it: half a sentence, as an order."""
+    if sys.platform == "linux":
+        return "Give it more (docker run --shm-size=2g)"
+    return "Make the paging file larger" if sys.platform == "win32" else "Close other programs"
+
+
 def drop_cached_memory(device: torch.device) -> None:
     """Return a GPU's memory of freed tensors to the system, for tensors of other sizes."""
     if device.type in ("cuda", "xpu", "mps"):
