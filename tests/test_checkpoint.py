@@ -121,7 +121,6 @@ def system_calls(monkeypatch: pytest.MonkeyPatch, crash_at: int | None, error: B
         (module, "flush_directory"),
         (module, "replace"),
         (Path, "write_bytes"),
-        (Path, "write_text"),
         (Path, "mkdir"),
         (module.shutil, "rmtree"),
     ]
@@ -204,6 +203,24 @@ def test_pruning_keeps_checkpoints_later_than_the_current_iteration(tmp_path: Pa
     checkpointer = Checkpointer(tmp_path, keep_last=1)
     checkpointer.prune(25, scheduled=lambda iteration: iteration % 10 == 0, best=None)
     assert checkpointer.iterations() == [20, 25, 30, 40, 50]
+
+
+def test_a_checkpoint_that_cannot_be_deleted_stays_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on Windows, when another program has a file of it open."""
+    for iteration in (10, 20, 30):
+        save(tmp_path, iteration)
+
+    def open_elsewhere(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "the file is open", str(path))
+
+    monkeypatch.setattr(module.shutil, "rmtree", open_elsewhere)
+    checkpointer = Checkpointer(tmp_path, keep_last=1)
+    checkpointer.prune(30, scheduled=lambda iteration: iteration % 10 == 0, best=20)
+    assert checkpointer.iterations() == [10, 20, 30]
+    (record,) = caplog.records
+    assert "000000010 is not needed but cannot be deleted" in record.getMessage()
 
 
 def test_later_checkpoints_are_kept_under_another_name(

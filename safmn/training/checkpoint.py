@@ -197,7 +197,10 @@ class Checkpointer:
             kept |= {iteration for iteration in iterations if iteration % self.keep_every == 0}
         for iteration in iterations:
             if iteration not in kept:
-                shutil.rmtree(self.path(iteration))
+                try:
+                    shutil.rmtree(self.path(iteration))
+                except OSError as error:  # on Windows, another program may have a file of it open; the run goes on
+                    logger.warning("%s is not needed but cannot be deleted: %s", self.path(iteration), error)
 
 
 def _write(folder: Path, iteration: int, networks: Mapping[str, Any], rest: Mapping[str, Any]) -> None:

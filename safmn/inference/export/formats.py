@@ -271,11 +271,13 @@ class TorchScript(Format):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             script = torch.jit.script(AnySize(traced, subject.scale, subject.window))
-        torch.jit.save(script, str(path), _extra_files={METADATA: json.dumps(job.facts)})
+        with path.open("wb") as file:  # a path that is not ASCII fails in torch's own code on Windows
+            torch.jit.save(script, file, _extra_files={METADATA: json.dumps(job.facts)})
 
     def open(self, path: Path) -> Run:
         """See :class:`Format`."""
-        network = torch.jit.load(str(path))
+        with path.open("rb") as file:
+            network = torch.jit.load(file)
 
         def run(x: Tensor) -> Tensor:
             with torch.no_grad():
