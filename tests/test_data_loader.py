@@ -323,11 +323,12 @@ def test_the_messages_of_torch_about_a_dead_worker_are_explained(torch_says: str
         raise RuntimeError(f"DataLoader worker (pid 12) {torch_says}")
 
 
-def test_an_error_in_a_data_set_names_the_image() -> None:
-    class Named(Broken):
-        def image_names(self) -> list[str]:
-            return ["first", "second", "third", "fourth"]
+class Named(Broken):
+    def image_names(self) -> list[str]:
+        return ["first", "second", "third", "fourth"]
 
+
+def test_an_error_in_a_data_set_names_the_image() -> None:
     for workers in (0, 1):
         with pytest.raises(ZeroDivisionError, match="a bug") as caught:
             take(TrainingLoader(Named(ZeroDivisionError("a bug")), batch_size=1, seed=0, num_workers=workers), 1)
@@ -428,14 +429,14 @@ def test_workers_ignore_group_signals_and_die_with_a_killed_parent() -> None:
     theirs.close()
     assert process.pid is not None
     try:
-        assert connection.poll(30)
+        assert connection.poll(120)
         workers = connection.recv()
         assert len(workers) == 2
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             os.killpg(process.pid, number)
             time.sleep(0.1)
             connection.send("go on")
-            assert connection.poll(30)
+            assert connection.poll(120)
             assert connection.recv() == workers
     finally:
         process.kill()

@@ -21,6 +21,7 @@ from safmn.data import build_dataset
 from safmn.data.keys import Batch
 from safmn.data.loader import TrainingLoader
 from safmn.data.loading import _Fetcher
+from safmn.errors import DataError
 from safmn.prepare.image_lmdb import make_lmdb
 from safmn.prepare.store import main as prepare_store
 from safmn.registry import METRIC_REGISTRY
@@ -47,7 +48,7 @@ def sections(folder: Path) -> dict[str, dict[str, Any]]:
         "store": {"type": "PatchStore", "dataroot": store, **CROPS},
         "degraded": degraded,
         "degraded lmdb": degraded | {"dataroot_gt": lmdbs["dataroot_gt"], "io_backend": {"type": "lmdb"}},
-        "bundled": {"type": "BundledPhotos", "names": ["astronaut.png", "coffee.png"], **CROPS},
+        "bundled": {"type": "BundledPhotos", **CROPS},
         "drawn": drawn,
         "mixed": {"type": "MixedDataset", "parts": {"photos": paired, "drawn": drawn}, **CROPS},
     }
@@ -107,3 +108,17 @@ def start_method(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_workers_that_do_not_fork_load_the_same(training_sets: dict[str, dict[str, Any]], start_method: None) -> None:
     section = training_sets["mixed"]
     assert_equal(first_batch(section, workers=1), first_batch(section, workers=0))
+
+
+@pytest.mark.parametrize("start_method", ["spawn"], indirect=True)
+def test_a_data_set_that_cannot_be_sent_is_explained(start_method: None) -> None:
+    class Local(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            return {"lq": torch.zeros(1)}
+
+    loader = TrainingLoader(Local(), batch_size=1, seed=0, num_workers=1)
+    with pytest.raises(DataError, match=r"Local cannot be sent.*\(spawn\).*`imports`.*num_worker_per_gpu: 0"):
+        next(loader.batches(0))

@@ -149,6 +149,7 @@ class Whole(Numbers):
         return {"lq": torch.zeros(len(keys), 2)}
 
 
+@pytest.mark.forks  # so that the worker has the full memory, too
 @without_advice
 @pytest.mark.parametrize("dataset", [Numbers(8), Whole(8)])
 def test_shared_memory_that_is_full(dataset: Numbers, monkeypatch: pytest.MonkeyPatch) -> None:

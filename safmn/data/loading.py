@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import multiprocessing
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -119,7 +121,7 @@ class _WorkerLoading(Loading):
             worker_init_fn=functools.partial(prepare_worker, parent=os.getpid()),
             generator=torch.Generator(),  # without it, starting the workers draws from the global generator
         )
-        with one_opencv_thread():
+        with one_opencv_thread(), _explain_pickling(keyed.dataset):
             self.batches: Any = iter(loader)
 
     def take(self) -> Batch:
@@ -138,6 +140,22 @@ class _WorkerLoading(Loading):
         # torch ends its workers when the iterator is collected, but after an error the traceback keeps the iterator
         # alive. There is no public method.
         self.batches._shutdown_workers()
+
+
+@contextlib.contextmanager
+def _explain_pickling(dataset: Any) -> Iterator[None]:
+    """Raise a DataError that says what to do if the data set cannot be sent to a worker that is not forked."""
+    try:
+        yield
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        method = multiprocessing.get_start_method()
+        if method == "fork":
+            raise
+        raise DataError(
+            f"{type(dataset).__name__} cannot be sent to a loader worker, which this system starts anew ({method}): "
+            f"{first_line(error)}. Define its class and its functions at the top level of a file of `imports`, and let "
+            "it open files when it reads. num_worker_per_gpu: 0 loads without workers."
+        ) from error
 
 
 class _Keys:
