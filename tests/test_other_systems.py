@@ -166,7 +166,7 @@ def test_the_commands_for_data_and_images(machine: Machine) -> None:
     tiny_run.make_images(images)
     photo = machine.folder / "bild.png"
     assert cv2.imwrite(str(photo), cv2.imread(str(images / "val" / "hr" / "photo5.png")))
-    hr, lr, made = "images/train/hr", "images/train/lr", "made"
+    hr, lr = "images/train/hr", "images/train/lr"
     machine.each(
         ["options"],
         ["options", "train_x4"],
@@ -178,7 +178,7 @@ def test_the_commands_for_data_and_images(machine: Machine) -> None:
         ["prepare", "lmdb", hr, "-o", "hr.lmdb"],
         ["prepare", "store", "--hr", hr, "--lr", lr, "--scale", "2", "-o", "train.store"],
         ["prepare", "store", "--hr", hr, "--lr", lr, "--scale", "2", "-o", "train.store"],  # up to date
-        ["prepare", "store", "--hr", made, "--lr", lr, "--scale", "1", "-o", "train.store"],  # made again
+        ["prepare", "store", "--hr", hr, "--gt-only", "-o", "train.store"],  # replaced
         ["degrade", "bild.png", "-o", "bad.png", "--seed", "3"],
         ["upscale", "bild.png", "-o", "out", "--compare", "--device", "cpu"],
         ["upscale", "images/val", "-o", "out", "--device", "cpu", "--format", "jpg", "--backend", "eager"],

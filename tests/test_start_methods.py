@@ -18,15 +18,16 @@ import tiny_run
 import torch
 
 from safmn.data import build_dataset
-from safmn.data.keys import Batch
 from safmn.data.loader import TrainingLoader
 from safmn.data.loading import _Fetcher
+from safmn.data.sample_keys import Batch
 from safmn.errors import DataError
 from safmn.prepare.image_lmdb import make_lmdb
 from safmn.prepare.store import main as prepare_store
 from safmn.registry import METRIC_REGISTRY
 
 CROPS = {"name": "train", "gt_size": 16, "use_hflip": True, "use_rot": True}
+BUNDLED = ("astronaut.png", "chelsea.png", "coffee.png", "camera.png")
 KINDS = ("folders", "lmdb", "store", "degraded", "degraded lmdb", "bundled", "drawn", "mixed")
 
 
@@ -48,7 +49,7 @@ def sections(folder: Path) -> dict[str, dict[str, Any]]:
         "store": {"type": "PatchStore", "dataroot": store, **CROPS},
         "degraded": degraded,
         "degraded lmdb": degraded | {"dataroot_gt": lmdbs["dataroot_gt"], "io_backend": {"type": "lmdb"}},
-        "bundled": {"type": "BundledPhotos", **CROPS},
+        "bundled": {"type": "BundledPhotos", "names": list(BUNDLED), **CROPS},
         "drawn": drawn,
         "mixed": {"type": "MixedDataset", "parts": {"photos": paired, "drawn": drawn}, **CROPS},
     }

@@ -105,7 +105,7 @@ def compile_library(source: Path, flags: Sequence[str], output: Path) -> None:
         OSError: the compiler failed; the message contains its output.
     """
     line = [*command(flags), f"-I{HEADERS}", str(source), "-o", str(output)]
-    done = subprocess.run(line, capture_output=True, text=True)
+    done = subprocess.run(line, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise OSError(f"the native kernels do not compile: {' '.join(line)}: {done.stderr.strip()[:500]}")
 
