@@ -68,7 +68,8 @@ def pip(*arguments: str, variables: dict[str, str] | None = None) -> None:
         InstallError: pip is missing or fails. Its message is part of the error's.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(variables or {})})
+    environment = {**os.environ, **(variables or {})}
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
     if "No module named pip" in done.stderr:
         raise InstallError(f"this environment has no pip. Add it: {sys.executable} -m ensurepip")
     if done.returncode != 0:
@@ -85,7 +86,7 @@ def fetch(folder: Path) -> Path:
     backend = folder / "backend" / "setuptools"
     backend.mkdir(parents=True)
     (backend / "__init__.py").touch()
-    (backend / "build_meta.py").write_text(BACKEND)
+    (backend / "build_meta.py").write_text(BACKEND, encoding="utf-8")
     place = folder / "source"
     pip(
         *("download", "--no-deps", "--no-binary", "basicsr", "--use-pep517", "--no-build-isolation"),
@@ -112,7 +113,7 @@ def repair(archive: Path, folder: Path) -> Path:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     script.write_text(text, encoding="utf-8")
-    (unpacked / "pyproject.toml").write_text(PYPROJECT)
+    (unpacked / "pyproject.toml").write_text(PYPROJECT, encoding="utf-8")
     return unpacked
 
 
