@@ -423,7 +423,7 @@ def _train(connection: Connection) -> None:
 
 def test_workers_ignore_group_signals_and_die_with_a_killed_parent() -> None:
     connection, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=_train, args=(theirs,))
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(theirs,))  # its workers start as usual
     with one_opencv_thread():
         process.start()
     theirs.close()
