@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,8 @@ def test_commands_work_where_the_console_is_not_utf8(tmp_path: Path, environment
 def test_a_progress_bar_is_readable_on_a_terminal_that_is_not_utf8() -> None:
     code = "from safmn.prepare.parallel import progress; list(progress(range(3), 3, '\u5199'))"
     ours, theirs = os.openpty()
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # rows and columns
     environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environment) as process:
         assert process.wait() == 0
