@@ -68,6 +68,7 @@ exec unshare --mount --pid --fork --kill-child sh -eu -c '
         mount --bind -o ro "$place" "$system$place"
     done < "$places"
     while IFS= read -r line; do set -- "$line" "$@"; done < "$variables"
-    exec env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin PIP_CACHE_DIR=/pip-cache \
+    # not by exec: this shell is the first process there and collects those that lose their parent
+    env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin PIP_CACHE_DIR=/pip-cache \
         chroot "$system" env -C /root/safmn "$@"
 ' try_system "$system" "$systems/pip-cache" "$places" "$variables" "$@"
