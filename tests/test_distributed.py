@@ -266,7 +266,7 @@ def test_a_rank_ends_when_torchrun_dies() -> None:
 
     def runs() -> bool:
         try:  # an ended process stays as a zombie where no init process collects it, as in many containers
-            return "\nState:\tZ" not in Path(f"/proc/{child}/status").read_text()
+            return "\nState:\tZ" not in Path(f"/proc/{child}/status").read_text(encoding="utf-8")
         except OSError:
             return False
 
