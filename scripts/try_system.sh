@@ -29,8 +29,11 @@ if [ ! -e "$system/.complete" ]; then
     [ -e "$script" ] || script=$scripts/sid
     rm -rf --one-file-system "$system" # what an interrupted run left
     mkdir -p "$systems"
-    unshare --mount debootstrap --variant=minbase --include=python3,python3-venv,make,git,g++,ca-certificates,libgl1,libglib2.0-0 \
+    unshare --mount debootstrap --variant=minbase --include=python3,python3-venv,make,git,g++,ca-certificates \
         "$suite" "$system" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" "$script"
+    # what opencv-python needs, by apt, because the second package has another name since trixie
+    cp -L /etc/resolv.conf "$system/etc/resolv.conf"
+    DEBIAN_FRONTEND=noninteractive chroot "$system" apt-get install --yes --quiet libgl1 libglib2.0-0
     touch "$system/.complete"
 fi
 
