@@ -140,7 +140,7 @@ class _Registries(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds BasicSR as others do, and gives it the loaders above."""
+    """Finds ``basicsr`` through the other finders, and gives it and its registry module the loaders above."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None

@@ -128,7 +128,7 @@ class _WorkerLoading(Loading):
         try:
             batch: Batch | _Failure = next(self.batches)
         except (RuntimeError, ConnectionError, EOFError) as error:
-            # The latter two: the worker that sent a tensor is gone, or the data set itself raised the error.
+            # ConnectionError and EOFError: the worker that sent a tensor is gone, or the data set raised the error.
             if not is_death(error) and (isinstance(error, RuntimeError) or _IN_WORKER in str(error)):
                 raise
             raise died(error, exit_code_of(self.batches._workers)) from error

@@ -75,7 +75,10 @@ class Engine:
         return self._process == os.getpid() and self._versions == versions(network)
 
     def choose(self, sample: Tensor) -> None:
-        """Let "auto" choose on a sample: on a whole photograph, its run of eager would take longer than the rest."""
+        """Let "auto" choose a back end on a small sample.
+
+        To choose, "auto" also runs eager. On a whole photograph, this run would take longer than the rest.
+        """
         if self.whole.name == "auto":
             self.whole(sample)
 

@@ -2,11 +2,12 @@
 
 - Graph compilers (OpenVINO, ONNX Runtime) have no channels-first layer normalisation and add transpositions around
   theirs. Written as elementwise operations on planes, it fuses with its neighbours (:class:`PlaneNorm`).
-- Nearest-neighbour enlargement commutes with a 1x1 convolution. In SAFM, each level can therefore pass through its
-  quarter of the aggregation at its own resolution, which cuts the cost of three quarters of that convolution to a
-  third (:class:`LevelwiseSAFM`).
-- Entirely in bfloat16, a network loses 0.03 dB at x2, because the image itself passes through the features. With only
-  the blocks' dense convolutions in bfloat16, and sums, norms and the two ends in float32, it loses 0.002 dB.
+- Nearest-neighbour enlargement commutes with a 1x1 convolution. In SAFM, the aggregation is such a convolution, and
+  each of the four levels is the input of a quarter of it. Each quarter can therefore run at its level's own resolution.
+  This cuts the cost of the convolution to a third (:class:`LevelwiseSAFM`).
+- A network that computes entirely in bfloat16 loses 0.03 dB at x2, because the features also carry the image itself. It
+  loses only 0.002 dB if just the blocks' dense convolutions are in bfloat16, and sums, norms and the convolutions from
+  and to the image in float32.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from safmn.archs.blocks import SAFM, ChannelNorm
 
 IMAGE_CHANNELS = 12
-"""A convolution with at most this many input channels reads the image (unshuffled by two at most), not features."""
+"""A convolution with at most this many input channels reads the image, not features (3 * 2 * 2: unshuffled by 2)."""
 
 
 class PlaneNorm(nn.Module):

@@ -393,7 +393,7 @@ class Upscaler:
 
     @property
     def _published_window(self) -> int:
-        """The sides of an image must be multiples of this even as published: the network's pixel unshuffles."""
+        """Sides must be multiples of this even with ``full_frame_semantics``, since the network unshuffles pixels."""
         return math.prod(part.down for part in self._chain or () if isinstance(part, Stage))
 
 

@@ -158,7 +158,7 @@ def _syntax_error(error: yaml.YAMLError, text: str) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    if "escape" in problem:  # unknown escape character, or not the digits that \\x, \\u and \\U want
+    if "escape" in problem:  # an unknown escape character, or wrong digits after \\x, \\u or \\U
         problem += f". {_BACKSLASH}"
     return f"{where}: {problem}"
 

@@ -310,7 +310,10 @@ def _check_degradation(file: OptionFile, data: Mapping[str, Any], mode: str, pro
 
 
 def _warn_of_pairs(file: OptionFile, given: list[str], problems: Problems) -> None:
-    """Warn of degradation keys that have no effect because the training set has LQ images; sharpening the GT works."""
+    """Warn of degradation keys that have no effect because the training set does not degrade images.
+
+    Keys such as ``gt_usm``, which sharpen the GT, also work for such sets. They give no warning.
+    """
     section = file.datasets.get("train", {})
     kind = section.get("type")
     if kind is None or degrades_any(section):

@@ -36,6 +36,9 @@ def description(path: Path) -> str:
 
 
 def content(path: Path) -> str:
-    """Return the text of a shipped option file, with the place of the schema for a copy anywhere on this machine."""
+    """Return the text of a shipped option file, with the absolute address of the JSON Schema in its first line.
+
+    Editors then find the schema for a copy of the file in any folder of this machine.
+    """
     schema = Path(__file__).with_name("schema.json").as_uri()
     return re.sub(r"\$schema=\S+", f"$schema={schema}", path.read_text(encoding="utf-8"), count=1)

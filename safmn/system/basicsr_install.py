@@ -23,7 +23,7 @@ from pathlib import Path
 
 VERSION = "1.4.2"
 SHA256 = "b89b595a87ef964cda9913b4d99380ddb6554c965577c0c10cb7b78e31301e87"
-# (in setup.py, instead): each text is there once
+# Pairs of a text in setup.py and its replacement. Each text occurs exactly once there.
 REPAIRS = (
     ("exec(compile(f.read(), version_file, 'exec'))", "exec(compile(f.read(), version_file, 'exec'), globals())"),
     ("locals()['__version__']", "globals()['__version__']"),
@@ -104,7 +104,7 @@ def repair(archive: Path, folder: Path) -> Path:
     with tarfile.open(archive) as packed:
         if hasattr(tarfile, "data_filter"):
             packed.extractall(folder, filter="data")
-        else:  # Python 3.10 and 3.11 without the later corrections. The content's hash is known.
+        else:  # early releases of Python 3.10 and 3.11. fetch() has checked the archive's hash.
             packed.extractall(folder)
     unpacked = folder / f"basicsr-{VERSION}"
     script = unpacked / "setup.py"

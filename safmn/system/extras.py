@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class Extra(NamedTuple):
-    """Packages that add something.
+    """An optional feature and the packages that it needs.
 
     Attributes:
-        adds: what they add.
+        adds: the feature, in words.
         packages: name of the module to import -> requirement for pip.
     """
 

@@ -95,7 +95,7 @@ def shared_memory() -> str:
 
 
 def more_shared_memory() -> str:
-    """Return what to do if there is too little of it: half a sentence, as an order."""
+    """Return the advice for too little shared memory: an imperative sentence without a full stop."""
     if sys.platform == "linux":
         return "Give it more (docker run --shm-size=2g)"
     return "Make the paging file larger" if sys.platform == "win32" else "Close other programs"
@@ -128,7 +128,8 @@ def keep_heap_small() -> None:
 def private_pages(size: int) -> mmap.mmap:
     """Return ``size`` bytes of memory from the system, on huge pages if it has them.
 
-    The memory is not shared with forked processes, unlike Python's default: these could compute in it as well.
+    By default, Python's ``mmap`` shares memory with forked processes. Here it is private, because a forked process may
+    compute in it at the same time as its parent.
 
     Raises:
         OSError: there is not enough memory.

@@ -70,10 +70,10 @@ def prepare_execution(options: Options, ranks: Ranks) -> Execution:
 
 
 def _channels_last(options: Options) -> bool | None:
-    """Return the option file's ``channels_last``, or False if it has none and a network may not support it.
+    """Return the option file's ``channels_last``. If the file has none, return False or None.
 
-    Networks from elsewhere may reshape with ``view``, as BasicSR's ``VGGStyleDiscriminator`` does, which fails in
-    channels_last. None leaves the choice to :func:`choose_execution`.
+    False: a network may not support channels_last. Networks of other packages may call ``view``, which fails in this
+    format, as in BasicSR's ``VGGStyleDiscriminator``. None: :func:`choose_execution` chooses.
     """
     given = training_section(options).channels_last
     sections = [section for section in (options.network_g, options.network_d) if section is not None]
@@ -135,10 +135,10 @@ def _validation_sets(options: Options) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[Experiment]:
-    """Lock the experiment's folder for this run, and set up its log file after the block has succeeded.
+    """Lock the experiment's folder for this run. Set up its log file after the block has succeeded.
 
-    The block builds everything that can fail. Only after it, a new run moves the folder of an older one away, so a
-    mistake in the option file changes nothing there.
+    The block builds everything that can fail. A new run renames the folder of an older run only after the block.
+    Therefore a mistake in the option file does not change the older run's folder.
     """
     experiment = Experiment.of(options)
     start_logging(None, is_main=ranks.is_main)

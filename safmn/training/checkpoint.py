@@ -88,7 +88,7 @@ class Checkpointer:
         """
         temporary = self.folder / f"{TEMPORARY}{iteration:09d}-{os.getpid()}"
         try:
-            if temporary.exists():  # of a killed process with the same number, which is common in containers
+            if temporary.exists():  # left by a killed process with the same process ID, which is common in containers
                 shutil.rmtree(temporary)
             temporary.mkdir(parents=True)
             _write(temporary, iteration, networks, {"progress": dict(progress), "options": dict(options)})
@@ -131,7 +131,7 @@ class Checkpointer:
         )
 
     def tidy(self) -> None:
-        """Clean up after killed writers: remove unfinished checkpoints, and restore one that was not replaced yet."""
+        """Clean up after killed writers: remove unfinished checkpoints, restore one whose replacement is missing."""
         if not self.folder.is_dir():
             return
         for entry in list(self.folder.iterdir()):

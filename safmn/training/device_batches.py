@@ -16,7 +16,8 @@ Batch = dict[str, Any]
 def _move(batch: Batch, execution: Execution) -> Batch:
     """Return a batch with its images on the device, in the memory format of ``execution``.
 
-    On a GPU the GT keeps the memory format of the data set: pixel shuffle returns the output in the same one.
+    On a GPU, only ``lq`` is converted to that format. The GT keeps the format of the data set, because the network's
+    output has the same one: pixel shuffle returns it.
     """
     keep_format = execution.device.type == "cuda"
 
@@ -36,8 +37,8 @@ def _on_gpu(batches: list[Batch]) -> bool:
 def batches_on_device(batches: Iterator[list[Batch]], execution: Execution) -> Iterator[list[Batch]]:
     """Yield the same micro-batches with every image tensor on the device.
 
-    On a GPU the copies run on a separate stream and overlap with the current step. A batch that was made on the GPU is
-    not copied on that stream, which could read it before it is complete.
+    On a GPU the copies run on a separate stream and overlap with the current step. A batch that was made on the GPU
+    stays on the current stream, because a separate stream could read the batch before it is complete.
     """
     stream = torch.cuda.Stream(execution.device) if execution.device.type == "cuda" else None
     for micro_batches in batches:

@@ -1,4 +1,4 @@
-"""Turn what torch, a network or a loss raises in a training step into the mistake of the option file that it is."""
+"""Turn errors of torch, a network or a loss in a training step into an OptionError that explains the mistake."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def explained_step(source: object, batches: Sequence[Mapping[str, Any]], *, is_f
     Args:
         source: the option file, for messages.
         batches: the step's micro-batches.
-        is_first: the run's first step. Every error of it is explained as parts that do not fit together.
+        is_first: whether this is the run's first step. An error in it then means that network, losses and data do not
+            fit together, unless it has a known cause, such as a missing file, full memory or a dead loader worker.
     """
     fits = _explain_misfit(source, batches) if is_first else contextlib.nullcontext()
     with fits, _explain_torch(), explain_lost_ranks():

@@ -21,7 +21,7 @@ from safmn.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 THREADS = "threads of the CPU"
-"""Key of the fingerprint whose change only affects rounding."""
+"""Key of the fingerprint of the thread count. A change of this fingerprint only affects rounding."""
 # Keys that may change when a run is resumed, since they do not affect the weights. The data behind paths is compared by
 # fingerprints.
 _HARMLESS = (

@@ -63,7 +63,7 @@ class Saver:
         labels = ["latest"] + [str(iteration)] * self.due(iteration) + ["best"] * best
         for label in labels:
             self._save_weights(label, iteration)
-        # After the weights, so that where there is a checkpoint there are its weights.
+        # Write the checkpoint after the weights: then every checkpoint has its weights.
         self.checkpointer.save(iteration, self.model.state(), progress.as_dict(), self.options.raw)
         self.prune(progress)
 
@@ -72,7 +72,10 @@ class Saver:
         self.checkpointer.prune(progress.iteration, scheduled=self.due, best=self.best_iteration(progress))
 
     def best_iteration(self, progress: Progress) -> int | None:
-        """Return the iteration with the best first metric on the first set that has one; None if it is not kept."""
+        """Return the iteration with the best value of the first metric, on the first set with a stored value.
+
+        None if no value is stored yet, or if ``keep_best`` is false.
+        """
         if not self.options.logger.keep_best:
             return None
         sets, metrics = self.validator.datasets, self.validator.val.metrics

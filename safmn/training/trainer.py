@@ -37,7 +37,7 @@ class NonFiniteError(UserError):
 
 
 def _optimizer(options: Mapping[str, Any], network: str) -> tuple[Any, Any]:
-    """Return the settings that decide which state the optimiser of ``net_g`` or ``net_d`` keeps."""
+    """Return type and ``amsgrad`` of the optimiser of ``net_g`` or ``net_d``. They decide what its state contains."""
     section = options["train"].get(NETWORK_KEYS[network].optimiser) or {}
     return section.get("type"), section.get("amsgrad", False)
 
@@ -122,7 +122,7 @@ class Trainer:
             yield batch
 
     def _finish_iteration(self, log: Reporter, interrupt: Interrupt, flags: list[IterationFlags]) -> bool:
-        """Validate and save where it is time; return whether the run was asked to stop (then it is saved)."""
+        """Validate and save if due; return whether the run was asked to stop. If it was, it has been saved."""
         iteration, saves = self.progress.iteration, self.saver.due(self.progress.iteration)
         validates = self.validator.due(iteration, self.last_iteration)
         if validates or saves or any(of.stop for of in flags):
@@ -144,8 +144,9 @@ class Trainer:
         """Count the iterations with a NaN or Inf, on which the ranks agreed, or stop the run.
 
         Raises:
-            NonFiniteError: ``on_nonfinite`` is ``stop``, or more than ``max_skips`` were skipped. The training before
-                is saved, except for models of several networks, of which one may have changed.
+            NonFiniteError: ``on_nonfinite`` is ``stop``, or more than ``max_skips`` iterations were skipped. The run is
+                saved before. Exception: with ``stop``, a model of several networks is not saved, because one of them
+                may have changed.
         """
         train = self.train
         for of in flags:
@@ -194,7 +195,7 @@ class Trainer:
         """Context that saves the newest complete iteration before an error leaves it."""
         try:
             yield
-        except (NonFiniteError, CheckpointError):  # what could be saved is saved
+        except (NonFiniteError, CheckpointError):  # everything that can be saved was saved before
             raise
         except Exception:
             try:
@@ -206,7 +207,8 @@ class Trainer:
     def _save_complete_iteration(self) -> None:
         """Undo a step that failed, and save the iteration before it.
 
-        Saves nothing after a NaN or Inf that has yet to stop the run: the next run meets it again.
+        Saves nothing if a NaN or Inf was found and ``on_nonfinite`` is ``stop``. The next run repeats that iteration
+        and stops there.
         """
         if self._in_step:
             if not self.model.abandon_step():

@@ -38,7 +38,8 @@ class Validator:
     def run(self, model: Model, progress: Progress, reporter: Reporter, stop: Callable[[], bool]) -> bool:
         """Validate on every set and return whether these weights are the best so far and to be kept.
 
-        They are the best if the first metric of the first set has a new best value; ``keep_best: false`` keeps none.
+        The weights are the best if the first metric of the first set has a new best value. With ``keep_best: false``
+        the result is always False.
         Results are stored only after every set is complete: an interrupted validation is repeated after the resume.
 
         Raises:

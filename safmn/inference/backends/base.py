@@ -69,7 +69,7 @@ class Backend(ABC):
 
     @classmethod
     def versions(cls) -> tuple[str, ...]:
-        """What this back end is made of beside torch and SAFMN. "auto" tries again when it changes."""
+        """Return the software that this back end needs besides torch and SAFMN. If it changes, "auto" chooses again."""
         return ()
 
 

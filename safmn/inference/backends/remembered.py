@@ -1,8 +1,9 @@
-"""What "auto" found out, kept in the user's cache: it is tried again only when something that it depends on changes.
+"""The user's cache of the back ends that "auto" chose. "auto" chooses again only when a choice may no longer hold.
 
-A question is everything that the choice depends on: the machine, the network with its weights, the versions of all that
-computes, threads, device and precision. Each question has a file of its own, with the answer. A damaged file is no
-answer. Where no file can be written, each run tries again.
+A question contains everything that a choice depends on: the machine, the network with its weights, the versions of all
+software that computes, the number of threads, the device and the precision. The answer is the choice. Each question has
+its own file, which also contains the answer. A damaged file counts as no answer. If no file can be written, "auto"
+chooses again in each run.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ _COMPUTING = ("archs", "inference", "kernels")  # our own packages on which a re
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found out.
+    """The result of one choice.
 
     Attributes:
-        backend: the name of the fastest back end that is right.
-        times: how many times as fast as eager it is.
-        warnings: what was wrong with others, a sentence each.
+        backend: the name of the chosen back end.
+        times: its speed as a multiple of eager's: 2.0 is twice as fast.
+        warnings: one sentence for each back end that failed or gave a wrong result.
     """
 
     backend: str

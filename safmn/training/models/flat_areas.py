@@ -1,9 +1,9 @@
 """A loss on endless areas of one colour, which are larger than any training patch.
 
-SAFMN's receptive field reaches 65 pixels in each direction, and it pools by 8. Patches of 64 pixels therefore never
-show it the middle of a large area of one colour, and some networks have turned blue into a green mesh there. Far from
-any border such an area is the same everywhere, so a tile of 8x8 pixels with circular padding gives the same output as
-an endless area.
+SAFMN's receptive field reaches 65 pixels in each direction, and SAFMN pools by 8. With patches of 64 pixels, the
+network therefore never sees the middle of a large area of one colour. Some networks have turned blue into a green mesh
+there. Far from any border, such an area looks the same everywhere. A tile of 8x8 pixels with circular padding therefore
+gives the same output as an endless area.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class FlatAreas:
     """The L1 loss between endless areas of one colour and the network's output for them.
 
     Args:
-        network: the trained network. If it pools, its attribute ``window`` gives the pooling window, of which the side
-            of the tiles is a multiple.
+        network: the network to train. If it pools, its attribute ``window`` gives the pooling window. The side of the
+            tiles is 8 pixels, or ``window`` if that is larger.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 class Teacher:
     """A network that is not trained, and gives an output that replaces the GT.
 
-    The trained network can reach this output, unlike a GT, so gradients are small and have little noise. A few thousand
-    iterations with small batches then teach it something new without changing its output for other images.
+    The trained network can reproduce this output, but it cannot reproduce a GT. Gradients are therefore small and have
+    little noise. A few thousand iterations with small batches then teach the trained network something new without
+    changing its output for other images.
 
     Args:
         section: ``train.teacher`` of the option file.

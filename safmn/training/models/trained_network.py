@@ -129,9 +129,9 @@ class TrainedNetwork:
         self.iteration: int | Tensor = 0 if self._graph_device is None else torch.zeros((), device=self._graph_device)
         self.grad_clip = grad_clip
         self.scaler = torch.amp.GradScaler(execution.device.type, enabled=execution.precision == "fp16")
-        # A fused optimiser on a GPU reads the flag of NaN and Inf there, so the host need not wait for it. Otherwise
-        # the host reads the flag, which costs nothing on the CPU. In fp16 a fused optimiser would read the flag of the
-        # loss scaler, which covers the gradients but not the losses, so the host reads our flag.
+        # The flag means NaN or Inf in a loss or gradient. A fused optimiser reads it on the GPU, so the host need
+        # not wait. Otherwise the host reads the flag; on the CPU this costs nothing. The host also reads it in fp16:
+        # there, a fused optimiser would read the loss scaler's flag, which covers gradients but not losses.
         fused = execution.device.type == "cuda" and all(group.get("fused") for group in self.optimizer.param_groups)
         self._flag_stays_on_device = execution.cuda_graph or (fused and not self.scaler.is_enabled())
         self._halt = halt_on_nonfinite
@@ -234,7 +234,7 @@ class TrainedNetwork:
             if self.scaler.is_enabled():
                 scale = self.scaler.state_dict()
                 self.scaler.update()
-                if self._halt:  # the run stops before this step, so the scale must not change either
+                if self._halt:  # the run ends with the state before this step, including the loss scale
                     self.scaler.load_state_dict(scale)
             return bad
         if self.scaler.is_enabled():
