@@ -37,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(browser.CHROMIUM is None, reason="Chromium is not installed"),
     pytest.mark.skipif(
         not (RUNTIME / "ort.webgpu.min.mjs").is_file(),
-        reason=f"no onnxruntime-web at {RUNTIME}: npm install onnxruntime-web, and set SAFMN_ORT_WEB to its folder dist",
+        reason=f"no onnxruntime-web at {RUNTIME}: npm install it, and set SAFMN_ORT_WEB to its folder dist",
     ),
 ]
 TOLERANCE = 5e-6

@@ -45,9 +45,17 @@ WRITABLE = {
 READABLE = (*WRITABLE, ".jfif", ".jpe", ".jp2", ".tga", ".dib", ".pnm", ".pbm", ".mpo", ".heic", ".heif", ".hif")
 """Suffixes of files that are taken for images."""
 
-EXPORT_FORMATS = {"onnx": ".onnx", "openvino": ".xml", "ncnn": ".param", "torch": ".pt"}
+EXPORT_FORMATS = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "ncnn": ".param",
+    "torch": ".pt",
+    "tflite": ".tflite",
+    "coreml": ".mlpackage",
+}
 """Formats of exported networks, each with the ending of its files."""
 UPSCAYL = "upscayl"
+EXPORT_PRECISIONS = (*PRECISIONS, "int8")
 EXPORT_PROFILES = (UPSCAYL,)
 """Programs with rules of their own that a file can be exported for."""
 

@@ -8,19 +8,34 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from torch import nn
 
 from safmn.errors import OptionError, UserError, did_you_mean, first_line
 from safmn.inference.choices import UPSCAYL
-from safmn.inference.export.formats import FORMATS, ExportError, Format, Job, Size
+from safmn.inference.export.formats import (
+    ExportError,
+    Format,
+    Job,
+    Ncnn,
+    Onnx,
+    OpenVinoIR,
+    Size,
+    TorchScript,
+)
 from safmn.inference.export.graph import subject_of
+from safmn.inference.export.phone_formats import CoreML, LiteRT
 from safmn.inference.export.profiles import check_name, note
 from safmn.inference.export.verification import TOLERANCE, Checked, verify
 from safmn.system.files import TEMPORARY, flush_directory, flush_file, replace
 
 __all__ = ["FORMATS", "TOLERANCE", "UPSCAYL", "ExportError", "Exported", "export_network", "format_of"]
+
+FORMATS: dict[str, Format] = {
+    form.name: form for form in (Onnx(), OpenVinoIR(), Ncnn(), TorchScript(), LiteRT(), CoreML())
+}
 
 
 @dataclass(frozen=True)
@@ -78,9 +93,11 @@ def export_network(
         network: a network from :func:`safmn.load_network`.
         output: the file to write. It and the files that some formats write beside it are replaced only if all of them
             are complete and pass the check.
-        format: "onnx", "openvino", "ncnn" or "torch"; None: the format with the ending of ``output``.
-        size: (height, width) of the only input that the file accepts; None: any size.
-        precision: "fp32", "fp16" (the weights; in ONNX and TorchScript also the arithmetic) or "bf16" (TorchScript).
+        format: "onnx", "openvino", "ncnn", "torch", "tflite" or "coreml"; None: the format with the ending of
+            ``output``.
+        size: (height, width) of the only input that the file accepts; None: any size ("tflite" and "coreml" need one size).
+        precision: "fp32", "fp16" (the weights; in ONNX, TorchScript and Core ML also the arithmetic), "bf16"
+            (TorchScript) or "int8" (the dense convolutions of an ONNX file).
         profile: "upscayl": an ncnn file for Upscayl, for sides not below the network's window. None: a file for any
             program.
 
@@ -115,6 +132,8 @@ def _check(form: Format, size: Size | None, precision: str, profile: str | None)
         raise OptionError(
             f"size {size}: both sides must be at least 1" if form.fixed else f"{form.name} files take no fixed size"
         )
+    if not size and not form.any_size:
+        raise OptionError(f"{form.name} files take images of one size: give it (--size WIDTHxHEIGHT)")
     missing = form.missing()
     if missing:
         raise OptionError(f"format {form.name!r}: {missing}")
@@ -125,6 +144,8 @@ def _check_beside(form: Format, target: Path) -> None:
 
     Such a file is not from an earlier export.
     """
+    if target.is_dir() and not (target / "Manifest.json").is_file():  # every Core ML package has one
+        raise OptionError(f"{target} is a folder, and not of an export: choose another name")
     for ending in form.beside:
         other = target.with_suffix(ending)
         if other.exists() and not target.exists():
@@ -137,8 +158,9 @@ def _check_beside(form: Format, target: Path) -> None:
 def _write(form: Format, job: Job, path: Path) -> Checked:
     """Write the file and check it; turn errors of libraries into ExportError."""
     try:
-        form.write(job, path)
-        return verify(form, job, path)
+        notes = form.write(job, path)
+        checked = verify(form, job, path)
+        return replace_fields(checked, notes=notes + checked.notes)
     except (UserError, OSError):
         raise
     except Exception as error:  # exporters, runtimes and foreign networks raise anything
@@ -154,7 +176,11 @@ def _put(path: Path, target: Path) -> tuple[Path, ...]:
     written = sorted(path.parent.iterdir(), key=lambda file: file == path)
     places = [target if file == path else target.with_name(file.name) for file in written]
     for file, place in zip(written, places, strict=True):
-        flush_file(file)
+        for part in [file, *file.rglob("*")]:  # a format may be a folder
+            if part.is_file():
+                flush_file(part)
+        if file.is_dir() and place.is_dir():  # which cannot be replaced by a rename
+            replace(place, path.parent / "old")
         replace(file, place)
     flush_directory(target.parent)
     return tuple(reversed(places))

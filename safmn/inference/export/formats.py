@@ -27,6 +27,7 @@ from safmn.inference.export.graph import AnySize, FixedSize, Subject, in_simple_
 from safmn.inference.export.ncnn_graph import INPUT as NCNN_INPUT
 from safmn.inference.export.ncnn_graph import OUTPUT as NCNN_OUTPUT
 from safmn.inference.export.ncnn_graph import TILED_INPUT, TILED_OUTPUT, any_size, for_tiles
+from safmn.inference.export.quantize import LIMIT, calibration_images, quantise
 from safmn.inference.onnx_graph import INPUT, OPSET, OUTPUT, folded, onnx_bytes
 from safmn.inference.optimize import InHalf, with_precision
 
@@ -45,7 +46,7 @@ class Job:
 
     Attributes:
         subject: the network.
-        precision: "fp32", "fp16" or "bf16".
+        precision: "fp32", "fp16", "bf16" or "int8".
         size: (height, width) of the only input that the file accepts; None for any size.
         profile: the program that the file is for, if that program has special rules; None for any program.
     """
@@ -89,6 +90,7 @@ class Format(ABC):
         runtime: the same for running the file. Without it, the file is written but not checked.
         precisions: precisions that can be written.
         fixed: whether a file can be written for a single size.
+        any_size: whether a file can be written for any size.
         profiles: programs with special rules for which a file can be written.
     """
 
@@ -99,6 +101,7 @@ class Format(ABC):
     runtime: tuple[str, str] | None = None
     precisions: tuple[str, ...] = ("fp32", "fp16")
     fixed = False
+    any_size = True
     profiles: tuple[str, ...] = ()
 
     @classmethod
@@ -113,8 +116,8 @@ class Format(ABC):
         return package_missing(*cls.runtime) if cls.runtime else None
 
     @abstractmethod
-    def write(self, job: Job, path: Path) -> None:
-        """Write ``path`` and its companion files, in a folder that contains nothing else."""
+    def write(self, job: Job, path: Path) -> tuple[str, ...]:
+        """Write ``path`` and its companion files, in a folder that contains nothing else; return notes for users."""
 
     @abstractmethod
     def open(self, path: Path) -> Run:
@@ -128,19 +131,26 @@ class Onnx(Format):
     ending = ".onnx"
     packages = (("onnx", "onnx"),)
     runtime = ("onnxruntime", "onnx")
+    precisions = ("fp32", "fp16", "int8")
     fixed = True
 
-    def write(self, job: Job, path: Path) -> None:
+    def write(self, job: Job, path: Path) -> tuple[str, ...]:
         """See :class:`Format`."""
         onnx = importlib.import_module("onnx")
         graph = in_simple_operations(job.subject.network)
         if job.precision == "fp16":
             graph = InHalf(graph, torch.float16)
         model = onnx.load_from_string(_serialised(job, graph))
+        facts = job.facts | {"opset": str(OPSET)}
+        notes: tuple[str, ...] = ()
+        if job.precision == "int8":
+            model, quantised, notes = _in_8_bits(job, model)
+            facts |= quantised
         model.producer_name, _, model.producer_version = job.facts["producer"].partition(" ")
-        onnx.helper.set_model_props(model, job.facts | {"opset": str(OPSET)})
+        onnx.helper.set_model_props(model, facts)
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(path))
+        return notes
 
     def open(self, path: Path) -> Run:
         """See :class:`Format`."""
@@ -161,13 +171,14 @@ class OpenVinoIR(Format):
     packages = (("openvino", "openvino"), ("onnx", "openvino"))
     fixed = True
 
-    def write(self, job: Job, path: Path) -> None:
+    def write(self, job: Job, path: Path) -> tuple[str, ...]:
         """See :class:`Format`."""
         openvino = importlib.import_module("openvino")
         model = openvino_core().read_model(_serialised(job, in_simple_operations(job.subject.network)))
         for key, value in job.facts.items():
             model.set_rt_info(value, ["safmn", key])
         openvino.save_model(model, str(path), compress_to_fp16=job.precision == "fp16")
+        return ()
 
     def open(self, path: Path) -> Run:
         """See :class:`Format`."""
@@ -187,7 +198,7 @@ class Ncnn(Format):
     runtime = ("ncnn", "ncnn")
     profiles = (UPSCAYL,)
 
-    def write(self, job: Job, path: Path) -> None:
+    def write(self, job: Job, path: Path) -> tuple[str, ...]:
         """See :class:`Format`."""
         self._convert(job, path)
         framed = for_tiles if job.profile else any_size
@@ -201,6 +212,7 @@ class Ncnn(Format):
             "profile": job.profile or "",
         }
         path.with_suffix(".json").write_bytes(json.dumps(facts, indent=2).encode() + b"\n")
+        return ()
 
     def _convert(self, job: Job, path: Path) -> None:
         """Write ``.param`` and ``.bin`` of the network itself, for multiples of its window."""
@@ -263,7 +275,7 @@ class TorchScript(Format):
     ending = ".pt"
     precisions = ("fp32", "fp16", "bf16")
 
-    def write(self, job: Job, path: Path) -> None:
+    def write(self, job: Job, path: Path) -> tuple[str, ...]:
         """See :class:`Format`."""
         subject, side = job.subject, 2 * job.subject.window
         network = with_precision(subject.network, job.precision)
@@ -273,6 +285,7 @@ class TorchScript(Format):
             script = torch.jit.script(AnySize(traced, subject.scale, subject.window))
         with path.open("wb") as file:  # a path that is not ASCII fails in torch's own code on Windows
             torch.jit.save(script, file, _extra_files={METADATA: json.dumps(job.facts)})
+        return ()
 
     def open(self, path: Path) -> Run:
         """See :class:`Format`."""
@@ -296,11 +309,35 @@ def _traced(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
     return traced
 
 
-FORMATS: dict[str, Format] = {form.name: form for form in (Onnx(), OpenVinoIR(), Ncnn(), TorchScript())}
 NCNN_OPTIONS = {"use_fp16_packed": False, "use_fp16_storage": False, "use_fp16_arithmetic": False}
 """Options for the check, which is to test the file, not the 16-bit arithmetic that ncnn uses on some processors."""
 METADATA = "metadata.json"
 """Name of the metadata inside a TorchScript file."""
+
+
+def _in_8_bits(job: Job, model: Any) -> tuple[Any, dict[str, str], tuple[str, ...]]:
+    """The quantised model, facts about it, and what to tell users."""
+    onnx = importlib.import_module("onnx")
+    scale = job.subject.scale
+    calibration = calibration_images(scale, job.size)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
+        onnx.save(model, str(source))
+        outcome = quantise(source, target, scale, calibration)
+        if not outcome.layers:
+            reason = f"each loses more than {LIMIT} dB" if outcome.kept else "it has none"
+            raise ExportError(
+                f"{job.subject.facts['network']} cannot have dense convolutions in 8 bits: {reason}. Use fp16."
+            )
+        model = onnx.load(str(target))
+    facts = {"int8_layers": " ".join(outcome.layers), "int8_calibration": calibration.text}
+    count = len(outcome.layers) + len(outcome.kept)
+    note = (
+        f"{len(outcome.layers)} of {count} dense convolutions in 8 bits, calibrated on {calibration.text}: loses "
+        f"{outcome.loss:.2f} dB on {len(calibration.photographs)} photographs"
+    )
+    kept = f"in float32, because they lose too much: {', '.join(outcome.kept)}"
+    return model, facts, (note, kept) if outcome.kept else (note,)
 
 
 def _serialised(job: Job, graph: nn.Module) -> bytes:

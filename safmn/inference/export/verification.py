@@ -15,7 +15,7 @@ from torch.nn import functional
 from safmn.errors import first_line
 from safmn.inference.export.formats import ExportError, Format, Job, Onnx, Run, Size
 
-TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 2e-2}
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 2e-2, "int8": 0.1}
 """Largest allowed difference from the network's float32 result, relative to the larger of that result and 1."""
 
 

@@ -1,0 +1,219 @@
+"""ONNX files with convolutions in 8 bits: which ones, calibrated on what, and what it costs.
+
+The dense convolutions between features are quantised, by ONNX Runtime's static quantisation (QDQ). The ends, the
+depthwise and the 1x1 convolutions, norms, activations and sums stay in float32: 1x1 convolutions, which add to the
+image's own features, alone cost 0.2 to 0.4 dB (docs/export.md).
+
+Activations have 8 bits, weights 7: with 8 and 8, sums of two products overflow 16 bits on x86 processors without VNNI,
+which then give other results than the rest (by as much as the quantisation itself).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from safmn.data.drawing import KINDS
+from safmn.imaging import imresize, read_rgb
+from safmn.inference.onnx_graph import INPUT, OUTPUT
+from safmn.inference.optimize import IMAGE_CHANNELS
+from safmn.inference.samples import made_up_photographs
+from safmn.metrics import psnr
+from safmn.value_types import Array
+
+LIMIT = 0.1
+"""The most dB that a file may lose against the network, on the average of the calibration's photographs."""
+SIDE = 64
+"""Of the calibration's images, in LR pixels, where the file takes every size."""
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+"""Files of scikit-image's data folder."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images that ranges are found with, and by which the loss is measured.
+
+    Attributes:
+        inputs: (1, 3, h, w) float32 in [0, 1].
+        photographs: (LR input, GT image as uint8 (H, W, 3)) of those that have a GT.
+        text: what they are.
+    """
+
+    inputs: list[Array]
+    photographs: list[tuple[Array, Array]]
+    text: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was quantised.
+
+    Attributes:
+        layers: names of the convolutions in 8 bits.
+        kept: names of those that would have cost too much.
+        loss: dB, the average over the calibration's photographs.
+
+    ``layers`` is empty where nothing can be quantised, and no file was written then.
+    """
+
+    layers: tuple[str, ...]
+    kept: tuple[str, ...]
+    loss: float
+
+
+def quantise(source: Path, target: Path, scale: int, calibration: Calibration) -> Outcome:
+    """Write ``target``, the float32 file ``source`` with as many convolutions in 8 bits as :data:`LIMIT` allows.
+
+    If all together lose more, each is tried alone, and those that lose least are taken.
+    """
+    candidates = _candidates(source)
+    if not candidates:
+        return Outcome((), (), 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = _Trial(source, Path(folder), scale, calibration)
+        layers = candidates
+        loss = trial.loss(layers)
+        if loss > LIMIT:
+            alone = {name: max(trial.loss([name]), 0.0) for name in candidates}
+            layers = _cheapest(alone)
+            while layers and (loss := trial.loss(layers)) > LIMIT:
+                layers = layers[:-1]
+        if layers:
+            trial.write(layers, target)
+    return Outcome(tuple(layers), tuple(name for name in candidates if name not in layers), loss)
+
+
+def _cheapest(losses: dict[str, float]) -> list[str]:
+    """As many layers as cost no more than :data:`LIMIT` together, the cheapest first."""
+    names = sorted(losses, key=lambda name: losses[name])
+    sums = np.cumsum([losses[name] for name in names])
+    return names[: int((sums <= LIMIT).sum())]
+
+
+def _candidates(source: Path) -> list[str]:
+    """Names of the dense convolutions between features, in the order of the graph."""
+    graph = importlib.import_module("onnx").load(str(source)).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shuffled = {name for node in graph.node if node.op_type == "DepthToSpace" for name in node.input}
+    convolutions = [node for node in graph.node if node.op_type == "Conv" and len(shapes.get(node.input[1], ())) == 4]
+
+    def dense(node: Any) -> bool:
+        outward, inward, *kernel = shapes[node.input[1]]  # of a depthwise convolution, ``inward`` is 1
+        return inward > IMAGE_CHANNELS and outward > 3 and max(kernel) > 1 and node.output[0] not in shuffled
+
+    return [node.name for node in convolutions[:-1] if dense(node)]
+
+
+class _Trial:
+    """Quantises choices of layers and measures each."""
+
+    def __init__(self, source: Path, folder: Path, scale: int, calibration: Calibration) -> None:
+        self.source = source
+        self.folder = folder
+        self.scale = scale
+        self.calibration = calibration
+        self.best = self._psnr(source)
+
+    def loss(self, layers: Sequence[str]) -> float:
+        """dB that are lost with these layers in 8 bits."""
+        target = self.folder / "trial.onnx"
+        self.write(layers, target)
+        return self.best - self._psnr(target)
+
+    def write(self, layers: Sequence[str], target: Path) -> None:
+        """Quantise these layers."""
+        tool = importlib.import_module("onnxruntime.quantization")
+        root, quiet = logging.getLogger(), _WithoutAdvice()
+        root.addFilter(quiet)
+        try:
+            tool.quantize_static(
+                str(self.source),
+                str(target),
+                _Reader(self.calibration.inputs),
+                quant_format=tool.QuantFormat.QDQ,
+                calibrate_method=tool.CalibrationMethod.MinMax,
+                activation_type=tool.QuantType.QUInt8,
+                weight_type=tool.QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,
+                nodes_to_quantize=list(layers),
+            )
+        finally:
+            root.removeFilter(quiet)
+
+    def _psnr(self, path: Path) -> float:
+        """PSNR (Y channel) to the GT images, the average in dB."""
+        runtime = importlib.import_module("onnxruntime")
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        values = []
+        for lr, gt in self.calibration.photographs:
+            image = session.run([OUTPUT], {INPUT: lr})[0][0].clip(0, 1).transpose(1, 2, 0)  # (H, W, 3)
+            values.append(psnr((image * 255).round().astype(np.uint8), gt, crop=self.scale, y=True))
+        return float(np.mean(values))
+
+
+class _Reader:
+    """Hands the calibration's images to ONNX Runtime."""
+
+    def __init__(self, inputs: Sequence[Array]) -> None:
+        self._left = iter(inputs)
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The next image; None after the last."""
+        image = next(self._left, None)
+        return None if image is None else {INPUT: image}
+
+
+class _WithoutAdvice(logging.Filter):
+    """Drops ONNX Runtime's advice to optimise the graph first, which changes nothing here."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log a record."""
+        return "pre-processing before quantization" not in record.getMessage()
+
+
+def calibration_images(scale: int, size: tuple[int, int] | None) -> Calibration:
+    """Photographs and drawings, reduced by ``scale`` (MATLAB-exact) to ``size`` (height, width), or to :data:`SIDE`."""
+    height, width = size or (SIDE, SIDE)
+    high, wide = height * scale, width * scale
+    photographs = [_fitted(image, high, wide) for image in _photographs()]
+    made_up = made_up_photographs(high, wide)[:1].numpy()[0].transpose(1, 2, 0)
+    gts = [*photographs, (made_up * 255).round().astype(np.uint8)]
+    rng = np.random.default_rng(0)
+    drawings = [_fitted(kind(rng, max(high, wide)), high, wide) for kind, _ in KINDS.values() for _ in range(2)]
+    pairs = [(_input(imresize(gt, 1 / scale)), gt) for gt in gts]
+    damaged = made_up_photographs(height, width)[1:].numpy()  # noise and JPEG's blocks, for networks that restore
+    inputs = [lr for lr, _ in pairs] + [image[None] for image in damaged]
+    inputs += [_input(imresize(drawing, 1 / scale)) for drawing in drawings]
+    text = f"{len(photographs)} photographs, {1 + len(damaged)} made-up photographs, {len(drawings)} drawings"
+    return Calibration(inputs, pairs, text)
+
+
+def _photographs() -> list[Array]:
+    """Those of scikit-image; none where it is not installed."""
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        return []
+    folder = Path(found.origin).parent / "data"
+    return [read_rgb(folder / name) for name in PHOTOGRAPHS if (folder / name).is_file()]
+
+
+def _fitted(image: Array, height: int, width: int) -> Array:
+    """The middle of an image, continued by mirroring where it is too small."""
+    rows, columns = max(height - image.shape[0], 0), max(width - image.shape[1], 0)
+    image = np.pad(image, ((0, rows), (0, columns), (0, 0)), "symmetric")
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
+
+
+def _input(image: Array) -> Array:
+    """(h, w, 3) of 8 bits to (1, 3, h, w) float32 in [0, 1]."""
+    return np.ascontiguousarray((image.astype(np.float32) / 255).transpose(2, 0, 1)[None])
