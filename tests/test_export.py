@@ -25,11 +25,13 @@ import safmn
 from safmn.archs import FAMILY
 from safmn.cli.export import main
 from safmn.errors import OptionError
+from safmn.imaging import imresize
 from safmn.inference import export
-from safmn.inference.export import FORMATS, ExportError, export_network
+from safmn.inference.export import FORMATS, ExportError, export_network, quantize
 from safmn.inference.export.ncnn_graph import UPSCAYL_LAYERS, for_tiles
 from safmn.inference.export.verification import run_opencv
 from safmn.inference.onnx_graph import folded, onnx_bytes
+from safmn.metrics import psnr
 from safmn.registry import ARCH_REGISTRY, build
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -354,6 +356,151 @@ def test_half_precision_is_accurate_and_smaller(name: str, precision: str, tmp_p
     assert sizes[precision] < sizes["fp32"]
 
 
+@pytest.mark.slow
+def test_int8_loses_little_and_is_smaller(x2: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured on a photograph that is not one of the calibration's."""
+    monkeypatch.setattr(quantize, "LIMIT", 0.3)  # all layers at once
+    export_network(x2, tmp_path / "fp32.onnx")
+    exported = export_network(x2, tmp_path / "int8.onnx", precision="int8")
+    assert 1e-4 < exported.error < 0.1
+    assert re.match(r"8 of 8 dense convolutions in 8 bits, calibrated on 5 photographs, ", exported.notes[0])
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.7 * (tmp_path / "fp32.onnx").stat().st_size
+    facts = {entry.key: entry.value for entry in onnx.load(tmp_path / "int8.onnx").metadata_props}
+    assert facts["precision"] == "int8"
+    quantised = facts["int8_layers"].split()
+    types = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert types.count("QuantizeLinear") == 2 * len(quantised) > 0
+    gt = data.immunohistochemistry()[:200, :200]
+    lq = imresize(gt, 1 / 2)
+    x = torch.from_numpy(lq).permute(2, 0, 1)[None].float() / 255
+    values = []
+    for name in ("fp32.onnx", "int8.onnx"):
+        made = run_onnx(tmp_path / name)(x)[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+        values.append(psnr(made, gt, crop=2, y=True))
+    assert 0 < values[0] - values[1] < 0.15
+
+
+def calibration(scale: int) -> quantize.Calibration:
+    lr = photo(24, 24).numpy()
+    gt = (photo(24, 24)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    gt = gt.repeat(scale, 0).repeat(scale, 1)
+    return quantize.Calibration([lr], [(lr, gt)], "one photograph")
+
+
+@pytest.mark.parametrize(
+    ("losses", "taken", "loss"),
+    [
+        ({"a": 0.01, "b": 0.02, "c": 0.03}, ["a", "b", "c"], 0.06),
+        ({"a": 0.09, "b": 0.02, "c": 0.03}, ["b", "c"], 0.05),
+        ({"a": 0.09, "b": -0.01, "c": 0.06}, ["b", "c"], 0.05),
+        ({"a": 0.2, "b": 0.2, "c": 0.2}, [], 0.2),
+    ],
+)
+def test_layers_that_lose_too_much_stay(
+    losses: dict[str, float], taken: list[str], loss: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Trial:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def loss(self, layers: list[str]) -> float:
+            return sum(losses[name] for name in layers)
+
+        def write(self, layers: list[str], target: Path) -> None:
+            target.write_text(" ".join(layers))
+
+    monkeypatch.setattr(quantize, "_Trial", Trial)
+    monkeypatch.setattr(quantize, "_candidates", lambda source: list(losses))
+    outcome = quantize.quantise(tmp_path / "in", tmp_path / "out", 2, calibration(2))
+    assert sorted(outcome.layers) == taken
+    assert sorted(outcome.kept) == sorted(set(losses) - set(taken))
+    if taken:
+        assert outcome.loss == pytest.approx(loss)
+        assert sorted((tmp_path / "out").read_text().split()) == taken
+    else:
+        assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_int8_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("safmn.inference.export.formats.calibration_images", lambda scale, size: calibration(scale))
+    with pytest.raises(ExportError, match=r"Thin cannot have dense convolutions in 8 bits: it has none\. Use fp16"):
+        export_network(Thin(), tmp_path / "thin.onnx", precision="int8")
+    monkeypatch.setattr(quantize, "LIMIT", -100.0)
+    with pytest.raises(ExportError, match=r"SAFMN cannot have dense convolutions in 8 bits: each loses more than"):
+        export_network(small("SAFMN"), tmp_path / "small.onnx", precision="int8")
+    assert not list(tmp_path.iterdir())
+
+
+class Thin(nn.Module):
+    """A network whose only convolution reads the image."""
+
+    scale = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Conv2d(3, 3, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image: Tensor = self.only(x)
+        return image
+
+
+def test_calibration_has_photographs_and_drawings_of_the_size() -> None:
+    images = quantize.calibration_images(2, (20, 30))
+    assert len(images.inputs) == 5 + 4 + 16
+    assert {image.shape for image in images.inputs} == {(1, 3, 20, 30)}
+    assert len(images.photographs) == 6
+    assert {gt.shape for _, gt in images.photographs} == {(40, 60, 3)}
+    assert all(image.min() >= 0 and image.max() <= 1 and image.dtype == np.float32 for image in images.inputs)
+
+
+@pytest.mark.parametrize("name", ["tflite", "coreml"])
+def test_formats_of_phones_want_one_size_and_their_converter(name: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a{FORMATS[name].ending}"
+    with pytest.raises(OptionError, match=f"{name} files take images of one size: give it"):
+        export_network(small("SAFMN"), file)
+    if FORMATS[name].missing() is None:
+        pytest.skip("the converter is installed")
+    with pytest.raises(OptionError, match=r"is not installed: .*pip install '\.\[(litert|coreml)\]'"):
+        export_network(small("SAFMN"), file, size=(16, 24))
+
+
+@pytest.mark.slow
+def test_litert(tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    network = small("SAFMN")
+    exported = export_network(network, tmp_path / "small.tflite", size=(21, 30))
+    assert exported.error is not None
+    assert_same(FORMATS["tflite"].open(tmp_path / "small.tflite"), network, (21, 30))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_coreml(precision: str, tmp_path: Path) -> None:
+    tool = pytest.importorskip("coremltools")
+    file = tmp_path / "small.mlpackage"
+    for _ in range(2):  # the second time it replaces a folder
+        exported = export_network(small("SAFMN"), file, size=(21, 30), precision=precision)
+    assert list(tmp_path.iterdir()) == [file]
+    description = tool.models.MLModel(str(file), skip_model_load=True).get_spec().description
+    assert list(description.output[0].type.multiArrayType.shape) == [1, 3, 84, 120]
+    assert description.metadata.userDefined["scale"] == "4"
+    if sys.platform == "darwin":
+        assert exported.error is not None
+    else:
+        assert "NOT CHECKED: Core ML runs on macOS alone" in exported.notes[0]
+
+
+def test_a_folder_of_something_else_is_not_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(type(FORMATS["coreml"]), "packages", ())
+    folder = tmp_path / "mine.mlpackage"
+    folder.mkdir()
+    (folder / "photo.png").write_text("mine")
+    with pytest.raises(OptionError, match=r"mine\.mlpackage is a folder, and not of an export"):
+        export_network(small("SAFMN"), folder, size=(16, 24))
+    assert (folder / "photo.png").read_text() == "mine"
+
+
 def test_foreign_networks(tmp_path: Path) -> None:
     pytest.importorskip("spandrel")
     from basicsr.archs.srvgg_arch import SRVGGNetCompact
@@ -439,7 +586,7 @@ def test_network_does_not_change(tmp_path: Path) -> None:
     [
         (["-o", "a.onx"], "'.onx'; known: onnx (.onnx)"),
         (["-o", "a.onnx", "--format", "ncnn"], "ncnn must end in .param"),
-        (["-o", "a.onnx", "--precision", "bf16"], "onnx files can be fp32, fp16"),
+        (["-o", "a.onnx", "--precision", "bf16"], "onnx files can be fp32, fp16, int8"),
         (["-o", "a.onnx", "--size", "64"], "--size 64: write WIDTHxHEIGHT"),
         (["-o", "a.onnx", "--size", "0x64"], "at least 1"),
         (["-o", "a.param", "--size", "64x64"], "ncnn files take no fixed size"),

@@ -29,8 +29,8 @@ from safmn.inference.samples import made_up_photographs
 from safmn.metrics import psnr
 from safmn.value_types import Array
 
-LIMIT = 0.1
-"""The most dB that a file may lose against the network, on the average of the calibration's photographs."""
+LIMIT = 0.07
+"""The most dB that a file may lose on the average of the calibration's photographs: on Set5 it is 0.1 then."""
 SIDE = 64
 """Of the calibration's images, in LR pixels, where the file takes every size."""
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
