@@ -211,6 +211,17 @@ def test_networks_that_see_the_whole_image_are_not_tiled(site: Site, weights_dir
     assert float(np.abs(made - by_onnxruntime(file, image)).max()) <= TOLERANCE
 
 
+def test_webgpu_on_a_software_adapter(site: Site) -> None:
+    file = site.folder / "model.onnx"
+    export_network(small(), file)
+    flags = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
+    told = numbers(site, photo(37, 29), [640], "auto", *flags, "--use-vulkan=swiftshader", "--ignore-gpu-blocklist")
+    if told["device"] != "WebGPU":
+        pytest.skip(f"this Chromium has no software adapter: {told['notes']}")
+    assert told["notes"] == []
+    assert float(np.abs(told[640][0] - by_onnxruntime(file, photo(37, 29))).max()) <= 1e-5
+
+
 @pytest.mark.parametrize("site", [WithoutThreads], indirect=True)
 def test_without_the_headers_it_says_so_and_uses_one_thread(site: Site) -> None:
     file = site.folder / "model.onnx"
