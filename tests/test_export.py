@@ -409,7 +409,7 @@ def test_layers_that_lose_too_much_stay(
         def write(self, layers: list[str], target: Path) -> None:
             target.write_text(" ".join(layers))
 
-    monkeypatch.setattr(quantize, "_Trial", Trial)
+    monkeypatch.setattr(quantize, "Trial", Trial)
     monkeypatch.setattr(quantize, "_candidates", lambda source: list(losses))
     outcome = quantize.quantise(tmp_path / "in", tmp_path / "out", 2, calibration(2))
     assert sorted(outcome.layers) == taken

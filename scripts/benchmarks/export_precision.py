@@ -1,10 +1,11 @@
 """What the precisions of ONNX files cost and save: PSNR on a benchmark set, size of the file, time.
 
     python scripts/benchmarks/export_precision.py --set datasets/Set5 safmn-x2 safmn-x4
+    python scripts/benchmarks/export_precision.py --set datasets/Set5 --kinds safmn-x2 safmn-x4
 
 The set has the folders HR and LR_bicubic/X2, X3, X4. Files are written by :func:`export_network`, as `safmn export`
 does, and run by ONNX Runtime on the CPU with one thread. The time is that of a 128x128 image against float32, the
-median of interleaved runs.
+median of interleaved runs. ``--kinds``: what SAFMN loses when other kinds of convolutions are in 8 bits, too.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from tabulate import tabulate
 
 import safmn
 from safmn.errors import UserError
 from safmn.imaging import read_rgb
-from safmn.inference.export import export_network
+from safmn.inference.export import export_network, quantize
 from safmn.metrics import psnr
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -35,13 +37,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="PSNR, size and time of ONNX files in each precision.")
     parser.add_argument("weights", nargs="+")
     parser.add_argument("--set", type=Path, required=True, help="folder with HR and LR_bicubic/X2, X3, X4")
+    parser.add_argument("--kinds", action="store_true", help="try kinds of layers of SAFMN")
     options = parser.parse_args()
     rows = []
     for weights in options.weights:
         network = safmn.load_network(weights)
         with tempfile.TemporaryDirectory() as folder:
-            rows += _rows(Path(weights).stem, network, options.set, Path(folder))
-        table = tabulate(rows, ["weights", "precision", "PSNR", "lost dB", "kB", "time", "8-bit layers"], "github")
+            measured = _kinds if options.kinds else _rows
+            rows += measured(Path(weights).stem, network, options.set, Path(folder))
+        heads = ["weights", "precision", "PSNR", "lost dB", "kB", "time", "8-bit layers"]
+        table = tabulate(rows, ["weights", "in 8 bits", "lost dB"] if options.kinds else heads, "github")
         sys.stdout.write(f"{table}\n\n")
         sys.stdout.flush()
     return 0
@@ -67,6 +72,33 @@ def _rows(name: str, network: Any, images: Path, folder: Path) -> list[list[Any]
     for row in rows:
         if row[1] in times:
             row[5] = f"{times[row[1]] / times['fp32']:.2f}"
+    return rows
+
+
+def _kinds(name: str, network: Any, images: Path, folder: Path) -> list[list[Any]]:
+    """A row for each choice of kinds."""
+    scale = int(network.scale)
+    source, target = folder / "fp32.onnx", folder / "int8.onnx"
+    export_network(network, source)
+    nodes = [node.name for node in onnx.load(source).graph.node if node.op_type == "Conv"]
+    dense = [node for node in nodes if node.endswith("ccm.0/Conv")]
+    modulation = [node for node in nodes if "/mfr." in node or "/aggr." in node]
+    mixing = [node for node in nodes if node.endswith("ccm.2/Conv")]
+    first, last = ([node for node in nodes if end in node] for end in ("/to_feat", "/to_img"))
+    choices = {
+        "dense": dense,
+        "dense, depthwise and 1x1 of SAFM": dense + modulation,
+        "dense, first": dense + first,
+        "dense, last": dense + last,
+        "dense, 1x1 of the CCM": dense + mixing,
+        "all": nodes,
+    }
+    best = _psnr(_session(source), images, scale)
+    trial = quantize.Trial(source, folder, scale, quantize.calibration_images(scale, None))
+    rows = []
+    for kind, layers in choices.items():
+        trial.write(layers, target)
+        rows.append([name, kind, f"{best - _psnr(_session(target), images, scale):.3f}"])
     return rows
 
 

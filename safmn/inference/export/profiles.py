@@ -51,5 +51,5 @@ def note(halo: int | None) -> str:
     return (
         "for Upscayl: put the .param and the .bin into a folder named models. It cuts images into tiles with "
         f"{PREPADDING} pixels around them; this network sees {sees}, so tiles differ from the whole image near their "
-        "edges (docs/export.md says how much)"
+        "edges (docs/programs.md says how much)"
     )

@@ -78,7 +78,7 @@ def quantise(source: Path, target: Path, scale: int, calibration: Calibration) -
     if not candidates:
         return Outcome((), (), 0.0)
     with tempfile.TemporaryDirectory() as folder:
-        trial = _Trial(source, Path(folder), scale, calibration)
+        trial = Trial(source, Path(folder), scale, calibration)
         layers = candidates
         loss = trial.loss(layers)
         if loss > LIMIT:
@@ -112,7 +112,7 @@ def _candidates(source: Path) -> list[str]:
     return [node.name for node in convolutions[:-1] if dense(node)]
 
 
-class _Trial:
+class Trial:
     """Quantises choices of layers and measures each."""
 
     def __init__(self, source: Path, folder: Path, scale: int, calibration: Calibration) -> None:
