@@ -30,7 +30,7 @@ from safmn.metrics import psnr
 from safmn.value_types import Array
 
 LIMIT = 0.07
-"""The most dB that a file may lose on the average of the calibration's photographs: on Set5 it is 0.1 then."""
+"""The most dB that a file may lose on the average of the calibration's photographs; on Set5 that is about 0.1."""
 SIDE = 64
 """Of the calibration's images, in LR pixels, where the file takes every size."""
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
