@@ -407,7 +407,7 @@ def test_layers_that_lose_too_much_stay(
             return sum(losses[name] for name in layers)
 
         def write(self, layers: list[str], target: Path) -> None:
-            target.write_text(" ".join(layers))
+            target.write_text(" ".join(layers), encoding="utf-8")
 
     monkeypatch.setattr(quantize, "Trial", Trial)
     monkeypatch.setattr(quantize, "_candidates", lambda source: list(losses))
@@ -416,7 +416,7 @@ def test_layers_that_lose_too_much_stay(
     assert sorted(outcome.kept) == sorted(set(losses) - set(taken))
     if taken:
         assert outcome.loss == pytest.approx(loss)
-        assert sorted((tmp_path / "out").read_text().split()) == taken
+        assert sorted((tmp_path / "out").read_text(encoding="utf-8").split()) == taken
     else:
         assert not (tmp_path / "out").exists()
 

@@ -146,6 +146,7 @@ from safmn.prepare.arguments import DATA_SETS
 assert set(NAMES) == set(choices.BACKEND_MODULES), NAMES
 assert {name: form.ending for name, form in FORMATS.items()} == choices.EXPORT_FORMATS
 assert {profile for form in FORMATS.values() for profile in form.profiles} == set(choices.EXPORT_PROFILES)
+assert {precision for form in FORMATS.values() for precision in form.precisions} == set(choices.EXPORT_PRECISIONS)
 assert {name: data_set.about for name, data_set in SETS.items()} == DATA_SETS
 """
     done = python(code)

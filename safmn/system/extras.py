@@ -41,7 +41,7 @@ EXTRAS = {
     "openvino": Extra("export to OpenVINO, upscaling by it", {"openvino": "openvino>=2024.4", "onnx": "onnx>=1.16"}),
     "ncnn": Extra("export to ncnn", {"ncnn": "ncnn>=1.0.20261020", "pnnx": "pnnx>=20240819"}),
     "litert": Extra(
-        "export to LiteRT", {"litert_torch": "litert-torch>=0.10,<0.11", "ai_edge_litert": "ai-edge-litert>=2.3"}
+        "export to LiteRT", {"litert_torch": "litert-torch>=0.10", "ai_edge_litert": "ai-edge-litert>=2.3"}
     ),
     "coreml": Extra("export to Core ML", {"coremltools": "coremltools>=9"}),
     "video": Extra("films", {"av": "av>=17"}),

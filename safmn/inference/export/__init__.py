@@ -95,8 +95,8 @@ def export_network(
             are complete and pass the check.
         format: "onnx", "openvino", "ncnn", "torch", "tflite" or "coreml"; None: the format with the ending of
             ``output``.
-        size: (height, width) of the only input that the file accepts; None: any size, which "tflite" and "coreml" do not
-            have.
+        size: (height, width) of the only input that the file accepts; None: any size, which "tflite" and "coreml"
+            files cannot do.
         precision: "fp32", "fp16" (the weights; in ONNX, TorchScript and Core ML also the arithmetic), "bf16"
             (TorchScript) or "int8" (the dense convolutions of an ONNX file).
         profile: "upscayl": an ncnn file for Upscayl, for sides not below the network's window. None: a file for any
