@@ -147,7 +147,8 @@ def test_an_environment_without_pip_is_told_how_to_get_it(tmp_path: Path) -> Non
 
 
 def test_the_tested_versions_are_those_of_the_table() -> None:
-    pins = "".join((REPOSITORY / f"requirements{part}.txt").read_text() for part in ("", "-phones"))
+    files = ("requirements.txt", "tests/requirements-phones.txt")
+    pins = "".join((REPOSITORY / file).read_text(encoding="utf-8") for file in files)
     assert f"basicsr=={basicsr_install.VERSION}\n" in pins
     for extra in EXTRAS.values():
         for requirement in extra.packages.values():

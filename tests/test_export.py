@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import safmn
+from safmn import compat
 from safmn.archs import FAMILY
 from safmn.cli.export import main
 from safmn.errors import OptionError
@@ -502,6 +503,7 @@ def test_a_folder_of_something_else_is_not_replaced(monkeypatch: pytest.MonkeyPa
 
 
 def test_foreign_networks(tmp_path: Path) -> None:
+    compat.repair_torchvision()  # which spandrel imports
     pytest.importorskip("spandrel")
     from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
