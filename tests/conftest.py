@@ -16,9 +16,13 @@ from typing import Any
 
 import pytest
 import tiny_run
+import torch
 from hypothesis import settings
 
 import safmn  # noqa: F401 - makes `import basicsr` work, which test files do before they import safmn
+
+if not torch.cuda.is_available():  # before Triton's first import, which torch does for any test that compiles
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 settings.register_profile("repeatable", derandomize=True)  # the same examples each time, unless SAFMN_TEST_RANDOM=1
 if not os.environ.get("SAFMN_TEST_RANDOM"):

@@ -6,6 +6,8 @@ import functools
 import logging
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -129,7 +131,7 @@ def test_back_ends_without_bfloat16_refuse_it(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("compile" not in INSTALLED, reason="no C++ compiler")
+@pytest.mark.skipif("compile" not in INSTALLED, reason="no C++ compiler or no headers of Python")
 def test_compiled() -> None:
     network, x = small("LightSAFMNPP"), photo(32, 40)
     assert largest(make_backend("compile", network)(x), network(x)) <= 1e-4
@@ -323,6 +325,15 @@ def test_mistakes_are_named(arguments: dict[str, str], message: str) -> None:
     options = dict(arguments)
     with pytest.raises(OptionError, match=message):
         make_backend(options.pop("name"), small(), **options)
+
+
+def test_missing_headers_of_python_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile includes Python.h, which Debian has in a package of its own."""
+    monkeypatch.setattr("safmn.inference.backends.torch_backends.compiler", lambda: "g++")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    assert "apt install python3-dev" in str(available_backends("cpu")["compile"])
+    (tmp_path / "Python.h").touch()
+    assert available_backends("cpu")["compile"] is None
 
 
 def test_missing_triton_is_reported_in_a_fresh_process() -> None:

@@ -1,9 +1,10 @@
-"""Compare the Triton kernels with the network, on the CPU in Triton's interpreter (``pip install triton``)."""
+"""Compare the Triton kernels with the network, on the CPU in Triton's interpreter (``pip install triton``).
+
+conftest.py turns the interpreter on."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 
 if importlib.util.find_spec("triton") is None or torch.cuda.is_available():
     pytest.skip("needs Triton and no GPU; test_cuda.py is for GPUs", allow_module_level=True)
-os.environ["TRITON_INTERPRET"] = "1"  # before Triton's first import
 
 from safmn_gradients import assert_close, case, network
 from triton.runtime import interpreter

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sysconfig
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -82,9 +84,11 @@ class Compiled(Backend):
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
-        """See :class:`Backend`. Compiling for the CPU needs a C++ compiler, for a GPU Triton."""
+        """See :class:`Backend`. Compiling for the CPU needs a C++ compiler and Python's headers, for a GPU Triton."""
         if device.type == "cpu" and compiler() is None:
             return "torch.compile needs a C++ compiler (g++ or clang++); install one"
+        if device.type == "cpu" and not Path(sysconfig.get_path("include"), "Python.h").exists():
+            return "torch.compile needs Python's headers (Python.h); Debian, Ubuntu: apt install python3-dev"
         from torch.utils._triton import has_triton  # torch does not import this module by itself
 
         if device.type == "cuda" and not has_triton():
