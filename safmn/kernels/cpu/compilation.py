@@ -113,7 +113,7 @@ def compile_library(source: Path, flags: Sequence[str], output: Path) -> None:
 def compile_levels(folder: Path, levels: Sequence[Level] | None = None) -> list[Path]:
     """Compile every source for the levels of this kind of processor, for a wheel; return the libraries.
 
-    They need no C++ library on the user's machine.
+    They use the system's C++ library, as torch does. Linked into them, it would need a newer C library (2.36).
 
     Args:
         folder: folder of the libraries; created if necessary.
@@ -124,9 +124,9 @@ def compile_levels(folder: Path, levels: Sequence[Level] | None = None) -> list[
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    static = ("-static-libstdc++", "-static-libgcc", "-s") if platform.system() == "Linux" else ()
+    stripped = ("-s",) if platform.system() == "Linux" else ()
     for level in LEVELS.get(architecture(), ()) if levels is None else levels:
         for source in SOURCES:
             made.append(folder / f"{source.stem}-{level.name}.so")
-            compile_library(source, (*level.flags, *static), made[-1])
+            compile_library(source, (*level.flags, *stripped), made[-1])
     return made
