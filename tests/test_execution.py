@@ -131,7 +131,7 @@ from safmn.runtime.execution import Execution, apply_global_settings
 
 def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(20 * 2**20 // 4)  # 20 MB: 5120 pages, by default all new in each call
+    torch.ones(40 * 2**20 // 4)  # 40 MB: 10240 pages, by default all new in each call: glibc keeps up to 32 MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 if __name__ == "__main__":
