@@ -60,6 +60,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(autouse=True)
+def _fork_on_purpose(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fork in tests that are marked so: Python 3.14 starts processes from a fork server by default."""
+    if not request.node.get_closest_marker("forks"):
+        yield
+        return
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("fork", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
 def _shared(part: str) -> Path:
     folder = SHARED / part
     if not folder.is_dir():
