@@ -244,7 +244,8 @@ def names_from_meta_info(path: str | Path) -> list[str]:
     if not names:
         raise DataError(f"the meta_info_file {path} lists no images")
     for name in names:
-        if os.path.isabs(name) or os.path.splitdrive(name)[0] or ".." in name.split("/"):
+        # not isabs: since Python 3.13 a name that begins with a separator is not absolute on Windows
+        if name.startswith("/") or os.path.splitdrive(name)[0] or ".." in name.split("/"):
             raise DataError(
                 f"the meta_info_file {path} lists {name!r:.100}: names must be below the folder of the images"
             )
