@@ -20,7 +20,7 @@ command -v debootstrap > /dev/null || { echo "try_system: debootstrap is missing
 checkout=$(cd "$(dirname "$0")/.." && pwd)
 systems=${SYSTEMS:-/var/tmp/safmn-systems}
 system=$systems/$suite
-clone=$system/root/safmn
+clone=$system/srv/safmn
 
 if [ ! -e "$system/.complete" ]; then
     # a debootstrap that does not know a newer suite by name makes it as it makes sid
@@ -51,7 +51,7 @@ mkdir -p "$systems/pip-cache" "$system/pip-cache"
 places=$systems/$suite.places variables=$systems/$suite.variables
 for folder in etc etc/xdg/pip "${HOME#/}/.config/pip" "${HOME#/}/.pip"; do
     [ -e "/$folder/pip.conf" ] || continue
-    there=$system/$(echo "/$folder" | sed "s#^$HOME#/root#")
+    there=$system/$(echo "/$folder" | sed "s#^$HOME#/srv#")
     mkdir -p "$there"
     cp -L "/$folder/pip.conf" "$there/pip.conf"
 done
@@ -72,6 +72,6 @@ exec unshare --mount --pid --fork --kill-child sh -eu -c '
     done < "$places"
     while IFS= read -r line; do set -- "$line" "$@"; done < "$variables"
     # not by exec: this shell is the first process there and collects those that lose their parent
-    env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin PIP_CACHE_DIR=/pip-cache \
-        chroot "$system" env -C /root/safmn "$@"
+    env -i HOME=/srv LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin PIP_CACHE_DIR=/pip-cache \
+        chroot "$system" env -C /srv/safmn "$@"
 ' try_system "$system" "$systems/pip-cache" "$places" "$variables" "$@"

@@ -489,7 +489,7 @@ def test_coreml(precision: str, tmp_path: Path) -> None:
     if sys.platform == "darwin":
         assert exported.error is not None
     else:
-        assert "NOT CHECKED: Core ML runs on macOS alone" in exported.notes[0]
+        assert "NOT CHECKED: Core ML runs only on macOS" in exported.notes[0]
 
 
 def test_a_folder_of_something_else_is_not_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -497,7 +497,7 @@ def test_a_folder_of_something_else_is_not_replaced(monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "mine.mlpackage"
     folder.mkdir()
     (folder / "photo.png").write_text("mine")
-    with pytest.raises(OptionError, match=r"mine\.mlpackage is a folder, and not of an export"):
+    with pytest.raises(OptionError, match=r"mine\.mlpackage is a folder that no export wrote"):
         export_network(small("SAFMN"), folder, size=(16, 24))
     assert (folder / "photo.png").read_text() == "mine"
 

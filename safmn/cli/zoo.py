@@ -26,6 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, card in cards.items()
     ]
     say(table(["name", "network", "scale", "iterations", "PSNR / SSIM", "licence"], rows))
-    say("\nMeasured on Y, full frame, crop = scale. Iterations: the last of several runs (docs/weights.md).")
+    say("\nMeasured on Y, full frame, crop = scale. Iterations: the last of several runs (docs/weights/runs.md).")
     say("Use: safmn upscale photo.jpg -o out --weights NAME")
     return 0

@@ -17,7 +17,6 @@ from safmn.options.reader import parse_value, read_document
 from safmn.options.shipped import find_option_file
 from safmn.options.typed import to_struct
 from safmn.options.types import Expectation, OptionFile, Options
-from safmn.runtime.execution import device_count
 
 _DEBUG_FREQUENCY = 8  # as in BasicSR
 
@@ -141,13 +140,19 @@ def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug:
         mode=mode,
         debug=debug,
         raw=raw,
-        num_gpu=device_count() if file.num_gpu == "auto" else file.num_gpu,
+        num_gpu=_count_of_gpus() if file.num_gpu == "auto" else file.num_gpu,
         datasets={name: _dataset(name, section, file.scale, degradation) for name, section in file.datasets.items()},
         degradation=degradation,
         path=msgspec.structs.replace(file.path, **places),
         expect={name: _expectation(numbers) for name, numbers in file.expect.items()},
         **same,
     )
+
+
+def _count_of_gpus() -> int:
+    from safmn.runtime.execution import device_count  # only here, because reading an option file needs no device
+
+    return device_count()
 
 
 def _dataset(name: str, section: dict[str, Any], scale: int, degradation: dict[str, Any]) -> dict[str, Any]:

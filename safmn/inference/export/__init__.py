@@ -146,7 +146,7 @@ def _check_beside(form: Format, target: Path) -> None:
     Such a file is not from an earlier export.
     """
     if target.is_dir() and not (target / "Manifest.json").is_file():  # every Core ML package has one
-        raise OptionError(f"{target} is a folder, and not of an export: choose another name")
+        raise OptionError(f"{target} is a folder that no export wrote: choose another name")
     for ending in form.beside:
         other = target.with_suffix(ending)
         if other.exists() and not target.exists():
@@ -180,8 +180,15 @@ def _put(path: Path, target: Path) -> tuple[Path, ...]:
         for part in [file, *file.rglob("*")]:  # a format may be a folder
             if part.is_file():
                 flush_file(part)
-        if file.is_dir() and place.is_dir():  # which cannot be replaced by a rename
-            replace(place, path.parent / "old")
-        replace(file, place)
+        if file.is_dir() and place.is_dir():  # a rename cannot replace a folder
+            old = path.parent / "old"
+            replace(place, old)
+            try:
+                replace(file, place)
+            except OSError:
+                replace(old, place)
+                raise
+        else:
+            replace(file, place)
     flush_directory(target.parent)
     return tuple(reversed(places))

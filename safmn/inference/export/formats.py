@@ -316,7 +316,7 @@ METADATA = "metadata.json"
 
 
 def _in_8_bits(job: Job, model: Any) -> tuple[Any, dict[str, str], tuple[str, ...]]:
-    """The quantised model, facts about it, and what to tell users."""
+    """Return the quantised model, its metadata, and notes for the user."""
     onnx = importlib.import_module("onnx")
     scale = job.subject.scale
     calibration = calibration_images(scale, job.size)

@@ -1,4 +1,4 @@
-"""The formats of phones: LiteRT (TensorFlow Lite) and Core ML. Both take images of one size."""
+"""File formats for phones: LiteRT (TensorFlow Lite) and Core ML. Their files accept images of one size."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from safmn.inference.export.graph import FixedSize, in_simple_operations
 from safmn.inference.onnx_graph import INPUT, OUTPUT
 
 SIGNATURE = "serving_default"
-"""Name that LiteRT's converter gives to the only function of a file."""
+"""Name of the function in a LiteRT file; the converter chooses it."""
 
 
 class LiteRT(Format):
-    """LiteRT's (TensorFlow Lite's) ``.tflite``, through litert-torch."""
+    """LiteRT (TensorFlow Lite): ``.tflite``, converted by litert-torch."""
 
     name = "tflite"
     ending = ".tflite"
@@ -51,7 +51,7 @@ class LiteRT(Format):
 
 
 class CoreML(Format):
-    """Core ML's ``.mlpackage`` (a folder), an ML program for iOS 16 and macOS 13, through coremltools."""
+    """Core ML: ``.mlpackage`` (a folder), an ML program for iOS 16 and macOS 13, converted by coremltools."""
 
     name = "coreml"
     ending = ".mlpackage"
@@ -80,8 +80,8 @@ class CoreML(Format):
 
     @classmethod
     def runtime_missing(cls) -> str | None:
-        """Core ML is a part of macOS."""
-        return None if sys.platform == "darwin" else "Core ML runs on macOS alone; export there to have it checked"
+        """See :class:`Format`. Core ML is part of macOS."""
+        return None if sys.platform == "darwin" else "Core ML runs only on macOS; export there to have the file checked"
 
     def open(self, path: Path) -> Run:
         """See :class:`Format`."""
@@ -95,7 +95,7 @@ class CoreML(Format):
 
 
 def _of_one_size(job: Job) -> nn.Module:
-    """The network with padding and cropping for the size of the job."""
+    """Return the network with padding and cropping for the size of the job."""
     assert job.size is not None  # the formats here are checked to have one
     subject = job.subject
     return FixedSize(in_simple_operations(subject.network), subject.scale, subject.window, job.size).eval()
@@ -103,7 +103,7 @@ def _of_one_size(job: Job) -> nn.Module:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the converters' progress and advice away from the command's output; errors are raised."""
+    """Hide the converters' progress and advice. Errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

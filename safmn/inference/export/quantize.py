@@ -1,11 +1,11 @@
-"""ONNX files with convolutions in 8 bits: which ones, calibrated on what, and what it costs.
+"""Quantise convolutions of an ONNX file to 8 bits, and measure the loss.
 
-The dense convolutions between features are quantised, by ONNX Runtime's static quantisation (QDQ). The ends, the
-depthwise and the 1x1 convolutions, norms, activations and sums stay in float32: 1x1 convolutions, which add to the
-image's own features, alone cost 0.2 to 0.4 dB (docs/export.md).
+ONNX Runtime's static quantisation (QDQ) is applied to the dense convolutions between features. The first and the last
+convolution, depthwise and 1x1 convolutions, norms, activations and sums stay in float32. docs/export.md has the loss of
+each kind.
 
-Activations have 8 bits, weights 7: with 8 and 8, sums of two products overflow 16 bits on x86 processors without VNNI,
-which then give other results than the rest (by as much as the quantisation itself).
+Activations have 8 bits and weights 7. With 8 bits for both, sums of two products overflow 16 bits on x86 processors
+without VNNI. Their results would then differ from those of other processors, by as much as the quantisation error.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from safmn.metrics import psnr
 from safmn.value_types import Array
 
 LIMIT = 0.07
-"""The most dB that a file may lose on the average of the calibration's photographs; on Set5 that is about 0.1."""
+"""Largest mean loss in dB on the calibration photographs; it corresponds to about 0.1 dB on Set5."""
 SIDE = 64
-"""Of the calibration's images, in LR pixels, where the file takes every size."""
+"""Side of the calibration images in LR pixels, for files that accept any size."""
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 """Files of scikit-image's data folder."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images that ranges are found with, and by which the loss is measured.
+    """Images for choosing the ranges of the activations and for measuring the loss.
 
     Attributes:
         inputs: (1, 3, h, w) float32 in [0, 1].
-        photographs: (LR input, GT image as uint8 (H, W, 3)) of those that have a GT.
-        text: what they are.
+        photographs: (LR input, GT image as uint8 (H, W, 3)) for each image that has a GT.
+        text: description for the user.
     """
 
     inputs: list[Array]
@@ -54,14 +54,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was quantised.
+    """Result of a quantisation.
 
     Attributes:
-        layers: names of the convolutions in 8 bits.
-        kept: names of those that would have cost too much.
-        loss: dB, the average over the calibration's photographs.
-
-    ``layers`` is empty where nothing can be quantised, and no file was written then.
+        layers: names of the quantised convolutions. Empty if none can be quantised; then no file was written.
+        kept: names of the convolutions that stay in float32 because the loss would be too large.
+        loss: mean loss in dB over the calibration photographs.
     """
 
     layers: tuple[str, ...]
@@ -70,9 +68,9 @@ class Outcome:
 
 
 def quantise(source: Path, target: Path, scale: int, calibration: Calibration) -> Outcome:
-    """Write ``target``, the float32 file ``source`` with as many convolutions in 8 bits as :data:`LIMIT` allows.
+    """Quantise as many convolutions of the float32 file ``source`` as :data:`LIMIT` allows, and write ``target``.
 
-    If all together lose more, each is tried alone, and those that lose least are taken.
+    If all of them together lose more, each is measured separately, and those with the smallest loss are chosen.
     """
     candidates = _candidates(source)
     if not candidates:
@@ -92,14 +90,14 @@ def quantise(source: Path, target: Path, scale: int, calibration: Calibration) -
 
 
 def _cheapest(losses: dict[str, float]) -> list[str]:
-    """As many layers as cost no more than :data:`LIMIT` together, the cheapest first."""
+    """Return the layers with the smallest losses, as many as lose at most :data:`LIMIT` in sum."""
     names = sorted(losses, key=lambda name: losses[name])
     sums = np.cumsum([losses[name] for name in names])
     return names[: int((sums <= LIMIT).sum())]
 
 
 def _candidates(source: Path) -> list[str]:
-    """Names of the dense convolutions between features, in the order of the graph."""
+    """Return the names of the dense convolutions between features, in the order of the graph."""
     graph = importlib.import_module("onnx").load(str(source)).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     shuffled = {name for node in graph.node if node.op_type == "DepthToSpace" for name in node.input}
@@ -113,7 +111,7 @@ def _candidates(source: Path) -> list[str]:
 
 
 class Trial:
-    """Quantises choices of layers and measures each."""
+    """Quantises sets of layers and measures the loss of each."""
 
     def __init__(self, source: Path, folder: Path, scale: int, calibration: Calibration) -> None:
         self.source = source
@@ -123,13 +121,13 @@ class Trial:
         self.best = self._psnr(source)
 
     def loss(self, layers: Sequence[str]) -> float:
-        """dB that are lost with these layers in 8 bits."""
+        """Return the loss in dB with these layers in 8 bits."""
         target = self.folder / "trial.onnx"
         self.write(layers, target)
         return self.best - self._psnr(target)
 
     def write(self, layers: Sequence[str], target: Path) -> None:
-        """Quantise these layers."""
+        """Write a file with these layers in 8 bits."""
         tool = importlib.import_module("onnxruntime.quantization")
         root, quiet = logging.getLogger(), _WithoutAdvice()
         root.addFilter(quiet)
@@ -150,7 +148,7 @@ class Trial:
             root.removeFilter(quiet)
 
     def _psnr(self, path: Path) -> float:
-        """PSNR (Y channel) to the GT images, the average in dB."""
+        """Return the mean PSNR (Y channel, dB) against the GT images."""
         runtime = importlib.import_module("onnxruntime")
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         values = []
@@ -161,27 +159,32 @@ class Trial:
 
 
 class _Reader:
-    """Hands the calibration's images to ONNX Runtime."""
+    """Passes the calibration images to ONNX Runtime."""
 
     def __init__(self, inputs: Sequence[Array]) -> None:
         self._left = iter(inputs)
 
     def get_next(self) -> dict[str, Array] | None:
-        """The next image; None after the last."""
+        """Return the next image; None after the last one."""
         image = next(self._left, None)
         return None if image is None else {INPUT: image}
 
 
 class _WithoutAdvice(logging.Filter):
-    """Drops ONNX Runtime's advice to optimise the graph first, which changes nothing here."""
+    """Drops ONNX Runtime's advice to optimise the graph first, which has no effect here."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to log a record."""
+        """Return whether to log a record."""
         return "pre-processing before quantization" not in record.getMessage()
 
 
 def calibration_images(scale: int, size: tuple[int, int] | None) -> Calibration:
-    """Photographs and drawings, reduced by ``scale`` (MATLAB-exact) to ``size`` (height, width), or to :data:`SIDE`."""
+    """Return photographs and drawings, shrunk by ``scale`` (MATLAB's bicubic).
+
+    Args:
+        scale: the network's scale.
+        size: (height, width) of the LR images; None for squares of :data:`SIDE`.
+    """
     height, width = size or (SIDE, SIDE)
     high, wide = height * scale, width * scale
     photographs = [_fitted(image, high, wide) for image in _photographs()]
@@ -198,7 +201,7 @@ def calibration_images(scale: int, size: tuple[int, int] | None) -> Calibration:
 
 
 def _photographs() -> list[Array]:
-    """Those of scikit-image; none where it is not installed."""
+    """Return the photographs of scikit-image; none if it is not installed."""
     found = importlib.util.find_spec("skimage")
     if found is None or found.origin is None:
         return []
@@ -207,7 +210,7 @@ def _photographs() -> list[Array]:
 
 
 def _fitted(image: Array, height: int, width: int) -> Array:
-    """The middle of an image, continued by mirroring where it is too small."""
+    """Return the centre of an image; an image that is too small is extended by mirroring."""
     rows, columns = max(height - image.shape[0], 0), max(width - image.shape[1], 0)
     image = np.pad(image, ((0, rows), (0, columns), (0, 0)), "symmetric")
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
@@ -215,5 +218,5 @@ def _fitted(image: Array, height: int, width: int) -> Array:
 
 
 def _input(image: Array) -> Array:
-    """(h, w, 3) of 8 bits to (1, 3, h, w) float32 in [0, 1]."""
+    """Convert (h, w, 3) uint8 to (1, 3, h, w) float32 in [0, 1]."""
     return np.ascontiguousarray((image.astype(np.float32) / 255).transpose(2, 0, 1)[None])

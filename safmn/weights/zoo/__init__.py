@@ -1,7 +1,7 @@
 """Weights that come with the package, found by name (``--weights safmn-x2``) and verified by SHA-256.
 
 Each set is a safetensors file of about 1 MB. Its header describes it (scale, arguments, data, iterations, commit,
-metrics, licence). ``index.json`` lists names, files and checksums. docs/weights.md has a card for each set.
+metrics, licence). ``index.json`` lists names, files and checksums. docs/weights/ has a card for each set.
 """
 
 from __future__ import annotations
