@@ -2,8 +2,8 @@
 
 Small batches make weights fluctuate. The mean of weights from different iterations of one run, or from several runs
 with one start, is often better than each of them (Izmailov et al., 2018, arXiv 1803.05407; Wortsman et al., 2022, arXiv
-2203.05482; docs/weights/findings.md has our results). Weights of runs with different starts cannot be averaged. The mean is
-computed in float64.
+2203.05482; docs/weights/findings.md has our results). Weights of runs with different starts cannot be averaged. The
+mean is computed in float64.
 """
 
 from __future__ import annotations
