@@ -394,6 +394,27 @@ def test_png_keeps_the_chunks_that_state_its_colour_space(
     assert np.array_equal(read_picture(result).pixels, repeated(pixels))
 
 
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [((10, 13), "colour primaries 10"), ((1, 11), "transfer characteristics 11"), ((2, 2), None), ((12, 8), None)],
+)
+def test_colours_that_a_format_cannot_express_are_said(
+    points: tuple[int, int], said: str | None, upscale: Upscale, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = [chunk(b"cICP", bytes([*points, 0, 1]))]
+    (tmp_path / "a.png").write_bytes(png(PHOTO, colour=2, before=before))
+    for suffix in (".jpg", ".bmp"):
+        caplog.clear()
+        upscale(tmp_path / "a.png", suffix)
+        assert (said is not None) == ("taken as sRGB" in caplog.text)
+        assert said is None or said in caplog.text
+    caplog.clear()
+    for suffix in (".png", ".avif"):
+        found = read_picture(upscale(tmp_path / "a.png", suffix)).extras.colours
+        assert said is None or (found is not None and found.points == points)
+    assert "taken as sRGB" not in caplog.text
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif", ".avif", ".bmp", ".gif"])
 @pytest.mark.parametrize("grey", [False, True])
 def test_a_stated_colour_space_becomes_a_profile_or_srgb(

@@ -28,6 +28,7 @@ _PRIMARIES: dict[int, tuple[tuple[float, float], tuple[float, ...]]] = {
     22: (_D65, (0.630, 0.340, 0.295, 0.605, 0.155, 0.077)),
 }
 _UNSPECIFIED, _SRGB_CURVE, _PQ, _HLG = 2, 13, 16, 18
+_UNSTATED = (0, _UNSPECIFIED, 3)  # code points that say nothing: reserved and unspecified
 _CAMERAS = (1, 6, 14, 15)  # TransferCharacteristics of BT.709, BT.601 and BT.2020, which share one curve
 _STEPS = 1024  # entries of a tabulated curve
 _SRGB_GAMMA = 0.45455  # the gamma that sRGB files state, about 1 / 2.2
@@ -57,6 +58,19 @@ class Colours:
     def is_hdr(self) -> bool:
         """Whether the transfer curve is PQ or HLG, which an ICC profile of the usual kind cannot express."""
         return self.points is not None and self.points[1] in (_PQ, _HLG)
+
+    @property
+    def unsupported(self) -> str | None:
+        """The stated code points that no profile can be made of, in words; None if there are none."""
+        if self.points is None or self.is_hdr:
+            return None
+        primaries, transfer = self.points
+        parts = []
+        if primaries not in (*_PRIMARIES, *_UNSTATED):
+            parts.append(f"colour primaries {primaries}")
+        if transfer not in _UNSTATED and _curve(self.shown or transfer) is None:
+            parts.append(f"transfer characteristics {transfer}")
+        return " and ".join(parts) or None
 
     def profile(self, *, grey: bool = False) -> bytes | None:
         """Return an equivalent ICC profile; None for sRGB, and for a transfer curve that is not supported."""
@@ -100,15 +114,16 @@ def from_points(primaries: int, transfer: int) -> Colours | None:
 
     In these formats programs, including browsers, show the camera curve (BT.709) as the sRGB curve, but not in PNG.
     """
-    if transfer in (0, _UNSPECIFIED, 3) and primaries in (0, 1, _UNSPECIFIED, 3):
+    if transfer in _UNSTATED and primaries in (1, *_UNSTATED):
         return None
-    transfer = _SRGB_CURVE if transfer in (0, _UNSPECIFIED, 3) else transfer
-    primaries = 1 if primaries not in _PRIMARIES else primaries
+    transfer = _SRGB_CURVE if transfer in _UNSTATED else transfer
+    primaries = 1 if primaries in _UNSTATED else primaries
     if (primaries, transfer) == (1, _SRGB_CURVE):
         return None
     shown = _SRGB_CURVE if transfer in _CAMERAS else transfer
     chunk = (b"cICP", bytes([primaries, shown, 0, 1]))
-    return Colours((chunk,), (primaries, transfer), None, *_PRIMARIES[primaries], shown)
+    white, chromaticities = _PRIMARIES.get(primaries, (_D65, _SRGB))
+    return Colours((chunk,), (primaries, transfer), None, white, chromaticities, shown)
 
 
 def _curve(transfer: int) -> Array | float | None:

@@ -91,6 +91,14 @@ def _with_colours(picture: Picture, kind: str, path: Path, say: Say) -> Picture:
                 f"{path}: its colours have high dynamic range (PQ or HLG), which {kind} cannot express; choose "
                 "--format png or avif"
             )
+        if colours.unsupported:
+            say(
+                "%s: the input states its colours by %s (ITU-T H.273), which %s cannot express; they are taken as "
+                "sRGB. --format png or avif keeps them.",
+                path,
+                colours.unsupported,
+                kind,
+            )
         icc = colours.profile(grey=grey and not (as_rgb and kind in _WITH_PROFILE))
         if icc and kind in _WITH_PROFILE:
             say("%s: its colour space is written as a colour profile.", path)
