@@ -2,7 +2,7 @@
 
 The wheel carries the compiled CPU kernels where there is a C++ compiler. Tests: `twine check`; install the wheel and
 upscale an image; install its extra `train` and BasicSR, and train three iterations in an empty folder; install the
-sdist and list the weights.
+sdist and list the weights. ``--wheel FILE`` only tests a wheel that is already built, with the Python that runs this.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
@@ -100,13 +101,24 @@ def try_sdist(sdist: Path, folder: Path) -> None:
     environment.run("safmn", "zoo", cwd=folder)
 
 
+def in_new_folder(test: Callable[[Path], None]) -> None:
+    """Run a test in a new folder, which is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        test(Path(folder))
+
+
 def main() -> None:
     """Build and test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=HERE / "dist")
     parser.add_argument("--no-kernels", action="store_true", help="build a wheel for every system, without kernels")
     parser.add_argument("--no-tests", action="store_true", help="only build and check")
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help="build nothing; test this wheel")
     arguments = parser.parse_args()
+    if arguments.wheel:
+        wheel = arguments.wheel.resolve(strict=True)
+        in_new_folder(lambda place: try_wheel(wheel, place, kernels="none-any" not in wheel.name))
+        return
     output = arguments.output.resolve()
     shutil.rmtree(output, ignore_errors=True)
     kernels = not arguments.no_kernels and any(map(shutil.which, ("g++", "clang++", "c++")))
@@ -117,9 +129,8 @@ def main() -> None:
         tools.pip(*TOOLS, *(REPAIR if kernels and platform.system() == "Linux" else ()), cwd=HERE)
         sdist, wheel = build(tools, output, kernels=kernels)
     if not arguments.no_tests:
-        for test in (lambda place: try_wheel(wheel, place, kernels=kernels), lambda place: try_sdist(sdist, place)):
-            with tempfile.TemporaryDirectory() as folder:
-                test(Path(folder))
+        in_new_folder(lambda place: try_wheel(wheel, place, kernels=kernels))
+        in_new_folder(lambda place: try_sdist(sdist, place))
     for file in (sdist, wheel):
         say(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
 
