@@ -278,6 +278,27 @@ def test_a_fix_that_fails_says_why_and_has_status_1(
     assert capsys.readouterr().err == "safmn doctor: error: no network\n"
 
 
+def test_a_small_machine_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    usage = shutil.disk_usage(".")._replace(free=64_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 256))
+    monkeypatch.setattr(machine, "_SHARED", os.getcwd())
+    assert "only 64 MB are free" in found(os.getcwd()).text
+    assert found("disk").state is State.BETTER
+    assert "ulimit -n" in found("open files").text
+
+
+def test_packages_that_do_not_work_together_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not machine.clashes()
+    versions = {"numpy": "2.1.0", "torch": "2.2.1", "opencv-python": "4.9", "opencv-python-headless": "4.9"}
+    monkeypatch.setattr(machine, "_version", versions.get)
+    texts = {finding.subject: (finding.state, finding.text) for finding in machine.clashes()}
+    assert texts["NumPy"][0] is State.FAILS
+    assert "opencv-python and opencv-python-headless" in texts["OpenCV"][1]
+
+
 def test_lists_without_entries_are_left_out() -> None:
     text = lists([Finding(State.BETTER, "av", "films"), Finding(State.FINE, "Python", "3.14")])
     assert text == "fine:\n  Python  3.14\n\nbetter so:\n  av      films"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -38,3 +39,11 @@ def lists(findings: Sequence[Finding]) -> str:
         if lines:
             blocks.append("\n".join([f"{state.value}:", *lines]))
     return "\n\n".join(blocks)
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """Return the findings as JSON: ``fine``, ``fails`` and ``better``, each a list of ``{subject, text}``."""
+    listed: dict[str, list[dict[str, str]]] = {state.name.lower(): [] for state in State}
+    for state, subject, text in findings:
+        listed[state.name.lower()].append({"subject": subject, "text": text})
+    return json.dumps(listed, indent=2, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Look at this machine and environment: Python, torch, torchvision, BasicSR, the compiler, the optional packages.
+"""Look at this machine and environment: Python, torch, BasicSR, the compiler, memory, disk, optional packages.
 
 No module of torch or BasicSR is imported at the top, so that a broken installation can be reported.
 """
@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import platform
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
 from importlib import metadata
+from typing import Any
+
+import psutil
 
 from safmn.doctor.findings import Finding, State
 from safmn.errors import WITHOUT_DESKTOP, first_line
@@ -24,6 +28,11 @@ from safmn.system.extras import EXTRAS, TRAIN, Extra
 TESTED = ((3, 10), (3, 14))
 """Oldest and newest Python that the tests ran on."""
 FIX = "safmn doctor --fix"
+
+_GB = 1e9
+_LITTLE_MEMORY, _LITTLE_DISK, _LITTLE_SHARED = 2e9, 5e9, 5e8  # bytes
+_FEW_FILES = 1024
+_SHARED = "/dev/shm"
 
 
 def _version(package: str) -> str | None:
@@ -144,10 +153,76 @@ def optional_packages() -> list[Finding]:
     return findings
 
 
+def processor() -> Finding:
+    """How many cores this process may use, and the instruction sets that the kernels use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = f"{cores} {'core' if cores == 1 else 'cores'}"
+    if (torch := sys.modules.get("torch")) is not None:
+        text += f", {torch.backends.cpu.get_cpu_capability()}"
+    return Finding(State.FINE, "processor", text)
+
+
+def memory() -> Finding:
+    """How much memory is free."""
+    found = psutil.virtual_memory()
+    text = f"{found.available / _GB:.1f} of {found.total / _GB:.1f} GB are free"
+    return Finding(State.FINE if found.available > _LITTLE_MEMORY else State.BETTER, "memory", text)
+
+
+def disk() -> Finding:
+    """How much room there is in the current folder."""
+    free = shutil.disk_usage(".").free
+    text = f"{free / _GB:.1f} GB are free in {os.getcwd()}"
+    return Finding(State.FINE if free > _LITTLE_DISK else State.BETTER, "disk", text)
+
+
+def shared_memory() -> Finding | None:
+    """Whether loader workers can pass batches on; None where the system has no /dev/shm."""
+    if not os.path.isdir(_SHARED):
+        return None
+    free = shutil.disk_usage(_SHARED).free
+    if free > _LITTLE_SHARED:
+        return Finding(State.FINE, _SHARED, f"{free / _GB:.1f} GB are free")
+    text = f"only {free / 1e6:.0f} MB are free for batches of loader workers: docker run --shm-size=2g"
+    return Finding(State.BETTER, _SHARED, text)
+
+
+def file_handles() -> Finding | None:
+    """How many files a process may open; None on Windows, which has no such limit."""
+    try:
+        resource: Any = importlib.import_module("resource")
+    except ImportError:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY or limit >= _FEW_FILES:
+        return Finding(State.FINE, "open files", "no limit" if limit == resource.RLIM_INFINITY else f"up to {limit}")
+    return Finding(State.BETTER, "open files", f"only {limit}, too few for many loader workers: ulimit -n 4096")
+
+
+def clashes() -> list[Finding]:
+    """Installed packages that are known not to work together."""
+    findings = []
+    builds = [name for name in ("opencv-python", "opencv-python-headless", "opencv-contrib-python") if _version(name)]
+    if len(builds) > 1:
+        text = f"{' and '.join(builds)} overwrite each other: keep one (pip uninstall both, then install one)"
+        findings.append(Finding(State.BETTER, "OpenCV", text))
+    numpy, of_torch = _version("numpy"), _version("torch")
+    if numpy and of_torch and int(numpy.split(".")[0]) >= 2 and _numbers(of_torch) < (2, 3):
+        text = f"torch {of_torch} was built for NumPy 1, but NumPy is {numpy}: pip install 'numpy<2' or a newer torch"
+        findings.append(Finding(State.FAILS, "NumPy", text))
+    return findings
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
 def examine() -> list[Finding]:
     """Run all checks."""
     checks: list[Callable[[], Finding | None]] = [python, torch, torchvision, opencv, training, native_kernels]
-    return [finding for check in checks if (finding := check()) is not None] + optional_packages()
+    checks += [processor, memory, disk, shared_memory, file_handles]
+    found = [finding for check in checks if (finding := check()) is not None]
+    return found + clashes() + optional_packages()
 
 
 def fix(say: Callable[[str], None]) -> None:

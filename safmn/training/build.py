@@ -134,14 +134,16 @@ def _validation_sets(options: Options) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _experiment(options: Options, *, resuming: bool, ranks: Ranks) -> Iterator[Experiment]:
+def _experiment(
+    options: Options, *, resuming: bool, ranks: Ranks, console: logging.Handler | None
+) -> Iterator[Experiment]:
     """Lock the experiment's folder for this run. Set up its log file after the block has succeeded.
 
     The block builds everything that can fail. A new run renames the folder of an older run only after the block.
     Therefore a mistake in the option file does not change the older run's folder.
     """
     experiment = Experiment.of(options)
-    start_logging(None, is_main=ranks.is_main)
+    start_logging(None, is_main=ranks.is_main, console=console)
     if not ranks.is_main:
         yield experiment
     else:
@@ -187,7 +189,14 @@ def _check_exceptions(options: Options, dataset: Any) -> None:
     logger.info("teacher: %d of %d images match %s", count, len(names), teacher.except_images)
 
 
-def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, allow_changes: bool = False) -> Trainer:
+def build_trainer(
+    options: Options,
+    ranks: Ranks,
+    *,
+    auto_resume: bool = False,
+    allow_changes: bool = False,
+    console: logging.Handler | None = None,
+) -> Trainer:
     """Build the trainer of an option file, and resume from a checkpoint if requested.
 
     Args:
@@ -195,13 +204,14 @@ def build_trainer(options: Options, ranks: Ranks, *, auto_resume: bool = False, 
         auto_resume: resume from the newest intact checkpoint of the experiment, if it has one. Otherwise
             ``path.resume_state`` is used, if it is set.
         allow_changes: resume even if options that affect the weights have changed.
+        console: takes the log lines in place of the console.
 
     Raises:
         UserError: the option file and the data, or a checkpoint, do not match; nothing was trained or overwritten.
     """
     execution = prepare_execution(options, ranks)
     resuming = auto_resume or bool(options.path.resume_state)
-    with _experiment(options, resuming=resuming, ranks=ranks) as experiment:
+    with _experiment(options, resuming=resuming, ranks=ranks, console=console) as experiment:
         logger.info("computing on %s", execution.describe())
         loader = build_loader(options, execution, ranks)
         _check_exceptions(options, loader.keyed.dataset)

@@ -171,15 +171,19 @@ def environment() -> dict[str, str]:
     }
 
 
-def start_logging(log_file: Path | None, *, is_main: bool) -> None:
-    """Log to the console, above progress bars, and to ``log_file`` if there is one; other ranks log warnings only."""
+def start_logging(log_file: Path | None, *, is_main: bool, console: logging.Handler | None = None) -> None:
+    """Log to the console, above progress bars, and to ``log_file`` if there is one; other ranks log warnings only.
+
+    Args:
+        console: takes the place of the console.
+    """
     root = logging.getLogger("safmn")
     root.setLevel(logging.INFO if is_main else logging.WARNING)
     root.propagate = False
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    _add_handler(_BarFriendlyHandler())
+    _add_handler(console or _BarFriendlyHandler())
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         _add_handler(logging.FileHandler(log_file, encoding="utf-8"))
