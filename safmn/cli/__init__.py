@@ -19,7 +19,7 @@ VERBS = {
     "degrade": ("safmn.cli.degrade", "degrade an image as real-world training does"),
     "options": ("safmn.cli.options", "list the option files that come with the package, or print one"),
     "zoo": ("safmn.cli.zoo", "list the weights that come with the package"),
-    "doctor": ("safmn.cli.doctor", "check this machine or, with -opt, a run before it starts; --fix installs what lacks"),
+    "doctor": ("safmn.cli.doctor", "check this machine and, with -opt, a run before it starts"),
 }
 
 
