@@ -97,6 +97,7 @@ setup(
         "safmn.options": ["schema.json"],
         "safmn.weights.zoo": ["*.safetensors", "*.json", "NOTICE.md"],
         "safmn.kernels.cpu": ["*.cpp", "*.h"],
+        "safmn.report": ["assets/*.css", "assets/*.js"],
     },
     python_requires=">=3.10",
     install_requires=[

@@ -255,6 +255,10 @@ def test_skip_on_nonfinite_counts_and_is_bounded(
     assert main(["-opt", str(write(images, tmp_path, on_nonfinite="skip"))]) == 0
     state = json.loads((tmp_path / "experiments/tiny/training_states/000000024/state.json").read_text())
     assert state["progress"]["skipped"] == 2
+    skipped = {line["iter"]: line["skipped"] for line in tiny_run.record(tmp_path) if "skipped" in line}
+    assert sorted(skipped) == [5, 9]
+    assert all(Path(sample).is_file() for samples in skipped.values() for sample in samples)
+    assert {len(samples) for samples in skipped.values()} == {2}
     shutil.rmtree(tmp_path / "experiments")
     assert main(["-opt", str(write(images, tmp_path, on_nonfinite="skip", max_skips=1))]) == 2
     assert "max_skips" in capfd.readouterr().err

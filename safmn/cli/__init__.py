@@ -19,6 +19,7 @@ VERBS = {
     "degrade": ("safmn.cli.degrade", "degrade an image as real-world training does"),
     "options": ("safmn.cli.options", "list the option files that come with the package, or print one"),
     "zoo": ("safmn.cli.zoo", "list the weights that come with the package"),
+    "report": ("safmn.cli.report", "show training runs and tests in one HTML file"),
     "doctor": ("safmn.cli.doctor", "check this machine and, with -opt, a run before it starts"),
 }
 

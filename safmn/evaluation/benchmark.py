@@ -341,6 +341,7 @@ def _board(
         expect=plan.expect,
         facts=_facts(plan, device),
         options=plan.options,
+        data=plan.sets,
         degraded=[name for name, section in plan.sets.items() if degrades(section["type"])],
     )
 

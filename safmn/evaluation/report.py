@@ -35,6 +35,7 @@ class Scoreboard:
         expect: set -> expected means, with tolerances.
         facts: further entries of the report: weights, option file, versions, device.
         options: content of the option file, for the JSON.
+        data: set -> its section of the option file, or what stands for it in a test of weights, for the JSON.
         degraded: sets with degraded LQ images, which cannot be compared with published values.
     """
 
@@ -46,6 +47,7 @@ class Scoreboard:
     expect: Mapping[str, Expectation]
     facts: Mapping[str, Any]
     options: Mapping[str, Any] | None = None
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     degraded: Collection[str] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -123,7 +125,8 @@ class Scoreboard:
             "left out": dict(self.left_out),
             "drifted": self.drifts(),
         }
-        return {**self.facts, **outcome, "options": self.options}
+        data = {name: dict(section) for name, section in self.data.items()}
+        return {**self.facts, **outcome, "options": self.options, "data": data}
 
     def write(self, folder: Path) -> None:
         """Write ``metrics.json`` and ``metrics.md`` into ``folder``, each atomically."""

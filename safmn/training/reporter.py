@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -58,7 +58,7 @@ class Reporter:
         remaining = (self.total - iteration) / rate
         text = "  ".join(f"{name} {value:.4e}" for name, value in losses.items())
         logger.info(
-            "epoch %d  iter %d  lr %.3e  %.2f it/s  data %.0f%%  eta %s  %s",
+            "epoch %d  iter %d  lr %.3e  %.4g it/s  data %.0f%%  eta %s  %s",
             *(epoch, iteration, learning_rate, rate, 100 * waited, tqdm.format_interval(remaining), text),
         )
         self._show(loss=f"{sum(losses.values()):.4f}")
@@ -86,6 +86,15 @@ class Reporter:
         for metric, value in means.items():
             self._scalar(f"metrics/{set_name}/{metric}", value, iteration)
             self._show(**{metric: f"{value:.2f}"})
+
+    def skipped(self, iteration: int, samples: Sequence[str]) -> None:
+        """Log the samples of an iteration whose step was skipped because of NaN or Inf."""
+        if not self.speaks:
+            return
+        self.experiment.append_record({"iter": iteration, "skipped": list(samples)})
+        logger.warning(
+            "iteration %d is skipped: a loss or gradient is NaN or Inf; samples: %s", iteration, ", ".join(samples)
+        )
 
     def image(self, iteration: int, tag: str, image: Any) -> None:
         """Add an image, uint8 (H, W, 3) RGB, to TensorBoard under ``tag``."""

@@ -129,7 +129,7 @@ class Trainer:
             flags = flags + self.flags.drain()
         stop = max((of.stop for of in flags), default=0)
         interrupt.join(stop)
-        self._handle_nonfinite(flags)
+        self._handle_nonfinite(flags, log)
         leave, improved = bool(stop), False
         if validates and not leave:
             try:
@@ -140,8 +140,8 @@ class Trainer:
             self.saver.save_together(self.progress, best=improved)
         return leave
 
-    def _handle_nonfinite(self, flags: list[IterationFlags]) -> None:
-        """Count the iterations with a NaN or Inf, on which the ranks agreed, or stop the run.
+    def _handle_nonfinite(self, flags: list[IterationFlags], log: Reporter) -> None:
+        """Count and report the iterations with a NaN or Inf, on which the ranks agreed, or stop the run.
 
         Raises:
             NonFiniteError: ``on_nonfinite`` is ``stop``, or more than ``max_skips`` iterations were skipped. The run is
@@ -163,6 +163,8 @@ class Trainer:
                     "train.grad_clip, or train.on_nonfinite: skip"
                 )
             self.progress.skipped += 1
+            every = distributed.on_all_ranks(of.samples)
+            log.skipped(of.iteration, [sample for samples in every for sample in samples])
             if self.progress.skipped > train.max_skips:
                 self.saver.save_together(self.progress)
                 raise NonFiniteError(f"{where}. More than train.max_skips: {train.max_skips} iterations were skipped")
