@@ -37,6 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps, auto; default: num_gpu of the option file")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
     parser.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="a second row for each set: mean of 8 flips and rotations (8 times the work)",
+    )
+    parser.add_argument(
         "--require_all",
         action="store_true",
         help="fail if any set is missing, even one that its authors only give on request",
@@ -50,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         help="replace values of the option file, e.g. path:pretrain_network_g=net_g_latest.pth",
     )
     file.add_argument("--debug", action="store_true", help="write the results to debug_<name>")
+    file.add_argument("--tolerant", action="store_true", help="warn about unknown keys instead of refusing the file")
     file.add_argument("--auto_resume", action="store_true", help="ignored, for compatibility with BasicSR")
     file.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     alone = parser.add_argument_group("with --weights")
@@ -66,7 +72,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; an argument that belongs to the other way of testing is an error."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    for name in ("force_yml", "debug") if arguments.weights else ("scale", "sets", "benchmark", "save_img"):
+    for name in ("force_yml", "debug", "tolerant") if arguments.weights else ("scale", "sets", "benchmark", "save_img"):
         if getattr(arguments, name) != parser.get_default(name):
             flag = "--set" if name == "sets" else f"--{name}"
             parser.error(f"{flag} is only allowed with {'-opt' if arguments.weights else '--weights'}")
@@ -86,7 +92,13 @@ def _from_options(arguments: argparse.Namespace) -> int:
     from safmn.runtime import distributed
     from safmn.runtime.agreement import together
 
-    options = load_options(arguments.opt, mode="test", overrides=arguments.force_yml, debug=arguments.debug)
+    options = load_options(
+        arguments.opt,
+        mode="test",
+        overrides=arguments.force_yml,
+        debug=arguments.debug,
+        tolerant=arguments.tolerant,
+    )
     dist = options.dist_params
     use_cuda = _on_cuda(arguments.device, options.num_gpu)
     ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)
@@ -94,7 +106,9 @@ def _from_options(arguments: argparse.Namespace) -> int:
         device = _device(arguments.device, options.num_gpu, ranks.local_rank)
         with together():
             with testing.results_folder(options.name, ranks, options.path.results_root) as folder:
-                plan = testing.plan_from_options(options, folder, device, require_all=arguments.require_all)
+                plan = testing.plan_from_options(
+                    options, folder, device, require_all=arguments.require_all, ensemble=arguments.ensemble
+                )
             return testing.run(plan, ranks, device)
     finally:
         distributed.leave()
@@ -119,6 +133,7 @@ def _from_weights(arguments: argparse.Namespace) -> int:
                     benchmark=arguments.benchmark,
                     save_images=arguments.save_img,
                     require_all=arguments.require_all,
+                    ensemble=arguments.ensemble,
                 )
             return testing.run(plan, ranks, device)
     finally:

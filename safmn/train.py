@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
     parser.add_argument("--debug", action="store_true", help="log every iteration; validate and save every 8")
+    parser.add_argument("--tolerant", action="store_true", help="warn about unknown keys instead of refusing the file")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
         "--force_yml",
@@ -60,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safmn.runtime.agreement import together
     from safmn.training.build import build_trainer
 
-    options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml, debug=arguments.debug)
+    options = load_options(
+        arguments.opt,
+        mode="train",
+        overrides=arguments.force_yml,
+        debug=arguments.debug,
+        tolerant=arguments.tolerant,
+    )
     use_cuda = torch.cuda.is_available() and options.num_gpu != 0
     dist = options.dist_params
     ranks = distributed.join(arguments.launcher, backend=dist.backend, port=dist.port, use_cuda=use_cuda)

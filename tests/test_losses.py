@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,6 +103,20 @@ def test_fft_loss_builds_by_name_in_basicsr_and_safmn() -> None:
 @pytest.mark.parametrize("name", ["L1Loss", "MSELoss", "CharbonnierLoss", "WeightedTVLoss", "GANLoss"])
 def test_losses_of_basicsr_stay_available(name: str) -> None:
     assert find(LOSS_REGISTRY, name).__module__.startswith("basicsr.losses.")
+
+
+@pytest.mark.parametrize("on_luma", [False, True])
+def test_the_psnr_loss_is_minus_the_mean_psnr(on_luma: bool) -> None:
+    pred, target = images((3, 3, 20, 24))
+    found = build(LOSS_REGISTRY, {"type": "PSNRLoss", "loss_weight": 0.5, "toY": on_luma})(pred, target)
+    psnrs = []
+    for one, other in zip(pred.detach().numpy(), target.detach().numpy(), strict=True):
+        if on_luma:
+            weights = np.array([65.481, 128.553, 24.966]) / 255
+            one, other = (np.tensordot(weights, image, 1) + 16 / 255 for image in (one, other))
+        psnrs.append(10 * np.log10(1 / (np.mean((one - other) ** 2) + 1e-8)))
+    assert found.item() == pytest.approx(-0.5 * np.mean(psnrs), rel=1e-12)
+    assert torch.autograd.gradcheck(build(LOSS_REGISTRY, {"type": "PSNRLoss", "toY": on_luma}), images((1, 3, 4, 4)))
 
 
 def test_perceptual_loss_is_ours() -> None:

@@ -46,3 +46,25 @@ def test_the_rate_stays_at_eta_min_after_the_last_period() -> None:
 def test_the_error_for_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(OptionError, match=r"Did you mean 'CosineAnnealingRestartLR'\?"):
         build_schedule({"type": "CosineAnnealingRestart"})
+
+
+def test_true_cosine_annealing_equals_torchs() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.3)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7, eta_min=0.01)
+    ours = build_schedule({"type": "TrueCosineAnnealingLR", "T_max": 7, "eta_min": 0.01})
+    for iteration in range(1, 20):
+        assert ours(iteration, 0.3) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6, abs=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
+def test_restormers_schedule_has_a_lowest_rate_for_each_period() -> None:
+    """Constant over the first period, because its lowest rate is the base rate; then a cosine to the second one's."""
+    section = {"periods": [4, 8], "restart_weights": [1, 1], "eta_mins": [0.3, 0.01]}
+    ours = build_schedule({"type": "CosineAnnealingRestartCyclicLR", **section})
+    assert [ours(iteration, 0.3) for iteration in range(1, 5)] == pytest.approx([0.3] * 4)
+    assert ours(9, 0.3) == pytest.approx((0.3 + 0.01) / 2)
+    assert ours(13, 0.3) == pytest.approx(0.01)
+    with pytest.raises(OptionError, match="same length"):
+        build_schedule({"type": "CosineAnnealingRestartCyclicLR", "periods": [4, 8]})

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import os
@@ -31,6 +32,7 @@ from safmn.errors import (
     first_line,
     located,
 )
+from safmn.evaluation.applying import WHOLE, Applying, applying_of, warn_of_tiles
 from safmn.evaluation.published import SETS
 from safmn.evaluation.report import Scoreboard
 from safmn.evaluation.scoring import SetResult, evaluate
@@ -74,6 +76,8 @@ class TestPlan:
         options: content of the option file.
         require_all: report every missing set as a failure, also those that are available on request only.
         seed: seeds the global generators around a user's data sets, networks and metrics.
+        applying: tiles and windows.
+        ensemble: measure every set a second time with self-ensemble; results are named ``<set> (self-ensemble)``.
     """
 
     name: str
@@ -91,6 +95,8 @@ class TestPlan:
     options: Mapping[str, Any] | None = None
     require_all: bool = False
     seed: int = 0
+    applying: Applying = WHOLE
+    ensemble: bool = False
 
 
 @contextlib.contextmanager
@@ -114,8 +120,13 @@ def results_folder(name: str, ranks: Ranks, root: str | None = None) -> Iterator
     log.write_to(folder / f"test_{name}_{time.strftime('%Y%m%d_%H%M%S')}.log")
 
 
-def plan_from_options(options: Options, folder: Path, device: torch.device, *, require_all: bool = False) -> TestPlan:
+def plan_from_options(
+    options: Options, folder: Path, device: torch.device, *, require_all: bool = False, ensemble: bool = False
+) -> TestPlan:
     """Plan the test that an option file describes, and load the network.
+
+    Args:
+        ensemble: also measure with self-ensemble, as ``val.self_ensemble: true`` does.
 
     Raises:
         OptionError: there is no test set or no weight file.
@@ -152,6 +163,8 @@ def plan_from_options(options: Options, folder: Path, device: torch.device, *, r
         options=options.raw,
         require_all=require_all,
         seed=options.manual_seed,
+        applying=WHOLE if val is None else applying_of(val, self_ensemble=False),
+        ensemble=ensemble or (val is not None and val.self_ensemble),
     )
 
 
@@ -179,6 +192,7 @@ def plan_from_weights(
     benchmark: str | None = None,
     save_images: bool = False,
     require_all: bool = False,
+    ensemble: bool = False,
 ) -> TestPlan:
     """Plan the usual test (PSNR and SSIM on the Y channel, crop = scale) of a weight file; recognise its network.
 
@@ -191,7 +205,7 @@ def plan_from_weights(
         benchmark: folder with ``<Set>/HR`` and ``<Set>/LR_bicubic/X<scale>``; without it and without ``pairs``,
             ``datasets/benchmark``.
         save_images: write the output images.
-        require_all: see :class:`TestPlan`.
+        require_all, ensemble: see :class:`TestPlan`.
 
     Raises:
         WeightsError: the weights cannot be read or have a different scale.
@@ -222,6 +236,7 @@ def plan_from_weights(
         save_images=save_images,
         suffix=folder.name,
         require_all=require_all,
+        ensemble=ensemble,
     )
 
 
@@ -281,13 +296,15 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
     results: dict[str, SetResult] = {}
     failures: dict[str, str] = {}
     left_out = _left_out(plan)
+    warn_of_tiles(plan.network, plan.applying)
     try:
         with sigterm_as_ctrl_c():
             for name, section in plan.sets.items():
                 if name in left_out:
                     continue
                 try:
-                    results[name] = _run_set(plan, name, section, ranks, device)
+                    for label, applying in _rows(plan, name):
+                        results[label] = _run_set(plan, name, label, section, applying, ranks, device)
                 except (UserError, OSError, *OUT_OF_MEMORY) as error:
                     if isinstance(error, RankError) and error.fatal:
                         raise
@@ -346,9 +363,27 @@ def _board(
     )
 
 
-def _run_set(plan: TestPlan, name: str, section: Mapping[str, Any], ranks: Ranks, device: torch.device) -> SetResult:
+def _rows(plan: TestPlan, name: str) -> list[tuple[str, Applying]]:
+    """Return the rows of a set in the table: its name and, if asked for, a second row with self-ensemble."""
+    rows = [(name, plan.applying)]
+    if plan.ensemble:
+        rows.append((f"{name} (self-ensemble)", dataclasses.replace(plan.applying, self_ensemble=True)))
+    return rows
+
+
+def _run_set(
+    plan: TestPlan,
+    name: str,
+    label: str,
+    section: Mapping[str, Any],
+    applying: Applying,
+    ranks: Ranks,
+    device: torch.device,
+) -> SetResult:
+    """Score the network on the set ``name``; ``label`` names the result."""
     dataset = build_dataset(section, phase=section["phase"], scale=plan.scale, seed=plan.seed)
-    save_dir = plan.folder / "visualization" / name if plan.save_images else None
+    folder = f"{name}_self_ensemble" if applying.self_ensemble else name
+    save_dir = plan.folder / "visualization" / folder if plan.save_images else None
     result = evaluate(
         plan.network,
         dataset,
@@ -360,11 +395,12 @@ def _run_set(plan: TestPlan, name: str, section: Mapping[str, Any], ranks: Ranks
         rank=ranks.rank,
         world_size=ranks.world_size,
         seed=plan.seed,
+        applying=applying,
     )
     means = "".join(f", {metric} {value:.4f}" for metric, value in result.mean.items())
     saved = f"; saved in {save_dir}" if save_dir else ""
-    logger.info("%s: %d images in %.1f s%s%s", name, len(result.per_image), result.seconds, means, saved)
-    return result
+    logger.info("%s: %d images in %.1f s%s%s", label, len(result.per_image), result.seconds, means, saved)
+    return dataclasses.replace(result, name=label)
 
 
 def _explain(name: str, section: Mapping[str, Any], error: Exception) -> str:
@@ -372,7 +408,7 @@ def _explain(name: str, section: Mapping[str, Any], error: Exception) -> str:
     if absent := absence(section):
         return f"{name} is missing: {absent}"
     if isinstance(error, OUT_OF_MEMORY):
-        advice = "images are tested whole: use a --device with more memory"
+        advice = "set val.tile, or use a --device with more memory"
         return f"{name}: memory ran out, {advice} ({first_line(error)})"
     return f"{name}: {error}"
 

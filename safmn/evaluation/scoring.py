@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from safmn.data.workers import explain_death
 from safmn.errors import DataError, UserError
+from safmn.evaluation.applying import WHOLE, Applying, in_whole_windows
 from safmn.imaging import to_uint8, write_image
 from safmn.imaging.file_names import image_name
 from safmn.inference.guard import Guard
@@ -78,8 +78,9 @@ def evaluate(
     progress: bool = True,
     precision: Precision = "fp32",
     seed: int = 0,
+    applying: Applying = WHOLE,
 ) -> SetResult:
-    """Score ``network`` on every item of ``dataset``, with whole images (see :func:`in_whole_windows`).
+    """Score ``network`` on every item of ``dataset``.
 
     With several ranks, rank i modulo ``world_size`` processes image i. All ranks return all results, and the numbers
     are those of a single rank. Call this on all ranks, with a network that is not wrapped for distributed training.
@@ -102,6 +103,7 @@ def evaluate(
         precision: ``bf16`` and ``fp16`` run the network under autocast.
         seed: seeds the global generators of python, numpy and torch around a user's data set, network and metrics,
             with ``name`` and the index of the image, so every call on any rank draws the same.
+        applying: tiles, windows and self-ensemble; by default whole images.
 
     Raises:
         DataError: the set is empty, an image cannot be read, a GT image is not ``scale`` times its LQ image, or the
@@ -116,7 +118,7 @@ def evaluate(
         raise DataError(f"data set {name!r} holds no images")
     draws = _Draws(seed, name, torch.device(device))
     scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix, _lq_paths(dataset), draws)
-    forward = _Forward(network, name, Execution(torch.device(device), precision), draws)
+    forward = _Forward(network, name, Execution(torch.device(device), precision), draws, applying)
     indices = range(rank, len(dataset), world_size)
     hidden = None if progress and rank == 0 else True
     outcome: list[_Score] | Exception
@@ -145,29 +147,6 @@ def check_first_pair(dataset: Any, name: str, scale: int) -> None:
         _matching(to_uint8(item["gt"]), np.empty((height, width, 1), np.uint8), item)
     except DataError as error:
         raise DataError(f"data set {name!r}: {error}") from error
-
-
-def in_whole_windows(network: Callable[[Tensor], Tensor], lq: Tensor) -> Tensor:
-    """Return ``network(lq)``; pad ``lq`` if the network has window layers (SwinIR) that do not fit its size.
-
-    As in BasicSR's ``SwinIRModel``, the input is padded by reflection at the right and at the bottom, and the output is
-    cropped. Networks with an attribute ``window``, such as those of SAFMN, take any size and get no padding.
-
-    Args:
-        network: maps (B, C, h, w) to (B, C, h * scale, w * scale).
-        lq: (B, C, h, w).
-    """
-    if not isinstance(network, nn.Module) or hasattr(network, "window"):
-        return network(lq)
-    sizes = [getattr(layer, "window_size", None) for layer in network.modules()]
-    window = max((size for size in sizes if isinstance(size, int)), default=1)
-    if window == 1:
-        return network(lq)
-    height, width = lq.shape[-2:]
-    padded = functional.pad(lq, (0, -width % window, 0, -height % window), mode="reflect")
-    output = network(padded)
-    scale = output.shape[-1] // padded.shape[-1]
-    return output[..., : height * scale, : width * scale]
 
 
 @dataclass(frozen=True)
@@ -210,8 +189,16 @@ class _Forward:
     pixels that the guard would replace.
     """
 
-    def __init__(self, network: Callable[[Tensor], Tensor], set_name: str, execution: Execution, draws: _Draws) -> None:
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        set_name: str,
+        execution: Execution,
+        draws: _Draws,
+        applying: Applying,
+    ) -> None:
         self.network = network
+        self.applying = applying
         self.set_name = set_name
         self.execution = execution
         self.draws = draws
@@ -222,7 +209,7 @@ class _Forward:
         try:
             drawn = self.draws.of(getattr(self.network, "network", self.network), index, "network")
             with drawn, explain_death(), torch.no_grad(), self.execution.autocast():
-                images = in_whole_windows(self.network, lq)  # (1, C, H, W)
+                images = self.applying(self.network, lq)  # (1, C, H, W)
         except RuntimeError as error:
             if isinstance(error, OUT_OF_MEMORY):
                 raise

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from safmn.losses.fft_loss import FFTLoss
 from safmn.losses.perceptual_loss import PerceptualLoss
+from safmn.losses.psnr_loss import PSNRLoss
 
-__all__ = ["FFTLoss", "PerceptualLoss"]
+__all__ = ["FFTLoss", "PSNRLoss", "PerceptualLoss"]

@@ -73,10 +73,54 @@ def cosine_annealing_restart(
     return schedule
 
 
+def true_cosine_annealing(T_max: Positive, eta_min: NotNegativeFloat = 0.0) -> Schedule:
+    """A cosine from the base rate to ``eta_min`` over ``T_max`` iterations, and back over the next ``T_max``.
+
+    NAFNet's name for torch's ``CosineAnnealingLR``.
+
+    Args:
+        T_max: Iterations from the base rate to ``eta_min``.
+        eta_min: The lowest rate.
+    """
+
+    def schedule(iteration: int, base: float) -> float:
+        return float(eta_min + 0.5 * (base - eta_min) * (1 + math.cos(math.pi * (iteration - 1) / T_max)))
+
+    return schedule
+
+
+def cosine_annealing_restart_cyclic(
+    periods: Annotated[Sequence[Positive], Meta(min_length=1)],
+    restart_weights: Sequence[PositiveFloat] = (1,),
+    eta_mins: Sequence[NotNegativeFloat] = (0.0,),
+) -> Schedule:
+    """A cosine for each period, each with a lowest rate of its own: Restormer's ``CosineAnnealingRestartCyclicLR``.
+
+    Args:
+        periods: Length of each period in iterations.
+        restart_weights: A factor on the base rate for each period.
+        eta_mins: The rate at the end of each period.
+    """
+    if not len(periods) == len(restart_weights) == len(eta_mins):
+        raise OptionError("train.scheduler: periods, restart_weights and eta_mins must have the same length")
+    ends = list(accumulate(periods))
+
+    def schedule(iteration: int, base: float) -> float:
+        t = min(iteration - 1, ends[-1])
+        index = bisect.bisect_left(ends, t)
+        phase = math.pi * (t - (ends[index - 1] if index else 0)) / periods[index]
+        low = eta_mins[index]
+        return float(low + restart_weights[index] * 0.5 * (base - low) * (1 + math.cos(phase)))
+
+    return schedule
+
+
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "MultiStepLR": multi_step_restart,
     "MultiStepRestartLR": multi_step_restart,
     "CosineAnnealingRestartLR": cosine_annealing_restart,
+    "CosineAnnealingRestartCyclicLR": cosine_annealing_restart_cyclic,
+    "TrueCosineAnnealingLR": true_cosine_annealing,
 }
 
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import msgspec
 
 from safmn import registry
-from safmn.errors import OptionError, did_you_mean
+from safmn.errors import OptionError, did_you_mean, first_line
 from safmn.optim.optimizers import OPTIMIZERS, TORCH_ARGUMENTS
 from safmn.optim.schedules import SCHEDULES
 from safmn.options.losses import PUBLISHED, EntryKeys, LossEntry, is_adversarial
-from safmn.options.problems import KeyPath, Problems
+from safmn.options.problems import REMOVED, KeyPath, Problems
 from safmn.options.signatures import REQUIRED, Signature, signature_of
-from safmn.options.typed import show, to_type
+from safmn.options.typed import accepts_null, show, to_type
 from safmn.value_types import NotNegative
 
 # Arguments that BasicSR's metrics share. The framework passes (H, W, C) images, and slicing needs an integer border.
@@ -59,15 +59,24 @@ def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> Non
         try:
             inspect.signature(registry.find(registry.MODEL_REGISTRY, name)).bind("options", "execution", "ranks")
         except TypeError:
-            problems.add(
-                where, f"{name} has another constructor than SAFMN's models: subclass safmn.training.models.Model"
-            )
+            message = f"{name} has another constructor than SAFMN's models: subclass safmn.training.models.Model"
+            _unusable_model(where, message, problems)
         return
     if name in registry.names(registry.MODEL_REGISTRY):
         problems.add(where, f"BasicSR's {name} is not supported yet. Known: {', '.join(known)}.")
     elif not problems.names_may_come:
         near = did_you_mean(name, known)
-        problems.add(where, f"no model named {name!r} is registered.{near} {registry.known_names(known)}")
+        message = f"no model named {name!r} is registered.{near}"
+        _unusable_model(where, message, problems, more=f" {registry.known_names(known)}")
+
+
+def _unusable_model(where: KeyPath, message: str, problems: Problems, more: str = "") -> None:
+    """Note an unknown model: a mistake, or with ``tolerant`` a warning, and SRModel takes its place."""
+    if problems.tolerant:
+        problems.warn(where, f"{message} SRModel takes its place (tolerant)")
+        problems.edits[where] = "SRModel"
+    else:
+        problems.add(where, message + more)
 
 
 def check_network(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> Signature | None:
@@ -97,7 +106,8 @@ def check_loss(entry: LossEntry | None, given: Any, where: KeyPath, problems: Pr
     for key, hint in _LOSS_KEYS.items() if len(where) == 3 else ():
         if key in given:
             to_type(hint, given[key], (*where, key), problems)
-    _check(section, component, where, problems)
+    theirs = {"loss_weight": float} if component.__module__.startswith("basicsr.") else None
+    _check(section, component, where, problems, hints=theirs)
     weight = section.get("loss_weight")
     if isinstance(weight, (int, float)) and weight < 0:
         problems.add(
@@ -125,7 +135,7 @@ def check_optimiser(section: Mapping[str, Any], where: KeyPath, problems: Proble
     component = find_component(section, _among(OPTIMIZERS, "optimiser"), where, problems)
     if component is not None:
         _check(section, component, where, problems, without=("params",), hints=TORCH_ARGUMENTS)
-        if "lr" not in section:
+        if section.get("lr") is None:
             problems.add(where, f"{section['type']} needs 'lr', which is missing")
 
 
@@ -182,8 +192,17 @@ def find_component(
 
 
 def check_value(hint: Any, value: Any, where: KeyPath, problems: Problems) -> None:
-    """Check a value that is passed to a component unconverted: ``16.0`` is not accepted as an integer."""
-    to_type(hint, value, where, problems, whole_floats=False)
+    """Check a value that is passed to a component unconverted: ``16.0`` is not accepted as an integer.
+
+    A word for a boolean (``yes``) is noted as an edit, so that the component gets a boolean.
+    """
+    note_boolean(value, to_type(hint, value, where, problems, whole_floats=False), where, problems)
+
+
+def note_boolean(value: Any, converted: Any, where: KeyPath, problems: Problems) -> None:
+    """Note the boolean that a word such as ``yes`` was converted to, in place of the word."""
+    if isinstance(value, str) and isinstance(converted, bool):
+        problems.edits[where] = converted
 
 
 def _check(
@@ -199,6 +218,8 @@ def _check(
 ) -> Signature:
     """Check the keys of a section against its component's arguments; return the component's signature.
 
+    Null means "not given" for an argument that has a default and does not take null, and for an unknown key.
+
     Args:
         without: arguments that the framework passes.
         hints: types of arguments, more precise than those in the signature.
@@ -206,17 +227,88 @@ def _check(
         whole_floats: whether ``5e3`` is accepted as an integer.
     """
     signature = _signature(component, without)
-    own = {key: (hints or {}).get(key, hint) for key, hint in signature.hints.items()}
-    accepted = {**own, **(extra or {})}
+    stated = {key: hint for key, hint in (hints or {}).items() if key in signature.hints} | dict(extra or {})
+    accepted = {**signature.hints, **stated}
+    guessed: list[tuple[KeyPath, str]] = []
     for key, value in section.items():
-        if key in accepted:
-            to_type(accepted[key], value, (*where, key), problems, whole_floats=whole_floats)
-        elif key != "type" and not signature.is_open:
-            problems.add((*where, key), f"{section['type']} has no argument {key!r}.{did_you_mean(key, accepted)}")
+        path = (*where, key)
+        if key == "type":
+            continue
+        if key not in accepted:
+            if value is None:  # null removes a key
+                near = did_you_mean(str(key), accepted)
+                problems.leave_out(path, f"{section['type']} has no argument {key!r}, and its value is null.{near}")
+            else:
+                _unknown_argument(section["type"], component, path, signature, accepted, problems)
+        elif value is None and not accepts_null(accepted[key]) and signature.defaults.get(key) is not REQUIRED:
+            problems.edits[path] = REMOVED
+        else:
+            found = Problems("")
+            converted = to_type(accepted[key], value, path, found, whole_floats=whole_floats)
+            note_boolean(value, converted, path, problems)
+            if key in stated or component.__module__.startswith("safmn."):
+                for place, message in found.messages():
+                    problems.add(place, message)
+            else:
+                guessed += found.messages()
+    if guessed:
+        _note_guessed(section, component, guessed, where, problems)
     for key in signature.required:
         if key not in section:
             problems.add(where, f"{section['type']} needs {key!r}, which is missing")
     return signature
+
+
+def _unknown_argument(
+    kind: str,
+    component: Callable[..., Any],
+    where: KeyPath,
+    signature: Signature,
+    accepted: Mapping[str, Any],
+    problems: Problems,
+) -> None:
+    """Note a key that is no argument: a warning if a constructor swallows it, a mistake otherwise."""
+    key = str(where[-1])
+    near = did_you_mean(key, accepted)
+    if signature.swallows and isinstance(component, type):
+        problems.warn(where, f"{kind} takes this key as one of **kwargs and does not read it.{near}")
+    elif not signature.is_open:
+        problems.unknown(where, f"{kind} has no argument {key!r}.{near}")
+
+
+def _note_guessed(
+    section: Mapping[str, Any],
+    component: Callable[..., Any],
+    guessed: list[tuple[KeyPath, str]],
+    where: KeyPath,
+    problems: Problems,
+) -> None:
+    """Note the values that the types guessed from defaults and annotations refuse.
+
+    They are warnings if the constructor takes them, which is tried, and mistakes if it raises an exception. A function,
+    such as a metric, cannot be tried.
+    """
+    kind = section["type"]
+    edits = {key: problems.edits.get((*where, key), value) for key, value in section.items() if key != "type"}
+    arguments = {key: value for key, value in edits.items() if value is not REMOVED}
+    refusal = _refusal(component, arguments) if isinstance(component, type) else None
+    for path, message in guessed:
+        if refusal is None:
+            problems.warn(path, f"{message}; this type is guessed from the code of {kind}, and the value is used")
+        else:
+            problems.guessed(path, f"{message}; {kind} refuses it as well: {refusal}")
+
+
+def _refusal(component: Callable[..., Any], arguments: Mapping[str, Any]) -> str | None:
+    """Build a component to see whether its constructor takes the arguments; return its exception, None if it does."""
+    import torch  # only here: most option files need no trial
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            component(**arguments)
+    except Exception as error:  # a user's constructor may raise any exception
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None
 
 
 def defaults_of(key: str, section: Mapping[str, Any]) -> dict[str, Any]:

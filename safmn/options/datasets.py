@@ -12,9 +12,9 @@ from safmn import registry
 from safmn.errors import OptionError, did_you_mean
 from safmn.imaging.file_names import folder_mistake, template_mistake
 from safmn.options.components import check_value, find_component, finder
-from safmn.options.problems import KeyPath, Problems
+from safmn.options.problems import REMOVED, KeyPath, Problems
 from safmn.options.signatures import option_keys
-from safmn.options.typed import struct_defaults
+from safmn.options.typed import accepts_null, struct_defaults
 from safmn.value_types import NotNegative, Positive, PositiveFloat
 
 PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # a leading ``~`` is expanded
@@ -117,13 +117,19 @@ def check_dataset(
         path = (*where, key)
         if key in accepted:
             known = accepted[key]
+            if value is None and not accepts_null(known.hint) and key not in ("name", "type", *required):
+                problems.edits[path] = REMOVED
+                continue
             check_value(known.hint, value, path, problems)
             if known.no_effect and (known.quiet is msgspec.UNSET or value != known.quiet):
                 problems.warn(path, known.no_effect)
+        elif value is None:  # null removes a key
+            near = did_you_mean(str(key), accepted)
+            problems.leave_out(path, f"{section['type']} has no key {key!r}, and its value is null.{near}")
         elif is_open:
             problems.warn(path, f"cannot be checked: it is unknown which keys {section['type']} reads")
         else:
-            problems.add(path, f"{section['type']} has no key {key!r}.{did_you_mean(key, accepted)}")
+            problems.unknown(path, f"{section['type']} has no key {key!r}.{did_you_mean(key, accepted)}")
 
 
 def idle_keys() -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 from safmn.errors import OptionError
-from safmn.options import datasets, plugins, rules
-from safmn.options.problems import KeyPath, Problems
+from safmn.options import datasets, others, plugins, rules
+from safmn.options.problems import KeyPath, Problems, apply_edits
 from safmn.options.reader import parse_value, read_document
 from safmn.options.shipped import find_option_file
 from safmn.options.typed import to_struct
@@ -27,6 +27,7 @@ def load_options(
     mode: Literal["train", "test"],
     overrides: Iterable[str] = (),
     debug: bool = False,
+    tolerant: bool = False,
 ) -> Options:
     """Read an option file and check it completely. Nothing is built, but the modules in ``imports`` are imported.
 
@@ -34,6 +35,8 @@ def load_options(
         path: a YAML file with BasicSR's keys and ours, or the name of one that comes with the package (``train_x4``).
         mode: the purpose; training needs ``train`` and ``datasets.train``.
         overrides: ``a:b=c`` entries of ``--force_yml``; ``c`` is a YAML value.
+        tolerant: unknown keys, and values that a guessed type refuses, are warnings instead of mistakes; the file's
+            ``tolerant: true`` does the same.
         debug: prefix the run's name with ``debug_``, log every iteration, and validate and save every 8.
 
     Raises:
@@ -47,21 +50,25 @@ def load_options(
     data = document.data
     for entry in overrides:
         _override(data, entry, problems)
+    problems.tolerant = tolerant or data.get("tolerant") is True
     _leave_out_sets(data)
+    others.translate(data, problems)
     if debug:
         _apply_debug(data)
-    raw = copy.deepcopy(data)
     file = to_struct(OptionFile, data, (), problems)
     if plugins.names_of(data):
         _check_before_imports(file, data, mode, problems)
         plugins.import_all(data, problems)
     rules.check_components(data, mode, problems)
+    if problems.edits:
+        apply_edits(data, problems.edits)
+        file = to_struct(OptionFile, data, (), Problems(path)) if file is not None else None
     if file is not None:
         rules.check_sense(file, data, mode, problems)
     problems.raise_all()
     problems.log_warnings()
     assert file is not None  # otherwise a problem was noted
-    return _resolve(file, str(path), mode, debug, raw)
+    return _resolve(file, str(path), mode, debug, copy.deepcopy(data))
 
 
 def _check_before_imports(

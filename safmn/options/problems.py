@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from safmn.errors import OptionError
 
 KeyPath: TypeAlias = tuple[str | int, ...]
+REMOVED: Any = object()
+"""In :attr:`Problems.edits`: the key is to be removed."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,15 +33,19 @@ class Problems:
 
     Args:
         source: the file's name, for messages.
+        tolerant: whether unknown keys, and values that a guessed type refuses, are warnings (``--tolerant``).
 
     Attributes:
         names_may_come: whether an unknown component name is accepted for now, because ``imports`` may register it.
+        edits: key path -> the value to use instead of the file's, or ``REMOVED``; see :func:`apply_edits`.
         lines: line number of every key path.
         overridden: key path -> the ``--force_yml`` entry that set it.
     """
 
-    def __init__(self, source: str | Path) -> None:
+    def __init__(self, source: str | Path, *, tolerant: bool = False) -> None:
         self.source = str(source)
+        self.tolerant = tolerant
+        self.edits: dict[KeyPath, Any] = {}
         self.names_may_come = False
         self.lines: dict[KeyPath, int] = {}
         self.overridden: dict[KeyPath, str] = {}
@@ -51,7 +57,7 @@ class Problems:
 
     def before_imports(self) -> Problems:
         """Return a copy with the mistakes so far, for the checks before ``imports`` are imported."""
-        early = Problems(self.source)
+        early = Problems(self.source, tolerant=self.tolerant)
         early.names_may_come = True
         early.lines, early.overridden = self.lines, self.overridden
         early._found = list(self._found)
@@ -63,6 +69,25 @@ class Problems:
         if entry not in self._found:
             self._found.append(entry)
 
+    def unknown(self, path: Sequence[str | int], message: str) -> None:
+        """Note an unknown key: a mistake, or with ``tolerant`` a warning, and the key is left out."""
+        if not self.tolerant:
+            self.add(path, message)
+            return
+        self.leave_out(path, f"{message.rstrip('.')}; left out (tolerant)")
+
+    def leave_out(self, path: Sequence[str | int], message: str) -> None:
+        """Warn about a key, and leave it out."""
+        self.warn(path, message)
+        self.edits[tuple(path)] = REMOVED
+
+    def guessed(self, path: Sequence[str | int], message: str) -> None:
+        """Note a value that a guessed type refuses: a mistake, or with ``tolerant`` a warning."""
+        if self.tolerant:
+            self.warn(path, f"{message}; used as it is (tolerant)")
+        else:
+            self.add(path, message)
+
     def warn(self, path: Sequence[str | int], message: str) -> None:
         """Note a warning about a key that is accepted."""
         self._warnings.append((tuple(path), message))
@@ -71,6 +96,10 @@ class Problems:
         """Log every warning once."""
         for path, message in dict.fromkeys(self._warnings):
             _log.warning("%s: %s: %s", self.source, show_path(path), message)
+
+    def messages(self) -> list[tuple[KeyPath, str]]:
+        """Return the key paths and the texts of the mistakes so far."""
+        return [(path, message) for path, _, message in self._found]
 
     def raise_first(self) -> None:
         """Raise the first mistake, if any, without file and key: for a value that is not in a file."""
@@ -106,3 +135,15 @@ class Problems:
                 break
         key = f": {show_path(path)}" if path else ""
         return f"{where}{key}: {message}"
+
+
+def apply_edits(data: dict[str, Any], edits: Mapping[KeyPath, Any]) -> None:
+    """Change the values of key paths in plain data, in-place; ``REMOVED`` removes the key."""
+    for path, value in edits.items():
+        section: Any = data
+        for part in path[:-1]:
+            section = section[part]
+        if value is REMOVED:
+            section.pop(path[-1], None)
+        else:
+            section[path[-1]] = value

@@ -236,7 +236,9 @@ def _check_schedule(train: TrainSection, problems: Problems) -> None:
     where = ("train", "scheduler")
     section = train.scheduler
     weights = section.get("restart_weights", [1])
-    key = "periods" if section.get("type") == "CosineAnnealingRestartLR" else "restarts"
+    if section.get("type") == "TrueCosineAnnealingLR":
+        return
+    key = "periods" if str(section.get("type")).startswith("CosineAnnealingRestart") else "restarts"
     steps = section.get(key, [0])
     if isinstance(steps, list) and isinstance(weights, list) and len(steps) != len(weights):
         problems.add(where, f"{key} has {len(steps)} items, restart_weights {len(weights)}; they must be equally many")
@@ -295,7 +297,7 @@ def _check_degradation(file: OptionFile, data: Mapping[str, Any], mode: str, pro
         if key in known:
             to_type(known[key], value, ("degradation", key), problems, whole_floats=False)
         else:
-            problems.add(("degradation", key), f"unknown key.{did_you_mean(key, known)}")
+            problems.unknown(("degradation", key), f"unknown key.{did_you_mean(key, known)}")
     values = degradation_keys(file, data)
     _warn_of_pairs(file, given, problems)
     if len(problems):

@@ -28,11 +28,13 @@ class Signature(msgspec.Struct, frozen=True):
         hints: name -> required type of the value, or Any.
         defaults: name -> default, or REQUIRED.
         is_open: whether further keywords may be accepted, which are unknown without running the component.
+        swallows: whether ``**kwargs`` accept further keywords that nothing reads.
     """
 
     hints: dict[str, Any]
     defaults: dict[str, Any]
     is_open: bool
+    swallows: bool = False
 
     @property
     def required(self) -> list[str]:
@@ -44,8 +46,7 @@ def signature_of(component: Callable[..., Any], without: tuple[str, ...] = ()) -
     """Return the keyword arguments of a function or of a class's constructor.
 
     The effect of ``**kwargs`` depends on their use. If they are only passed to the parent's constructor, its arguments
-    are added. If the code reads them, the signature is open. If nothing reads them, they are ignored, because they
-    would only hide misspelt arguments.
+    are added. If the code reads them, the signature is open. If nothing reads them, the signature swallows them.
 
     Args:
         component: the class or function.
@@ -53,7 +54,7 @@ def signature_of(component: Callable[..., Any], without: tuple[str, ...] = ()) -
     """
     hints: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
-    is_open = False
+    is_open = swallows = False
     documented = _documented(component)
     for function in _constructors(component):
         annotations = _annotations(function)
@@ -68,12 +69,12 @@ def signature_of(component: Callable[..., Any], without: tuple[str, ...] = ()) -
                 defaults[parameter.name] = parameter.default
         use = _use_of(function, rest) if rest else "nothing"
         if use != "parent":
-            is_open = use == "reads"
+            is_open, swallows = use == "reads", rest is not None and use == "nothing"
             break
     for name in without:
         hints.pop(name, None)
         defaults.pop(name, None)
-    return Signature(hints, defaults, is_open)
+    return Signature(hints, defaults, is_open, swallows)
 
 
 def _constructors(component: Callable[..., Any]) -> Iterator[Callable[..., Any]]:

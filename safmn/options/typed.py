@@ -23,6 +23,8 @@ _NAMES: dict[type, str] = {
     describe_type.DictType: "a section",
     describe_type.StructType: "a section",
 }
+# Words that YAML 1.1 reads as booleans, as BasicSR does. They count only where a boolean is expected.
+_BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}
 _BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "less than"}
 
 
@@ -33,9 +35,14 @@ def to_struct(kind: type[S], value: Any, where: KeyPath, problems: Problems) -> 
         return None
     before = len(problems)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for key in value:
-        if key not in fields:
-            problems.add((*where, key), f"unknown key.{did_you_mean(key, fields)}")
+    for key, given in value.items():
+        if key in fields:
+            continue
+        message = f"unknown key.{did_you_mean(key, fields)}"
+        if given is None:  # null removes a key
+            problems.leave_out((*where, key), f"{message} It is null, so it has no effect")
+        else:
+            problems.unknown((*where, key), message)
     converted: dict[str, Any] = {}
     for name, field in fields.items():
         if name not in value or (value[name] is None and not field.required):
@@ -44,6 +51,12 @@ def to_struct(kind: type[S], value: Any, where: KeyPath, problems: Problems) -> 
             continue
         converted[field.name] = to_type(field.type, value[name], (*where, name), problems)
     return kind(**converted) if len(problems) == before else None
+
+
+def accepts_null(hint: Any) -> bool:
+    """Return whether null is a value of a type."""
+    members = _members(hint)
+    return types.NoneType in members or Any in members
 
 
 def struct_defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -56,10 +69,12 @@ def struct_defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
 def to_type(hint: Any, value: Any, where: KeyPath, problems: Problems, *, whole_floats: bool = True) -> Any:
     """Convert a value to ``hint``, a type that msgspec knows. If that fails, note the mistake and return None.
 
-    Integers are accepted as floats and, with ``whole_floats``, floats such as ``5e3`` as integers. Nothing else is
-    converted.
+    Integers are accepted as floats and, with ``whole_floats``, floats such as ``5e3`` as integers. ``yes``, ``no``,
+    ``on`` and ``off`` are accepted as booleans, unless text is, too. Nothing else is converted.
     """
     members = _members(hint)
+    if bool in members and str not in members and isinstance(value, str) and value.lower() in _BOOLEANS:
+        return _BOOLEANS[value.lower()]
     if value is None and types.NoneType in members:
         return None
     for member in members:

@@ -137,6 +137,13 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         save_img: Save the network's output images.
         suffix: Suffix of the names of saved images; null: in training the iteration, in testing the run's name.
         pbar: Show a progress bar over the images.
+        tile: Compute images in tiles of this many LQ pixels, for large images; null: whole. If the network's halo is
+            known, the result is that of the whole image, padded to a multiple of the network's window. Otherwise tiles
+            have ``tile_overlap`` pixels of context, and the result may differ.
+        tile_overlap: LQ pixels of context around each tile, for networks without a known halo.
+        window: Pad images to multiples of this; null: of the network's own windows.
+        self_ensemble: Average over the eight flips and rotations, in eight times the time. A test measures with and
+            without it.
         metrics: The metrics. Each has a name of your choice and a section with ``type`` and its arguments.
     """
 
@@ -144,6 +151,10 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     save_img: bool = False
     suffix: str | None = None
     pbar: bool = True
+    tile: Positive | None = None
+    tile_overlap: NotNegative = 32
+    window: Positive | None = None
+    self_ensemble: bool = False
     metrics: dict[str, Component] = {}
 
 
@@ -233,6 +244,7 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
         expect: Numbers that a test must reproduce; see below.
         imports: Python files (``my_arch.py``) and installed modules that register your own components. Loading the
             option file imports them.
+        tolerant: Warn about unknown keys and leave them out, instead of refusing the file; like ``--tolerant``.
     """
 
     name: Annotated[str, Meta(min_length=1)]
@@ -255,6 +267,7 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
     dist_params: DistParams = DistParams()
     expect: dict[str, dict[str, Any]] = {}
     imports: list[str] = []
+    tolerant: bool = False
 
 
 class NetworkKeys(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from safmn.evaluation.scoring import Interrupted, SetResult, evaluate, in_whole_windows
+from safmn.evaluation.applying import Applying, applying_of
+from safmn.evaluation.scoring import Interrupted, SetResult, evaluate
 from safmn.imaging import to_uint8
 from safmn.options import Options
 from safmn.options.types import ValSection
@@ -61,7 +62,7 @@ class Validator:
     ) -> tuple[SetResult, Tensor | None]:
         """Return the scores of one set and the network's first output, (1, 3, H, W); None if it had no image."""
         val = self.val
-        network = _Watched(model.validation_network.eval(), stop)
+        network = _Watched(model.validation_network.eval(), stop, applying_of(val))
         result = evaluate(
             network,
             self.datasets[name],
@@ -90,15 +91,16 @@ class Validator:
 class _Watched:
     """The network during validation. It stops between two images, and keeps its first output for TensorBoard."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], stop: Callable[[], bool]) -> None:
+    def __init__(self, network: Callable[[Tensor], Tensor], stop: Callable[[], bool], applying: Applying) -> None:
         self.network = network
         self.stop = stop
+        self.applying = applying
         self.first_output: Tensor | None = None  # (1, 3, H, W)
 
     def __call__(self, lq: Tensor) -> Tensor:
         if self.stop():
             raise Interrupted
-        output = in_whole_windows(self.network, lq)
+        output = self.applying(self.network, lq)
         if self.first_output is None:
             self.first_output = output
         return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from safmn.training.models import others as others
 from safmn.training.models.base_model import Batch, Model, StepResult
 from safmn.training.models.real_gan_model import ESRGANModel, RealESRGANModel, RealGANModel, SRGANModel
 from safmn.training.models.real_sr_model import RealESRNetModel, RealSRModel
