@@ -218,7 +218,7 @@ def _check(
 ) -> Signature:
     """Check the keys of a section against its component's arguments; return the component's signature.
 
-    Null means "not given" for an argument that has a default and does not take null, and for an unknown key.
+    Null means "not given" for an argument that has a default and does not take null.
 
     Args:
         without: arguments that the framework passes.
@@ -235,11 +235,7 @@ def _check(
         if key == "type":
             continue
         if key not in accepted:
-            if value is None:  # null removes a key
-                near = did_you_mean(str(key), accepted)
-                problems.leave_out(path, f"{section['type']} has no argument {key!r}, and its value is null.{near}")
-            else:
-                _unknown_argument(section["type"], component, path, signature, accepted, problems)
+            _unknown_argument(section, component, path, signature, accepted, problems)
         elif value is None and not accepts_null(accepted[key]) and signature.defaults.get(key) is not REQUIRED:
             problems.edits[path] = REMOVED
         else:
@@ -260,7 +256,7 @@ def _check(
 
 
 def _unknown_argument(
-    kind: str,
+    section: Mapping[str, Any],
     component: Callable[..., Any],
     where: KeyPath,
     signature: Signature,
@@ -268,12 +264,12 @@ def _unknown_argument(
     problems: Problems,
 ) -> None:
     """Note a key that is no argument: a warning if a constructor swallows it, a mistake otherwise."""
-    key = str(where[-1])
+    kind, key = section["type"], str(where[-1])
     near = did_you_mean(key, accepted)
     if signature.swallows and isinstance(component, type):
         problems.warn(where, f"{kind} takes this key as one of **kwargs and does not read it.{near}")
     elif not signature.is_open:
-        problems.unknown(where, f"{kind} has no argument {key!r}.{near}")
+        problems.unknown(where, f"{kind} has no argument {key!r}.{near}", section[key])
 
 
 def _note_guessed(

@@ -123,13 +123,10 @@ def check_dataset(
             check_value(known.hint, value, path, problems)
             if known.no_effect and (known.quiet is msgspec.UNSET or value != known.quiet):
                 problems.warn(path, known.no_effect)
-        elif value is None:  # null removes a key
-            near = did_you_mean(str(key), accepted)
-            problems.leave_out(path, f"{section['type']} has no key {key!r}, and its value is null.{near}")
         elif is_open:
             problems.warn(path, f"cannot be checked: it is unknown which keys {section['type']} reads")
         else:
-            problems.unknown(path, f"{section['type']} has no key {key!r}.{did_you_mean(key, accepted)}")
+            problems.unknown(path, f"{section['type']} has no key {key!r}.{did_you_mean(key, accepted)}", value)
 
 
 def idle_keys() -> dict[str, str]:

@@ -40,6 +40,7 @@ class Problems:
         edits: key path -> the value to use instead of the file's, or ``REMOVED``; see :func:`apply_edits`.
         lines: line number of every key path.
         overridden: key path -> the ``--force_yml`` entry that set it.
+        nulled: key paths that a file with ``base`` sets to null.
     """
 
     def __init__(self, source: str | Path, *, tolerant: bool = False) -> None:
@@ -49,6 +50,7 @@ class Problems:
         self.names_may_come = False
         self.lines: dict[KeyPath, int] = {}
         self.overridden: dict[KeyPath, str] = {}
+        self.nulled: set[KeyPath] = set()
         self._found: list[tuple[KeyPath, int | None, str]] = []
         self._warnings: list[tuple[KeyPath, str]] = []
 
@@ -59,7 +61,7 @@ class Problems:
         """Return a copy with the mistakes so far, for the checks before ``imports`` are imported."""
         early = Problems(self.source, tolerant=self.tolerant)
         early.names_may_come = True
-        early.lines, early.overridden = self.lines, self.overridden
+        early.lines, early.overridden, early.nulled = self.lines, self.overridden, self.nulled
         early._found = list(self._found)
         return early
 
@@ -69,17 +71,19 @@ class Problems:
         if entry not in self._found:
             self._found.append(entry)
 
-    def unknown(self, path: Sequence[str | int], message: str) -> None:
-        """Note an unknown key: a mistake, or with ``tolerant`` a warning, and the key is left out."""
-        if not self.tolerant:
-            self.add(path, message)
-            return
-        self.leave_out(path, f"{message.rstrip('.')}; left out (tolerant)")
+    def unknown(self, path: Sequence[str | int], message: str, value: Any) -> None:
+        """Note an unknown key: a mistake, or with ``tolerant`` a warning, and the key is left out.
 
-    def leave_out(self, path: Sequence[str | int], message: str) -> None:
-        """Warn about a key, and leave it out."""
-        self.warn(path, message)
-        self.edits[tuple(path)] = REMOVED
+        A key that ``--force_yml`` or a file with ``base`` set to null is removed without a word.
+        """
+        path = tuple(path)
+        if value is None and (path in self.overridden or path in self.nulled):
+            self.edits[path] = REMOVED
+        elif self.tolerant:
+            self.warn(path, f"{message.rstrip('.')}; left out (tolerant)")
+            self.edits[path] = REMOVED
+        else:
+            self.add(path, message)
 
     def guessed(self, path: Sequence[str | int], message: str) -> None:
         """Note a value that a guessed type refuses: a mistake, or with ``tolerant`` a warning."""

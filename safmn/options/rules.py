@@ -297,7 +297,7 @@ def _check_degradation(file: OptionFile, data: Mapping[str, Any], mode: str, pro
         if key in known:
             to_type(known[key], value, ("degradation", key), problems, whole_floats=False)
         else:
-            problems.unknown(("degradation", key), f"unknown key.{did_you_mean(key, known)}")
+            problems.unknown(("degradation", key), f"unknown key.{did_you_mean(key, known)}", value)
     values = degradation_keys(file, data)
     _warn_of_pairs(file, given, problems)
     if len(problems):

@@ -36,13 +36,8 @@ def to_struct(kind: type[S], value: Any, where: KeyPath, problems: Problems) -> 
     before = len(problems)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for key, given in value.items():
-        if key in fields:
-            continue
-        message = f"unknown key.{did_you_mean(key, fields)}"
-        if given is None:  # null removes a key
-            problems.leave_out((*where, key), f"{message} It is null, so it has no effect")
-        else:
-            problems.unknown((*where, key), message)
+        if key not in fields:
+            problems.unknown((*where, key), f"unknown key.{did_you_mean(key, fields)}", given)
     converted: dict[str, Any] = {}
     for name, field in fields.items():
         if name not in value or (value[name] is None and not field.required):
