@@ -147,7 +147,7 @@ def test_an_environment_without_pip_is_told_how_to_get_it(tmp_path: Path) -> Non
 
 
 def test_the_tested_versions_are_those_of_the_table() -> None:
-    files = ("requirements.txt", "tests/requirements-phones.txt")
+    files = ("requirements.txt", "tests/requirements-extras.txt")
     pins = "".join((REPOSITORY / file).read_text(encoding="utf-8") for file in files)
     assert f"basicsr=={basicsr_install.VERSION}\n" in pins
     for extra in EXTRAS.values():

@@ -14,6 +14,7 @@ VERBS = {
     "train": ("safmn.train", "train a network from an option file"),
     "test": ("safmn.test", "test a network on benchmark sets, from an option file or weights"),
     "upscale": ("safmn.cli.upscale", "upscale images, folders and videos"),
+    "app": ("safmn.cli.app", "open a page in the browser that upscales images"),
     "export": ("safmn.cli.export", "write a network as ONNX, OpenVINO, ncnn or TorchScript"),
     "prepare": ("safmn.cli.prepare", "make LR images, sub-images, lmdb, patch stores; download data sets"),
     "degrade": ("safmn.cli.degrade", "degrade an image as real-world training does"),

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ class Run:
         compare: whether to write side-by-side pictures of still images.
         overwrite: whether to replace existing outputs.
         film: how films are encoded.
+        watch: receives the part of all files that is done, 0 to 1.
         done: number of outputs written.
         kept: number of outputs left as they were.
         uncompared: number of films and animations, which get no side-by-side picture, if ``compare``.
@@ -59,6 +60,7 @@ class Run:
     compare: bool
     overwrite: bool
     film: FilmOptions = field(default_factory=FilmOptions)
+    watch: Callable[[float], None] | None = None
     done: int = 0
     kept: int = 0
     uncompared: int = 0
@@ -70,7 +72,7 @@ class Run:
         self.kept = len(jobs) - len(todo)
         self.uncompared = sum(self.compare and job.is_film for job in jobs)
         with (
-            _Bar(len(todo)) as bar,
+            _Bar(len(todo), self.watch) as bar,
             ThreadPoolExecutor(1, "safmn-write") as writer,
             contextlib.closing(prefetch(self._read(todo))) as contents,
         ):
@@ -240,8 +242,10 @@ class _Found:
 class _Bar:
     """Progress over all files and within each: a bar on a terminal, otherwise a line for each file."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, watch: Callable[[float], None] | None = None) -> None:
         self.total = total
+        self.watch = watch
+        self.done = 0.0  # files, with parts of the current one
         self.finished = 0
         self.started = 0
         layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
@@ -262,13 +266,17 @@ class _Bar:
     def start(self, job: FileJob) -> None:
         """Show the name of the next file. The files before it count in full, even if they failed."""
         self.name = job.source.name
-        self.advance(max(self.started - self.bar.n, 0))
+        self.advance(max(self.started - self.done, 0))
         self.started += 1
         self.note("")
 
     def advance(self, part: float) -> None:
         """Advance by a part (0 to 1) of the current file."""
-        self.bar.update(min(part, self.total - self.bar.n))
+        part = min(part, self.total - self.done)
+        self.done += part
+        self.bar.update(part)
+        if self.watch is not None:
+            self.watch(self.done / self.total)
 
     def note(self, text: str) -> None:
         """Show a text beside the bar."""

@@ -46,5 +46,6 @@ EXTRAS = {
     "coreml": Extra("export to Core ML", {"coremltools": "coremltools>=9"}),
     "video": Extra("films", {"av": "av>=17"}),
     "heif": Extra("HEIC photographs", {"pillow_heif": "pillow-heif>=0.18"}),
+    "app": Extra("the page of safmn app", {"gradio": "gradio>=6"}),
     "spandrel": Extra("weights of other networks", {"spandrel": "spandrel>=0.4"}),
 }
