@@ -47,5 +47,6 @@ EXTRAS = {
     "video": Extra("films", {"av": "av>=17"}),
     "heif": Extra("HEIC photographs", {"pillow_heif": "pillow-heif>=0.18"}),
     "app": Extra("the page of safmn app", {"gradio": "gradio>=6"}),
+    "hub": Extra("weights of the Hugging Face hub", {"huggingface_hub": "huggingface-hub>=0.30"}),
     "spandrel": Extra("weights of other networks", {"spandrel": "spandrel>=0.4"}),
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from safmn.errors import WeightsError, first_line, located
 from safmn.system.files import atomic_path
-from safmn.weights import zoo
+from safmn.weights import hub, zoo
 from safmn.weights.other_files import what_it_is
 from safmn.weights.pickles import StoredTensor, Unusable
 from safmn.weights.torch_files import PICKLE_MAGIC, ZIP_MAGIC, TorchFile
@@ -39,11 +39,15 @@ _LONGEST_HEADER = 2**25  # bytes of a safetensors header
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """Return the path for ``source``: a path, or the name of weights in the package (:mod:`safmn.weights.zoo`).
+    """Return the path for ``source``: a path, the name of weights in the package, or ``hf:owner/name[/file]``.
+
+    See :mod:`safmn.weights.zoo` and :mod:`safmn.weights.hub`, which downloads.
 
     Raises:
-        WeightsError: the source is neither a file nor a known name.
+        WeightsError: the source is neither a file nor a known name, or cannot be downloaded.
     """
+    if str(source).startswith(hub.PREFIX):
+        return hub.fetch(str(source))
     path = Path(source)
     if path.suffix or len(path.parts) != 1 or path.is_file():
         return path
@@ -91,6 +95,24 @@ def has_average(source: str | os.PathLike[str]) -> bool:
             return True
         content = next((content[key] for key in _WRAPPERS if key in content), None)
     return False
+
+
+def metadata_of(source: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the texts that a file has beside its weights, by key; see ``metadata`` of :func:`save_weights`.
+
+    Raises:
+        WeightsError: as :func:`load_state_dict`.
+    """
+    path = locate(source)
+    content, _ = _read(path)
+    with path.open("rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"
+    found = _check_header(path).get("__metadata__") if is_safetensors else None
+    if isinstance(content, Mapping) and not is_safetensors:
+        found = content.get("metadata")
+    if not isinstance(found, Mapping):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, str)}
 
 
 def save_weights(
@@ -194,8 +216,8 @@ def _read_safetensors(path: Path) -> StateDict:
         raise WeightsError(f"damaged or incomplete safetensors file ({first_line(error):.200}).") from error
 
 
-def _check_header(path: Path) -> None:
-    """Check what the safetensors library does not check: the length of the header, and duplicate names in it.
+def _check_header(path: Path) -> dict[str, Any]:
+    """Return the header; check what the safetensors library does not: its length, and duplicate names in it.
 
     Raises:
         ValueError: the header is too long or has a duplicate name.
@@ -211,7 +233,8 @@ def _check_header(path: Path) -> None:
             raise ValueError("its header has a duplicate name")
         return found
 
-    json.loads(header, object_pairs_hook=once)
+    parsed: dict[str, Any] = json.loads(header, object_pairs_hook=once)
+    return parsed
 
 
 def _unwrap(content: Any, path: Path, param_key: str | None) -> Mapping[Any, Any]:
