@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safmn.errors import DataError, OptionError
-from safmn.evaluation.published import ROWS, SETS, published
+from safmn.evaluation.published import SETS, published
+from safmn.evaluation.published import rows as published_rows
 from safmn.imaging import read_rgb
 from safmn.metrics import calculate_psnr, calculate_ssim, network_name, psnr, ssim
 from safmn.registry import build, find
@@ -156,9 +157,9 @@ def test_published_rows() -> None:
     assert published("SMFANet", 4, "Manga109") == (30.82, None)
     assert published("SAFMN", 8, "Set5") is None
     assert published("SAFMN", 2, "DIV2K") is None
-    assert published("EDSR", 2, "Set5") is None
-    assert len({(row.network, row.scale) for row in ROWS}) == len(ROWS)
-    for row in ROWS:
+    assert published("Unheard", 2, "Set5") is None
+    assert len({(row.table, row.network, row.scale) for row in published_rows()}) == len(published_rows())
+    for row in published_rows():
         assert set(row.quality) <= set(SETS)
         assert all(20 < value < 40 and (s is None or 0.6 < s < 1) for value, s in row.quality.values())
 
@@ -169,7 +170,7 @@ def test_network_names() -> None:
     assert network_name({"type": "SAFMN", "dim": 36, "n_blocks": 8, "ffn_scale": 1.5}) is None
     assert network_name({"type": "SAFMN", "upscaling_factor": 4}) == "SAFMN"
     assert network_name({"type": "SAFMN", "dim": 40, "n_blocks": 8}) is None
-    assert network_name({"type": "EDSR", "num_block": 16}) is None
+    assert network_name({"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_block": 17}) is None
 
 
 def test_read_rgb_has_the_channel_order_of_psnr(benchmark_dir: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from safmn.cli import VERBS
+from safmn.cli.bench import VERBS as BENCHES
 from safmn.inference import choices
 from safmn.prepare.arguments import DATA_SETS, PARSERS
 
@@ -29,6 +30,7 @@ sys.exit(status)
 
 
 OF_VERBS = [[verb, "--help"] for verb in VERBS] + [["prepare", verb, "--help"] for verb in PARSERS]
+OF_VERBS += [["bench", verb, "--help"] for verb in BENCHES]
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

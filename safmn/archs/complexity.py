@@ -4,11 +4,12 @@ The field's papers and challenges use fvcore. Its rules:
 
 - a multiply-add of a convolution or matrix product counts as one; biases do not count;
 - nearest-neighbour enlargement counts one per output value, bilinear enlargement four;
-- activation functions, poolings and elementwise operations count nothing;
+- adaptive average pooling counts one per input value;
+- fused layer normalisation counts five per value, four without weights;
+- activation functions, other poolings and elementwise operations count nothing;
 - the activations are the output values of convolutions and matrix products.
 
-Layer normalisation is not counted here. fvcore counts none for the published SAFMN, which writes it out in elementwise
-operations, but five per value for the fused operation, although the network is the same.
+The layer normalisation of the SAFMN family is not counted: the published SAFMN writes it out in elementwise operations.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from safmn.archs.blocks import ChannelNorm
 
 # fvcore's multiply-adds per output value.
 _ENLARGEMENTS = {torch.ops.aten.upsample_nearest2d: 1, torch.ops.aten.upsample_bilinear2d: 4}
@@ -34,8 +39,43 @@ class Complexity(NamedTuple):
     activations: int
 
 
+class _FunctionCounter(TorchFunctionMode):
+    """Counts the operations that fvcore counts as functions, and that torch divides into smaller ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multiply_adds = 0
+        self.written_out = 0  # depth of modules whose normalisation counts as written in elementwise operations
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.adaptive_avg_pool2d:
+            self.multiply_adds += args[0].numel()
+        elif func is functional.layer_norm and not self.written_out:
+            weight = args[2] if len(args) > 2 else kwargs.get("weight")
+            self.multiply_adds += (4 if weight is None else 5) * args[0].numel()
+        return func(*args, **kwargs)
+
+    def follow(self, network: nn.Module) -> None:
+        """Note when the network is inside a :class:`ChannelNorm`."""
+        for module in network.modules():
+            if isinstance(module, ChannelNorm):
+                module.register_forward_pre_hook(lambda *_: self._enter(1))
+                module.register_forward_hook(lambda *_: self._enter(-1))
+
+    def _enter(self, step: int) -> None:
+        self.written_out += step
+
+
 class _Counter(TorchDispatchMode):
     """Counts the operations that run while it is active."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: otherwise torch imports torch._dynamo (a second of CPU time) to exclude this mode from it."""
+        return False
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +114,9 @@ def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280)) -
     scale = int(getattr(network, "scale", 1))
     height, width = (-(-side // scale) for side in output_size)
     shadow = copy.deepcopy(network).to("meta").eval()
-    with torch.no_grad(), _Counter() as counter:
+    functions = _FunctionCounter()
+    functions.follow(shadow)
+    with torch.no_grad(), functions, _Counter() as counter:
         shadow(torch.empty(1, 3, height, width, device="meta"))
     params = sum(parameter.numel() for parameter in network.parameters())
-    return Complexity(params, counter.multiply_adds, counter.activations)
+    return Complexity(params, counter.multiply_adds + functions.multiply_adds, counter.activations)

@@ -24,7 +24,6 @@ from safmn.data import build_dataset
 from safmn.errors import (
     EXIT_FAILED,
     EXIT_USER_ERROR,
-    DataError,
     OptionError,
     RankError,
     UserError,
@@ -33,10 +32,11 @@ from safmn.errors import (
     located,
 )
 from safmn.evaluation.applying import WHOLE, Applying, applying_of, warn_of_tiles
+from safmn.evaluation.image_sets import paired_section
+from safmn.evaluation.methods import section_of
 from safmn.evaluation.published import SETS
 from safmn.evaluation.report import Scoreboard
 from safmn.evaluation.scoring import SetResult, evaluate
-from safmn.imaging import list_images
 from safmn.imaging.file_names import folder_mistake
 from safmn.imports import log_imports
 from safmn.metrics import network_name
@@ -228,7 +228,7 @@ def plan_from_weights(
         name=folder.name,
         folder=folder,
         network=network,
-        section=_recognised(network),
+        section=section_of(network),
         weights=weights.locate(source),
         scale=found,
         sets={name: {**section, "phase": "test", "scale": found} for name, section in sets.items()},
@@ -240,13 +240,6 @@ def plan_from_weights(
     )
 
 
-def _recognised(network: nn.Module) -> dict[str, Any] | None:
-    if isinstance(network, weights.ForeignNetwork):
-        return None
-    found = weights.recognise(network.state_dict())
-    return {"type": found.type, **found.kwargs}
-
-
 def _pair_section(text: str, scale: int) -> tuple[str, dict[str, Any]]:
     name, _, folders = text.partition("=")
     hr, _, lr = folders.partition(",")
@@ -256,7 +249,7 @@ def _pair_section(text: str, scale: int) -> tuple[str, dict[str, Any]]:
         )
     if mistake := folder_mistake(name):
         raise OptionError(f"--set {text}: {mistake}")
-    return name, _section(name, Path(hr), Path(lr), scale)
+    return name, paired_section(name, Path(hr), Path(lr), scale)
 
 
 def _benchmark_sections(root: Path, scale: int) -> dict[str, dict[str, Any]]:
@@ -264,24 +257,9 @@ def _benchmark_sections(root: Path, scale: int) -> dict[str, dict[str, Any]]:
     present = [entry.parent.name for entry in sorted(root.glob("*/HR"))]
     known = [name for name in SETS if name in present]
     names = [*known, *(name for name in present if name not in known)] or list(SETS)
-    return {name: _section(name, root / name / "HR", root / name / "LR_bicubic" / f"X{scale}", scale) for name in names}
-
-
-def _section(name: str, hr: Path, lr: Path, scale: int) -> dict[str, Any]:
-    """Return a data set section. LR images have the names of their HR images, or these with ``x<scale>`` appended."""
-    template = "{}"
-    with contextlib.suppress(DataError):  # a missing or empty folder is reported when this set is tested
-        stems = {image.stem for image in list_images(lr)}
-        names = [image.stem for image in list_images(hr)]
-        if sum(f"{name}x{scale}" in stems for name in names) > sum(name in stems for name in names):
-            template = f"{{}}x{scale}"
     return {
-        "name": name,
-        "type": "PairedImageDataset",
-        "dataroot_gt": str(hr),
-        "dataroot_lq": str(lr),
-        "filename_tmpl": template,
-        "io_backend": {"type": "disk"},
+        name: paired_section(name, root / name / "HR", root / name / "LR_bicubic" / f"X{scale}", scale)
+        for name in names
     }
 
 

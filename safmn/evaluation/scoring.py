@@ -79,6 +79,8 @@ def evaluate(
     precision: Precision = "fp32",
     seed: int = 0,
     applying: Applying = WHOLE,
+    count_garbage: bool = True,
+    on_image: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> SetResult:
     """Score ``network`` on every item of ``dataset``.
 
@@ -104,6 +106,8 @@ def evaluate(
         seed: seeds the global generators of python, numpy and torch around a user's data set, network and metrics,
             with ``name`` and the index of the image, so every call on any rank draws the same.
         applying: tiles, windows and self-ensemble; by default whole images.
+        count_garbage: count the pixels that the guard would replace.
+        on_image: called on each rank with the index and the scores of every image of this rank, in their order.
 
     Raises:
         DataError: the set is empty, an image cannot be read, a GT image is not ``scale`` times its LQ image, or the
@@ -118,14 +122,15 @@ def evaluate(
         raise DataError(f"data set {name!r} holds no images")
     draws = _Draws(seed, name, torch.device(device))
     scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix, _lq_paths(dataset), draws)
-    forward = _Forward(network, name, Execution(torch.device(device), precision), draws, applying)
+    execution = Execution(torch.device(device), precision)
+    forward = _Forward(network, name, execution, draws, applying, count_garbage)
     indices = range(rank, len(dataset), world_size)
     hidden = None if progress and rank == 0 else True
     outcome: list[_Score] | Exception
     with tqdm(total=len(indices), desc=one_line(name), unit="image", leave=False, disable=hidden) as bar:
         try:
             with _in_eval_mode(network), comparable_convolutions():
-                outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar))
+                outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar, on_image))
         except Exception as error:  # any error must reach the other ranks, which wait for this one
             outcome = error
     return _collect(name, _gather(outcome, world_size), start)
@@ -196,12 +201,14 @@ class _Forward:
         execution: Execution,
         draws: _Draws,
         applying: Applying,
+        count_garbage: bool,
     ) -> None:
         self.network = network
         self.applying = applying
         self.set_name = set_name
         self.execution = execution
         self.draws = draws
+        self._count_garbage = count_garbage
         self._guard: Guard | None = None
 
     def __call__(self, index: int, item: Mapping[str, Any]) -> tuple[np.ndarray, int]:
@@ -225,7 +232,7 @@ class _Forward:
         output = images[0].float()
         if not torch.isfinite(output).all():
             logger.warning("the network's output for %s holds NaN or Inf: its scores are meaningless", item["lq_path"])
-        return to_uint8(output), self._garbage(lq, images)
+        return to_uint8(output), self._garbage(lq, images) if self._count_garbage else 0
 
     def _garbage(self, lq: Tensor, images: Tensor) -> int:
         """Return the number of pixels that the guard would replace."""
@@ -307,10 +314,14 @@ def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: 
         yield from (score.result() for score in waiting)
 
 
-def _shown(scores: Iterator[_Score], bar: tqdm[Any]) -> Iterator[_Score]:
-    """Yield the scores unchanged; advance the progress bar and show the means so far beside it."""
+def _shown(
+    scores: Iterator[_Score], bar: tqdm[Any], on_image: Callable[[int, Mapping[str, float]], None] | None
+) -> Iterator[_Score]:
+    """Yield the scores unchanged; report each, advance the progress bar and show the means so far beside it."""
     sums: dict[str, float] = {}
     for done, score in enumerate(scores, 1):
+        if on_image is not None:
+            on_image(score.index, score.values)
         for metric, value in score.values.items():
             sums[metric] = sums.get(metric, 0.0) + value
         bar.set_postfix({metric: f"{total / done:.4g}" for metric, total in sums.items()}, refresh=False)

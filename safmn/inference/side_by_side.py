@@ -61,7 +61,13 @@ def busiest_box(image: Array, part: float = 0.25) -> Box:
     side = max(int(min(height, width) * part), 1)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     slope = np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    mean = cv2.boxFilter(slope, -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
+    return densest_box(slope, side)
+
+
+def densest_box(values: Array, side: int) -> Box:
+    """Return the square with the largest mean of ``values``, float (H, W); ``side`` is at most H and W."""
+    height, width = values.shape
+    mean = cv2.boxFilter(values, -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
     inside = mean[: height - side + 1, : width - side + 1]
     top, left = (int(i) for i in np.unravel_index(np.argmax(inside), inside.shape))
     return left, top, left + side, top + side

@@ -1,7 +1,6 @@
-"""The harness of all benchmark scripts: times sides in turn, and prints medians and spread as a table and as JSON.
+"""The harness of all benchmark scripts: their options, and a report of medians and spread as a table and as JSON.
 
-The speed of a machine fluctuates and drifts, so the sides are interleaved (A B A B ...) in one process and compared as
-ratios of medians. A script defines its sides as functions without arguments, and calls :func:`compare` and
+A script defines its sides as functions without arguments, and calls :func:`compare` (safmn/evaluation/timing.py) and
 :func:`report`.
 """
 
@@ -9,29 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
+from safmn.evaluation.timing import Timing, compare
 from safmn.system.console import say, table
 
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds per call of one side, in the order of measurement."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Median seconds per call."""
-        return statistics.median(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """(max - min) / median, which shows how much the measurements of this side fluctuate."""
-        return (max(self.seconds) - min(self.seconds)) / self.median
+__all__ = ["Timing", "argument_parser", "compare", "report", "use_threads"]
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -52,34 +34,6 @@ def use_threads(threads: int | None) -> None:
 
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
-
-
-def compare(
-    sides: Mapping[str, Callable[[], object]],
-    *,
-    rounds: int = 7,
-    warmup: int = 2,
-    synchronize: Callable[[], object] | None = None,
-) -> dict[str, Timing]:
-    """Time the sides in turn, and return the timing of each by name.
-
-    Args:
-        sides: functions to time, by name.
-        rounds: timed rounds; each calls every side once.
-        warmup: rounds before the timed ones.
-        synchronize: called before and after each call; ``torch.cuda.synchronize`` on a GPU.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    wait = synchronize or (lambda: None)
-    for number in range(warmup + rounds):
-        for name, side in sides.items():
-            wait()
-            start = time.perf_counter()
-            side()
-            wait()
-            if number >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
 def report(

@@ -30,7 +30,6 @@ from typing import Any
 
 import cv2
 import torch
-from complexity_table import SIZES
 from skimage import data
 from torch import Tensor, nn
 
@@ -38,10 +37,10 @@ from benchmark_harness import Timing, argument_parser, compare, report, use_thre
 from safmn import Upscaler, compat
 from safmn.archs import SAFMN, SAFMN_BCIE
 from safmn.errors import OptionError, UserError, did_you_mean, exit_status
+from safmn.evaluation.sizes import size_named, sizes
 from safmn.imaging import read_rgb
 from safmn.inference.backends import NAMES, PRECISIONS, available_backends, make_backend
 from safmn.metrics import psnr
-from safmn.registry import ARCH_REGISTRY, build
 from safmn.system.console import say
 from safmn.weights import load_network, zoo
 
@@ -72,22 +71,21 @@ class Subject:
 
 
 def subject_named(name: str) -> Subject:
-    """Return a network of complexity_table.py, with weights of the zoo if it has some, or that of a weight file.
+    """Return a network of a published size, with weights of the zoo if it has some, or that of a weight file.
 
     Raises:
         OptionError: there is no network or file of this name.
     """
-    arguments = {family: (kind, values) for family, kind, values in SIZES}
-    if name not in arguments:
+    size = size_named(name)
+    if size is None:
         if name in zoo.entries() or Path(name).exists():
             return Subject(name, load_network(name), trained=True)
-        raise OptionError(f"no network {name!r}.{did_you_mean(name, arguments)} Known: {', '.join(arguments)}.")
+        known = [each.name for each in sizes()]
+        raise OptionError(f"no network {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     weights = name.lower().replace(" ", "-")
     if weights in zoo.entries():
         return Subject(name, load_network(weights), trained=True)
-    kind, values = arguments[name]
-    torch.manual_seed(0)
-    return Subject(name, build(ARCH_REGISTRY, {"type": kind, **values}).eval().requires_grad_(False), trained=False)
+    return Subject(name, size.build(with_values=True), trained=False)
 
 
 def baseline(network: nn.Module, device: torch.device) -> Run:

@@ -13,8 +13,7 @@ import functools
 import hashlib
 import json
 import logging
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import safmn
 from safmn.inference.backends.base import Backend
 from safmn.kernels.cpu.build import processor
 from safmn.system.files import cache_folder, write_atomically
+from safmn.weights.digest import network_digest
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def question(
     None if the network has tensors without plain values, for example sparse ones: then nothing is remembered.
     """
     try:
-        digest = _digest(network)
+        digest = network_digest(network)
     except (RuntimeError, TypeError, NotImplementedError):
         return None
     return {
@@ -118,29 +118,6 @@ def _device(device: torch.device) -> list[Any]:
     if device.type != "cuda":
         return [device.type]
     return ["cuda", torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cudnn.version()]
-
-
-def _digest(network: nn.Module) -> str:
-    """Return a hash of the network: its modules, the files that define them, and its weights."""
-    digest = hashlib.sha256(str(network).encode())
-    for content in _defining_files({type(module).__module__ for module in network.modules()}):
-        digest.update(content)
-    for name, value in network.state_dict().items():
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:32]
-
-
-def _defining_files(modules: Iterable[str]) -> Iterable[bytes]:
-    """Yield the contents of the files of modules, without those of torch, which has a version."""
-    for name in sorted(modules):
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and not name.startswith("torch."):
-            try:
-                yield Path(file).read_bytes()
-            except OSError:  # an archive, or a file that is no longer there
-                yield name.encode()
 
 
 @functools.cache
