@@ -94,6 +94,7 @@ setup(
     distclass=WithKernels,
     packages=find_packages(include=["safmn", "safmn.*"]),
     package_data={
+        "safmn.evaluation": ["published.tsv"],
         "safmn.options": ["schema.json"],
         "safmn.weights.zoo": ["*.safetensors", "*.json", "NOTICE.md"],
         "safmn.kernels.cpu": ["*.cpp", "*.h"],

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 METHODS = (
     "METHOD: a weight file; a name from `safmn zoo`; an option file (its network and path.pretrain_network_g); a "
-    "folder of images that other code made; bicubic; a published size without weights (SAFMN-L, EDSR-baseline). "
+    "folder of images that other code made; bicubic; a network without weights (SAFMN-L, EDSR-baseline, or a "
+    "registered one, Tiny(dim=8)). "
     "NAME=METHOD names the row. If NAME is a network (registered, a published size, Tiny(dim=8), or an option file), "
     "the weights are loaded into it."
 )

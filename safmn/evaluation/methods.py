@@ -4,6 +4,8 @@ A method is written as text, on the command line or from Python:
 
 - ``bicubic``: MATLAB's bicubic enlargement;
 - a weight file, or the name of weights that come with the package (``safmn-x4``);
+- a network without weights, to be counted and timed: a published size (``EDSR-baseline``), or a registered network with
+  its arguments (``Tiny(dim=8)``);
 - an option file (``my.yml``): its network, with the weights of its ``path.pretrain_network_g``;
 - a folder of images that other code made;
 - ``LEFT=RIGHT``, where RIGHT is one of the above. If LEFT is a network (registered, or a published size such as
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +35,7 @@ from safmn.options import plugins
 from safmn.options.problems import Problems
 from safmn.options.reader import read_document
 from safmn.options.shipped import find_option_file
-from safmn.registry import ARCH_REGISTRY, build, names
+from safmn.registry import ARCH_REGISTRY, build, find, names
 from safmn.weights import zoo
 from safmn.weights.digest import network_digest
 
@@ -192,12 +195,23 @@ def _plain(text: str, scale: int | None, device: torch.device, with_values: bool
     size = size_named(text, scale)
     if size is not None:
         return untrained(size, with_values=with_values)
+    if _named_networks(text, scale):
+        return _without_weights(text)
     known = [*zoo.entries(), *dict.fromkeys(size.method for size in sizes()), BICUBIC]
     hint = did_you_mean(text, known)
     raise OptionError(
         f"{text}: no such file, folder, option file, network or weights.{hint} Networks with published sizes: "
         f"{', '.join(dict.fromkeys(size.method for size in sizes()))}; weights: {', '.join(zoo.entries())}"
     )
+
+
+def _without_weights(text: str) -> Method:
+    """Return a registered network, with random values from seed 0."""
+    label, published, section = _named_networks(text, None)[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build(ARCH_REGISTRY, section)
+    return _of_network(label, network, section, None, published)
 
 
 def _named_networks(left: str, scale: int | None) -> list[tuple[str, str | None, Mapping[str, Any]]]:
@@ -304,6 +318,9 @@ def _scale_of(label: str, network: nn.Module, section: Mapping[str, Any] | None)
         OptionError: the network fails on the small image or does not enlarge both sides by the same whole number.
     """
     given = [getattr(network, "scale", None), *((section or {}).get(name) for name in _SCALES)]
+    if section is not None:
+        defaults = inspect.signature(find(ARCH_REGISTRY, section["type"])).parameters
+        given += [defaults[name].default for name in _SCALES if name in defaults]
     for value in given:
         if isinstance(value, int) and value >= 1:
             return value

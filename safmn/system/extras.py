@@ -48,5 +48,6 @@ EXTRAS = {
     "heif": Extra("HEIC photographs", {"pillow_heif": "pillow-heif>=0.18"}),
     "app": Extra("the page of safmn app", {"gradio": "gradio>=6"}),
     "hub": Extra("weights of the Hugging Face hub", {"huggingface_hub": "huggingface-hub>=0.30"}),
+    "plots": Extra("safmn bench plot", {"matplotlib": "matplotlib>=3.8"}),
     "spandrel": Extra("weights of other networks", {"spandrel": "spandrel>=0.4"}),
 }
