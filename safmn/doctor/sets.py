@@ -63,6 +63,7 @@ class _Item(NamedTuple):
     lq: str | None
     gt_reader: Any
     lq_reader: Any
+    role: str = "GT"
 
 
 def examine_sets(options: Options) -> tuple[list[Finding], dict[str, Any]]:
@@ -107,7 +108,8 @@ def _items(dataset: Any) -> list[_Item] | None:
     if hasattr(dataset, "pairs") and hasattr(dataset, "gt_reader"):
         return [_Item(pair.gt, pair.lq, dataset.gt_reader, dataset.lq_reader) for pair in dataset.pairs]
     if hasattr(dataset, "paths") and hasattr(dataset, "reader"):
-        return [_Item(path, None, dataset.reader, None) for path in dataset.paths]
+        role = "GT" if getattr(dataset, "degrades", False) else "LQ"
+        return [_Item(path, None, dataset.reader, None, role) for path in dataset.paths]
     return None
 
 
@@ -135,7 +137,7 @@ def _look(item: _Item, scale: int, patch: int, *, training: bool) -> Looked:
     """Read an image or a pair completely."""
     try:
         gt = item.gt_reader.read(item.gt)
-        forms = [_form("GT" if item.lq else "image", item.gt, gt)]
+        forms = [_form(item.role, item.gt, gt)]
         if item.lq is not None:
             lq = item.lq_reader.read(item.lq)
             forms.append(_form("LQ", item.lq, lq))
