@@ -148,6 +148,19 @@ class TestPackages:
             assert len(list((tmp_path / "out").iterdir())) == 2  # 600 pixels would be scale 0.75, which is too large
             (tmp_path / "out" / name).unlink()  # the second run writes this file again
 
+    def test_writes_whole_photographs_in_three_sizes_except_those_held_out(
+        self, tmp_path: Path, rows: list[list[str]], run: Run
+    ) -> None:
+        held = "package\tfile\tsha256\tlicence\tcopyright\n" + "\t".join(rows[1]) + "\n"
+        (tmp_path / "held.tsv").write_text(held, encoding="utf-8")
+        assert run(rows, "--long-side", "600", "--leave-out", str(tmp_path / "held.tsv")) == 0
+        largest = imresize(np.tile(data.coffee(), (2, 2, 1)), 0.5)
+        copies = {"100": largest, "070": imresize(largest, 0.7), "050": imresize(largest, 0.5)}
+        expected = {f"photo_{rows[0][2][:12]}_{size}.png": image for size, image in copies.items()}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == set(expected)
+        for name, image in expected.items():
+            assert np.array_equal(read_rgb(tmp_path / "out" / name), image)
+
     @pytest.mark.parametrize(
         ("column", "value", "said"),
         [

@@ -24,8 +24,8 @@ class DrawnOptions(CropOptions, frozen=True, kw_only=True):
     """Keys of :class:`DrawnImages`.
 
     Attributes:
-        kinds: Relative weight of each kind: flat, edges, gradient, text, icons, screen, chart, halftone. null: all
-            kinds with the weights of :data:`safmn.data.drawing.KINDS`.
+        kinds: Relative weight of each kind: flat, edges, gradient, text, icons, screen, chart, halftone, leaves,
+            facade, manga, page, window. null: all kinds with the weights of :data:`safmn.data.drawing.KINDS`.
         length: Images per epoch; for validation, the number of images.
     """
 
@@ -35,7 +35,7 @@ class DrawnOptions(CropOptions, frozen=True, kw_only=True):
 
 @DATASET_REGISTRY.register()
 class DrawnImages(torch.utils.data.Dataset[Sample]):
-    """Drawings (flat colours, edges, text, screens, ...) and their MATLAB-exact bicubic reductions.
+    """Drawings (flat colours, text, screens, dead leaves, facades, ...) and their MATLAB-exact bicubic reductions.
 
     For training, GT images have ``gt_size`` pixels a side, and each sample is drawn from a separate generator, so no
     epoch repeats another. For validation, LQ images have 128 pixels a side, and image i is always the same.

@@ -15,7 +15,7 @@ from safmn.data.sample_keys import Sample
 from safmn.errors import OptionError, did_you_mean
 from safmn.registry import DATASET_REGISTRY, find
 
-_PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")
+_PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file", "patch_weights")
 
 
 def _expanded(value: Any) -> Any:
@@ -105,6 +105,11 @@ class MixedDataset(torch.utils.data.Dataset[Sample]):
     def image_names(self) -> list[str]:
         """Return the image names of all parts, one part after the other."""
         return [name for part in self.parts.values() for name in part.image_names()]
+
+    @property
+    def draws_digest(self) -> str:
+        """The checksums of the parts that have one."""
+        return "".join(getattr(part, "draws_digest", "") for part in self.parts.values())
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return a training sample of one of the parts; all draws come from ``rng``.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from safmn.data.batch_draws import DRAWS, first_draws
 from safmn.data.options import CropOptions, read_options
+from safmn.data.patch_weights import PatchWeights
 from safmn.data.sample_keys import Batch, Patches, Sample, SampleKey, patches_of
 from safmn.data.store_format import CheckSource, StoredImage, StoreFile
 from safmn.errors import DataError, OptionError, first_line
@@ -35,11 +36,14 @@ class StoreOptions(CropOptions, frozen=True, kw_only=True):
         device: Where patches are cut. ``cuda`` keeps all pixels in GPU memory.
         check_source: When to compare the store with its source images and refuse it if they changed: ``always``,
             ``if_present`` (only if their folders exist) or ``never``.
+        patch_weights: A file that says where patches are drawn more often, made by ``scripts/zoo/hardness.py``. The
+            weights then choose the images, too. null: each image in turn, and each place in it alike.
     """
 
     dataroot: str
     device: Literal["cpu", "cuda"] = "cpu"
     check_source: CheckSource = "always"
+    patch_weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,16 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         if self.options.phase == "train":
             self.lq_patch = self.options.lq_patch
             self._check_crops()
+        self._weights = self._read_weights() if self.options.patch_weights and self.options.phase == "train" else None
+
+    def _read_weights(self) -> PatchWeights:
+        weights = PatchWeights.load(str(self.options.patch_weights))
+        sizes = np.stack([self._lq.height, self._lq.width], axis=1)
+        where = (
+            f"data set {self.options.name!r}: the weights {self.options.patch_weights} are not for {self.store.path}"
+        )
+        weights.check([image.hr.name for image in self.images], sizes, where)
+        return weights
 
     def _check_crops(self) -> None:
         small = [image for image in self.images if min(image.lq_height, image.lq_width) < self.lq_patch]
@@ -191,6 +205,11 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         return [image_name(image.hr.name) for image in self.images]
 
     @property
+    def draws_digest(self) -> str:
+        """A checksum of what decides where patches are drawn, beside the names of the images."""
+        return self._weights.digest if self._weights is not None else ""
+
+    @property
     def on_device(self) -> bool:
         """Whether batches are made on the GPU: any thread may plan them, the training thread gathers them."""
         return self.options.device != "cpu"
@@ -198,16 +217,20 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
     def plan(self, keys: Sequence[SampleKey], seed: int) -> PatchPlan:
         """Draw the crops and augmentations of a batch. This is cheap and does not depend on the device."""
         images = np.array([key.index for key in keys], np.int64) % len(self.images)
-        gt, lq = self._places(images, first_draws([(seed, key.epoch, key.index) for key in keys]))
+        images, gt, lq = self._places(images, first_draws([(seed, key.epoch, key.index) for key in keys]))
         return PatchPlan(list(keys), [self._path(index) for index in images], gt, lq)
 
     def _places(
         self, images: NDArray[np.int64], draws: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the images and the addresses of GT and LQ patches; with weights, the draws choose the images, too."""
         options, side = self.options, self.lq_patch
+        if self._weights is not None:
+            images, draws = self._weights.places(draws)
         height, width = self._lq.height[images], self._lq.width[images]
         patches = patches_of(draws, height, width, side, options.use_hflip, options.use_rot)
         return (
+            images,
             self._gt.addresses(images, patches, side * self.scale, self.scale),
             self._lq.addresses(images, patches, side, 1),
         )
@@ -238,8 +261,8 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Return a training sample of image ``index``, on the CPU; all draws come from ``rng``."""
-        gt, lq = self._places(np.array([index]), rng.random((1, DRAWS)))
-        path, side, pixels = self._path(index), self.lq_patch, self.store.pixels
+        images, gt, lq = self._places(np.array([index]), rng.random((1, DRAWS)))
+        path, side, pixels = self._path(int(images[0])), self.lq_patch, self.store.pixels
         return {
             "lq": slice_patches(pixels, lq, side)[0],
             "gt": slice_patches(pixels, gt, side * self.scale)[0],

@@ -101,6 +101,26 @@ def calculate_ssim(
     return _ssim(*_comparable(a, b, crop_border, _BGR_LUMA if test_y_channel else None, least=_WINDOW))
 
 
+@METRIC_REGISTRY.register()
+def calculate_max_error(img: Array, img2: Array, crop_border: int, input_order: str = "HWC") -> float:
+    """Return the largest difference of any channel of any pixel, in levels of 0 to 255; 0 if the images are equal.
+
+    It shows what a mean hides, such as areas of one colour that come out as another. Use it with ``better: lower``.
+
+    Args:
+        img: (H, W, 3) BGR, or (3, H, W) with ``input_order`` CHW, or (H, W); values in [0, 255].
+        img2: the same shape.
+        crop_border: pixels cropped at each edge.
+        input_order: ``HWC`` or ``CHW``.
+
+    Raises:
+        DataError: the shapes differ, or nothing is left after cropping.
+        OptionError: ``input_order`` has another value, or ``crop_border`` is negative.
+    """
+    a, b = _comparable(_as_hwc(img, input_order), _as_hwc(img2, input_order), crop_border, None, least=1)
+    return float(np.abs(a.astype(np.float64) - b).max())
+
+
 def _as_hwc(image: Array, input_order: str) -> Array:
     """Return an image in HWC or CHW order as an (H, W, C) view; a grey (H, W) image is unchanged."""
     if input_order not in ("HWC", "CHW"):

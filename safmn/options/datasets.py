@@ -17,7 +17,14 @@ from safmn.options.signatures import option_keys
 from safmn.options.typed import accepts_null, struct_defaults
 from safmn.value_types import NotNegative, Positive, PositiveFloat
 
-PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file")  # a leading ``~`` is expanded
+PATHS = (
+    "dataroot",
+    "dataroot_gt",
+    "dataroot_lq",
+    "meta_info",
+    "meta_info_file",
+    "patch_weights",
+)  # a leading ``~`` is expanded
 
 
 class LoaderOptions(Struct, frozen=True, kw_only=True):

@@ -168,10 +168,11 @@ def _experiment(
 
 
 def _fingerprint(dataset: Any) -> str:
-    """Return the number of images of a training set and, if it has ``image_names``, a hash of the names in order."""
+    """Return the number of images of a training set, and hashes of the names in order and of the patch weights."""
     names = dataset.image_names() if hasattr(dataset, "image_names") else None
     digest = "" if names is None else f", names {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
-    return f"{len(dataset)} images{digest}"
+    draws = getattr(dataset, "draws_digest", "")
+    return f"{len(dataset)} images{digest}" + (f", weights {draws[:16]}" if draws else "")
 
 
 def _check_exceptions(options: Options, dataset: Any) -> None:

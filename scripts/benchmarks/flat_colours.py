@@ -33,7 +33,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))  # to run without installing the package
 
-from safmn.data.drawing import blank, box, disc, grid, half_plane, paint, write
+from safmn.data.drawing.shapes import blank, box, disc, grid, half_plane, paint, write
 from safmn.errors import exit_status
 from safmn.imaging import imresize, write_image
 from safmn.inference.upscaler import Upscaler

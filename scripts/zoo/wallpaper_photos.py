@@ -3,7 +3,8 @@
 ``wallpaper_photos.py -o datasets/photos/more`` reads docs/photographs.tsv, which lists each photograph with package,
 licence and author. It downloads the packages (``--downloads`` keeps them), 2.6 GB in total. It halves each photograph
 with 2x2 means, since camera JPEGs have less detail than pixels, and writes the squares with most detail, losslessly.
-Existing squares are not written again.
+Existing squares are not written again. ``--long-side 2040`` keeps the photographs whole
+instead, in three sizes.
 
 The licence that the package states for each file (``debian/copyright``) and the file's SHA-256 must match the list.
 The script needs ``dpkg-deb``.
@@ -12,6 +13,7 @@ The script needs ``dpkg-deb``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import fnmatch
 import hashlib
@@ -35,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # to run without i
 
 from safmn.errors import DataError, exit_status
 from safmn.imaging import imresize, read_rgb, write_image
+from safmn.prepare.parallel import default_jobs, in_order
 from safmn.system.console import say
 
 LIST = Path(__file__).resolve().parents[2] / "docs" / "photographs.tsv"
@@ -71,6 +74,10 @@ class Photograph:
     def whole(self, side: int) -> str:
         """Return the file name of the whole photograph with a shorter side of ``side`` pixels."""
         return f"whole{side}_{self.sha256[:12]}.png"
+
+    def copy(self, size: float) -> str:
+        """Return the file name of the whole photograph at ``size`` times its largest size."""
+        return f"photo_{self.sha256[:12]}_{round(100 * size):03}.png"
 
 
 def read_list(path: Path) -> list[Photograph]:
@@ -197,6 +204,15 @@ def shrink_whole(sides: Sequence[int], photograph: Photograph, image: np.ndarray
     return {photograph.whole(side): imresize(image, scale) for side, scale in scales.items() if scale <= LARGEST_SCALE}
 
 
+def whole_copies(long_side: int, sizes: Sequence[float], photograph: Photograph, image: np.ndarray) -> Pieces:
+    """Return copies of a uint8 (H, W, 3) image at ``sizes`` times its largest size.
+
+    At its largest size, the longer side is at most ``long_side`` pixels, and the scale at most :data:`LARGEST_SCALE`.
+    """
+    largest = imresize(image, min(long_side / max(image.shape[:2]), LARGEST_SCALE))
+    return {photograph.copy(size): largest if size == 1 else imresize(largest, size) for size in sizes}
+
+
 def write_pieces(
     photographs: list[Photograph],
     downloads: Path,
@@ -220,10 +236,15 @@ def write_pieces(
         known = unpack(download(todo[0].package, downloads), Path(temporary))
         for photograph in todo:
             check(photograph, Path(temporary), known)
-        for photograph in todo:
+
+        def write(photograph: Photograph) -> None:
             made = pieces(photograph, read_rgb(Path(temporary) / photograph.file))
             for name in reversed(made):  # the first one last, because its existence means that all are complete
                 write_image(output / name, made[name])
+
+        with contextlib.closing(in_order(write, todo, default_jobs())) as results:
+            for result in results:
+                result()
 
 
 @exit_status
@@ -232,26 +253,46 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the squares")
     parser.add_argument("--list", type=Path, default=LIST, help="list of photographs; default: docs/photographs.tsv")
-    parser.add_argument("--downloads", type=Path, help="folder to keep the packages in; default: none is kept")
     parser.add_argument(
+        "--leave-out", type=Path, nargs="+", default=[], metavar="LIST", help="lists of photographs that are not used"
+    )
+    parser.add_argument("--downloads", type=Path, help="folder to keep the packages in; default: none is kept")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
         "--whole", type=int, nargs="+", metavar="SIDE", help="write whole photographs with these shorter sides instead"
     )
+    kind.add_argument(
+        "--long-side",
+        type=int,
+        metavar="SIDE",
+        help="write whole photographs instead, with a longer side of at most SIDE pixels, at each of the --sizes",
+    )
+    parser.add_argument(
+        "--sizes", type=float, nargs="+", default=[1.0, 0.7, 0.5], help="of a whole photograph; default: 1 0.7 0.5"
+    )
     arguments = parser.parse_args()
-    if arguments.whole:
+    if arguments.long_side:
+        first = partial(Photograph.copy, size=arguments.sizes[0])
+        pieces = partial(whole_copies, arguments.long_side, arguments.sizes)
+        pattern, noun = "photo_*.png", "copies"
+    elif arguments.whole:
         smallest = min(arguments.whole)
         first, pieces = partial(Photograph.whole, side=smallest), partial(shrink_whole, arguments.whole)
+        pattern, noun = "whole*.png", "copies"
     else:
         first, pieces = partial(Photograph.square, number=0), cut_squares
-    packages = [list(group) for _, group in groupby(read_list(arguments.list), key=lambda row: row.package)]
+        pattern, noun = "wallpaper_*.png", "squares"
+    left_out = {row.sha256 for path in arguments.leave_out for row in read_list(path)}
+    used = [row for row in read_list(arguments.list) if row.sha256 not in left_out]
+    packages = [list(group) for _, group in groupby(used, key=lambda row: row.package)]
     arguments.output.mkdir(parents=True, exist_ok=True)
     for photographs in tqdm(packages, desc="packages"):
         with tempfile.TemporaryDirectory() as temporary:
             downloads = arguments.downloads or Path(temporary)
             downloads.mkdir(parents=True, exist_ok=True)
             write_pieces(photographs, downloads, arguments.output, first, pieces)
-    pattern, kind = ("whole*.png", "copies") if arguments.whole else ("wallpaper_*.png", "squares")
     written = len(list(arguments.output.glob(pattern)))
-    say(f"{arguments.output}: {written} {kind} of {sum(map(len, packages))} photographs")
+    say(f"{arguments.output}: {written} {noun} of {sum(map(len, packages))} photographs")
     return 0
 
 

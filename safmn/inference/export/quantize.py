@@ -35,6 +35,8 @@ SIDE = 64
 """Side of the calibration images in LR pixels, for files that accept any size."""
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 """Files of scikit-image's data folder."""
+DRAWINGS = ("flat", "edges", "gradient", "text", "icons", "screen", "chart", "halftone")
+"""Kinds of drawings; two images of each."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def calibration_images(scale: int, size: tuple[int, int] | None) -> Calibration:
     made_up = made_up_photographs(high, wide)[:1].numpy()[0].transpose(1, 2, 0)
     gts = [*photographs, (made_up * 255).round().astype(np.uint8)]
     rng = np.random.default_rng(0)
-    drawings = [_fitted(kind(rng, max(high, wide)), high, wide) for kind, _ in KINDS.values() for _ in range(2)]
+    drawings = [_fitted(KINDS[kind][0](rng, max(high, wide)), high, wide) for kind in DRAWINGS for _ in range(2)]
     pairs = [(_input(imresize(gt, 1 / scale)), gt) for gt in gts]
     damaged = made_up_photographs(height, width)[1:].numpy()  # noise and JPEG's blocks, for networks that restore
     inputs = [lr for lr, _ in pairs] + [image[None] for image in damaged]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from safmn.data.drawing import colour
+from safmn.data.drawing.shapes import colour
 
 _STREAM = (0xF1A7,)  # keeps these random draws independent of those for the samples
 
