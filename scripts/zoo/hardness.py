@@ -1,19 +1,23 @@
 """Measure where in a patch store a network learns most: ``scripts/zoo/hardness.py STORE -o FILE --weights W``.
 
 FILE is for ``patch_weights`` of a PatchStore. Each image is divided into cells of about 48x48 LR pixels. The score of a
-cell is that of ``hard_photos.py``: bicubic's mean squared error minus that of the weights. Patches are drawn from a
-cell in proportion to the root of its score, and to at least ``--least`` times the mean of the roots, so that plain
-areas stay in. ``--left-out`` is the share of the cells that are never drawn: those that keep most error although the
-weights remove less than a tenth of it (grain, noise).
+cell is that of ``hard_photos.py``: bicubic's mean squared error minus that of the weights. Bicubic's error is measured
+in every cell. The weights run on one cell of each image only, the one at the upper quartile of bicubic's errors: which
+share of the error can be removed is a property of the photograph and its size (grain, focus), and a network is a
+hundred times slower. Patches are drawn from a cell in proportion to the root of its score, and to at least ``--least``
+times the mean of the roots, so that plain areas stay in. ``--left-out`` is the share of the cells that are never drawn:
+those that keep most error although the weights remove less than a tenth of it (grain, noise).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # to run without i
 from safmn.data.patch_weights import PatchWeights, grid_of
 from safmn.data.store_format import StoreFile
 from safmn.errors import DataError, exit_status
-from safmn.imaging import imresize
+from safmn.imaging import imresize, to_tensor, to_uint8
 from safmn.prepare.parallel import in_order, progress
 from safmn.system.console import say
 from safmn.weights import load_network
@@ -34,27 +38,42 @@ RESTORED = 0.1  # share of bicubic's error below which the weights count as unab
 Errors = NDArray[np.float64]
 
 
-def cell_means(values: NDArray[np.float32], rows: int, columns: int) -> Errors:
-    """Return the means of an array (H, W) over a grid of cells, row by row."""
-    down = np.linspace(0, values.shape[0], rows + 1).round().astype(int)
-    across = np.linspace(0, values.shape[1], columns + 1).round().astype(int)
-    sums = np.add.reduceat(np.add.reduceat(values, down[:-1], axis=0), across[:-1], axis=1)
-    return (sums / np.outer(np.diff(down), np.diff(across))).astype(np.float64).ravel()
+def cells_of(height: int, width: int, rows: int, columns: int) -> list[tuple[slice, slice]]:
+    """Return the cells of a grid over an image, row by row."""
+    down = np.linspace(0, height, rows + 1).round().astype(int)
+    across = np.linspace(0, width, columns + 1).round().astype(int)
+    return [
+        (slice(top, bottom), slice(left, right))
+        for top, bottom in itertools.pairwise(down.tolist())
+        for left, right in itertools.pairwise(across.tolist())
+    ]
+
+
+def mean_squared(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Return the mean squared difference of two uint8 images, in units of [0, 1]."""
+    return float(cv2.norm(one, other, cv2.NORM_L2SQR)) / (one.size * 255**2)
 
 
 @torch.no_grad()
 def errors(network: nn.Module, store: StoreFile, number: int) -> Errors:
-    """Return the mean squared errors of bicubic and of the network for each cell of an image: (2, cells), in [0, 1]."""
+    """Return the mean squared errors of bicubic and of the network for each cell of an image: (2, cells), in [0, 1].
+
+    The network's errors are bicubic's times the share that it leaves of the cell at the upper quartile.
+    """
     scale = store.index.source.scale
-    gt, lq = store.gt(number), store.lq(number)
-    rows, columns = grid_of(*lq.shape[1:], CELL)
-    bicubic = imresize(np.ascontiguousarray(lq.transpose(1, 2, 0)), scale).transpose(2, 0, 1)
-    restored = network(torch.from_numpy(lq.astype(np.float32) / 255)[None])[0].clamp(0, 1).mul(255).numpy()
-    found = []
-    for image in (bicubic, restored):
-        squares = np.square((image.astype(np.float32) - gt) / 255).mean(axis=0)
-        found.append(cell_means(squares, rows, columns))
-    return np.stack(found)
+    lq, gt = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in (store.lq(number), store.gt(number)))
+    rows, columns = grid_of(*lq.shape[:2], CELL)
+    enlarged = imresize(lq, scale)
+    cells = cells_of(*lq.shape[:2], rows, columns)
+    large = [tuple(slice(part.start * scale, part.stop * scale) for part in cell) for cell in cells]
+    bicubic = np.array([mean_squared(enlarged[cell], gt[cell]) for cell in large])
+    chosen = int(np.argsort(bicubic, kind="stable")[3 * len(bicubic) // 4])
+    restored = to_uint8(network(to_tensor(lq[cells[chosen]])[None])[0])
+    inside = np.s_[scale:-scale, scale:-scale]  # the network sees nothing beyond the cell
+    left, whole = (
+        mean_squared(image[inside], gt[large[chosen]][inside]) for image in (restored, enlarged[large[chosen]])
+    )
+    return np.stack([bicubic, bicubic * (left / whole if whole else 1.0)])
 
 
 def weights_of(found: Errors, least: float, left_out: float) -> Errors:
