@@ -2,7 +2,7 @@
 
 Each kind of image is a function ``(rng, side) -> image``, uint8 (side, side, 3), that depends only on the draws from
 ``rng``: no files, no installed fonts. Sizes are in pixels of the drawn image and cover all scales: an area of one
-colour may fill the image. ``safmn degrade --drawn`` shows examples.
+colour may fill the image.
 """
 
 from __future__ import annotations
