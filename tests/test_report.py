@@ -198,7 +198,7 @@ def test_skipped_steps_name_their_samples(
 ) -> None:
     experiment = Experiment(tmp_path / "run")
     experiment.root.mkdir()
-    speaks = {"start": 0, "validated": 0, "total": 10, "tensorboard": False, "speaks": True}
+    speaks = {"start": 0, "validated": 0, "total": 10, "speaks": True}
     reporter = Reporter(experiment, **speaks)  # type: ignore[arg-type]
     monkeypatch.setattr(logging.getLogger("safmn"), "propagate", True)
     for iteration in (1, 2, 3):

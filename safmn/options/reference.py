@@ -23,11 +23,13 @@ from safmn.options.types import (
     DistParams,
     FlatAreasSection,
     LoggerSection,
+    MlflowOptions,
     OptionFile,
     PathOptions,
     TeacherSection,
     TrainSection,
     ValSection,
+    WandbOptions,
 )
 
 _INTRODUCTION = """\
@@ -81,6 +83,8 @@ def markdown() -> str:
         ),
         _struct("val", ValSection),
         _struct("logger", LoggerSection),
+        _struct("logger.wandb", WandbOptions),
+        _struct("logger.mlflow", MlflowOptions),
         _struct("dist_params", DistParams),
         _EXPECT,
         _DATASETS,

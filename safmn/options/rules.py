@@ -180,15 +180,25 @@ def check_sense(file: OptionFile, data: Mapping[str, Any], mode: str, problems: 
     _check_gt_size(file, problems)
     _check_validation(file, mode, problems)
     _check_expectations(file, problems)
-    if file.logger.wandb.project is not None:
-        problems.add(("logger", "wandb", "project"), "Weights & Biases is not supported yet; set it to ~")
-    if mode == "train" and file.logger.use_tb_logger and importlib.util.find_spec("tensorboard") is None:
-        problems.add(
-            ("logger", "use_tb_logger"), "needs the package tensorboard: pip install tensorboard; or set it to false"
-        )
+    if mode == "train":
+        _check_trackers(file, problems)
     if file.path.ignore_resume_networks:
         problems.add(("path", "ignore_resume_networks"), "is not supported yet; set it to ~")
     _check_degradation(file, data, mode, problems)
+
+
+def _check_trackers(file: OptionFile, problems: Problems) -> None:
+    """Check that the package of each tracker that the file asks for is installed."""
+    section = file.logger
+    wanted: list[tuple[KeyPath, object, str]] = [
+        (("logger", "use_tb_logger"), section.use_tb_logger, "tensorboard"),
+        (("logger", "wandb", "project"), section.wandb.project, "wandb"),
+        (("logger", "mlflow", "experiment"), section.mlflow.experiment, "mlflow"),
+    ]
+    for where, value, package in wanted:
+        if value and importlib.util.find_spec(package) is None:
+            off = "false" if value is True else "~"
+            problems.add(where, f"needs the package {package}: pip install {package}; or set it to {off}")
 
 
 def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -> None:

@@ -79,7 +79,9 @@ def json_schema() -> Schema:
     _place(sections["TrainSection"], {"flat_areas": _or_null(_ref("FlatAreasSection"))})
     metric_list = {"type": "object", "additionalProperties": _or_null(_ref("metric"))}
     _place(sections["ValSection"], {"metrics": _or_null(metric_list)})
-    _place(sections["LoggerSection"], {"wandb": _or_null(_ref("WandbOptions"))})
+    _place(
+        sections["LoggerSection"], {"wandb": _or_null(_ref("WandbOptions")), "mlflow": _or_null(_ref("MlflowOptions"))}
+    )
     draft = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": draft, "title": "SAFMN option file", **top, "$defs": sections}
 

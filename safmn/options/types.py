@@ -159,17 +159,29 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class WandbOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Weights & Biases; only null is supported.
+    """Weights & Biases, the extra ``wandb``.
 
     Attributes:
-        project: The project; must be null.
-        entity: The owner of the project; has no effect.
-        resume_id: The run to resume; has no effect.
+        project: The project; null: the run is not sent.
+        entity: The owner of the project; null: the account's default.
+        resume_id: The run to go on with; null: this run's own, after a resume.
     """
 
-    project: str | None = None
+    project: Annotated[str, Meta(min_length=1)] | None = None
     entity: str | None = None
     resume_id: str | None = None
+
+
+class MlflowOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """MLflow, the extra ``mlflow``.
+
+    Attributes:
+        experiment: The experiment; null: the run is not sent.
+        tracking_uri: Address of the server or database; null: ``MLFLOW_TRACKING_URI``, or MLflow's own default.
+    """
+
+    experiment: Annotated[str, Meta(min_length=1)] | None = None
+    tracking_uri: Annotated[str, Meta(min_length=1)] | None = None
 
 
 class LoggerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,7 +191,8 @@ class LoggerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         print_freq: Iterations between log lines.
         save_checkpoint_freq: Iterations between checkpoints.
         use_tb_logger: Write TensorBoard files.
-        wandb: Weights & Biases; only null is supported.
+        wandb: Weights & Biases.
+        mlflow: MLflow.
         keep_last: Number of newest checkpoints to keep.
         keep_every: Keep all checkpoints at multiples of this iteration; null: none.
         keep_best: Keep the checkpoint with the best value of the first metric.
@@ -189,6 +202,7 @@ class LoggerSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     save_checkpoint_freq: Positive = 5000
     use_tb_logger: bool = False
     wandb: WandbOptions = WandbOptions()
+    mlflow: MlflowOptions = MlflowOptions()
     keep_last: Positive = 3
     keep_every: Positive | None = None
     keep_best: bool = True

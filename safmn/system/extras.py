@@ -49,5 +49,7 @@ EXTRAS = {
     "app": Extra("the page of safmn app", {"gradio": "gradio>=6"}),
     "hub": Extra("weights of the Hugging Face hub", {"huggingface_hub": "huggingface-hub>=0.30"}),
     "plots": Extra("safmn bench plot", {"matplotlib": "matplotlib>=3.8"}),
+    "wandb": Extra("curves of training on Weights & Biases", {"wandb": "wandb>=0.18"}),
+    "mlflow": Extra("curves of training on MLflow", {"mlflow": "mlflow>=3"}),
     "spandrel": Extra("weights of other networks", {"spandrel": "spandrel>=0.4"}),
 }

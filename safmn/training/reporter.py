@@ -1,4 +1,4 @@
-"""Output of a training run: log lines, the record, TensorBoard and the progress bar. Only rank 0 writes it."""
+"""Output of a training run: log lines, the record, trackers and the progress bar. Only rank 0 writes it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from safmn.training.experiment import Experiment
+from safmn.training.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -18,16 +19,23 @@ class Reporter:
     """Reports the losses and validation results of one run.
 
     Args:
-        experiment: the folder of the record and the TensorBoard files.
+        experiment: the folder of the record.
         start: iteration from which the run continues; later entries of an earlier run are dropped.
         validated: iteration of the newest complete validation; later ones are dropped, since the run repeats them.
         total: last iteration.
-        tensorboard: write TensorBoard scalars and images.
+        trackers: get the scalars and images, too, such as TensorBoard's files.
         speaks: whether to write anything; false on every rank but 0.
     """
 
     def __init__(
-        self, experiment: Experiment, *, start: int, validated: int, total: int, tensorboard: bool, speaks: bool
+        self,
+        experiment: Experiment,
+        *,
+        start: int,
+        validated: int,
+        total: int,
+        speaks: bool,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.experiment = experiment
         self.speaks = speaks
@@ -35,16 +43,14 @@ class Reporter:
         self.bar = tqdm(initial=start, total=total, unit="it", dynamic_ncols=True, disable=None if speaks else True)
         self._last = (start, time.perf_counter())
         self._shown: dict[str, str] = {}
-        self.writer: Any = None
+        self._done = start
+        self.trackers = trackers
         if speaks:
             experiment.rewind_record(start, validated)
-        if speaks and tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(experiment.root / "tb_logger"), purge_step=start + 1)
 
     def step(self) -> None:
         """Advance the progress bar by one iteration."""
+        self._done += 1
         self.bar.update()
 
     def losses(
@@ -97,20 +103,20 @@ class Reporter:
         )
 
     def image(self, iteration: int, tag: str, image: Any) -> None:
-        """Add an image, uint8 (H, W, 3) RGB, to TensorBoard under ``tag``."""
-        if self.writer is not None:
-            self.writer.add_image(tag, image, iteration, dataformats="HWC")
+        """Add an image, uint8 (H, W, 3) RGB, to the trackers under ``tag``."""
+        for tracker in self.trackers:
+            tracker.image(tag, image, iteration)
 
     def close(self) -> None:
-        """Close the progress bar and the TensorBoard file."""
+        """Close the progress bar and the trackers."""
         self.bar.close()
-        if self.writer is not None:
-            self.writer.close()
+        for tracker in self.trackers:
+            tracker.close(finished=self._done >= self.total)
 
     def _show(self, **values: str) -> None:
         self._shown.update(values)
         self.bar.set_postfix(self._shown, refresh=False)
 
     def _scalar(self, tag: str, value: float, iteration: int) -> None:
-        if self.writer is not None:
-            self.writer.add_scalar(tag, value, iteration)
+        for tracker in self.trackers:
+            tracker.scalar(tag, value, iteration)

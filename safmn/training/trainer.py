@@ -27,6 +27,7 @@ from safmn.training.progress import Progress
 from safmn.training.reporter import Reporter
 from safmn.training.saving import Saver
 from safmn.training.step_flags import IterationFlags, StepFlags
+from safmn.training.trackers import open_trackers
 from safmn.training.validation import Interrupted, Validator
 
 logger = logging.getLogger(__name__)
@@ -170,13 +171,14 @@ class Trainer:
                 raise NonFiniteError(f"{where}. More than train.max_skips: {train.max_skips} iterations were skipped")
 
     def _reporter(self) -> Reporter:
+        start, speaks = self.progress.iteration, self.model.ranks.is_main
         return Reporter(
             self.experiment,
-            start=self.progress.iteration,
+            start=start,
             validated=self.progress.validated_at,
             total=self.last_iteration,
-            tensorboard=bool(self.options.logger.use_tb_logger),
-            speaks=self.model.ranks.is_main,
+            speaks=speaks,
+            trackers=open_trackers(self.options, self.experiment.root, start=start) if speaks else (),
         )
 
     def _log_due(self, iteration: int) -> bool:
