@@ -27,6 +27,7 @@ from importlib.util import spec_from_loader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safmn.basicsr_paths import MovedFinder
 from safmn.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,7 +158,11 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Make ``import basicsr`` work and register our components. If it is already imported, register them now."""
+    """Make ``import basicsr`` work and register our components. If it is already imported, register them now.
+
+    Modules that moved between versions of BasicSR are found under their former names, too.
+    """
+    sys.meta_path.insert(0, MovedFinder())
     if "basicsr" in sys.modules:
         register_components()
     else:

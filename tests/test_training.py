@@ -694,9 +694,14 @@ def test_a_basicsr_state_without_an_optimiser_is_refused(
     assert "net_g does not fit" in message
 
 
-@pytest.mark.parametrize("folder", ["old", "experiments/tiny"])
+@pytest.mark.parametrize("folder", ["old", "experiments/tiny", "--auto_resume"])
 def test_resumes_from_a_basicsr_state(folder: str, images: Path, tmp_path: Path) -> None:
-    """The state may also be in the folder of this experiment, if a user continues a run of BasicSR there."""
+    """The state may also be in the folder of this experiment, if a user continues a run of BasicSR there.
+
+    ``--auto_resume`` finds it, takes the newest one that has its weights, and later goes on from our checkpoints.
+    """
+    automatic = folder == "--auto_resume"
+    folder = "experiments/tiny" if automatic else folder
     network = build_network(SECTION)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
     network(torch.rand(1, 3, 16, 16)).mean().backward()
@@ -708,18 +713,35 @@ def test_resumes_from_a_basicsr_state(folder: str, images: Path, tmp_path: Path)
     torch.save({"params": weights, "params_ema": weights}, old / "models/net_g_20.pth")
     state = {"epoch": 3, "iter": 20, "optimizers": [optimizer.state_dict()], "schedulers": []}
     torch.save(state, old / "training_states/20.state")
-    arguments = [
-        "-opt",
-        str(write(images, tmp_path)),
-        "--force_yml",
-        f"path:resume_state={old}/training_states/20.state",
-    ]
+    arguments = ["-opt", str(write(images, tmp_path))]
+    if automatic:
+        torch.save({**state, "iter": 22}, old / "training_states/22.state")  # without weights
+        arguments += ["--auto_resume"]
+    else:
+        arguments += ["--force_yml", f"path:resume_state={old}/training_states/20.state"]
     assert main(arguments) == 0
+    if automatic:
+        assert not list(tmp_path.glob("experiments/tiny_archived*"))
+        assert main(arguments) == 0  # from our checkpoint 24: nothing to do
+        assert "22.state is not used" in (tmp_path / "experiments/tiny/train_tiny.log").read_text()
     assert [entry["iter"] for entry in tiny_run.record(tmp_path) if "lr" in entry] == [21, 22, 23, 24]
     saved = json.loads((tmp_path / "experiments/tiny/training_states/000000024/state.json").read_text())
     assert saved["iteration"] == 24
     log = (tmp_path / "experiments/tiny/train_tiny.log").read_text()
     assert "order of samples is not" in log
+
+
+def test_a_basicsr_state_without_its_weights_is_named(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Starting at iteration 0 would not be what ``--auto_resume`` asks for."""
+    states = tmp_path / "experiments/tiny/training_states"
+    states.mkdir(parents=True)
+    torch.save({"epoch": 3, "iter": 20, "optimizers": [], "schedulers": []}, states / "20.state")
+    assert main(["-opt", str(write(images, tmp_path)), "--auto_resume"]) == 2
+    message = capfd.readouterr().err
+    assert "20.state is a training state of BasicSR, but the weights of its iteration are missing" in message
+    assert (states / "20.state").exists()
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Muon"])

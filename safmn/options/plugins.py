@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safmn import registry
+from safmn.basicsr_paths import advice
 from safmn.imports import import_named, missing_file
 from safmn.options.problems import Problems
 
@@ -37,4 +38,5 @@ def import_all(data: Mapping[str, Any], problems: Problems) -> None:
         try:
             import_named(name)
         except (Exception, SystemExit) as error:  # the user's code may raise anything
-            problems.add(("imports", str(number)), f"{name} cannot be imported: {type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}{advice(error)}"
+            problems.add(("imports", str(number)), f"{name} cannot be imported: {reason}")

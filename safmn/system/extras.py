@@ -51,5 +51,6 @@ EXTRAS = {
     "plots": Extra("safmn bench plot", {"matplotlib": "matplotlib>=3.8"}),
     "wandb": Extra("curves of training on Weights & Biases", {"wandb": "wandb>=0.18"}),
     "mlflow": Extra("curves of training on MLflow", {"mlflow": "mlflow>=3"}),
+    "losses": Extra("the losses LPIPS and DISTS", {"lpips": "lpips>=0.1.4", "DISTS_pytorch": "DISTS-pytorch>=0.1"}),
     "spandrel": Extra("weights of other networks", {"spandrel": "spandrel>=0.4"}),
 }

@@ -5,7 +5,9 @@ Only the first start needs it: the run then writes checkpoints in its own format
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,45 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def newest(training_states: Path, networks: Collection[str]) -> tuple[int, Path] | None:
+    """Return iteration and path of the newest ``.state`` file of BasicSR whose weights are there; None without any.
+
+    Args:
+        training_states: ``experiments/<name>/training_states``.
+        networks: names of the networks that the run trains, such as ``net_g``.
+
+    Raises:
+        CheckpointError: there are such files, but the weights of all of them are missing.
+    """
+    found = sorted(_by_iteration(training_states), reverse=True)
+    missing: list[Path] = []
+    for iteration, path in found:
+        absent = [source for name in networks if not (source := _weights(path, name, iteration)).is_file()]
+        if not absent:
+            for other in missing:
+                logger.warning("%s is not used: %s is missing", other, _weights(other, "net_g", int(float(other.stem))))
+            return iteration, path
+        missing.append(path)
+    if missing:
+        raise CheckpointError(
+            f"{missing[0]} is a training state of BasicSR, but the weights of its iteration are missing: "
+            f"{_weights(missing[0], 'net_g', found[0][0])}. Put them there, or move the .state files away to start at "
+            "iteration 0"
+        )
+    return None
+
+
+def _by_iteration(folder: Path) -> Iterator[tuple[int, Path]]:
+    for path in folder.glob("*.state") if folder.is_dir() else ():
+        with contextlib.suppress(ValueError):  # a name that is no number is not BasicSR's
+            yield int(float(path.stem)), path
+
+
+def _weights(state: Path, network: str, iteration: int) -> Path:
+    """Return the file in which BasicSR saves a network together with a state."""
+    return state.parent.parent / "models" / f"{network}_{iteration}.pth"
+
+
 def _kind(groups: Any) -> set[str]:
     """Return the keys of parameter groups that identify the kind of optimiser."""
     return {key for group in groups for key in group} & _TELLING
@@ -53,7 +94,7 @@ def resume(trainer: Trainer, path: Path) -> None:
     if len(state["optimizers"]) != len(networks):
         raise CheckpointError(f"{path} has {len(state['optimizers'])} optimisers, this model has {len(networks)}")
     for (name, network), optimizer in zip(networks.items(), state["optimizers"], strict=True):
-        source = path.parent.parent / "models" / f"{name}_{state['iter']}.pth"
+        source = _weights(path, name, state["iter"])
         if not source.is_file():
             raise CheckpointError(f"{path} needs the weights of the same iteration: {source} is missing")
         weights.load_into(network.bare, source, param_key="params")

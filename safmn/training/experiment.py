@@ -91,9 +91,11 @@ class Experiment:
             )
 
     def has_checkpoints(self) -> bool:
-        """Return whether there is a checkpoint, intact or damaged."""
+        """Return whether there is a checkpoint, intact or damaged, or a ``.state`` file of BasicSR."""
         folder = self.training_states
-        return folder.is_dir() and any(entry.name.isdigit() or "replaced" in entry.name for entry in folder.iterdir())
+        return folder.is_dir() and any(
+            entry.name.isdigit() or "replaced" in entry.name or entry.suffix == ".state" for entry in folder.iterdir()
+        )
 
     def append_record(self, entry: Mapping[str, Any]) -> None:
         """Add one line to the record."""

@@ -45,7 +45,8 @@ def resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chang
     """Load the state that the run continues from, if there is one, and set later checkpoints aside.
 
     Args:
-        auto_resume: use the newest intact checkpoint of the experiment, if there is one; else ``path.resume_state``.
+        auto_resume: use the newest intact checkpoint of the experiment, or BasicSR's ``.state`` file there if that is
+            newer; without any, ``path.resume_state``.
         allow_changes: resume even if options that affect the weights have changed.
 
     Raises:
@@ -56,12 +57,17 @@ def resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chang
     if is_main:
         checkpointer.tidy()
     distributed.barrier()
-    checkpoint, source = None, options.path.resume_state
+    checkpoint, source, theirs = None, options.path.resume_state, None
     if auto_resume:
+        theirs = basicsr_state.newest(checkpointer.folder, trainer.model.networks)
         checkpoint = checkpointer.load_latest()
-        _check_ranks_agree(checkpoint, trainer.experiment)
-    is_newest = checkpoint is not None
-    if checkpoint is None and source is not None:
+        if checkpoint is not None and theirs is not None and theirs[0] > checkpoint.iteration:
+            checkpoint = None  # BasicSR trained on from it
+        _check_ranks_agree(checkpoint.iteration if checkpoint else theirs[0] if theirs else 0, trainer.experiment)
+    is_newest = checkpoint is not None or theirs is not None
+    if checkpoint is None and theirs is not None:
+        basicsr_state.resume(trainer, theirs[1])
+    elif checkpoint is None and source is not None:
         check_source(options)
         if Path(source).is_dir():
             checkpoint = load_checkpoint(Path(source))
@@ -83,9 +89,9 @@ def resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chang
             logger.warning("the record of another run is kept as %s", set_aside(trainer.experiment.record))
 
 
-def _check_ranks_agree(checkpoint: Checkpoint | None, experiment: Experiment) -> None:
+def _check_ranks_agree(iteration: int, experiment: Experiment) -> None:
     """Check that every rank found the same checkpoint; ranks at different iterations would deadlock."""
-    found = distributed.on_all_ranks(checkpoint.iteration if checkpoint else 0)
+    found = distributed.on_all_ranks(iteration)
     if len(set(found)) > 1:
         raise CheckpointError(
             f"the ranks do not see the same checkpoints in {experiment.training_states}: they would resume from "
