@@ -83,7 +83,7 @@ def learned(package: str, inside: str, given: str | None, loss: str) -> dict[str
 def taps(network: nn.Sequential, x: Tensor, places: tuple[int, ...]) -> list[Tensor]:
     """Run ``network`` on ``x`` and return the outputs of the modules at ``places``, counted from 0."""
     found = []
-    for place, module in enumerate(network[: places[-1] + 1]):
+    for place, module in enumerate(list(network)[: places[-1] + 1]):
         x = module(x)
         if place in places:
             found.append(x)
