@@ -65,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     alone.add_argument("--benchmark", metavar="DIR", help="folder of <Set>/HR and <Set>/LR_bicubic/X<scale>")
     alone.add_argument("--save_img", action="store_true", help="write the output images")
+    alone.add_argument(
+        "--kernels",
+        choices=["auto", "native", "torch"],
+        default="auto",
+        help="on a CPU: the native kernels if they give the network's result (auto), or torch's operations",
+    )
     return parser
 
 
@@ -72,7 +78,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; an argument that belongs to the other way of testing is an error."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    for name in ("force_yml", "debug", "tolerant") if arguments.weights else ("scale", "sets", "benchmark", "save_img"):
+    alone = ("scale", "sets", "benchmark", "save_img", "kernels")
+    for name in ("force_yml", "debug", "tolerant") if arguments.weights else alone:
         if getattr(arguments, name) != parser.get_default(name):
             flag = "--set" if name == "sets" else f"--{name}"
             parser.error(f"{flag} is only allowed with {'-opt' if arguments.weights else '--weights'}")
@@ -134,6 +141,7 @@ def _from_weights(arguments: argparse.Namespace) -> int:
                     save_images=arguments.save_img,
                     require_all=arguments.require_all,
                     ensemble=arguments.ensemble,
+                    kernels=arguments.kernels,
                 )
             return testing.run(plan, ranks, device)
     finally:

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,12 @@ from safmn.errors import (
     located,
 )
 from safmn.evaluation.applying import WHOLE, Applying, applying_of, warn_of_tiles
+from safmn.evaluation.fast_network import FastNetwork, Kernels, fastest
 from safmn.evaluation.image_sets import paired_section
 from safmn.evaluation.methods import section_of
 from safmn.evaluation.published import SETS
 from safmn.evaluation.report import Scoreboard
-from safmn.evaluation.scoring import SetResult, evaluate
+from safmn.evaluation.scoring import SetResult, bare, evaluate
 from safmn.imaging.file_names import folder_mistake
 from safmn.imports import log_imports
 from safmn.metrics import network_name
@@ -47,7 +47,7 @@ from safmn.registry import ARCH_REGISTRY, build
 from safmn.runtime.distributed import Ranks
 from safmn.system.console import say
 from safmn.system.files import set_aside
-from safmn.system.memory import OUT_OF_MEMORY
+from safmn.system.memory import OUT_OF_MEMORY, keep_freed_memory
 from safmn.system.signals import sigterm_as_ctrl_c
 from safmn.training.experiment import HeldLog, environment, start_logging
 
@@ -63,7 +63,7 @@ class TestPlan:
     Attributes:
         name: name of the results.
         folder: folder for the report, the log and saved images.
-        network: the network with its weights, on the device.
+        network: the network with its weights, on the device; :func:`run` wraps it.
         section: the ``network_g`` section of the network; None if only the weights are known.
         weights: file of the weights.
         scale: scale of super-resolution.
@@ -78,11 +78,12 @@ class TestPlan:
         seed: seeds the global generators around a user's data sets, networks and metrics.
         applying: tiles and windows.
         ensemble: measure every set a second time with self-ensemble; results are named ``<set> (self-ensemble)``.
+        kernels: see :class:`safmn.evaluation.fast_network.FastNetwork`.
     """
 
     name: str
     folder: Path
-    network: nn.Module
+    network: nn.Module | FastNetwork
     section: Mapping[str, Any] | None
     weights: Path | None
     scale: int
@@ -97,6 +98,7 @@ class TestPlan:
     seed: int = 0
     applying: Applying = WHOLE
     ensemble: bool = False
+    kernels: Kernels = "auto"
 
 
 @contextlib.contextmanager
@@ -165,6 +167,7 @@ def plan_from_options(
         seed=options.manual_seed,
         applying=WHOLE if val is None else applying_of(val, self_ensemble=False),
         ensemble=ensemble or (val is not None and val.self_ensemble),
+        kernels=val.kernels if val is not None else "auto",
     )
 
 
@@ -193,6 +196,7 @@ def plan_from_weights(
     save_images: bool = False,
     require_all: bool = False,
     ensemble: bool = False,
+    kernels: Kernels = "auto",
 ) -> TestPlan:
     """Plan the usual test (PSNR and SSIM on the Y channel, crop = scale) of a weight file; recognise its network.
 
@@ -205,7 +209,7 @@ def plan_from_weights(
         benchmark: folder with ``<Set>/HR`` and ``<Set>/LR_bicubic/X<scale>``; without it and without ``pairs``,
             ``datasets/benchmark``.
         save_images: write the output images.
-        require_all, ensemble: see :class:`TestPlan`.
+        require_all, ensemble, kernels: see :class:`TestPlan`.
 
     Raises:
         WeightsError: the weights cannot be read or have a different scale.
@@ -237,6 +241,7 @@ def plan_from_weights(
         suffix=folder.name,
         require_all=require_all,
         ensemble=ensemble,
+        kernels=kernels,
     )
 
 
@@ -275,6 +280,7 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
     failures: dict[str, str] = {}
     left_out = _left_out(plan)
     warn_of_tiles(plan.network, plan.applying)
+    plan = prepared(plan, device)
     try:
         with sigterm_as_ctrl_c():
             for name, section in plan.sets.items():
@@ -345,8 +351,15 @@ def _rows(plan: TestPlan, name: str) -> list[tuple[str, Applying]]:
     """Return the rows of a set in the table: its name and, if asked for, a second row with self-ensemble."""
     rows = [(name, plan.applying)]
     if plan.ensemble:
-        rows.append((f"{name} (self-ensemble)", dataclasses.replace(plan.applying, self_ensemble=True)))
+        rows.append((f"{name} (self-ensemble)", replace(plan.applying, self_ensemble=True)))
     return rows
+
+
+def prepared(plan: TestPlan, device: torch.device) -> TestPlan:
+    """Return the plan with its network on the fastest kernels, and let the process keep freed memory for images."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    return replace(plan, network=fastest(bare(plan.network), device, kernels=plan.kernels))
 
 
 def _run_set(
@@ -378,7 +391,7 @@ def _run_set(
     means = "".join(f", {metric} {value:.4f}" for metric, value in result.mean.items())
     saved = f"; saved in {save_dir}" if save_dir else ""
     logger.info("%s: %d images in %.1f s%s%s", label, len(result.per_image), result.seconds, means, saved)
-    return dataclasses.replace(result, name=label)
+    return replace(result, name=label)
 
 
 def _explain(name: str, section: Mapping[str, Any], error: Exception) -> str:
@@ -409,7 +422,7 @@ def _report(board: Scoreboard, folder: Path) -> None:
 def _facts(plan: TestPlan, device: torch.device) -> dict[str, Any]:
     return {
         "name": plan.name,
-        "network": dict(plan.section) if plan.section else type(plan.network).__name__,
+        "network": dict(plan.section) if plan.section else type(bare(plan.network)).__name__,
         "scale": plan.scale,
         "weights": _identity(plan.weights),
         "option file": _identity(Path(plan.option_file)) if plan.option_file else None,

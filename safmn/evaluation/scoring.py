@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -89,7 +89,8 @@ def evaluate(
     TensorFloat-32 is off for the call, because it changes the third decimal of the scores on a GPU.
 
     Args:
-        network: maps (1, C, h, w) in [0, 1] to (1, C, h * scale, w * scale). A module runs in eval mode.
+        network: maps (1, C, h, w) in [0, 1] to (1, C, h * scale, w * scale). A module runs in eval mode. It may be a
+            :class:`safmn.evaluation.fast_network.FastNetwork`, which computes several images at once.
         dataset: ``dataset[i]`` is a dict with ``lq`` and, if available, ``gt``: float (C, H, W) RGB in [0, 1];
             ``lq_path`` and ``gt_path``.
         name: name of the set, for the progress bar and messages.
@@ -214,7 +215,7 @@ class _Forward:
     def __call__(self, index: int, item: Mapping[str, Any]) -> tuple[np.ndarray, int]:
         lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
         try:
-            drawn = self.draws.of(getattr(self.network, "network", self.network), index, "network")
+            drawn = self.draws.of(bare(self.network), index, "network")
             with drawn, explain_death(), torch.no_grad(), self.execution.autocast():
                 images = self.applying(self.network, lq)  # (1, C, H, W)
         except RuntimeError as error:
@@ -244,7 +245,7 @@ class _Forward:
 
             def run(x: Tensor) -> Tensor:
                 with (
-                    self.draws.of(getattr(self.network, "network", self.network), 0, "guard"),
+                    self.draws.of(bare(self.network), 0, "guard"),
                     self.execution.autocast(),
                 ):
                     return in_whole_windows(self.network, x[:, :channels])
@@ -253,8 +254,15 @@ class _Forward:
         return self._guard.count(lq, images.float().clamp(0, 1))
 
 
+def bare(network: Any) -> Any:
+    """Return the network within its wrappers, which are no modules and have it as their attribute ``network``."""
+    while not isinstance(network, nn.Module) and hasattr(network, "network"):
+        network = network.network
+    return network
+
+
 def _kind(network: object) -> str:
-    return type(getattr(network, "network", network)).__name__
+    return type(bare(network)).__name__
 
 
 def _lq_paths(dataset: Any) -> list[str]:
@@ -297,21 +305,48 @@ def _item(dataset: Any, index: int, draws: _Draws) -> Mapping[str, Any]:
 
 
 def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: _Scorer) -> Iterator[_Score]:
-    """Yield the scores of ``indices`` in order; read the next item and score the last one while the network runs.
+    """Yield the scores of ``indices`` in order; read the next items and score the last ones while the network runs.
 
-    One thread reads and one scores, so data sets and metrics need not be thread-safe.
+    One thread reads and one scores, so data sets and metrics need not be thread-safe. The network runs in the calling
+    thread, unless it says that it takes several images at once.
     """
-    with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "score") as scoring:
+    at_once = max(min(getattr(forward.network, "images_at_once", 1), len(indices)), 1)
+    read = functools.partial(_item, dataset, draws=forward.draws)
+    with _threads("read", 1) as reading, _threads("score", 1) as scoring, _threads("network", at_once) as computing:
+
+        def start(index: int) -> _Running:
+            item = reading.submit(read, index)
+            output = None if at_once < 2 else computing.submit(lambda: forward(index, item.result()))
+            return index, item, output
+
+        def score(index: int, item: Future[Mapping[str, Any]], output: _Output | None) -> Future[_Score]:
+            made = forward(index, item.result()) if output is None else output.result()
+            return scoring.submit(scorer, index, item.result(), *made)
+
+        running: deque[_Running] = deque()
         waiting: deque[Future[_Score]] = deque()
-        read = functools.partial(_item, dataset, draws=forward.draws)
-        ahead = [reading.submit(read, index) for index in indices[:1]]
-        for position, index in enumerate(indices):
-            item = ahead.pop().result()
-            ahead += [reading.submit(read, following) for following in indices[position + 1 :][:1]]
-            waiting.append(scoring.submit(scorer, index, item, *forward(index, item)))
+        for index in indices:
+            running.append(start(index))
+            if len(running) > at_once:
+                waiting.append(score(*running.popleft()))
             if len(waiting) > _SCORES_WAITING:
                 yield waiting.popleft().result()
-        yield from (score.result() for score in waiting)
+        waiting.extend(score(*each) for each in running)
+        yield from (each.result() for each in waiting)
+
+
+_Output: TypeAlias = "Future[tuple[np.ndarray, int]]"
+_Running: TypeAlias = "tuple[int, Future[Mapping[str, Any]], _Output | None]"
+
+
+@contextlib.contextmanager
+def _threads(name: str, count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads; when the block ends by an error, what has not begun is not begun any more."""
+    pool = ThreadPoolExecutor(count, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _shown(

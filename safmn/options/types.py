@@ -144,6 +144,8 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         window: Pad images to multiples of this; null: of the network's own windows.
         self_ensemble: Average over the eight flips and rotations, in eight times the time. A test measures with and
             without it.
+        kernels: ``auto``: run the network on the native CPU kernels if they give its result; ``native``: the same, but
+            stop if there are none for it; ``torch``: torch's operations.
         metrics: The metrics. Each has a name of your choice and a section with ``type`` and its arguments.
     """
 
@@ -155,6 +157,7 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tile_overlap: NotNegative = 32
     window: Positive | None = None
     self_ensemble: bool = False
+    kernels: Literal["auto", "native", "torch"] = "auto"
     metrics: dict[str, Component] = {}
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from safmn.evaluation.applying import Applying, applying_of
-from safmn.evaluation.scoring import Interrupted, SetResult, evaluate
+from safmn.evaluation.applying import Applying, Network, applying_of
+from safmn.evaluation.fast_network import FastNetwork, fastest
+from safmn.evaluation.scoring import Interrupted, SetResult, bare, evaluate
 from safmn.imaging import to_uint8
 from safmn.options import Options
 from safmn.options.types import ValSection
+from safmn.runtime.threads import Once
 from safmn.training.experiment import Experiment
 from safmn.training.models import Model
 from safmn.training.progress import Progress
@@ -26,6 +28,7 @@ class Validator:
         self.val = options.val or ValSection()
         self.datasets = datasets
         self.experiment = experiment
+        self._network: Network | None = None
 
     @property
     def enabled(self) -> bool:
@@ -46,7 +49,8 @@ class Validator:
         Raises:
             Interrupted: ``stop()`` became true between two images, on this or another rank.
         """
-        done = [self._evaluate(name, model, progress.iteration, stop) for name in self.datasets]
+        network = self._prepared(model)
+        done = [self._evaluate(name, network, model, progress.iteration, stop) for name in self.datasets]
         improved = []
         for result, image in done:
             improved += self._note(result, progress)
@@ -57,12 +61,22 @@ class Validator:
         progress.validated_at = progress.iteration
         return self.options.logger.keep_best and bool(improved and improved[0])
 
+    def _prepared(self, model: Model) -> Network:
+        """Return the network to validate, with its current weights."""
+        network = model.validation_network.eval()
+        if bare(self._network) is not network:
+            self._network = fastest(network, model.execution.device, kernels=self.val.kernels)
+        if isinstance(self._network, FastNetwork):
+            self._network.renew()
+        assert self._network is not None
+        return self._network
+
     def _evaluate(
-        self, name: str, model: Model, iteration: int, stop: Callable[[], bool]
+        self, name: str, fast: Network, model: Model, iteration: int, stop: Callable[[], bool]
     ) -> tuple[SetResult, Tensor | None]:
-        """Return the scores of one set and the network's first output, (1, 3, H, W); None if it had no image."""
+        """Return the scores of one set and the output of its first image, (1, 3, H, W); None if it had no image."""
         val = self.val
-        network = _Watched(model.validation_network.eval(), stop, applying_of(val))
+        network = _Watched(fast, stop, applying_of(val))
         result = evaluate(
             network,
             self.datasets[name],
@@ -89,18 +103,21 @@ class Validator:
 
 
 class _Watched:
-    """The network during validation. It stops between two images, and keeps its first output for TensorBoard."""
+    """The network during validation. It stops between two images, and keeps an output for TensorBoard: the first."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], stop: Callable[[], bool], applying: Applying) -> None:
+    def __init__(self, network: Network, stop: Callable[[], bool], applying: Applying) -> None:
         self.network = network
+        self.images_at_once: int = getattr(network, "images_at_once", 1)
         self.stop = stop
         self.applying = applying
         self.first_output: Tensor | None = None  # (1, 3, H, W)
+        self._is_first = Once()
 
     def __call__(self, lq: Tensor) -> Tensor:
         if self.stop():
             raise Interrupted
+        keep = self._is_first()
         output = self.applying(self.network, lq)
-        if self.first_output is None:
+        if keep:
             self.first_output = output
         return output

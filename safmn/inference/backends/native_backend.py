@@ -7,24 +7,19 @@ the rows are in the cache; and because pooled levels of the modulation are aggre
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from safmn.archs.stages import StageModule
 from safmn.inference.backends.base import Backend, register_backend
 from safmn.inference.backends.torch_backends import Eager
 from safmn.inference.optimize import frozen_copy
-from safmn.kernels.cpu.build import can_load
-from safmn.kernels.cpu.compilation import compiler, how_to_get_a_compiler
+from safmn.kernels.cpu import support
+from safmn.kernels.cpu.compilation import compiler
 from safmn.kernels.cpu.inference import this_machine
-from safmn.kernels.cpu.programs import PROGRAMS, translate
-from safmn.runtime.threads import Once
-
-logger = logging.getLogger(__name__)
+from safmn.kernels.cpu.programs import translate
 
 
 @register_backend
@@ -43,29 +38,20 @@ class Native(Backend):
         kernels = this_machine()
         self._program = translate(frozen_copy(network), kernels, half=precision == "bf16" and kernels.has_half)
         self._eager = Eager(network, device=device, precision=precision)
-        self._first_warning = Once()
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """See :class:`Backend`. Stages without a kernel and sides that are not multiples of the window run eagerly."""
-        if self._program is None or x.shape[0] == 0:
+        """See :class:`Backend`. Stages without a kernel run eagerly."""
+        program = self._program
+        if program is None or x.shape[0] == 0 or any(side % program.multiple for side in x.shape[2:]):
             return self._eager(x)
-        if any(side % self._program.multiple for side in x.shape[2:]):
-            self._warn(x)
-            return self._eager(x)
-        images = [self._program.run(image) for image in x]
+        images = [program.run(image) for image in x]
         return images[0][None] if len(images) == 1 else torch.stack(images)
-
-    def _warn(self, x: Tensor) -> None:
-        if self._first_warning():
-            logger.warning("Back end native: no kernel for sides of %dx%d; run eagerly.", x.shape[3], x.shape[2])
 
     @classmethod
     def missing(cls, device: torch.device) -> str | None:
         """See :class:`Backend`. Needs a CPU and a C++ compiler."""
-        if device.type != "cpu":
-            return f"the native kernels are for CPUs, not for {device.type}"
-        return None if can_load() else f"the native kernels need a C++ compiler: {how_to_get_a_compiler()}"
+        return support.missing(device)
 
     @classmethod
     def versions(cls) -> tuple[str, ...]:
@@ -75,6 +61,4 @@ class Native(Backend):
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
         """See :class:`Backend`. Supports the networks in :data:`safmn.kernels.cpu.programs.PROGRAMS`, and stages."""
-        if type(network) in PROGRAMS or isinstance(network, StageModule):
-            return None
-        return f"there are no native kernels for {type(network).__name__}"
+        return support.unfit(network)

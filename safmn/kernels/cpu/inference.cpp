@@ -136,22 +136,19 @@ INLINE void multiply(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights
 // Columns 4 t - 1 ... 4 t + 4 of a row, for all t of a vector.
 struct Columns {
     Vec at[6];
-    INLINE Columns(const Map& map, int channel, int row, int tile) {
-        const float* phase = map.at(channel, row, 0) + tile;
-        const int s = map.stride;
+    INLINE Columns(const float* phase, int s) {  // phase 0 at the first place, and the stride
         at[0] = load(phase + 3 * s - 1);
         for (int p = 0; p < 4; ++p) at[1 + p] = load(phase + p * s);
         at[5] = load(phase + 1);
     }
 };
 
-// Transform the tiles of one channel: rows 4 band - 1 ... 4 band + 4.
-INLINE void transform(const Map& map, int channel, int band, int tile, Vec (&out)[TAPS]) {
+// Transform the tiles of one channel from its rows 4 band - 1 ... 4 band + 4; null for a row outside of the frame.
+INLINE void transform(const float* const (&rows)[6], std::ptrdiff_t at, int stride, Vec (&out)[TAPS]) {
     Vec lines[6][6];
     for (int i = 0; i < 6; ++i) {
-        const int row = 4 * band - 1 + i;
-        if (row >= 0 && row < map.height) {
-            input_line(Columns(map, channel, row, tile).at, lines[i]);
+        if (rows[i]) {
+            input_line(Columns(rows[i] + at, stride).at, lines[i]);
         } else {
             for (int j = 0; j < 6; ++j) lines[i][j] = Vec{};
         }
@@ -167,16 +164,24 @@ INLINE void transform(const Map& map, int channel, int band, int tile, Vec (&out
 // Transform all channels of a chunk: [TAPS][cells][CHUNK].
 template <int N, typename Factor>
 void transform_input(const Map& map, int band, int tile, float* to) {
-    const int cells = cells_of<Factor>(map.channels);
+    const int channels = map.channels, cells = cells_of<Factor>(channels), line = map.line, stride = map.stride;
+    const float* rows[6];
+    for (int i = 0; i < 6; ++i) {
+        const int row = 4 * band - 1 + i;
+        rows[i] = row >= 0 && row < map.height ? map.at(0, row, 0) + tile : nullptr;
+    }
     for (int k = 0; k < cells; ++k)
         for (int v = 0; v < N; ++v) {
-            Vec parts[Factor::DEPTH][TAPS] = {};
-            for (int i = 0; i < Factor::DEPTH && k * Factor::DEPTH + i < map.channels; ++i)
-                transform(map, k * Factor::DEPTH + i, band, tile + v * LANES, parts[i]);
+            Vec parts[Factor::DEPTH][TAPS];
+            for (int i = 0; i < Factor::DEPTH; ++i) {
+                const int channel = k * Factor::DEPTH + i;
+                if (channel < channels) transform(rows, std::ptrdiff_t(channel) * line + v * LANES, stride, parts[i]);
+                else std::fill_n(parts[i], TAPS, Vec{});
+            }
             for (int tap = 0; tap < TAPS; ++tap) {
-                Vec channels[Factor::DEPTH];
-                for (int i = 0; i < Factor::DEPTH; ++i) channels[i] = parts[i][tap];
-                Factor::pack(to + (std::ptrdiff_t(tap) * cells + k) * CHUNK + v * LANES, channels);
+                Vec both[Factor::DEPTH];
+                for (int i = 0; i < Factor::DEPTH; ++i) both[i] = parts[i][tap];
+                Factor::pack(to + (std::ptrdiff_t(tap) * cells + k) * CHUNK + v * LANES, both);
             }
         }
 }
@@ -222,10 +227,13 @@ void convolve(const Conv& conv, const float* inputs, float* products, float* to)
         }
         for (int o = 0; o < std::min(BLOCK, conv.out - first); o += Output::DEPTH)
             for (int v = 0; v < N; ++v) {
-                Vec pixels[Output::DEPTH][16] = {};
-                for (int i = 0; i < Output::DEPTH && first + o + i < conv.out; ++i)
-                    transform_back(products + (o + i) * CHUNK + v * LANES, conv.bias[first + o + i], conv.activated,
-                                   pixels[i]);
+                Vec pixels[Output::DEPTH][16];
+                for (int i = 0; i < Output::DEPTH; ++i) {
+                    if (first + o + i < conv.out)
+                        transform_back(products + (o + i) * CHUNK + v * LANES, conv.bias[first + o + i], conv.activated,
+                                       pixels[i]);
+                    else std::fill_n(pixels[i], 16, Vec{});
+                }
                 for (int place = 0; place < 16; ++place) {
                     Vec channels[Output::DEPTH];
                     for (int i = 0; i < Output::DEPTH; ++i) channels[i] = pixels[i][place];
@@ -257,29 +265,36 @@ struct Norm {
 template <int N>
 void normalise(const Norm& norm, const Map& from, const Map& to, int y, int tile) {
     const int channels = from.channels;
+    const std::ptrdiff_t line = from.line;  // of both maps; a store could change a member, as far as the compiler knows
+    const float *const weight = norm.weight, *const bias = norm.bias;
+    const float* in[4];
+    float* out[4];
+    for (int p = 0; p < 4; ++p) in[p] = from.at(0, y, p) + tile, out[p] = to.at(0, y, p);
     const auto each = [&](auto&& run) {
 #pragma GCC unroll 4
         for (int p = 0; p < 4; ++p)
 #pragma GCC unroll 4
             for (int v = 0; v < N; ++v) run(p, v);
     };
-    const auto at = [&](int c, int p, int v) { return load(from.at(c, y, p) + tile + v * LANES); };
     Vec mean[4][N] = {}, scale[4][N] = {};
-    for (int c = 0; c < channels; ++c) each([&](int p, int v) { mean[p][v] += at(c, p, v); });
+    for (int c = 0; c < channels; ++c) each([&](int p, int v) { mean[p][v] += load(in[p] + c * line + v * LANES); });
     each([&](int p, int v) { mean[p][v] /= float(channels); });
     for (int c = 0; c < channels; ++c)
         each([&](int p, int v) {
-            const Vec centred = at(c, p, v) - mean[p][v];
+            const Vec centred = load(in[p] + c * line + v * LANES) - mean[p][v];
             scale[p][v] += centred * centred;
         });
     each([&](int p, int v) { scale[p][v] = reciprocal_root(scale[p][v] / float(channels) + norm.eps); });
     for (int c = 0; c < channels; ++c) {
+        const Vec factor = splat(weight[c]), offset = splat(bias[c]);
         each([&](int p, int v) {
-            const Vec value = (at(c, p, v) - mean[p][v]) * scale[p][v] * norm.weight[c] + norm.bias[c];
-            store(to.at(c, y, p) + tile + v * LANES, value);
+            const Vec value = (load(in[p] + c * line + v * LANES) - mean[p][v]) * scale[p][v] * factor + offset;
+            store(out[p] + c * line + tile + v * LANES, value);
         });
-        for (int p = 0; p < 4; ++p) to.close(to.at(c, y, p), p, tile, tile + N * LANES);
     }
+    if (tile > 0 && tile + N * LANES < from.tiles) return;  // no padding to write
+    for (int c = 0; c < channels; ++c)
+        for (int p = 0; p < 4; ++p) to.close(out[p] + c * line, p, tile, tile + N * LANES);
 }
 
 // ------------------------------------------------------------------------------------------------------- modulation
@@ -287,97 +302,108 @@ void normalise(const Norm& norm, const Map& from, const Map& to, int y, int tile
 // `full` and `coarse` are the parts of the aggregation (a 1x1 convolution) for the unpooled and pooled levels.
 struct Modulation {
     int channels, chunk;    // channels in total, and per level
-    const int* factors;     // of pooling, [LEVELS]; the first is 2 or 4, each next one is twice as large
+    const int* factors;     // of pooling, [LEVELS]
     const float* taps;      // depthwise, [channels][9]
     const float* tap_bias;  // [channels]
     const float* full;      // [blocks][chunk][BLOCK]
     const float* coarse;    // [LEVELS][channels][chunk]
     const float* bias;      // of the aggregation, [channels]
-    int cell() const { return factors[LEVELS - 1]; }                // side of a pixel of the coarsest level, in pixels
-    int rows(int level) const { return cell() / factors[level]; }  // of a level in a cell
 };
 
-// A pooled map in plain order. Only the latest rows are kept. A row is a zero, the values and another zero.
-struct Pooled {
-    float* data;
-    int channels, height, width, mask;
+// How adaptive pooling divides a side of `pixels` into `cells`, and nearest-neighbour enlarging goes back, as in torch.
+struct Division {
+    int pixels, cells;
+    Division(int pixels, int factor) : pixels(pixels), cells(std::max(pixels / factor, 1)) {}
+    int begin(int cell) const { return int(std::int64_t(cell) * pixels / cells); }
+    int end(int cell) const { return int((std::int64_t(cell + 1) * pixels + cells - 1) / cells); }
+    int source(int pixel) const {  // computed in float32, as torch does
+        return std::min(int(std::floor(float(pixel) * (float(cells) / float(pixels)))), cells - 1);
+    }
+};
+
+// A pooled level. Only the latest rows are kept. A row is a zero, the values and another zero.
+struct Level {
+    Division rows, columns;
+    const int first;             // its first channel in the network
+    std::vector<int> sources;    // of all columns, in the order of a map: [4 phases][places]
+    float* pooled = nullptr;     // [rows kept][chunk][columns + 2]
+    float* gate = nullptr;       // its part of the gate for row `current`: [channels][columns]
+    float* enlarged = nullptr;   // the gate of this level and all coarser ones: [channels][4 phases][places]
+    int channels = 0, mask = 0, next = 0, current = -1;
+    Level(int height, int width, int factor, int first) : rows(height, factor), columns(width, factor), first(first) {}
     float* at(int channel, int row) const {
-        return data + (std::ptrdiff_t(row & mask) * channels + channel) * (width + 2) + 1;
+        return pooled + (std::ptrdiff_t(row & mask) * channels + channel) * (columns.cells + 2) + 1;
     }
+    int below(int y) const { return std::min(rows.source(y) + 1, rows.cells - 1); }  // the last row that y depends on
+    int above(int y) const { return std::max(rows.source(y) - 1, 0); }               // and the first one
 };
 
-void pool_by_2(const Map& map, int channel, int y, float* to) {
-    const float *a = map.at(channel, 2 * y, 0), *b = map.at(channel, 2 * y + 1, 0);
-    const int s = map.stride;
-    for (int t = 0; t < map.tiles; ++t) {
-        to[2 * t] = std::max(std::max(a[t], a[s + t]), std::max(b[t], b[s + t]));
-        to[2 * t + 1] = std::max(std::max(a[2 * s + t], a[3 * s + t]), std::max(b[2 * s + t], b[3 * s + t]));
-    }
-}
+INLINE void join(const float* const (&rows)[4], float* __restrict to, int step, int width);
 
-void pool_by_4(const Map& map, int channel, int y, float* to) {
-    std::copy_n(map.at(channel, 4 * y, 0), map.tiles, to);
-    for (int i = 1; i < 16; ++i) {
-        const float* a = map.at(channel, 4 * y + i / 4, i % 4);
-        for (int t = 0; t < map.tiles; ++t) to[t] = std::max(to[t], a[t]);
-    }
-}
-
-void pool_again(const Pooled& from, int channel, int y, float* to) {
-    const float *a = from.at(channel, 2 * y), *b = from.at(channel, 2 * y + 1);
-    for (int x = 0; x < from.width / 2; ++x)
-        to[x] = std::max(std::max(a[2 * x], a[2 * x + 1]), std::max(b[2 * x], b[2 * x + 1]));
-}
-
-// Pool one row of cells on all levels. A level holds its own channels and those of all coarser levels.
-void pool_cells(const Modulation& m, const Map& normed, const Pooled* pooled, int cell) {
-    for (int level = 0; level < LEVELS; ++level) {
-        const Pooled& to = pooled[level];
-        for (int c = 0; c < to.channels; ++c)
-            for (int y = cell * m.rows(level); y < (cell + 1) * m.rows(level); ++y) {
-                float* row = to.at(c, y);
-                if (level > 0) pool_again(pooled[level - 1], c + m.chunk, y, row);
-                else if (m.factors[0] == 2) pool_by_2(normed, c + m.chunk, y, row);
-                else pool_by_4(normed, c + m.chunk, y, row);
-                row[-1] = row[to.width] = 0.0f;
+// Pool row `row` of a level from the rows of the map. `line` has room for one row and one row in phases.
+void pool_row(const Level& level, const Map& map, int row, float* line) {
+    const int places = map.stride;
+    float* const columns = line + 4 * places;
+    const int begin = level.rows.begin(row), end = level.rows.end(row);
+    for (int k = 0; k < level.channels; ++k) {
+        for (int p = 0; p < 4; ++p) {
+            float* to = line + p * places;
+            std::copy_n(map.at(level.first + k, begin, p), map.tiles, to);
+            for (int y = begin + 1; y < end; ++y) {
+                const float* a = map.at(level.first + k, y, p);
+                for (int t = 0; t < map.tiles; ++t) to[t] = std::max(to[t], a[t]);
             }
+        }
+        const float* const phases[4] = {line, line + places, line + 2 * places, line + 3 * places};
+        join(phases, columns, 4, map.width);
+        float* to = level.at(k, row);
+        to[-1] = to[level.columns.cells] = 0.0f;
+        for (int x = 0; x < level.columns.cells; ++x) {
+            const int last = level.columns.end(x);
+            float largest = columns[level.columns.begin(x)];
+            for (int i = level.columns.begin(x) + 1; i < last; ++i) largest = std::max(largest, columns[i]);
+            to[x] = largest;
+        }
     }
 }
 
-void depthwise_row(const Pooled& from, int channel, int y, const float* taps, float bias, float* to) {
-    std::fill_n(to, from.width, bias);
+void depthwise_row(const Level& from, int channel, int y, const float* taps, float bias, float* to) {
+    const int width = from.columns.cells;
+    std::fill_n(to, width, bias);
     for (int i = 0; i < 3; ++i) {
-        if (y + i < 1 || y + i > from.height) continue;
+        if (y + i < 1 || y + i > from.rows.cells) continue;
         const float* row = from.at(channel, y + i - 1);
-        for (int x = 0; x < from.width; ++x)
+        for (int x = 0; x < width; ++x)
             to[x] += taps[3 * i] * row[x - 1] + taps[3 * i + 1] * row[x] + taps[3 * i + 2] * row[x + 1];
     }
 }
 
-// Compute the part of the gate that comes from the pooled levels, for one row of cells. Each level is added to the next
-// coarser one, enlarged. gates[level] is [channels][rows][width]; `lines` is [chunk][width].
-void gate_cells(const Modulation& m, const Pooled* pooled, int cell, float* const* gates, float* lines) {
-    for (int level = LEVELS - 1; level >= 0; --level) {
-        const int rows = m.rows(level), width = pooled[level].width;
-        const int first = m.chunk * (level + 1);  // channel of the network
-        for (int row = 0; row < rows; ++row) {
-            for (int k = 0; k < m.chunk; ++k)
-                depthwise_row(pooled[level], k, cell * rows + row, m.taps + 9 * (first + k), m.tap_bias[first + k],
-                              lines + std::ptrdiff_t(k) * width);
-            for (int c = 0; c < m.channels; ++c) {
-                const float* weights = m.coarse + (std::ptrdiff_t(level) * m.channels + c) * m.chunk;
-                float* to = gates[level] + (std::ptrdiff_t(c) * rows + row) * width;
-                if (level == LEVELS - 1) {
-                    std::fill_n(to, width, m.bias[c]);
-                } else {
-                    const float* coarser = gates[level + 1] + (std::ptrdiff_t(c) * rows + row) / 2 * (width / 2);
-                    for (int x = 0; x < width / 2; ++x) to[2 * x] = to[2 * x + 1] = coarser[x];
-                }
-                for (int k = 0; k < m.chunk; ++k)
-                    for (int x = 0; x < width; ++x) to[x] += weights[k] * lines[std::ptrdiff_t(k) * width + x];
-            }
-        }
+// Compute a level's part of the gate for one of its rows, at its own resolution. `lines` is [chunk][columns].
+void gate_row(const Modulation& m, const Level& level, int index, int row, float* lines) {
+    const int width = level.columns.cells;
+    for (int k = 0; k < m.chunk; ++k)
+        depthwise_row(level, k, row, m.taps + 9 * (level.first + k), m.tap_bias[level.first + k],
+                      lines + std::ptrdiff_t(k) * width);
+    for (int c = 0; c < m.channels; ++c) {
+        const float* weights = m.coarse + (std::ptrdiff_t(index) * m.channels + c) * m.chunk;
+        float* to = level.gate + std::ptrdiff_t(c) * width;
+        std::fill_n(to, width, index == LEVELS - 1 ? m.bias[c] : 0.0f);
+        for (int k = 0; k < m.chunk; ++k)
+            for (int x = 0; x < width; ++x) to[x] += weights[k] * lines[std::ptrdiff_t(k) * width + x];
     }
+}
+
+// Enlarge a level's part of the gate along its rows, and add the coarser levels' part.
+void enlarge_gate(const Level& level, const float* coarser, int channels, int tiles, int places) {
+    for (int c = 0; c < channels; ++c)
+        for (int p = 0; p < 4; ++p) {
+            const std::ptrdiff_t at = (std::ptrdiff_t(c) * 4 + p) * places;
+            const float* from = level.gate + std::ptrdiff_t(c) * level.columns.cells;
+            const int* sources = level.sources.data() + p * places;
+            for (int t = 0; t < tiles; ++t) level.enlarged[at + t] = from[sources[t]];
+            if (!coarser) continue;
+            for (int t = 0; t < tiles; ++t) level.enlarged[at + t] += coarser[at + t];
+        }
 }
 
 // Convolve one row of a chunk of the unpooled level depthwise: [chunk][4 phases][CHUNK].
@@ -389,7 +415,7 @@ void depthwise_full(const Modulation& m, const Map& normed, int y, int tile, flo
             for (int p = 0; p < 4; ++p) out[p] = splat(m.tap_bias[k]);
             for (int i = 0; i < 3; ++i) {
                 if (y + i < 1 || y + i > normed.height) continue;
-                const Columns columns(normed, k, y + i - 1, tile + v * LANES);
+                const Columns columns(normed.at(k, y + i - 1, 0) + tile + v * LANES, normed.stride);
                 const float* taps = m.taps + 9 * k + 3 * i;
                 for (int p = 0; p < 4; ++p)
                     out[p] += taps[0] * columns.at[p] + taps[1] * columns.at[p + 1] + taps[2] * columns.at[p + 2];
@@ -398,14 +424,11 @@ void depthwise_full(const Modulation& m, const Map& normed, int y, int tile, flo
         }
 }
 
-// The part of the gate that comes from the pooled levels, for one row of level 0: [channels][phases][places].
+// The part of the gate that comes from the pooled levels, for one row: [channels][4 phases][places].
 struct Gate {
     const float* data;
-    int phases;  // of level 0: the number of its columns in a tile
     int places;
-    const float* at(int channel, int phase) const {
-        return data + (std::ptrdiff_t(channel) * phases + phase * phases / 4) * places;
-    }
+    const float* at(int channel, int phase) const { return data + (std::ptrdiff_t(channel) * 4 + phase) * places; }
 };
 
 // out = x + gelu(gate + aggregation of the unpooled level) * normed, for one row of a chunk.
@@ -415,19 +438,24 @@ void modulate(const Modulation& m, const Map& normed, const Map& x, const Map& o
     for (int p = 0; p < 4; ++p)
         for (int first = 0; first < m.channels; first += BLOCK) {
             const int count = std::min(BLOCK, m.channels - first);
-            Vec sums[BLOCK][N] = {};
-            for (int o = 0; o < count; ++o)
-                for (int v = 0; v < N; ++v) sums[o][v] = load(gate.at(first + o, p) + tile + v * LANES);
+            Vec sums[BLOCK][N];
+            for (int o = 0; o < BLOCK; ++o)
+                for (int v = 0; v < N; ++v)
+                    sums[o][v] = o < count ? load(gate.at(first + o, p) + tile + v * LANES) : Vec{};
             multiply<N, Single>(sums, m.full + std::ptrdiff_t(first) * m.chunk, lines + p * CHUNK, 4 * CHUNK, m.chunk);
+            const std::ptrdiff_t line = out.line;
+            const float *const factor = normed.at(first, y, p) + tile, *const shortcut = x.at(first, y, p) + tile;
+            float* const to = out.at(first, y, p);
             for (int o = 0; o < count; ++o) {
-                float* to = out.at(first + o, y, p);
+                Vec gates[N];
+                gelu(sums[o], gates);
                 for (int v = 0; v < N; ++v) {
-                    const int t = tile + v * LANES;
-                    const Vec input = load(normed.at(first + o, y, p) + t);
-                    store(to + t, load(x.at(first + o, y, p) + t) + gelu(sums[o][v]) * input);
+                    const std::ptrdiff_t at = o * line + v * LANES;
+                    store(to + at + tile, load(shortcut + at) + gates[v] * load(factor + at));
                 }
-                out.close(to, p, tile, tile + N * LANES);
             }
+            if (tile == 0 || tile + N * LANES >= out.tiles)
+                for (int o = 0; o < count; ++o) out.close(to + o * line, p, tile, tile + N * LANES);
         }
 }
 
@@ -440,7 +468,7 @@ void write_tiles(const float* result, const Map& out, const Map& add, int band, 
         const int y = 4 * band + place / 4, p = place % 4;
         for (int c = 0; c < out.channels && y < out.height; ++c) {
             const float* from = result + (std::ptrdiff_t(place) * out.channels + c) * CHUNK;
-            float* to = out.at(c, y, p);
+            float* const to = out.at(c, y, p);
             for (int v = 0; v < N; ++v) {
                 const Vec value = load(from + v * LANES);
                 const int t = tile + v * LANES;
@@ -471,45 +499,57 @@ struct Block {
     const void* back;  // weights of the second convolution of the mixing
     const float* back_bias;
     Norm norm1, norm2;
-    int cell() const { return modulation ? modulation->cell() : 4; }
 };
 
-// Runs some rows of a frame through a block, from top to bottom. Only a few intermediate rows are kept, so that they
-// stay in the cache: at most three normalised and pooled cells, and two modulated ones.
+// Runs some rows of a frame through a block, from top to bottom, in steps of SIDE rows. Only a few intermediate rows are
+// kept, so that they stay in the cache: those which later rows still need.
 template <typename Factor>
 class Strip {
   public:
+    static constexpr int SIDE = 4;
+
     Strip(const Block& block, const Map& in, const Map& out, int top, int bottom)
         : block(block), in(in), out(out), top(top), bottom(bottom), margin(block.conv ? 1 : 0),
-          tiles(block.conv ? *block.conv : Conv{nullptr, nullptr, 0, 0, false}),
-          normed1(block.modulation && block.norm1.weight ? kept(4) : in),
-          modulated(!block.modulation ? in : block.conv ? kept(rows_kept() / block.cell()) : out),
-          normed2(block.conv && block.norm2.weight ? kept(rows_kept() / block.cell()) : modulated) {
+          levels(levels_of(block, in)), tiles(block.conv ? *block.conv : Conv{nullptr, nullptr, 0, 0, false}),
+          normed1(block.modulation && block.norm1.weight ? kept(rows_ahead()) : in),
+          modulated(!block.modulation ? in : block.conv ? kept(4 * SIDE) : out),
+          normed2(block.conv && block.norm2.weight ? kept(4 * SIDE) : modulated) {
         if (!block.modulation) return;
         const Modulation& m = *block.modulation;
         depthwise = scratch.take(std::size_t(m.chunk) * 4 * CHUNK);
-        lines = scratch.take(std::size_t(m.chunk) * 4 * in.tiles);
-        phases = scratch.take(std::size_t(in.channels) * 2 * places());
-        for (int level = 0; level < LEVELS; ++level) {
-            const int channels = m.chunk * (LEVELS - level), rows = m.rows(level), width = 4 * in.tiles / m.factors[level];
-            pooled[level] = {scratch.take(std::size_t(channels) * 4 * rows * (width + 2)), channels,
-                             in.height / m.factors[level], width, 4 * rows - 1};
-            gates[level] = scratch.take(std::size_t(in.channels) * rows * width);
+        lines = scratch.take(std::size_t(m.chunk) * in.tiles * 4 + 8 * std::size_t(in.stride));
+        for (Level& level : levels) {
+            level.channels = m.chunk;
+            const int rows = power_of_two(rows_pooled(level));
+            level.mask = rows - 1;
+            level.pooled = scratch.take(std::size_t(rows) * m.chunk * (level.columns.cells + 2));
+            level.gate = scratch.take(std::size_t(in.channels) * level.columns.cells);
+            level.enlarged = scratch.take(std::size_t(in.channels) * 4 * places());
+            level.sources.assign(std::size_t(4) * places(), 0);
+            for (int x = 0; x < in.width; ++x) level.sources[x % 4 * places() + x / 4] = level.columns.source(x);
         }
     }
 
     void run() {
-        const int side = block.cell(), cells = (in.height + side - 1) / side;
-        const int first = std::max(top - margin, 0) / side, last = std::min(bottom - 1 + margin, in.height - 1) / side;
-        int prepared = std::max(first - 1, 0), band = top / 4;
-        for (int cell = first; cell <= last; ++cell) {
-            for (; block.modulation && prepared <= std::min(cell + 1, cells - 1); ++prepared) prepare(prepared);
-            const int begin = std::max(cell * side, top - margin);
-            const int end = std::min({(cell + 1) * side, bottom + margin, in.height});
-            if (block.modulation) modulate_rows(cell, begin, end);
+        const int begin = std::max(top - margin, 0), last = std::min(bottom + margin, in.height);
+        int band = top / SIDE;
+        prepared = std::max(begin - 1, 0);
+        for (Level& level : levels) {
+            level.next = level.above(begin);
+            prepared = std::min(prepared, level.rows.begin(level.next));
+        }
+        for (int y = begin; y < last;) {
+            const int end = std::min(y / SIDE * SIDE + SIDE, last);
+            if (block.modulation) {
+                prepare(needed(end - 1));
+                modulate_rows(y, end);
+            }
+            const int from = y;
+            y = end;
             if (!block.conv) continue;
-            for (int y = begin; y < end && block.norm2.weight; ++y) normalise_row(block.norm2, modulated, normed2, y);
-            for (; 4 * band < bottom && (4 * band + 4 < end || end == in.height); ++band) mix(band);
+            for (int row = from; row < end && block.norm2.weight; ++row)
+                normalise_row(block.norm2, modulated, normed2, row);
+            for (; SIDE * band < bottom && (SIDE * (band + 1) < end || end == in.height); ++band) mix(band);
         }
     }
 
@@ -517,47 +557,90 @@ class Strip {
     const Block& block;
     const Map &in, &out;
     const int top, bottom, margin;
+    std::vector<Level> levels;
     Scratch scratch;
     Tiles tiles;
     Map normed1, modulated, normed2;
-    Pooled pooled[LEVELS];
-    float *depthwise, *lines, *phases, *gates[LEVELS];
+    float *depthwise, *lines;
+    int prepared = 0;  // the first row that is not normalised yet
 
-    int rows_kept() const { return std::max(2 * block.cell(), 16); }
+    static std::vector<Level> levels_of(const Block& block, const Map& in) {
+        std::vector<Level> found;
+        for (int i = 0; block.modulation && i < LEVELS; ++i)
+            found.emplace_back(in.height, in.width, block.modulation->factors[i], block.modulation->chunk * (i + 1));
+        return found;
+    }
+    static int power_of_two(int least) {
+        int value = 1;
+        while (value < least) value *= 2;
+        return value;
+    }
     int places() const { return round_up(in.tiles, CHUNK); }
-    Map kept(int cells) {
-        Map map(nullptr, in.channels, in.height, in.width, cells * block.cell());
-        map.data = scratch.take(std::size_t(cells) * block.cell() * in.channels * map.line);
+    Map kept(int rows) {
+        Map map(nullptr, in.channels, in.height, in.width, power_of_two(rows));
+        map.data = scratch.take(std::size_t(power_of_two(rows)) * in.channels * map.line);
         return map;
+    }
+
+    // The end of the normalised rows on which row y depends.
+    int needed(int y) const {
+        int end = std::min(y + 2, in.height);
+        for (const Level& level : levels) end = std::max(end, level.rows.end(level.below(y)));
+        return end;
+    }
+    // How many normalised rows must be kept: from the row above a step to the last that it needs, and whole cells.
+    int rows_ahead() const {
+        int most = 1;
+        for (int y = 0; y < in.height; y += SIDE) most = std::max(most, needed(std::min(y + SIDE, in.height) - 1) - y + 1);
+        for (const Level& level : levels)
+            for (int i = 0; i < level.rows.cells; ++i) most = std::max(most, level.rows.end(i) - level.rows.begin(i));
+        return most + 1;  // a strip may begin one row before a step
+    }
+    int rows_pooled(const Level& level) const {
+        int most = 1, count = 0;
+        for (int y = 0; y < in.height; y += SIDE) {
+            const int end = needed(std::min(y + SIDE, in.height) - 1);
+            while (count < level.rows.cells && level.rows.end(count) <= end) ++count;
+            most = std::max(most, count - level.above(std::max(y - 1, 0)));
+        }
+        return most;
     }
 
     static void normalise_row(const Norm& norm, const Map& from, const Map& to, int y) {
         for_chunks(from.tiles, [&](auto n, int tile) { normalise<n>(norm, from, to, y, tile); });
     }
 
-    void prepare(int cell) {
-        const int side = block.cell();
-        for (int y = cell * side; y < (cell + 1) * side && block.norm1.weight; ++y)
-            normalise_row(block.norm1, in, normed1, y);
-        pool_cells(*block.modulation, normed1, pooled, cell);
+    // Normalise and pool the rows before `end`.
+    void prepare(int end) {
+        for (; prepared < end; ++prepared) {
+            if (block.norm1.weight) normalise_row(block.norm1, in, normed1, prepared);
+            for (Level& level : levels)
+                for (; level.next < level.rows.cells && level.rows.end(level.next) <= prepared + 1; ++level.next)
+                    pool_row(level, normed1, level.next, lines);
+        }
     }
 
-    void modulate_rows(int cell, int begin, int end) {
+    // Compute the gate's part of all pooled levels for row y. Most rows have the same one as the row above.
+    void gate(int y) {
+        bool changed = false;
+        for (int i = LEVELS - 1; i >= 0; --i) {
+            Level& level = levels[i];
+            const int row = level.rows.source(y);
+            if (row != level.current) gate_row(*block.modulation, level, i, row, lines);
+            changed = changed || row != level.current;
+            level.current = row;
+            const float* coarser = i == LEVELS - 1 ? nullptr : levels[i + 1].enlarged;
+            if (changed) enlarge_gate(level, coarser, in.channels, in.tiles, places());
+        }
+    }
+
+    void modulate_rows(int begin, int end) {
         const Modulation& m = *block.modulation;
-        const int rows = m.rows(0), width = pooled[0].width, count = 4 / m.factors[0];
-        const Gate gate{phases, count, places()};
-        gate_cells(m, pooled, cell, gates, lines);
         for (int y = begin; y < end; ++y) {
-            const int row = (y - cell * m.cell()) / m.factors[0];
-            if (y == begin || y % m.factors[0] == 0)
-                for (int c = 0; c < m.channels; ++c)
-                    for (int q = 0; q < count; ++q)
-                        for (int t = 0; t < in.tiles; ++t)
-                            phases[(std::ptrdiff_t(c) * count + q) * gate.places + t] =
-                                gates[0][(std::ptrdiff_t(c) * rows + row) * width + t * count + q];
+            gate(y);
             for_chunks(in.tiles, [&](auto n, int tile) {
                 depthwise_full<n>(m, normed1, y, tile, depthwise);
-                modulate<n>(m, normed1, in, modulated, y, tile, depthwise, gate);
+                modulate<n>(m, normed1, in, modulated, y, tile, depthwise, Gate{levels[0].enlarged, places()});
             });
         }
     }
@@ -577,26 +660,28 @@ class Strip {
         auto weights = static_cast<const typename Factor::Cell*>(block.back);
         for (int first = 0; first < in.channels; first += BLOCK, weights += cells * BLOCK) {
             const int count = std::min(BLOCK, in.channels - first);
-            Vec sums[BLOCK][N] = {};
-            for (int o = 0; o < count; ++o)
+            const std::ptrdiff_t line = out.line;
+            const float* const shortcut = modulated.at(first, y, p) + tile;
+            Vec sums[BLOCK][N];
+            for (int o = 0; o < BLOCK; ++o)
                 for (int v = 0; v < N; ++v)
-                    sums[o][v] = load(modulated.at(first + o, y, p) + tile + v * LANES) + block.back_bias[first + o];
+                    sums[o][v] = o < count ? load(shortcut + o * line + v * LANES) + block.back_bias[first + o] : Vec{};
             multiply<N, Factor>(sums, weights, tiles.result + std::ptrdiff_t(place) * cells * CHUNK, CHUNK, cells);
-            for (int o = 0; o < count; ++o) {
-                float* to = out.at(first + o, y, p);
-                for (int v = 0; v < N; ++v) store(to + tile + v * LANES, sums[o][v]);
-                out.close(to, p, tile, tile + N * LANES);
-            }
+            float* const to = out.at(first, y, p);
+            for (int o = 0; o < count; ++o)
+                for (int v = 0; v < N; ++v) store(to + o * line + tile + v * LANES, sums[o][v]);
+            if (tile == 0 || tile + N * LANES >= out.tiles)
+                for (int o = 0; o < count; ++o) out.close(to + o * line, p, tile, tile + N * LANES);
         }
     }
 };
 
 template <typename Factor>
 void run_block(const Block& block, const Map& in, const Map& out, int threads) {
-    const int side = block.cell(), cells = (in.height + side - 1) / side;
-    const int strips = std::min(threads, cells);
+    constexpr int SIDE = Strip<Factor>::SIDE;
+    const int steps = (in.height + SIDE - 1) / SIDE, strips = std::min(threads, steps);
     for_all(strips, threads, [&](int i) {
-        const int top = cells * i / strips * side, bottom = std::min(cells * (i + 1) / strips * side, in.height);
+        const int top = steps * i / strips * SIDE, bottom = std::min(steps * (i + 1) / strips * SIDE, in.height);
         Strip<Factor>(block, in, out, top, bottom).run();
     });
 }
@@ -690,8 +775,7 @@ int safmn_conv(const float* in, float* out, const float* add, int channels, int 
 }
 
 // Run a feature mixing module; see Block. `out` must not be `in`. There is no modulation if `factors` is null, no
-// mixing if `weights` is null, and no norm if its weight is null. With modulation, height and width are multiples of
-// the last factor.
+// mixing if `weights` is null, and no norm if its weight is null.
 int safmn_block(const float* in, float* out, int channels, int height, int width,  //
                 const float* norm1_weight, const float* norm1_bias,                //
                 const int* factors, const float* taps, const float* tap_bias,      //

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -52,13 +53,16 @@ class Kernels:
         return size
 
     def call(self, function: str, *arguments: Argument) -> None:
-        """Call ``safmn_<function>`` with as many threads as torch uses. Other Python threads keep running.
+        """Call ``safmn_<function>`` with as many threads as torch uses, or with one within :func:`one_thread`.
+
+        Other Python threads keep running.
 
         Raises:
             MemoryError: there is not enough memory.
         """
         native = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-        if getattr(self._library, f"safmn_{function}")(*native, torch.get_num_threads()):
+        threads = 1 if getattr(_current, "alone", False) else torch.get_num_threads()
+        if getattr(self._library, f"safmn_{function}")(*native, threads):
             raise MemoryError(f"the native kernel {function} needs more memory than is available")
 
 
@@ -106,6 +110,17 @@ def with_workspace(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
                 del _current.workspace
 
     return running
+
+
+@contextlib.contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Let calls in this block, in this Python thread, use one thread each: for callers that compute several at once."""
+    before = getattr(_current, "alone", False)
+    _current.alone = before or wanted
+    try:
+        yield
+    finally:
+        _current.alone = before
 
 
 def workspace() -> Workspace:

@@ -108,7 +108,7 @@ class Block:
         self._mixing = _mixing_arguments(ccm, kernels, half)
 
     def __call__(self, frame: FeatureMaps, source: Tensor, to: Tensor) -> Tensor:
-        """Compute ``to = block(source)``; ``to`` is not ``source``. Modulation's last factor must divide the sides."""
+        """Compute ``to = block(source)``; ``to`` is not ``source``."""
         size = (self.channels, frame.height, frame.width)
         weights = (*self._norm1, *self._modulation, *self._norm2, *self._mixing)
         frame.kernels.call("block", source, to, *size, *weights, self._eps, self._half)

@@ -69,7 +69,7 @@ def _safmn(network: Any, kernels: Kernels, half: bool) -> Program:
         features = _through(blocks, frame, first).add_(first)
         return frame.write(to_img(frame, features, frame.map("out", to_img.out_channels)), 3, network.scale)
 
-    return Program(run, network.window)
+    return Program(run)
 
 
 def _ntire23(network: Any, kernels: Kernels, half: bool) -> Program:
@@ -85,7 +85,7 @@ def _ntire23(network: Any, kernels: Kernels, half: bool) -> Program:
         detail = frame.write(to_img(frame, features, frame.map("out", to_img.out_channels)), 3, network.scale)
         return detail.add_(enlarge(x[None], network.scale)[0])
 
-    return Program(run, network.window)
+    return Program(run)
 
 
 def _bcie(network: Any, kernels: Kernels, half: bool) -> Program:
@@ -106,7 +106,7 @@ def _bcie(network: Any, kernels: Kernels, half: bool) -> Program:
         features = enlarged(frame, features.add_(first), frame.map("out", enlarged.out_channels))
         return _convolved(frame.write(features, to_img.in_channels, shuffle.upscale_factor), to_img, kernels)
 
-    return Program(run, network.window)
+    return Program(run, multiple=2)  # pixels are unshuffled by 2
 
 
 def _normed_skip(stage: Any, kernels: Kernels, half: bool) -> Program | None:
@@ -123,7 +123,7 @@ def _normed_skip(stage: Any, kernels: Kernels, half: bool) -> Program | None:
         frame = FeatureMaps(kernels, *x.shape[1:])
         return frame.write(block(frame, frame.read(x, "in"), frame.map("out", block.channels)), block.channels)
 
-    return Program(run, stage.window)
+    return Program(run)
 
 
 def _plain(stage: Any, kernels: Kernels, half: bool) -> Program | None:
