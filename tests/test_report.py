@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import re
@@ -22,7 +23,6 @@ from safmn.cli import main
 from safmn.imaging import read_rgb, write_image
 from safmn.report.logs import read_logs
 from safmn.report.runs import read_run
-from safmn.report.scenes import most_different_box
 from safmn.report.scores import ERROR_RANGE, error_map
 from safmn.report.training import spread
 from safmn.training.experiment import Experiment
@@ -369,14 +369,62 @@ def test_error_maps_show_differences() -> None:
     assert np.array_equal(shown[3, 3], bright[1])
 
 
-def test_the_detail_is_where_images_differ_most() -> None:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 200, (60, 80, 3)).astype(np.uint8)
-    other = image.copy()
-    other[30:40, 50:60] += 40
-    x, y, width, height = most_different_box([image, other], 10)
-    assert (x, y, width, height) == (50, 30, 10, 10)
-    assert most_different_box([image, other], 500)[2:] == (60, 60)
+def paper(folder: Path, *arguments: str) -> int:
+    return main(["report", *arguments, "-o", str(folder / "r.html"), "--paper", str(folder / "paper")])
+
+
+def test_figures_and_tables_of_tests(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tests = [str(runs / f"results/{name}") for name in ("low", "high")]
+    assert paper(tmp_path, *tests, "--image", "photo6", "--box", "10,12,20,16") == 0
+    scores = {
+        name: json.loads((runs / f"results/{name}/metrics.json").read_text())["sets"]["val"] for name in ("low", "high")
+    }
+    rows = list(csv.reader((tmp_path / "paper/images.csv").read_text().splitlines()))
+    assert rows[0] == ["set", "image", "psnr, low", "psnr, high"]
+    for _, image, low, high in rows[1:]:
+        assert [float(low), float(high)] == [scores[name]["per_image"][image]["psnr"] for name in ("low", "high")]
+    rows = list(csv.reader((tmp_path / "paper/tests.csv").read_text().splitlines()))
+    assert [row[:2] for row in rows[1:]] == [[name, f"{scores[name]['mean']['psnr']:.3f}"] for name in ("low", "high")]
+    assert r"\toprule" in (tmp_path / "paper/tests.tex").read_text()
+    gt, outputs = read_rgb(runs / "val/hr/photo6.png"), []
+    for name in ("low", "high"):
+        outputs.append(read_rgb(runs / f"results/{name}/visualization/val/photo6_{name}.png"))
+    enlarged = np.repeat(np.repeat(gt[12:28, 10:30], 10, axis=0), 10, axis=1)  # as the grid shows the box
+    picture = read_rgb(tmp_path / "paper/crops.png")
+    assert found_in(picture, enlarged)
+    for output in outputs:
+        assert found_in(picture, np.repeat(np.repeat(output[12:28, 10:30], 10, axis=0), 10, axis=1))
+    assert "val/photo6, --box 10,12,20,16" in capsys.readouterr().out
+    assert (tmp_path / "paper/crops.pdf").read_bytes().startswith(b"%PDF")
+
+
+def found_in(picture: np.ndarray, part: np.ndarray) -> bool:
+    height, width = part.shape[:2]
+    places = np.argwhere((picture[: -height + 1, : -width + 1] == part[0, 0]).all(axis=-1))
+    return any(np.array_equal(picture[y : y + height, x : x + width], part) for y, x in places)
+
+
+def test_figures_and_tables_of_runs(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(runs / "experiments/high"), str(runs / "experiments/low")]
+    assert paper(tmp_path, *folders) == 0
+    content = (tmp_path / "paper/curves.pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/Subtype /Image" not in content  # lines, not pixels
+    header, *rows = csv.reader((tmp_path / "paper/runs.csv").read_text().splitlines())
+    assert header[:3] == ["run", "iterations", "psnr, val"]
+    for row in rows:
+        points = dict(read_run(runs / "experiments" / row[0]).scores["val"]["psnr"])
+        assert (float(row[2]), int(row[3])) == (round(max(points.values()), 3), max(points, key=lambda i: points[i]))
+    assert "crops.png: val/photo5" in capsys.readouterr().out
+    for arguments, words in (
+        (["--image", "phto5"], "Did you mean 'photo5'?"),
+        (["--box", "60,60,20,20"], "is not inside the image of 64x64"),
+        (["--box", "a"], "write x,y,w,h in pixels"),
+    ):
+        assert paper(tmp_path, *folders, *arguments) == 2
+        assert words in capsys.readouterr().err
+    assert main(["report", *folders, "--box", "1,1,9,9", "-o", str(tmp_path / "r.html")]) == 2
+    assert "--box and --image belong to --paper" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="Chromium is not installed")

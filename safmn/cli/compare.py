@@ -39,21 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
     shared.check_output(arguments.output)
     shared.check_output(arguments.per_image)
-    box = None if arguments.box is None else _box(arguments.box)
+    box = None if arguments.box is None else shared.box_of(arguments.box)
     if arguments.crops is None and (box or arguments.image):
         raise OptionError("--box and --image belong to --crops FILE")
     if arguments.crops is not None and arguments.crops.suffix != ".png":
         raise OptionError(f"--crops {arguments.crops}: the ending must be .png")
     return _compare(arguments, box)
-
-
-def _box(text: str) -> tuple[int, int, int, int]:
-    """Return ``x,y,w,h`` as (left, top, right, bottom)."""
-    numbers = text.split(",")
-    if len(numbers) != 4 or not all(number.strip().isdigit() for number in numbers):
-        raise OptionError(f"--box {text}: write x,y,w,h in pixels, such as 120,80,64,48")
-    left, top, width, height = map(int, numbers)
-    return left, top, left + width, top + height
 
 
 def _compare(arguments: argparse.Namespace, box: tuple[int, int, int, int] | None) -> int:

@@ -108,3 +108,12 @@ def show(tables: Sequence[Table], output: Path | None) -> None:
             say(f"- {note}")
     if output is not None:
         say(f"\nwritten to {output}")
+
+
+def box_of(text: str) -> tuple[int, int, int, int]:
+    """Return ``x,y,w,h`` of --box as (left, top, right, bottom)."""
+    numbers = text.split(",")
+    if len(numbers) != 4 or not all(number.strip().isdigit() for number in numbers):
+        raise OptionError(f"--box {text}: write x,y,w,h in pixels, such as 120,80,64,48")
+    left, top, width, height = map(int, numbers)
+    return left, top, left + width, top + height

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from safmn.cli.method_arguments import box_of
 from safmn.errors import UserError, exit_status
 from safmn.system.console import ArgumentParser, log_warnings_to_stderr, say_line
 
@@ -31,6 +32,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--size", type=_megabytes, default=24.0, metavar="MB", help="limit of all images in the file (default: 24)"
+    )
+    paper = parser.add_argument_group("figures and tables for a paper")
+    paper.add_argument(
+        "--paper", type=Path, metavar="DIR", help="also write curves.pdf, a grid of crops, and tables (LaTeX, CSV)"
+    )
+    paper.add_argument("--image", metavar="NAME", help="image of the grid: NAME or SET/NAME (default: most different)")
+    paper.add_argument(
+        "--box", metavar="x,y,w,h", help="its box, in pixels of the GT image (default: where outputs differ most)"
     )
     return parser
 
@@ -58,13 +67,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     output: Path = arguments.output
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"-o {output}: the report is an HTML file; give a name that ends in .html")
+    box = None if arguments.box is None else box_of(arguments.box)
+    if arguments.paper is None and (box or arguments.image):
+        raise UserError("--box and --image belong to --paper DIR")
     from safmn.report.build import build_page, read_sources
     from safmn.system.files import write_atomically
 
     log_warnings_to_stderr()
-    page = build_page(read_sources(arguments.runs), images=arguments.images, megabytes=arguments.size)
+    sources = read_sources(arguments.runs)
+    page = build_page(sources, images=arguments.images, megabytes=arguments.size)
     text = page.render()
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, text)
     say_line(f"{output}: {len(text.encode()) / 1e6:.1f} MB")
+    if arguments.paper is not None:
+        from safmn.report.paper import write_paper
+
+        for line in write_paper(sources, arguments.paper, image=arguments.image, box=box):
+            say_line(line)
     return 0

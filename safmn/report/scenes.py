@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from safmn.data import build_dataset
 from safmn.errors import DataError, UserError, first_line
 from safmn.evaluation.bicubic import bicubic
-from safmn.imaging import decode_rgb, read_rgb, to_uint8
+from safmn.evaluation.crops import most_different_box
+from safmn.imaging import decode_rgb, read_rgb, to_tensor, to_uint8
 from safmn.imaging.file_names import image_name
+from safmn.inference.side_by_side import busiest_box
 from safmn.options.datasets import PATHS
 from safmn.report.runs import Run
 from safmn.value_types import Array
@@ -47,8 +47,6 @@ class Scene:
         """Return the LQ image enlarged with MATLAB's bicubic; None without it."""
         if self.lq is None:
             return None
-        from safmn.imaging import to_tensor
-
         return to_uint8(bicubic(scale)(to_tensor(self.lq)[None])[0])
 
 
@@ -171,6 +169,21 @@ class SourceImages:
         }
 
 
+def sources_of(run: Run) -> SourceImages:
+    """Return what reads the LQ and GT images of a run."""
+    scale, seed = run.options.get("scale"), run.options.get("manual_seed")
+    return SourceImages(home_of(run.root), scale if isinstance(scale, int) and scale > 0 else 1, int(seed or 0))
+
+
+def named_images(run: Run) -> SavedImages:
+    """Return the saved images of a run like :func:`saved_images`, with the name of TensorBoard's image if possible."""
+    found, sources, sections = saved_images(run), sources_of(run), validation_sections(run.options)
+    for set_name in list(found.of_set):
+        if FIRST_IMAGE in found.of_set[set_name]:
+            found.name_first(set_name, sources.first(set_name, sections.get(set_name, {})))
+    return found
+
+
 def _names(dataset: Any) -> list[str]:
     """Return the paths of the LQ images in the order of the data set."""
     pairs = getattr(dataset, "pairs", None)
@@ -194,24 +207,11 @@ def open_saved(source: Path | bytes) -> Array | None:
         return None
 
 
-def most_different_box(images: list[Array], side: int) -> tuple[int, int, int, int]:
-    """Return the square ``(x, y, width, height)`` in which images differ most from each other.
+def detail_of(images: Sequence[Array], gt: Array | None = None) -> tuple[int, int, int, int]:
+    """Return (x, y, width, height) of the part in which images, or one image and the GT, differ most.
 
-    Args:
-        images: uint8 (H, W, 3) of the same size; of one image the square with the most structure is taken.
-        side: side of the square in pixels, at most the image's.
+    Of a single image without GT, it is the part with the most structure.
     """
-    import cv2
-
-    from safmn.inference.side_by_side import busiest_box
-
-    height, width = images[0].shape[:2]
-    side = min(side, height, width)
-    if len(images) < 2:
-        left, top, right, bottom = busiest_box(images[0], side / min(height, width))
-        return left, top, right - left, bottom - top
-    spread = np.stack([image.astype(np.float32) for image in images]).std(axis=0).mean(axis=-1)  # (H, W)
-    mean = cv2.boxFilter(spread, -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
-    inside = mean[: height - side + 1, : width - side + 1]
-    top, left = (int(i) for i in np.unravel_index(np.argmax(inside), inside.shape))
-    return left, top, side, side
+    alone = len(images) < 2 and gt is None
+    left, top, right, bottom = busiest_box(images[0]) if alone else most_different_box(images, gt)
+    return left, top, right - left, bottom - top

@@ -14,7 +14,7 @@ from safmn.imaging.file_names import image_name
 from safmn.report import widgets
 from safmn.report.page import JPEG_QUALITY, MAX_SIDE, Page, middle
 from safmn.report.results import Test
-from safmn.report.scenes import Scene, SourceImages, home_of, most_different_box, open_saved
+from safmn.report.scenes import Scene, SourceImages, detail_of, home_of, open_saved
 from safmn.report.training import gt_views, reference_views
 from safmn.report.widgets import View, note, number
 from safmn.value_types import Array
@@ -179,9 +179,8 @@ def method_scene(
         return ""
     shown = middle(next(iter(outputs.values())))
     compared = [middle(pixels) for pixels in outputs.values()]
-    if len(compared) == 1 and scene.gt is not None and scene.gt.shape[:2] >= size:
-        compared.append(middle(scene.gt[: size[0], : size[1]]))
-    box = most_different_box(compared, max(min(shown.shape[:2]) // 4, 16))
+    fits = scene.gt is not None and scene.gt.shape[0] >= size[0] and scene.gt.shape[1] >= size[1]
+    box = detail_of(compared, middle(scene.gt[: size[0], : size[1]]) if fits and scene.gt is not None else None)
     if len(views) == 1:
         views = views * 2
     before = last - 1 if last > first else max(first - 1, 0)

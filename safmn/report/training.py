@@ -18,11 +18,10 @@ from safmn.report.scenes import (
     FIRST_IMAGE,
     SavedImages,
     Scene,
-    SourceImages,
-    home_of,
-    most_different_box,
+    detail_of,
+    named_images,
     open_saved,
-    saved_images,
+    sources_of,
     validation_sections,
 )
 from safmn.report.widgets import Curve, View, chart, note, number
@@ -126,17 +125,15 @@ def _percent(points: Points) -> Points:
 
 
 def _pictures(page: Page, runs: Sequence[Run], count: int) -> str:
-    saved = {index: saved_images(run) for index, run in enumerate(runs)}
+    saved = {index: named_images(run) for index, run in enumerate(runs)}
     sets = dict.fromkeys(name for each in saved.values() for name in each.of_set)
     if not sets:
         return note("These runs saved no validation images. val.save_img: true saves them.")
     parts, notes = [], []
     for set_name in sets:
         owner = next(run for index, run in enumerate(runs) if set_name in saved[index].of_set)
-        sources = SourceImages(home_of(owner.root), _scale(owner.options), int(owner.options.get("manual_seed") or 0))
+        sources = sources_of(owner)
         section = validation_sections(owner.options).get(set_name, {})
-        for each in saved.values():
-            each.name_first(set_name, sources.first(set_name, section))
         names = list(dict.fromkeys(name for each in saved.values() for name in each.of_set.get(set_name, {})))
         chosen = names[:count]
         if len(chosen) < len(names):
@@ -153,11 +150,6 @@ def _pictures(page: Page, runs: Sequence[Run], count: int) -> str:
         "Scroll with Ctrl, or press + and -, to zoom; drag to move."
     )
     return note(text) + "".join(note(each, warning=True) for each in dict.fromkeys(notes)) + "".join(parts)
-
-
-def _scale(options: Mapping[str, Any]) -> int:
-    scale = options.get("scale")
-    return scale if isinstance(scale, int) and scale > 0 else 1
 
 
 def spread(iterations: Sequence[int], count: int = STEPS) -> list[int]:
@@ -196,9 +188,8 @@ def _scene(page: Page, runs: Sequence[Run], saved: Mapping[int, SavedImages], sc
     views += gt_views(page, scene, size)
     shown = middle(newest[0]).shape[:2]
     same = [middle(pixels) for pixels in newest if pixels.shape[:2] == size]
-    box = most_different_box(
-        same if scene.gt is None else [*same, middle(scene.gt[: size[0], : size[1]])], _side(shown)
-    )
+    fits = scene.gt is not None and scene.gt.shape[0] >= size[0] and scene.gt.shape[1] >= size[1]
+    box = detail_of(same, middle(scene.gt[: size[0], : size[1]]) if fits and scene.gt is not None else None)
     if len(views) < 2:
         views = views * 2
     name = scene.set_name if scene.image == FIRST_IMAGE else scene.image
@@ -206,10 +197,6 @@ def _scene(page: Page, runs: Sequence[Run], saved: Mapping[int, SavedImages], sc
     return widgets.comparison(
         f"{scene.set_name}: {name}", views, size=shown, detail=box, before=before, after=max(first, 1) if first else 1
     )
-
-
-def _side(size: tuple[int, int]) -> int:
-    return max(min(size) // 4, 16)
 
 
 def reference_views(page: Page, scene: Scene, scale: int, size: tuple[int, int]) -> list[View]:
