@@ -57,7 +57,7 @@ def _compare(arguments: argparse.Namespace, box: tuple[int, int, int, int] | Non
     from safmn.runtime.execution import named_device
 
     methods = shared.opened(arguments)
-    metrics = metric_choice.sections(shared.chosen_metrics(arguments), methods[0].scale)
+    metrics = metric_choice.sections(shared.chosen_metrics(arguments), methods[0].scale, fetch=arguments.fetch)
     device = named_device(arguments.device)
     found = compare(methods, arguments.data, metrics, device=device, remember=not arguments.again)
     costs = {method.key: cost_of(method) for method in methods}

@@ -60,9 +60,10 @@ def add_metrics(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["psnr", "ssim"],
         metavar="M",
-        help="psnr and ssim (on Y, the default), psnr-rgb, ssim-rgb, lpips, dists, topiq, musiq, niqe, clipiqa, and "
-        "every registered metric",
+        help="psnr and ssim (on Y, the default), psnr-rgb, ssim-rgb, lpips, dists, topiq, musiq, niqe, clipiqa, "
+        "pyiqa:NAME, torchmetrics:lpips, torchmetrics:dists, and every registered metric",
     )
+    parser.add_argument("--fetch", action="store_true", help="let metrics download weights that are missing")
 
 
 def chosen_metrics(arguments: argparse.Namespace) -> list[str]:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safmn.evaluation.method_tables import method_table
     from safmn.evaluation.tables import write
 
-    metrics = metric_choice.sections(shared.chosen_metrics(arguments), arguments.crop)
+    metrics = metric_choice.sections(shared.chosen_metrics(arguments), arguments.crop, fetch=arguments.fetch)
     methods, results = score_folders(arguments.images, arguments.gt, metrics, remember=not arguments.again)
     table = method_table("Scores", methods, results, metrics, with_differences=len(methods) > 1)
     shared.show([table], arguments.output)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safmn.errors import OptionError, did_you_mean
+from safmn.metrics.direction import lower_is_better
 from safmn.registry import METRIC_REGISTRY, find, names
 
 _FIDELITY = {
@@ -18,40 +19,52 @@ _FIDELITY = {
 DEFAULT = ("psnr", "ssim")
 
 
-def sections(chosen: Sequence[str], crop: int) -> dict[str, dict[str, Any]]:
+def sections(chosen: Sequence[str], crop: int, *, fetch: bool = False) -> dict[str, dict[str, Any]]:
     """Return the section of each metric, as an option file has it.
 
     Args:
-        chosen: ``psnr``, ``ssim`` (both on Y), ``psnr-rgb``, ``ssim-rgb``, or any registered metric, with or without
-            ``calculate_`` before its name.
+        chosen: ``psnr``, ``ssim`` (both on Y), ``psnr-rgb``, ``ssim-rgb``, ``lpips``, ``dists``, any registered metric
+            (with or without ``calculate_`` before its name), ``pyiqa:NAME`` or ``torchmetrics:NAME``.
         crop: pixels cropped at each edge, for metrics that have ``crop_border``.
+        fetch: let metrics download weights that are missing.
 
     Raises:
-        OptionError: there is no metric of that name.
+        OptionError: there is no metric of that name, or the package that it needs is not installed.
     """
-    return {name.lower(): _section(name.lower(), crop) for name in chosen}
+    found = {name.lower(): _section(name.lower(), crop, fetch) for name in chosen}
+    for name, section in found.items():
+        missing = getattr(find(METRIC_REGISTRY, section["type"]), "missing", None)
+        if missing is not None and (sentence := missing(section)):
+            raise OptionError(f"--metrics {name}: {sentence}")
+    return found
 
 
-def _section(name: str, crop: int) -> dict[str, Any]:
+def _section(name: str, crop: int, fetch: bool) -> dict[str, Any]:
     if name in _FIDELITY:
         kind, luma = _FIDELITY[name]
         return {"type": kind, "crop_border": crop, "test_y_channel": luma}
+    package, colon, inner = name.partition(":")
+    more: dict[str, Any] = {}
+    if colon and package == "pyiqa":
+        name, more = package, {"metric": inner}
+    elif colon and package == "torchmetrics":
+        name, more = inner, {"package": package}
     known = names(METRIC_REGISTRY)
-    kind = next((each for each in known if each.lower() in (name, f"calculate_{name}")), "")
-    if not kind:
+    wanted = (name, f"calculate_{name}")
+    kind = next((each for each in sorted(known, key=len) if each.lower() in wanted), "")
+    parameters = inspect.signature(find(METRIC_REGISTRY, kind)).parameters if kind else {}
+    if not kind or not set(more) <= set(parameters):
         short = [*_FIDELITY, *(each.removeprefix("calculate_") for each in known)]
         listed = ", ".join(dict.fromkeys(short))
-        raise OptionError(
-            f"--metrics {name}: there is no metric of this name.{did_you_mean(name, short)} Known: {listed}"
-        )
-    parameters = inspect.signature(find(METRIC_REGISTRY, kind)).parameters
-    return {"type": kind, **({"crop_border": crop} if "crop_border" in parameters else {})}
+        near = did_you_mean(name, short)
+        raise OptionError(f"--metrics {name}: there is no metric of this name.{near} Known: {listed}, pyiqa:NAME")
+    offered = {"crop_border": crop, **({"fetch": True} if fetch else {})}
+    return {"type": kind, **more, **{key: value for key, value in offered.items() if key in parameters}}
 
 
 def is_lower_better(section: Mapping[str, Any]) -> bool:
-    """Return whether lower values of a metric are better: as its section or its function says; otherwise higher is."""
-    better = section.get("better") or getattr(find(METRIC_REGISTRY, section["type"]), "better", None)
-    return str(better or ("lower" if section["type"] == "calculate_niqe" else "higher")) == "lower"
+    """Return whether lower values are better; for BasicSR's NIQE they are, although it does not say so."""
+    return section["type"] == "calculate_niqe" or lower_is_better(section)
 
 
 def decimals(section: Mapping[str, Any]) -> int:

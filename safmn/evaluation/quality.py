@@ -146,7 +146,7 @@ def _question(method: Method, device: torch.device, precision: str) -> dict[str,
 def _metric_key(section: Mapping[str, Any]) -> str:
     """Return the name under which a metric's scores are kept: its section, and the code or version of a foreign one."""
     function = find(METRIC_REGISTRY, section["type"])
-    arguments = {key: value for key, value in section.items() if key != "better"}
+    arguments = {key: value for key, value in section.items() if key not in ("better", "fetch")}
     module = inspect.getmodule(function)
     file = getattr(module, "__file__", None)
     own = not function.__module__.startswith(("safmn.", "basicsr."))

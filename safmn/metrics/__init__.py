@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from safmn.evaluation.published import network_name, published
+from safmn.metrics import learned as learned
 from safmn.metrics.fidelity import calculate_max_error, calculate_psnr, calculate_ssim, psnr, ssim
 
 __all__ = ["calculate_max_error", "calculate_psnr", "calculate_ssim", "network_name", "psnr", "published", "ssim"]

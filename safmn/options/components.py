@@ -127,6 +127,9 @@ def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems)
         return False
     extra = {"better": Literal["higher", "lower"]}
     _check(section, component, where, problems, without=METRIC_IMAGES, hints=METRIC_ARGUMENTS, extra=extra)
+    missing = getattr(component, "missing", None)  # says before the training what the first validation needs
+    if missing is not None and (sentence := missing(section)):
+        problems.add(where, sentence)
     return "img2" in _signature(component, ()).required
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from safmn.metrics.direction import lower_is_better
+
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +45,7 @@ class Progress:
         if record is not None and record.get("of", section) != section:
             logger.warning("%s of %s has other settings now: its former best value is dropped", metric, set_name)
             record = None
-        higher_is_better = section.get("better", "higher") == "higher"
+        higher_is_better = not lower_is_better(section)
         better = record is None or (value > record["value"] if higher_is_better else value < record["value"])
         if better:
             self.best[set_name][metric] = {"value": value, "iteration": self.iteration, "of": dict(section)}
