@@ -172,6 +172,13 @@ PUBLISHED = [
         top={"model_type": "MambaIRv2LightModel"},
     ),
     Published(
+        "MambaIR (denoising)", "train", {**_DAT, "type": "MambaIRv2", "upscale": 1}, _DAT_ARGUMENTS,
+        top={"model_type": "MambaIRv2Model", "scale": 1},
+        train_set={"task": "denoising_color", "noise": 25, "dataroot_lq": "data/HR"},
+        other_set={"task": "denoising_color", "noise": 25, "dataroot_lq": "data/HR"},
+        train={"pixel_opt": {"type": "CharbonnierLoss", "loss_weight": 1.0, "reduction": "mean", "eps": 1e-3}},
+    ),
+    Published(
         "ATD", "train", _ATD, _ATD_ARGUMENTS, top={"model_type": "ATDModel"},
         train_set={"prefetch_mode": "cuda", "pin_memory": True, "persistent_workers": True},
         train={"optim_g": {"type": "AdamW", "lr": 2e-4, "weight_decay": 0, "betas": [0.9, 0.9]}, "warmup_iter": 10000},

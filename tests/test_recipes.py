@@ -43,6 +43,8 @@ def test_each_recipe_loads(heading: str, part: dict[str, Any], tmp_path: Path, m
     data["val"]["metrics"] = {"psnr": {"type": "calculate_psnr", "crop_border": 4}}
     if "losses" in part.get("train", {}):
         data["train"] = {key: value for key, value in data["train"].items() if not key.endswith("_opt")}
+    if "network_g" in part:  # another network replaces the section
+        data["network_g"] = {}
     kind = part.get("datasets", {}).get("train", {}).get("type")
     if kind and kind != "PairedImageDataset":  # a recipe that names another data set replaces the section
         loader = ("batch_size_per_gpu", "num_worker_per_gpu", "gt_size")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from safmn.data.augmentations import Augmenter
 from safmn.data.loading import Loading, start_loading
 from safmn.data.sample_keys import Batch, KeyedDataset, SampleKey
-from safmn.errors import DataError
+from safmn.errors import DataError, OptionError
 
 _ORDER_STREAM = (0x5AF,)  # separates the generator of an epoch's order from those of its samples
 _LONGEST_EPOCH = 2**31  # samples; their order takes eight bytes each
@@ -37,8 +38,10 @@ class TrainingLoader:
             random generators are loaded by the calling thread.
         pin_memory: page-locked batches, for asynchronous copies to a CUDA device; no effect without one.
         prefetch_factor: micro-batches loaded ahead, per worker.
+        augmentations: the training set's key of this name.
 
     Raises:
+        OptionError: an augmentation is wrong, or the data set makes its batches on the GPU, where there are none.
         DataError: the enlarged data set is smaller than one iteration's batch.
     """
 
@@ -55,8 +58,11 @@ class TrainingLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
         prefetch_factor: int = 2,
+        augmentations: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self.keyed = KeyedDataset(dataset, seed)
+        if augmentations and getattr(dataset, "on_device", False):
+            raise OptionError("augmentations need a data set in main memory: set device: cpu")
+        self.keyed = KeyedDataset(dataset, seed, Augmenter(augmentations) if augmentations else None)
         self.batch_size, self.rank, self.world_size, self.accumulate = batch_size, rank, world_size, accumulate
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
         self.pin_memory = pin_memory and torch.cuda.is_available()

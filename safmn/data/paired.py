@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from safmn.data.made_lq import MadeLQ
 from safmn.data.options import CommonOptions, CropOptions, IoBackend, read_options
 from safmn.data.sample_keys import Patch, Sample, draw_patch
 from safmn.data.sources import (
@@ -25,10 +26,11 @@ from safmn.data.sources import (
     pairs_from_lmdb,
     pairs_from_meta_info,
 )
-from safmn.errors import DataError
-from safmn.imaging import augment, rgb_to_y, to_tensor
+from safmn.errors import DataError, OptionError
+from safmn.imaging import augment, mod_crop, rgb_to_y, to_tensor
 from safmn.imaging.file_names import image_name
 from safmn.registry import DATASET_REGISTRY, OURS
+from safmn.runtime.random_state import named_rng
 from safmn.value_types import PositiveFloat
 
 logger = logging.getLogger(__name__)
@@ -45,22 +47,27 @@ class PairedOptions(CropOptions, frozen=True, kw_only=True):
 
     Attributes:
         dataroot_gt: Folder of the GT images, or an lmdb.
-        dataroot_lq: Folder of the LQ images, or an lmdb.
+        dataroot_lq: Folder of the LQ images, or an lmdb; null: LQ images are made from the GT images, by MATLAB-exact
+            bicubic reduction and what ``lq`` adds.
+        lq: Without ``dataroot_lq``: ``noise`` (a standard deviation of 0 to 255, or a range), ``grey_noise`` (a
+            probability) and ``jpeg`` (a quality, or a range) of the LQ images.
         meta_info_file: A text file that lists the GT images to use; null: all images of the folder.
         filename_tmpl: Name of an LQ image, where ``{}`` is the name of its GT image, both without file ending; for
             example ``{}x4``.
         io_backend: ``{type: disk}`` for folders, ``{type: lmdb}`` for lmdbs.
-        color: ``y``: the Y channel only (BT.601, 16/255 to 235/255); null or ``rgb``: all three channels.
+        color: null or ``rgb``: three channels; ``y``: the Y channel only (BT.601, 16/255 to 235/255); ``grey``: one
+            channel as stored; ``rgba``: four channels as stored. Images of 16 bits keep their depth.
         mean: One number per channel, subtracted from the values in [0, 1].
         std: One number per channel; values are divided by it after the subtraction.
     """
 
     dataroot_gt: str
-    dataroot_lq: str
+    dataroot_lq: str | None = None
+    lq: MadeLQ | None = None
     meta_info_file: str | None = None
     filename_tmpl: str = "{}"
     io_backend: IoBackend = IoBackend()
-    color: Literal["y", "rgb"] | None = None
+    color: Literal["y", "rgb", "grey", "rgba"] | None = None
     mean: list[float] | None = None
     std: list[PositiveFloat] | None = None
 
@@ -72,7 +79,8 @@ class SingleOptions(CommonOptions, frozen=True, kw_only=True):
         dataroot_lq: Folder of the LQ images, or an lmdb.
         meta_info_file: A text file that lists the images to use; null: all images of the folder.
         io_backend: ``{type: disk}`` for a folder, ``{type: lmdb}`` for an lmdb.
-        color: ``y``: the Y channel only (BT.601, 16/255 to 235/255); null or ``rgb``: all three channels.
+        color: null or ``rgb``: three channels; ``y``: the Y channel only (BT.601, 16/255 to 235/255); ``grey``: one
+            channel as stored; ``rgba``: four channels as stored. Images of 16 bits keep their depth.
         mean: One number per channel, subtracted from the values in [0, 1].
         std: One number per channel; values are divided by it after the subtraction.
     """
@@ -80,13 +88,16 @@ class SingleOptions(CommonOptions, frozen=True, kw_only=True):
     dataroot_lq: str
     meta_info_file: str | None = None
     io_backend: IoBackend = IoBackend()
-    color: Literal["y", "rgb"] | None = None
+    color: Literal["y", "rgb", "grey", "rgba"] | None = None
     mean: list[float] | None = None
     std: list[PositiveFloat] | None = None
 
 
 def finish(image: np.ndarray, options: PairedOptions | SingleOptions) -> Tensor:
-    """Convert RGB (H, W, 3), uint8 or uint16, to float32 (C, H, W) in [0, 1], then apply ``mean`` and ``std``."""
+    """Convert (H, W, C), uint8 or uint16, to float32 (C, H, W) in [0, 1], then apply ``mean`` and ``std``.
+
+    With ``color: y``, RGB becomes one channel.
+    """
     if options.color == "y":
         levels = image if image.dtype == np.uint8 else image / 257.0  # 0 to 255
         tensor = torch.from_numpy((rgb_to_y(levels) / 255.0).astype(np.float32))[None]  # (1, H, W)
@@ -107,7 +118,7 @@ def cut(image: np.ndarray, patch: Patch, side: int, factor: int) -> np.ndarray:
 
 @DATASET_REGISTRY.register(suffix=OURS)
 class PairedImageDataset(torch.utils.data.Dataset[Sample]):
-    """GT and LQ images in two folders or two lmdbs.
+    """GT and LQ images in two folders or two lmdbs, or GT images alone, from which LQ images are made.
 
     For training, ``sample`` cuts a random patch. ``dataset[index]`` is the whole pair, with the GT image cropped to
     ``scale`` times the size of the LQ image.
@@ -125,7 +136,7 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.options: PairedOptions = read_options(self.OPTIONS, opt)
-        self.gt_reader: Reader = DiskReader()
+        self.gt_reader: Reader = DiskReader(getattr(self.options, "color", None))
         self.lq_reader: Reader = self.gt_reader
         try:
             self.pairs = self._find()
@@ -133,18 +144,44 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
             raise DataError(f"data set {self.options.name!r}: {error}") from error
         if self.options.phase == "train":
             self.lq_patch = self.options.lq_patch
+        self._made: MadeLQ = getattr(self.options, "lq", None) or MadeLQ()
 
     def _find(self) -> list[Pair]:
         options = self.options
+        if options.dataroot_lq is None:
+            return self._find_gt()
+        if options.lq is not None:
+            raise OptionError(f"data set {options.name!r}: lq is for LQ images that are made; remove dataroot_lq")
         if options.io_backend.type == "lmdb":
             _say_unread(options.meta_info_file, options.name)
-            self.gt_reader, self.lq_reader = gt, lq = LmdbReader(options.dataroot_gt), LmdbReader(options.dataroot_lq)
+            gt, lq = (LmdbReader(folder, options.color) for folder in (options.dataroot_gt, options.dataroot_lq))
+            self.gt_reader, self.lq_reader = gt, lq
             return pairs_from_lmdb(gt, lq, options.filename_tmpl)
         if options.meta_info_file is not None:
             return pairs_from_meta_info(
                 options.dataroot_gt, options.dataroot_lq, options.meta_info_file, options.filename_tmpl
             )
         return pairs_from_folders(options.dataroot_gt, options.dataroot_lq, options.filename_tmpl)
+
+    def _find_gt(self) -> list[Pair]:
+        """Return the GT images, each in the place of its LQ image, too."""
+        options = self.options
+        if options.io_backend.type == "lmdb":
+            _say_unread(options.meta_info_file, options.name)
+            self.gt_reader = reader = LmdbReader(options.dataroot_gt, options.color)
+            return [Pair(key, key) for key in sorted(reader.keys())]
+        listed = options.meta_info_file
+        names = list_images(options.dataroot_gt) if listed is None else names_from_meta_info(listed)
+        paths = [os.path.join(options.dataroot_gt, name) for name in names]
+        missing = [] if listed is None else [path for path in paths if not os.path.isfile(path)]
+        if missing:
+            raise DataError(f"{listed} lists {missing[0]}, which does not exist")
+        return [Pair(path, path) for path in paths]
+
+    @property
+    def makes_lq(self) -> bool:
+        """Whether LQ images are made from the GT images."""
+        return getattr(self.options, "dataroot_lq", "") is None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -165,21 +202,41 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
         Returns:
             ``lq`` (C, p, p) and ``gt`` (C, gt_size, gt_size), float32 in [0, 1]; ``lq_path``, ``gt_path``.
         """
-        gt, lq, pair = self._read(index)
-        height, width = lq.shape[:2]
         side, scale = self.lq_patch, self.options.scale
+        lq: np.ndarray | None = None
+        if self.makes_lq:
+            pair = self.pairs[index]
+            gt = mod_crop(self.gt_reader.read(pair.gt), scale)
+            height, width = (edge // scale for edge in gt.shape[:2])
+        else:
+            gt, lq, pair = self._read(index)
+            height, width = lq.shape[:2]
         if min(height, width) < side:
             raise DataError(
                 f"{pair.lq} is {width}x{height}, smaller than the {side}x{side} crop. Remove it or lower gt_size."
             )
         patch = draw_patch(rng, height, width, side, self.options.use_hflip, self.options.use_rot)
-        return self._sample(cut(gt, patch, side * scale, scale), cut(lq, patch, side, 1), pair)
+        if lq is None:
+            made = self._made.patch(gt, patch.top, patch.left, side, scale, rng)
+            small = augment(made, patch.hflip, patch.vflip, patch.rot90)
+        else:
+            small = cut(lq, patch, side, 1)
+        return self._sample(cut(gt, patch, side * scale, scale), small, pair)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return the whole pair: ``lq`` (C, h, w) and ``gt`` (C, scale*h, scale*w), float32 in [0, 1]; their paths."""
-        gt, lq, pair = self._read(index)
+        """Return the whole pair: ``lq`` (C, h, w) and ``gt`` (C, scale*h, scale*w), float32 in [0, 1]; their paths.
+
+        ``bits`` is the depth of the GT file, 8 or 16.
+        """
         scale = self.options.scale
-        return self._sample(gt[: lq.shape[0] * scale, : lq.shape[1] * scale], lq, pair)
+        if self.makes_lq:
+            pair = self.pairs[index]
+            gt = mod_crop(self.gt_reader.read(pair.gt), scale)
+            lq = self._made.whole(gt, scale, named_rng(0, "lq", self.options.name, index))
+        else:
+            gt, lq, pair = self._read(index)
+        sample = self._sample(gt[: lq.shape[0] * scale, : lq.shape[1] * scale], lq, pair)
+        return {**sample, "bits": 8 * gt.itemsize}
 
     def _sample(self, gt: np.ndarray, lq: np.ndarray, pair: Pair) -> Sample:
         return {
@@ -206,7 +263,7 @@ class SingleImageDataset(torch.utils.data.Dataset[Sample]):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.options: SingleOptions = read_options(self.OPTIONS, opt)
-        self.reader: Reader = DiskReader()
+        self.reader: Reader = DiskReader(self.options.color)
         try:
             self.paths = self._find()
         except DataError as error:
@@ -216,7 +273,7 @@ class SingleImageDataset(torch.utils.data.Dataset[Sample]):
         folder = self.options.dataroot_lq
         if self.options.io_backend.type == "lmdb":
             _say_unread(self.options.meta_info_file, self.options.name)
-            self.reader = reader = LmdbReader(folder)
+            self.reader = reader = LmdbReader(folder, self.options.color)
             return sorted(reader.keys())
         if self.options.meta_info_file is None:
             return [os.path.join(folder, name) for name in list_images(folder)]
@@ -230,6 +287,7 @@ class SingleImageDataset(torch.utils.data.Dataset[Sample]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return ``lq`` (C, h, w), float32 in [0, 1], and ``lq_path``."""
+        """Return ``lq`` (C, h, w), float32 in [0, 1], ``lq_path``, and ``bits``, the depth of the file."""
         path = self.paths[index]
-        return {"lq": finish(self.reader.read(path), self.options), "lq_path": path}
+        image = self.reader.read(path)
+        return {"lq": finish(image, self.options), "lq_path": path, "bits": 8 * image.itemsize}

@@ -97,11 +97,13 @@ class KeyedDataset:
     Args:
         dataset: has ``__len__`` and one of ``batch``, ``sample``, ``__getitem__``.
         seed: the run's seed (``manual_seed``), not negative.
+        augmenter: changes the images of a batch; see :class:`safmn.data.augmentations.Augmenter`.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int, augmenter: Any = None) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.augmenter = augmenter
         self.length = len(dataset)
 
     @property
@@ -134,9 +136,16 @@ class KeyedDataset:
 
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
         """Return the samples of ``keys``, stacked (tensors) or listed (all else), and the list ``keys`` itself."""
-        if hasattr(self.dataset, "batch"):
-            batch: Batch = self.dataset.batch(keys, self.seed)
-        else:
-            batch = default_collate([self[key] for key in keys])
+        batch = self._plain(keys)
+        if self.augmenter is not None:
+            batch = self.augmenter(batch, keys, self.seed, self.length, self._plain)
         batch["keys"] = list(keys)
         return batch
+
+    def _plain(self, keys: Sequence[SampleKey]) -> Batch:
+        """Return the samples without augmentations."""
+        if hasattr(self.dataset, "batch"):
+            batch: Batch = self.dataset.batch(keys, self.seed)
+            return batch
+        collated: Batch = default_collate([self[key] for key in keys])
+        return collated

@@ -16,7 +16,7 @@ import numpy as np
 from safmn import imaging
 from safmn.data.store_format import CheckSource, StoreFile
 from safmn.errors import DataError
-from safmn.imaging import decode_rgb, read_rgb
+from safmn.imaging import decode_image, decode_rgb, read_image, read_rgb
 from safmn.imaging.file_names import IMAGE_SUFFIXES, template_mistake
 
 _REMAKE_LMDB = "Copy it again, or rebuild it with safmn prepare lmdb."
@@ -25,6 +25,30 @@ _LMDB_HEADER = struct.Struct("<16x2I16xI")
 _LMDB_PAGES = {2**exponent for exponent in range(8, 17)}
 _LONGEST_LIST = 2**28  # largest accepted list of image names, bytes
 _NAMED_AT_MOST = 3  # missing images that a message names; it gives only the number of the others
+
+
+PLANES = {"grey": 1, "rgba": 4}
+"""Values of ``color`` that change how files are read -> number of channels."""
+
+
+def with_channels(image: np.ndarray, color: str | None) -> np.ndarray:
+    """Return an image as stored, uint8 or uint16, with the channels that ``color`` asks for.
+
+    ``grey``: one channel; colours become luma (BT.601, full range, rounded), alpha is dropped. ``rgba``: four channels;
+    an image without alpha gets an opaque one.
+
+    Args:
+        image: (H, W), (H, W, 3) or (H, W, 4).
+    """
+    planes = image[..., None] if image.ndim == 2 else image
+    white = np.iinfo(image.dtype).max
+    if color == "grey" and planes.shape[2] > 1:
+        luma = planes[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+        return np.rint(luma).astype(image.dtype)[..., None]
+    if color == "rgba" and planes.shape[2] < 4:
+        rgb = np.repeat(planes, 3, axis=2) if planes.shape[2] == 1 else planes
+        return np.concatenate((rgb, np.full_like(rgb[..., :1], white)), axis=2)
+    return np.ascontiguousarray(planes)
 
 
 class Pair(NamedTuple):
@@ -47,11 +71,18 @@ class Reader(Protocol):
 
 
 class DiskReader:
-    """Reads image files."""
+    """Reads image files.
+
+    Args:
+        color: the ``color`` of the data set's section; see :func:`with_channels`.
+    """
+
+    def __init__(self, color: str | None = None) -> None:
+        self.color = color
 
     def read(self, name: str) -> np.ndarray:
-        """Return the image file as uint8 or uint16 RGB (H, W, 3)."""
-        return read_rgb(name, deep=True)
+        """Return the image file as uint8 or uint16, RGB (H, W, 3) or with the channels of ``color``."""
+        return with_channels(read_image(name), self.color) if self.color in PLANES else read_rgb(name, deep=True)
 
 
 class LmdbReader:
@@ -64,8 +95,8 @@ class LmdbReader:
         DataError: the folder or one of the two files is missing (raised here) or damaged (raised when it is read).
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = str(folder)
+    def __init__(self, folder: str | Path, color: str | None = None) -> None:
+        self.folder, self.color = str(folder), color
         for file in ("data.mdb", "meta_info.txt"):
             if not os.path.isfile(os.path.join(self.folder, file)):
                 raise DataError(
@@ -91,7 +122,10 @@ class LmdbReader:
                 f"{self.folder} has no image {name!r}, but its meta_info.txt lists it. Rebuild it with safmn prepare "
                 "lmdb."
             )
-        return decode_rgb(content, f"{self.folder}:{name}", deep=True)
+        name = f"{self.folder}:{name}"
+        if self.color in PLANES:
+            return with_channels(decode_image(content, name), self.color)
+        return decode_rgb(content, name, deep=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_environment": None}

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from safmn.data.workers import explain_death
 from safmn.errors import DataError, UserError
 from safmn.evaluation.applying import WHOLE, Applying, in_whole_windows
-from safmn.imaging import to_uint8, write_image
+from safmn.imaging import to_levels, to_uint8, write_image
 from safmn.imaging.file_names import image_name
 from safmn.inference.guard import Guard
 from safmn.registry import METRIC_REGISTRY, find
@@ -95,7 +95,8 @@ def evaluate(
             ``lq_path`` and ``gt_path``.
         name: name of the set, for the progress bar and messages.
         metrics: name of a metric -> its section of the option file: ``type`` is a registered function, the other keys
-            are its arguments. It gets ``img`` and ``img2``, uint8 (H, W, C) BGR. Without GT, metrics that need
+            are its arguments. It gets ``img`` and ``img2``, uint8 (H, W, C) BGR, or float64 with values in [0, 255] if
+            the item says ``bits: 16``. Without GT, metrics that need
             ``img2`` are left out with a warning.
         device: device of the network.
         save_dir: folder for the output images, ``<image>_<suffix>.png``; ``None``: do not save them.
@@ -191,8 +192,8 @@ class _Draws:
 class _Forward:
     """Runs the network on one item.
 
-    A call takes ``lq``, float (C, h, w) in [0, 1], and returns the output, uint8 (H, W, C) RGB, and the number of its
-    pixels that the guard would replace.
+    A call takes ``lq``, float (C, h, w) in [0, 1], and returns the output, (H, W, C) RGB, and the number of its pixels
+    that the guard would replace. The output is uint8, or uint16 if the item's files have 16 bits (``bits``).
     """
 
     def __init__(
@@ -233,7 +234,7 @@ class _Forward:
         output = images[0].float()
         if not torch.isfinite(output).all():
             logger.warning("the network's output for %s holds NaN or Inf: its scores are meaningless", item["lq_path"])
-        return to_uint8(output), self._garbage(lq, images) if self._count_garbage else 0
+        return to_levels(output, _bits(item)), self._garbage(lq, images) if self._count_garbage else 0
 
     def _garbage(self, lq: Tensor, images: Tensor) -> int:
         """Return the number of pixels that the guard would replace."""
@@ -404,14 +405,19 @@ class _Scorer:
         self._saved: set[str] = set()
 
     def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray, garbage: int = 0) -> _Score:
-        """Score one item; ``output`` is uint8 (H, W, C) RGB, ``garbage`` how many pixels the guard would replace."""
+        """Score one item.
+
+        Args:
+            output: (H, W, C) RGB, uint8 or uint16.
+            garbage: how many pixels the guard would replace.
+        """
         path = str(item["lq_path"])
         image = image_name(path)
         if self.save_dir is not None:
             write_image(self.save_dir / self._file_name(index, image, Path(path).name), output)
         images = {"img": _bgr(output)}
         if item.get("gt") is not None:
-            images["img2"] = _bgr(_matching(to_uint8(item["gt"]), output, item))
+            images["img2"] = _bgr(_matching(to_levels(item["gt"], _bits(item)), output, item))
         return _Score(index, image, path, self._measure(index, path, images), garbage)
 
     def _file_name(self, index: int, image: str, file: str) -> str:
@@ -452,9 +458,18 @@ def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
+def _bits(item: Mapping[str, Any]) -> int:
+    """Return the depth of an item's files: 16 if the data set says so, else 8."""
+    return 16 if item.get("bits") == 16 else 8
+
+
 def _bgr(image: np.ndarray) -> np.ndarray:
-    """Convert RGB (H, W, 3) to BGR, the order of BasicSR's metrics; grey (H, W, 1) stays."""
-    return np.ascontiguousarray(image[..., ::-1])
+    """Convert RGB (H, W, 3) to BGR, the order of BasicSR's metrics; grey stays, and an alpha channel stays last.
+
+    16 bits become float64 in [0, 255], so that metrics need not know the depth.
+    """
+    ordered = np.ascontiguousarray(np.concatenate((image[..., 2::-1], image[..., 3:]), axis=-1))
+    return ordered / 257.0 if image.dtype == np.uint16 else ordered
 
 
 def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from safmn.imaging.colour import rgb_to_y, to_tensor, to_uint8
+from safmn.imaging.colour import rgb_to_y, to_levels, to_tensor, to_uint8
 from safmn.imaging.io import (
     IMAGE_SUFFIXES,
     check_names,
+    decode_image,
     decode_rgb,
     encode_png,
     image_size,
@@ -22,6 +23,7 @@ __all__ = [
     "augment",
     "check_names",
     "crop_border",
+    "decode_image",
     "decode_rgb",
     "encode_png",
     "image_size",
@@ -31,6 +33,7 @@ __all__ = [
     "read_image",
     "read_rgb",
     "rgb_to_y",
+    "to_levels",
     "to_tensor",
     "to_uint8",
     "write_image",

@@ -54,5 +54,12 @@ def to_uint8(tensor: torch.Tensor) -> Array:
     """
     if tensor.ndim not in (3, 4):
         raise DataError(f"to_uint8 needs a (C, H, W) or (B, C, H, W) tensor, not one of shape {tuple(tensor.shape)}")
-    levels = tensor.detach().to(torch.float32).clamp(0, 1).mul_(255.0).round_().to(torch.uint8)
-    return levels.movedim(-3, -1).contiguous().cpu().numpy()
+    return to_levels(tensor, 8)
+
+
+def to_levels(tensor: torch.Tensor, bits: int) -> Array:
+    """Convert like :func:`to_uint8` to levels of 8 bits (uint8) or 16 bits (uint16)."""
+    kind, white = (np.uint8, 255.0) if bits == 8 else (np.uint16, 65535.0)
+    levels = tensor.detach().to(torch.float32).clamp(0, 1).mul_(white).round_()
+    whole = levels.to(torch.uint8 if bits == 8 else torch.int32)  # float32 holds all levels of 16 bits exactly
+    return whole.movedim(-3, -1).contiguous().cpu().numpy().astype(kind, copy=False)

@@ -80,7 +80,11 @@ def read_image(path: str | os.PathLike[str]) -> Array:
     Raises:
         DataError: see :func:`read_rgb`.
     """
-    name, data = str(path), _read_bytes(path)
+    return decode_image(_read_bytes(path), str(path))
+
+
+def decode_image(data: bytes | memoryview, name: str) -> Array:
+    """Decode an image file's bytes as :func:`read_image` does. Error messages use ``name``."""
     _check_complete(data, name)
     _check_size(data, name)
     image = _special(data, name)

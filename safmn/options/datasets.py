@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from safmn import registry
+from safmn.data.augmentations import parse as parse_augmentations
 from safmn.errors import OptionError, did_you_mean
 from safmn.imaging.file_names import folder_mistake, template_mistake
 from safmn.options.components import check_value, find_component, finder
@@ -35,11 +36,14 @@ class LoaderOptions(Struct, frozen=True, kw_only=True):
         num_worker_per_gpu: Loader processes for each training process; 0: load in the training process.
         dataset_enlarge_ratio: How often each file is used in an epoch. If the ratio is not an integer, the first files
             of the list are used more often than the others in every epoch, as in BasicSR.
+        augmentations: A list of augmentations of the patches: ``type`` (``Blend``, ``RGBPermutation``, ``Cutout``,
+            ``MixUp``, ``CutMix``, ``CutMixUp``, ``CutBlur``, ``OneOf``), ``prob`` and further keys; see recipes.md.
     """
 
     batch_size_per_gpu: Positive
     num_worker_per_gpu: NotNegative = 0
     dataset_enlarge_ratio: PositiveFloat = 1
+    augmentations: list[dict[str, Any]] = []
 
 
 class BasicSRIoBackend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,7 +183,12 @@ def _check_values(section: Mapping[str, Any], where: KeyPath, problems: Problems
         found = mistake(value) if isinstance(value, str) else None
         if found:
             problems.add((*where, key), found)
-    channels = 1 if section.get("color") == "y" else 3
+    if isinstance(section.get("augmentations"), list):
+        try:
+            parse_augmentations(section["augmentations"])
+        except OptionError as error:
+            problems.add((*where, "augmentations"), str(error))
+    channels = {"y": 1, "grey": 1, "rgba": 4}.get(str(section.get("color")), 3)
     for key in ("mean", "std"):
         values = section.get(key)
         if isinstance(values, list) and len(values) != channels:

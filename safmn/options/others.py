@@ -46,7 +46,7 @@ _IDLE = (
     _Idle("val", "grids", (None, False), "has no effect; to validate in tiles, give val.tile"),
     _Idle("val", "max_minibatch", None),
 )
-_TASKS = ("sr", "lightsr", "classicalsr", "realsr", None)  # values of `task` that leave the images as they are
+_TASKS = ("sr", "lightsr", "classicalsr", "realsr")  # values of `task` that leave the images as they are
 
 
 def translate(data: dict[str, Any], problems: Problems) -> None:
@@ -99,6 +99,12 @@ def _translate_data(section: dict[str, Any], where: KeyPath, problems: Problems)
     task = section.get("task")
     if "task" in section and (task is None or str(task).lower() in _TASKS):
         section.pop("task")
+    elif str(task).lower().startswith("denoising") and section.get("dataroot_lq") == section.get("dataroot_gt"):
+        section.pop("task")  # CAT, MambaIR: noise of this level is added to the GT images
+        section.pop("dataroot_lq", None)
+        section["lq"] = {"noise": section.pop("noise", 0)}
+        if str(task).lower().endswith("gray"):
+            section.setdefault("color", "grey")
 
 
 def _translate_val(section: dict[str, Any], where: KeyPath, problems: Problems) -> None:

@@ -116,6 +116,7 @@ def build_loader(options: Options, execution: Execution, ranks: Ranks) -> Traini
         enlarge_ratio=section.get("dataset_enlarge_ratio", 1),
         num_workers=section.get("num_worker_per_gpu", 0),
         pin_memory=execution.device.type == "cuda",
+        augmentations=section.get("augmentations") or (),
     )
     logger.info("training data: %s images, %s iterations per epoch", len(dataset), loader.iterations_per_epoch)
     return loader
