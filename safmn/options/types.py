@@ -80,7 +80,8 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ema_warmup: Let the decay grow to ``ema_decay`` as (1 + i) / (10 + i), for short runs.
         precision: Precision of the forward and backward pass; null: fp32.
         compile: Use ``torch.compile``; null: no.
-        kernels: Implementation of the network: ``torch``, or ``native``, our faster kernels for SAFMN.
+        kernels: Implementation of the network: ``native``, our faster kernels for SAFMN; ``torch``; or ``auto``: on a
+            CPU ``native`` where they apply and agree with torch, else ``torch``.
         cuda_graph: On one NVIDIA GPU, launch each step as one recorded CUDA graph.
         channels_last: Use the memory format channels_last for images; null: yes, except with the native CPU kernels.
         accumulate: Micro-batches per optimiser step. The effect is that of a batch that many times as large.
@@ -109,7 +110,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ema_warmup: bool = False
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     compile: bool | None = None
-    kernels: Literal["torch", "native"] = "torch"
+    kernels: Literal["auto", "torch", "native"] = "auto"
     cuda_graph: bool = False
     channels_last: bool | None = None
     accumulate: Positive = 1

@@ -25,7 +25,11 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Execution:
-    """The decisions as plain data. ``precision`` applies to the forward pass; weights and losses stay float32."""
+    """The decisions as plain data. ``precision`` applies to the forward pass; weights and losses stay float32.
+
+    Attributes:
+        about_kernels: why ``kernels`` has its value, for the log; "" if there is nothing to say.
+    """
 
     device: torch.device
     precision: Precision = "fp32"
@@ -34,6 +38,7 @@ class Execution:
     channels_last: bool = True
     deterministic: bool = False
     cuda_graph: bool = False
+    about_kernels: str = ""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,7 +69,8 @@ class Execution:
         """Return a one-line description for the log."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         how = "native kernels" if self.kernels == "native" else "compiled" if self.compile else "eager"
-        parts = [name, self.precision, how]
+        about = f" ({self.about_kernels})" if self.about_kernels else ""
+        parts = [name, self.precision, how + about]
         parts += ["channels_last"] if self.channels_last else []
         parts += ["deterministic"] if self.deterministic else []
         parts += ["one CUDA graph for each step"] if self.cuda_graph else []
@@ -117,6 +123,7 @@ def choose_execution(
     channels_last: bool | None = None,
     deterministic: bool = False,
     cuda_graph: bool = False,
+    about_kernels: str = "",
 ) -> Execution:
     """Complete the options with defaults that were measured to be fastest (docs/performance.md).
 
@@ -145,6 +152,7 @@ def choose_execution(
         channels_last=_channels_last(device, kernels) if channels_last is None else channels_last,
         deterministic=deterministic,
         cuda_graph=cuda_graph,
+        about_kernels=about_kernels,
     )
 
 

@@ -23,6 +23,7 @@ from safmn.runtime.execution import Execution, apply_global_settings, choose_dev
 from safmn.runtime.random_state import seed_everything
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.experiment import Experiment, HeldLog, environment, start_logging
+from safmn.training.kernel_choice import KERNELS, choose_kernels, kernels_of_checkpoint
 from safmn.training.models.base_model import training_section
 from safmn.training.models.teacher import is_excepted
 from safmn.training.resuming import THREADS, check_source, resume, source_in
@@ -35,8 +36,11 @@ logger = logging.getLogger(__name__)
 _TAKE_CHANNELS_LAST = ("UNetDiscriminatorSN",)  # networks of BasicSR that channels_last does not slow down
 
 
-def prepare_execution(options: Options, ranks: Ranks) -> Execution:
-    """Choose the device and precision of this process and apply torch's global settings.
+def prepare_execution(options: Options, ranks: Ranks, *, began_with: str | None = None) -> Execution:
+    """Choose the device, precision and kernels of this process and apply torch's global settings.
+
+    Args:
+        began_with: the kernels with which a run that is resumed began.
 
     Raises:
         OptionError: ``num_gpu`` needs more processes, or ``cuda_graph`` is set with more than one process.
@@ -54,14 +58,18 @@ def prepare_execution(options: Options, ranks: Ranks) -> Execution:
             f"{options.source}: several processes train together on CUDA GPUs or on CPUs, not on {device.type}: start "
             "one process, or set num_gpu: 0"
         )
+    kernels, about = train.kernels, ""
+    if kernels == "auto":
+        kernels, about = choose_kernels(options, device, began_with=began_with)
     execution = choose_execution(
         device,
         precision=train.precision,
         compile=train.compile,
-        kernels=train.kernels,
+        kernels=kernels,
         channels_last=_channels_last(options),
         deterministic=options.deterministic,
         cuda_graph=train.cuda_graph,
+        about_kernels=about,
     )
     if execution.cuda_graph and ranks.distributed:
         raise OptionError("train.cuda_graph: true works with one process only; remove it, or train on one GPU")
@@ -211,7 +219,8 @@ def build_trainer(
     Raises:
         UserError: the option file and the data, or a checkpoint, do not match; nothing was trained or overwritten.
     """
-    execution = prepare_execution(options, ranks)
+    began_with = kernels_of_checkpoint(options, auto_resume=auto_resume)
+    execution = prepare_execution(options, ranks, began_with=began_with)
     resuming = auto_resume or bool(options.path.resume_state)
     with _experiment(options, resuming=resuming, ranks=ranks, console=console) as experiment:
         logger.info("computing on %s", execution.describe())
@@ -222,6 +231,7 @@ def build_trainer(
         model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
         fingerprints = {"datasets.train": _fingerprint(loader.keyed.dataset), **model.fingerprints()}
         fingerprints["global batch (batch_size_per_gpu x processes x accumulate)"] = str(loader.global_batch)
+        fingerprints[KERNELS] = execution.kernels
         if execution.device.type == "cpu":
             fingerprints[THREADS] = str(torch.get_num_threads())
     checkpointer = Checkpointer(

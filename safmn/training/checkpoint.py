@@ -309,6 +309,15 @@ def load(folder: Path) -> Checkpoint:
         ) from error
 
 
+def peek(folder: Path) -> dict[str, Any] | None:
+    """Return ``progress`` and ``options`` of a checkpoint without verifying it; None if they cannot be read."""
+    try:
+        document = json.loads((folder / _STATE).read_bytes())
+        return {key: dict(document[key]) for key in ("progress", "options")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _read_file(folder: Path, name: str, facts: _File) -> bytes:
     """Return the content of a file of the checkpoint after checking its name, size and checksum."""
     path = folder / name

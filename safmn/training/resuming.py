@@ -16,6 +16,7 @@ from safmn.training import basicsr_state
 from safmn.training.checkpoint import Checkpoint
 from safmn.training.checkpoint import load as load_checkpoint
 from safmn.training.experiment import Experiment
+from safmn.training.kernel_choice import KERNELS, began_with
 from safmn.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ _HARMLESS = (
     "dist_params",
     "expect",
     "train.total_iter",
+    KERNELS,  # what it led to is a fingerprint
     "train.teacher.weights",
     "train.perceptual_opt.vgg_weights",
     "train.on_nonfinite",
@@ -109,7 +111,8 @@ def _check_unchanged(
         CheckpointError: one of them affects the weights, and ``allow_changes`` is false.
     """
     harmless, decisive = changed_keys(checkpoint.options, options.raw)
-    saved = checkpoint.progress.get("fingerprints", {})  # older checkpoints have none
+    saved = {KERNELS: began_with(checkpoint.progress, checkpoint.options)}
+    saved |= checkpoint.progress.get("fingerprints", {})  # older checkpoints have none, or not all
     changed = {key: f"{key}: {saved[key]} -> {now}" for key, now in fingerprints.items() if saved.get(key, now) != now}
     threads = changed.pop(THREADS, None)
     decisive += changed.values()

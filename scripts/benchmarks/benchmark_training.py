@@ -60,7 +60,7 @@ BASELINE = "BasicSR, fp32"
 # Keys that a side adds to `train` of the recipe; None stands for BasicSR's loop.
 SIDES: dict[str, dict[str, Any] | None] = {
     BASELINE: None,
-    "ours, fp32": {"precision": "fp32", "compile": False},
+    "ours, fp32": {"precision": "fp32", "compile": False, "kernels": "torch"},
     "ours, fp32, native": {"precision": "fp32", "compile": False, "kernels": "native"},
     "ours, fp32, compiled": {"precision": "fp32", "compile": True},
     "ours, bf16": {"precision": "bf16", "compile": False},

@@ -7,6 +7,7 @@ at their own resolution; fewer stored activations.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn.errors import OptionError
-from safmn.kernels.checks import check_network, check_sides
+from safmn.kernels.checks import check_network, check_sides, relative_error
 from safmn.kernels.cpu.build import can_load, load_for_this_machine
 from safmn.kernels.cpu.compilation import how_to_get_a_compiler
 
@@ -139,3 +140,9 @@ class NativeSAFMN(nn.Module):
         sizes = (batch, height, width, *self._arguments)
         result: Tensor = _Run.apply(kernels_for(batch), sizes, images, *self.network.parameters())
         return result
+
+
+def kernel_error(network: nn.Module) -> float:
+    """Return the kernels' relative error (of norms) on random images, the larger one of output and gradients."""
+    network = copy.deepcopy(network).requires_grad_(True)
+    return relative_error(network, NativeSAFMN(network), list(network.parameters()))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safmn.errors import first_line
-from safmn.kernels.checks import check_network, check_sides
+from safmn.kernels.checks import check_network, check_sides, relative_error
 from safmn.kernels.gpu.parameters import aligned, stacked
 
 logger = logging.getLogger(__name__)
@@ -129,19 +128,11 @@ def _possible_fusion(network: Any, dtype: torch.dtype) -> Fusion:
     return "compile" if reason else "kernels"
 
 
-@torch.enable_grad()
 def kernel_error(network: nn.Module, dtype: torch.dtype) -> float:
     """Return the kernels' relative error (of norms) on random images, the larger one of output and gradients."""
     network = copy.deepcopy(network).requires_grad_(True)  # a teacher's parameters have no gradients
-    parameters = list(network.parameters())
-    images = torch.rand(2, 3, 24, 16, generator=torch.Generator().manual_seed(0)).to(parameters[0].device)
-    results = []
-    for fusion in ("none", "kernels"):
-        output = GPUTrainedSAFMN(network, dtype, fusion=fusion)(images)
-        gradients = torch.autograd.grad(output.square().mean(), parameters)
-        results.append((output.detach().flatten(), torch.cat([gradient.flatten() for gradient in gradients])))
-    misses = [float((got - wanted).norm() / wanted.norm()) for wanted, got in zip(*results, strict=True)]
-    return max(misses) if all(map(math.isfinite, misses)) else math.inf
+    forms = [GPUTrainedSAFMN(network, dtype, fusion=fusion) for fusion in ("none", "kernels")]
+    return relative_error(forms[0], forms[1], list(network.parameters()))
 
 
 class GPUTrainedSAFMN(nn.Module):
