@@ -60,6 +60,7 @@ def test_images_without_a_finite_difference_do_not_count() -> None:
 def test_compare_folders_weights_and_bicubic(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     methods = [str(folder / "theirs"), f"ours={folder / 'better'}", "bicubic", "safmn-x2"]
     files = ["-o", str(tmp_path / "t.csv"), "--per-image", str(tmp_path / "p.csv"), "--crops", str(tmp_path / "c.png")]
+    files += ["--report", str(tmp_path / "r.html")]
     assert compare_command.main([*methods, "--data", str(folder / "set"), *files]) == 0
     out = capfd.readouterr().out
     with (tmp_path / "t.csv").open(encoding="utf-8") as text:
@@ -80,6 +81,9 @@ def test_compare_folders_weights_and_bicubic(folder: Path, tmp_path: Path, capfd
     assert table["safmn-x2"]["params (K)"] == "227.82"
     assert read_rgb(tmp_path / "c.png").shape[2] == 3
     assert "Student's t" in out
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert all(f"error of {name}" in page for name in table)
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
 
 
 def test_the_crops_are_at_the_given_box(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +101,7 @@ def test_the_crops_are_at_the_given_box(folder: Path, tmp_path: Path, capfd: pyt
         (["--box", "40,2,30,3", "--crops", "c.png"], "not inside the image of 48x36"),
         (["--box", "1,2,3,4"], "belong to --crops"),
         (["--crops", "c.gif"], "--crops c.gif"),
+        (["--report", "r.pdf"], "--report r.pdf"),
         (["--metrics", "psnrr"], "Did you mean 'psnr'?"),
         (["safmn-x4"], "for scale 4, but --scale is 2"),
         (["nothing-here"], "no such file"),

@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     shared.add_metrics(p)
     shared.add_output(p)
     p.add_argument("--per-image", type=Path, metavar="FILE", help="also write every score (.csv, .md, .tex, .html)")
+    p.add_argument("--report", type=Path, metavar="FILE", help="also write a page with pictures (.html)")
     p.add_argument("--crops", type=Path, metavar="FILE", help="write a grid of crops of one image (.png)")
     p.add_argument("--image", metavar="NAME", help="its image: NAME or SET/NAME (default: where scores differ most)")
     p.add_argument(
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OptionError("--box and --image belong to --crops FILE")
     if arguments.crops is not None and arguments.crops.suffix != ".png":
         raise OptionError(f"--crops {arguments.crops}: the ending must be .png")
+    if arguments.report is not None and arguments.report.suffix != ".html":
+        raise OptionError(f"--report {arguments.report}: the ending must be .html")
     return _compare(arguments, box)
 
 
@@ -67,6 +70,12 @@ def _compare(arguments: argparse.Namespace, box: tuple[int, int, int, int] | Non
     if arguments.per_image is not None:
         write([per_image_table(methods, found.results, metrics)], arguments.per_image)
         say(f"written to {arguments.per_image}")
+    if arguments.report is not None:
+        from safmn.report.compared import comparison_page
+        from safmn.system.files import write_atomically
+
+        write_atomically(arguments.report, comparison_page(found, table).render())
+        say(f"written to {arguments.report}")
     if arguments.crops is not None:
         picture, name, (left, top, right, bottom) = crop_grid(found, image=arguments.image, box=box)
         write_image(arguments.crops, picture)

@@ -118,11 +118,16 @@ def _cells(value: float | None, figure: Figure | None, decimals: int) -> list[st
 def differences(costs: Iterable[Cost]) -> list[str]:
     """Return a sentence for each method whose published figures are not the rounded counts: the reason, if known."""
     return [
-        f"{cost.method.label} x{cost.method.scale}: {', '.join(each)}: "
+        f"{_named(cost.method)}: {', '.join(each)}: "
         + (cost.row.note if cost.row and cost.row.note else "no reason is known")
         for cost in costs
         if (each := cost.differs())
     ]
+
+
+def _named(method: Method) -> str:
+    """Return the label with the scale, once."""
+    return method.label if method.label.endswith(f" x{method.scale}") else method.key
 
 
 def sources(rows: Iterable[Row | None]) -> list[str]:

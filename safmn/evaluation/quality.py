@@ -15,6 +15,7 @@ from torch import Tensor
 import safmn
 from safmn.errors import OptionError
 from safmn.evaluation.bicubic import bicubic
+from safmn.evaluation.fast_network import fastest
 from safmn.evaluation.image_sets import ImageSet, MadeImages, gt_files
 from safmn.evaluation.methods import Method
 from safmn.evaluation.score_cache import ScoreCache, file_digest
@@ -85,8 +86,9 @@ def score_dataset(
                 values[index][metric] = value
                 cache.put(images[index], kept_as[metric], value)
 
+        run = method.network
         evaluate(
-            function_of(method),
+            function_of(method) if run is None or precision != "fp32" else fastest(run, device),
             _Part(dataset, missing),
             name=f"{method.label}, {name}",
             metrics=wanted,
