@@ -43,8 +43,11 @@ def comparison_page(comparison: Comparison, table: Table, *, images: int = 6, me
             height, width = (min(each.shape[axis] for each in outputs) for axis in (0, 1))
             lq = to_uint8(dataset[dataset.names.index(name)]["lq"])
             scene = Scene(image_set.name, name, lq, gt[:height, :width])
-            pictures = {m.name: each[:height, :width] for m, each in zip(methods, outputs, strict=True)}
-            scores = {method.name: scores_text(method.scores[name]) for method in methods}
+            shown_as = [
+                "bicubic" if m.kind == "bicubic" else m.label for m in comparison.methods
+            ]  # replaces the page's
+            pictures = {label: each[:height, :width] for label, each in zip(shown_as, outputs, strict=True)}
+            scores = {label: scores_text(m.scores[name]) for label, m in zip(shown_as, methods, strict=True)}
             content += method_scene(page, scene, pictures, scores, image_set.scale, title=name)
         if len(shown) < len(dataset):
             content += widgets.note(f"Pictures of the {len(shown)} worst of {len(dataset)} images.")
