@@ -1,6 +1,7 @@
 # make demo   train, test and compare on photographs from scikit-image, starting with a bare clone
 # make test   run the tests
 # make lint   run ruff and mypy
+# make docs   build the documents as a site, in build/site
 # All of them create .venv first if it is missing; make setup does only that. PYTHON=python3.11 chooses the interpreter
 # (3.10 to 3.14).
 
@@ -9,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint dist clean
+.PHONY: setup demo test lint docs dist clean
 setup: $(READY)
 
 $(READY): requirements.txt setup.py scripts/setup_environment.py safmn/system/basicsr_install.py
@@ -29,6 +30,10 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy --platform win32
 	$(VENV)/bin/mypy --platform darwin
+
+docs: $(READY)
+	grep ^mkdocs tests/requirements-extras.txt | xargs $(RUN) -m pip install -q
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 # sdist and wheel in dist/, tested in fresh environments; downloads torch.
 dist:

@@ -54,5 +54,9 @@ EXTRAS = {
     "wandb": Extra("curves of training on Weights & Biases", {"wandb": "wandb>=0.18"}),
     "mlflow": Extra("curves of training on MLflow", {"mlflow": "mlflow>=3"}),
     "losses": Extra("the losses LPIPS and DISTS", {"lpips": "lpips>=0.1.4", "DISTS_pytorch": "DISTS-pytorch>=0.1"}),
+    "docs": Extra(
+        "the documents as a site",
+        {"mkdocs": "mkdocs>=1.6", "material": "mkdocs-material>=9.5", "mkdocstrings": "mkdocstrings-python>=1.10"},
+    ),
     "spandrel": Extra("weights of other networks", {"spandrel": "spandrel>=0.4"}),
 }
