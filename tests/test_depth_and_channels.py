@@ -137,7 +137,7 @@ def photos(folder: Path, dtype: type = np.uint8) -> dict[str, Any]:
     for number in range(2):
         image = cv2.GaussianBlur(rng.integers(0, 256, (50, 63, 3)).astype(np.uint8), (5, 5), 1)
         write_image(folder / f"{number}.png", image if dtype == np.uint8 else image.astype(np.uint16) * 257)
-    return {"name": "made", "type": "PairedImageDataset", "dataroot_gt": str(folder)}
+    return {"name": "made", "type": "PairedImageDataset", "dataroot_gt": str(folder), "dataroot_lq": None}
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
@@ -187,3 +187,6 @@ def test_mistakes_of_made_lq_images_are_named(tmp_path: Path) -> None:
             PairedImageDataset({**section, "lq": wrong})
     with pytest.raises(OptionError, match="remove dataroot_lq"):
         PairedImageDataset({**section, "dataroot_lq": str(tmp_path), "lq": {"noise": 3}})
+    del section["dataroot_lq"]  # forgotten, not null
+    with pytest.raises(OptionError, match="missing key `dataroot_lq`"):
+        PairedImageDataset(section)

@@ -49,7 +49,7 @@ class PairedOptions(CropOptions, frozen=True, kw_only=True):
         dataroot_gt: Folder of the GT images, or an lmdb.
         dataroot_lq: Folder of the LQ images, or an lmdb; null: LQ images are made from the GT images, by MATLAB-exact
             bicubic reduction and what ``lq`` adds.
-        lq: Without ``dataroot_lq``: ``noise`` (a standard deviation of 0 to 255, or a range), ``grey_noise`` (a
+        lq: With ``dataroot_lq: null``: ``noise`` (a standard deviation of 0 to 255, or a range), ``grey_noise`` (a
             probability) and ``jpeg`` (a quality, or a range) of the LQ images.
         meta_info_file: A text file that lists the GT images to use; null: all images of the folder.
         filename_tmpl: Name of an LQ image, where ``{}`` is the name of its GT image, both without file ending; for
@@ -62,7 +62,7 @@ class PairedOptions(CropOptions, frozen=True, kw_only=True):
     """
 
     dataroot_gt: str
-    dataroot_lq: str | None = None
+    dataroot_lq: str | None
     lq: MadeLQ | None = None
     meta_info_file: str | None = None
     filename_tmpl: str = "{}"

@@ -101,7 +101,7 @@ def _translate_data(section: dict[str, Any], where: KeyPath, problems: Problems)
         section.pop("task")
     elif str(task).lower().startswith("denoising") and section.get("dataroot_lq") == section.get("dataroot_gt"):
         section.pop("task")  # CAT, MambaIR: noise of this level is added to the GT images
-        section.pop("dataroot_lq", None)
+        section["dataroot_lq"] = None
         section["lq"] = {"noise": section.pop("noise", 0)}
         if str(task).lower().endswith("gray"):
             section.setdefault("color", "grey")
