@@ -12,6 +12,7 @@ import msgspec
 
 from safmn.errors import OptionError
 from safmn.options import datasets, others, plugins, rules
+from safmn.options.inheritance import inherited
 from safmn.options.problems import KeyPath, Problems, apply_edits
 from safmn.options.reader import parse_value, read_document
 from safmn.options.shipped import find_option_file
@@ -47,7 +48,7 @@ def load_options(
     problems = Problems(path)
     document = read_document(path, problems)
     problems.lines = document.lines
-    data = document.data
+    data = inherited(document.data, path, problems)
     for entry in overrides:
         _override(data, entry, problems)
     problems.tolerant = tolerant or data.get("tolerant") is True

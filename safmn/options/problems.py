@@ -41,6 +41,7 @@ class Problems:
         lines: line number of every key path.
         overridden: key path -> the ``--force_yml`` entry that set it.
         nulled: key paths that a file with ``base`` sets to null.
+        inherited: key path -> the file named by ``base`` that it comes from, and its line there.
     """
 
     def __init__(self, source: str | Path, *, tolerant: bool = False) -> None:
@@ -51,6 +52,7 @@ class Problems:
         self.lines: dict[KeyPath, int] = {}
         self.overridden: dict[KeyPath, str] = {}
         self.nulled: set[KeyPath] = set()
+        self.inherited: dict[KeyPath, tuple[str, int]] = {}
         self._found: list[tuple[KeyPath, int | None, str]] = []
         self._warnings: list[tuple[KeyPath, str]] = []
 
@@ -62,6 +64,7 @@ class Problems:
         early = Problems(self.source, tolerant=self.tolerant)
         early.names_may_come = True
         early.lines, early.overridden, early.nulled = self.lines, self.overridden, self.nulled
+        early.inherited = self.inherited
         early._found = list(self._found)
         return early
 
@@ -133,6 +136,8 @@ class Problems:
 
     def _describe(self, line: int | None, path: KeyPath, message: str) -> str:
         where = f", line {line}" if line else ""
+        if path in self.inherited and path not in self.lines:
+            where = ", base {}, line {}".format(*self.inherited[path])
         for length in range(len(path), 0, -1):
             if path[:length] in self.overridden:
                 where = f", --force_yml {self.overridden[path[:length]]}"

@@ -262,6 +262,9 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
         expect: Numbers that a test must reproduce; see below.
         imports: Python files (``my_arch.py``) and installed modules that register your own components. Loading the
             option file imports them.
+        base: The option file that this one changes: a path from this file's folder or the working directory, or a name
+            that ``safmn options`` lists. Sections are merged key by key, lists and components of another ``type`` are
+            replaced, null removes a key.
         tolerant: Warn about unknown keys and leave them out, instead of refusing the file; like ``--tolerant``.
     """
 
@@ -285,6 +288,7 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
     dist_params: DistParams = DistParams()
     expect: dict[str, dict[str, Any]] = {}
     imports: list[str] = []
+    base: str | None = None
     tolerant: bool = False
 
 
