@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import functools
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,10 @@ WITHOUT_DESKTOP = (
     "pip install opencv-python-headless"
 )
 """What to do if OpenCV cannot be imported."""
+
+
+FILE_ONLY = {"file_only": True}
+"""``extra`` of a log call that goes to the log file only, because the console shows the same in another way."""
 
 
 class UserError(ValueError):
@@ -101,11 +106,41 @@ def located(where: str) -> Iterator[None]:
         raise type(error)(f"{where}: {error}") from error
 
 
+def _reported(error: Exception, *, debug: bool) -> int:
+    """Print the message of an error and return the exit status; raise it again if it is a bug in SAFMN."""
+    from safmn import own_code
+
+    own = own_code.is_from_own_code(error)
+    if not own and not isinstance(error, (UserError, OSError)):
+        raise error
+    text = own_code.described(error) if own and not isinstance(error, UserError) else str(error)
+    if own:
+        text += own_code.causes_missing_in(text, error)
+        whole = own_code.full_traceback(error)
+        text += f"\n    {_where_to_find(whole, debug=debug)}"
+        if debug:
+            complain(whole)
+    complain(f"safmn: error: {text}")
+    return error.status if isinstance(error, UserError) else EXIT_USER_ERROR
+
+
+def _where_to_find(traceback: str, *, debug: bool) -> str:
+    """Write a traceback to the log files, if there are any, and return a sentence that says where it is."""
+    logger = logging.getLogger("safmn")
+    files = [handler.baseFilename for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+    if files:
+        logger.error("traceback of the error:\n%s", traceback, extra=FILE_ONLY)
+        return f"The whole traceback is in {files[0]}."
+    return "The whole traceback is above." if debug else "--debug shows the whole traceback."
+
+
 def exit_status(run: Callable[..., int]) -> Callable[..., int]:
     """Decorate an entry point: a user's mistake (``UserError``, ``OSError``) becomes a message on stderr and status 2.
 
     Ctrl-C also becomes a message, with status 130. If the reader of the output is gone (``| head``), the status is 141,
-    as for SIGPIPE. Any other exception is a bug in SAFMN and keeps its traceback.
+    as for SIGPIPE. An exception in the user's own code (a network, a metric) becomes a message with file and line, and
+    status 2; the whole traceback goes to the log file, if there is one, and to stderr with ``--debug``. Any other
+    exception is a bug in SAFMN and keeps its traceback.
     """
 
     @functools.wraps(run)
@@ -119,11 +154,10 @@ def exit_status(run: Callable[..., int]) -> Callable[..., int]:
             with contextlib.suppress(AttributeError, OSError, ValueError):  # else Python complains at the last flush
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_BROKEN_PIPE
-        except (UserError, OSError) as error:
-            complain(f"safmn: error: {error}")
-            return error.status if isinstance(error, UserError) else EXIT_USER_ERROR
         except KeyboardInterrupt as interrupt:
             complain("safmn: interrupted")
             return status_after(interrupt)
+        except Exception as error:
+            return _reported(error, debug="--debug" in (next(iter(args), None) or sys.argv[1:]))  # type: ignore[operator]
 
     return entry_point

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from safmn import compat
 from safmn.errors import OptionError, UserError, did_you_mean
+from safmn.own_code import described
 
 _basicsr = compat.registries()
 
@@ -117,9 +119,19 @@ def names(registry: Registry) -> list[str]:
 
 
 def known_names(known: Iterable[str]) -> str:
-    """Return the sentence of an error that lists the known components, and says if BasicSR's are missing."""
+    """Return the sentences of an error that list the known components, and say where others may come from."""
     more = "" if compat.has_basicsr() else f" BasicSR, which has more, is not installed: {compat.FIX}."
-    return f"Known: {', '.join(known)}.{more}"
+    return f"Known: {', '.join(known)}.{more} {_about_imports()}"
+
+
+def _about_imports() -> str:
+    """Return a sentence that says how a component of the user's own is found."""
+    from safmn.imports import imported  # imports this module
+
+    files = ", ".join(Path(entry.target).name for entry in imported())
+    if files:
+        return f"If it is your own, its file must be named under `imports` and register it; imported: {files}."
+    return "If it is your own, name its file in the option file: `imports: [my_parts.py]`."
 
 
 def find(registry: Registry, name: str) -> Callable[..., Any]:
@@ -152,5 +164,4 @@ def build(registry: Registry, section: Mapping[str, Any], **runtime: Any) -> Any
     except UserError:
         raise
     except Exception as error:  # a user's constructor may raise any exception
-        reason = str(error) if isinstance(error, (ValueError, TypeError, RuntimeError)) else repr(error)
-        raise OptionError(f"{section['type']} cannot be built from {arguments}: {reason}") from error
+        raise OptionError(f"{section['type']} cannot be built from {arguments}: {described(error)}") from error

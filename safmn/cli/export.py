@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         choices=EXPORT_PROFILES,
         help="follow the rules of a program that reads the format; upscayl: Upscayl's engine (ncnn)",
     )
+    p.add_argument("--debug", action="store_true", help="show the whole traceback of an error in your own code")
     return p
 
 

@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="refuse larger inputs (default: %(default)s)",
     )
+    p.add_argument("--debug", action="store_true", help="show the whole traceback of an error in your own code")
     return p
 
 

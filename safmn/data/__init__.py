@@ -15,6 +15,7 @@ from safmn.data.patch_store import PatchStore
 from safmn.data.realesrgan_dataset import RealESRGANDataset
 from safmn.data.sample_keys import Batch, KeyedDataset, Patch, Sample, SampleKey, draw_patch, sample_rng
 from safmn.errors import DataError, OptionError, UserError
+from safmn.own_code import described
 from safmn.registry import DATASET_REGISTRY, find
 from safmn.runtime.random_state import global_generators, named_rng
 
@@ -64,5 +65,4 @@ def build_dataset(section: Mapping[str, Any], *, phase: str, scale: int, seed: i
     except (UserError, OSError):
         raise
     except Exception as error:  # a user's constructor may raise any exception
-        reason = f"{type(error).__name__}: {error}"
-        raise OptionError(f"data set {name!r} ({section['type']}) cannot be built: {reason}") from error
+        raise OptionError(f"data set {name!r} ({section['type']}) cannot be built: {described(error)}") from error

@@ -18,6 +18,7 @@ from safmn.data.sample_keys import Batch, KeyedDataset, SampleKey
 from safmn.data.workers import died, exit_code_of, is_death, one_opencv_thread, prepare_worker
 from safmn.errors import DataError, UserError, first_line
 from safmn.imports import imported
+from safmn.own_code import described, full_traceback, is_from_own_code
 from safmn.system.memory import more_shared_memory, shared_memory
 from safmn.system.prefetch import prefetch
 
@@ -184,6 +185,17 @@ class _Fetcher:
                 return _shared(self.keyed.batch(keys))
         except (UserError, OSError) as error:
             return _Failure(error)
+        except Exception as error:
+            if not is_from_own_code(error):
+                raise
+            return _Failure(_failed_in_worker(error))
+
+
+def _failed_in_worker(error: Exception) -> DataError:
+    """Return the error that the main process raises for a bug in a user's data set; its traceback is sent as text."""
+    failed = DataError(f"a data set failed in a loader worker. {described(error)}")
+    failed.worker_traceback = full_traceback(error)  # type: ignore[attr-defined]
+    return failed
 
 
 def _fetcher(_: Any, keyed: KeyedDataset) -> _Fetcher:

@@ -23,6 +23,7 @@ from safmn.data import build_dataset
 from safmn.errors import (
     EXIT_FAILED,
     EXIT_USER_ERROR,
+    FILE_ONLY,
     OptionError,
     RankError,
     UserError,
@@ -42,6 +43,7 @@ from safmn.imports import log_imports
 from safmn.metrics import network_name
 from safmn.options import Expectation, Options
 from safmn.options.datasets import degrades
+from safmn.own_code import full_traceback, is_from_own_code
 from safmn.prepare.hints import absence, hint, is_on_request
 from safmn.registry import ARCH_REGISTRY, build
 from safmn.runtime.distributed import Ranks
@@ -293,6 +295,8 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
                     if isinstance(error, RankError) and error.fatal:
                         raise
                     failures[name] = _explain(name, section, error)
+                    if is_from_own_code(error):
+                        logger.error("traceback of the error:\n%s", full_traceback(error), extra=FILE_ONLY)
     except BaseException:  # report the sets that were tested before, whatever the error is
         failures |= {
             name: f"{name}: not finished" for name in plan.sets if name not in {**results, **failures, **left_out}

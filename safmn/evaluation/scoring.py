@@ -27,6 +27,7 @@ from safmn.evaluation.applying import WHOLE, Applying, in_whole_windows
 from safmn.imaging import to_levels, to_uint8, write_image
 from safmn.imaging.file_names import image_name
 from safmn.inference.guard import Guard
+from safmn.own_code import described
 from safmn.registry import METRIC_REGISTRY, find
 from safmn.runtime.agreement import raise_together
 from safmn.runtime.distributed import on_all_ranks
@@ -219,14 +220,14 @@ class _Forward:
             drawn = self.draws.of(bare(self.network), index, "network")
             with drawn, explain_death(), torch.no_grad(), self.execution.autocast():
                 images = self.applying(self.network, lq)  # (1, C, H, W)
-        except RuntimeError as error:
-            if isinstance(error, OUT_OF_MEMORY):
-                raise
+        except (UserError, OSError, Interrupted, *OUT_OF_MEMORY):
+            raise
+        except Exception as error:  # a user's network may raise any exception
             if is_out_of_memory(error):  # torch on the CPU raises nothing more precise
                 raise MemoryError(str(error)) from error
             raise DataError(
                 f"data set {self.set_name!r}, {item['lq_path']}: the network {_kind(self.network)} does not take an"
-                f" input of shape {tuple(lq.shape)} (images, channels, height, width): {error}"
+                f" input of shape {tuple(lq.shape)} (images, channels, height, width): {described(error)}"
             ) from error
         if not torch.is_tensor(images) or images.ndim != 4:
             found = f"a tensor of shape {tuple(images.shape)}" if torch.is_tensor(images) else type(images).__name__
@@ -301,7 +302,7 @@ def _item(dataset: Any, index: int, draws: _Draws) -> Mapping[str, Any]:
     except (UserError, OSError, *OUT_OF_MEMORY):
         raise
     except Exception as error:
-        raise DataError(f"data set {name!r} fails on item {index}: {type(error).__name__}: {error}") from error
+        raise DataError(f"data set {name!r} fails on item {index}: {described(error)}") from error
     return item if "lq_path" in item else {**item, "lq_path": f"{name}_{index:04d}"}
 
 
@@ -444,7 +445,7 @@ class _Scorer:
             except Exception as error:  # a user's metric may raise any exception
                 raise DataError(
                     f"data set {self.set_name!r}, {path}: metric {name!r} failed on an image of {_size(images['img'])}:"
-                    f" {type(error).__name__}: {error}"
+                    f" {described(error)}"
                 ) from error
         return values
 

@@ -159,8 +159,7 @@ def _among(known: Mapping[str, Callable[..., Any]], kind: str) -> Callable[[str]
 
     def find(name: str) -> Callable[..., Any]:
         if name not in known:
-            listed = registry.known_names(known) if kind == "metric" else f"Known: {', '.join(known)}."
-            raise OptionError(f"no {kind} named {name!r}.{did_you_mean(name, known)} {listed}")
+            raise OptionError(f"no {kind} named {name!r}.{did_you_mean(name, known)} {registry.known_names(known)}")
         return known[name]
 
     return find

@@ -60,6 +60,7 @@ def load_options(
     if plugins.names_of(data):
         _check_before_imports(file, data, mode, problems)
         plugins.import_all(data, problems)
+        problems.raise_all()  # without its components, every name that the file registers would seem unknown
     rules.check_components(data, mode, problems)
     if problems.edits:
         apply_edits(data, problems.edits)

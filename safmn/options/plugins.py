@@ -9,6 +9,7 @@ from safmn import registry
 from safmn.basicsr_paths import advice
 from safmn.imports import import_named, missing_file
 from safmn.options.problems import Problems
+from safmn.own_code import described
 
 
 def names_of(data: Mapping[str, Any]) -> dict[int, str]:
@@ -38,5 +39,5 @@ def import_all(data: Mapping[str, Any], problems: Problems) -> None:
         try:
             import_named(name)
         except (Exception, SystemExit) as error:  # the user's code may raise anything
-            reason = f"{type(error).__name__}: {error}{advice(error)}"
-            problems.add(("imports", str(number)), f"{name} cannot be imported: {reason}")
+            reason = f"{described(error)}{advice(error)}"
+            problems.add(("imports", str(number)), f"{name} cannot be imported: {reason}", cause=error)

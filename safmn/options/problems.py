@@ -55,6 +55,7 @@ class Problems:
         self.inherited: dict[KeyPath, tuple[str, int]] = {}
         self._found: list[tuple[KeyPath, int | None, str]] = []
         self._warnings: list[tuple[KeyPath, str]] = []
+        self._cause: BaseException | None = None  # of the first mistake that has one
 
     def __len__(self) -> int:
         return len(self._found)
@@ -68,8 +69,20 @@ class Problems:
         early._found = list(self._found)
         return early
 
-    def add(self, path: Sequence[str | int], message: str, *, line: int | None = None) -> None:
-        """Note a mistake at a key path. Without ``line``, the key's line is used."""
+    def add(
+        self,
+        path: Sequence[str | int],
+        message: str,
+        *,
+        line: int | None = None,
+        cause: BaseException | None = None,
+    ) -> None:
+        """Note a mistake at a key path. Without ``line``, the key's line is used.
+
+        Args:
+            cause: the exception that shows the mistake, for ``--debug``.
+        """
+        self._cause = self._cause or cause
         entry = (tuple(path), line, message)
         if entry not in self._found:
             self._found.append(entry)
@@ -121,9 +134,9 @@ class Problems:
         entries.sort(key=lambda entry: entry[0] or 0)
         described = [self._describe(line, path, message) for line, path, message in entries]
         if len(described) == 1:
-            raise OptionError(f"{self.source}{described[0]}")
+            raise OptionError(f"{self.source}{described[0]}") from self._cause
         listed = "\n".join(f"  {text.removeprefix(', ').removeprefix(': ')}" for text in described)
-        raise OptionError(f"{self.source} has {len(described)} mistakes:\n{listed}")
+        raise OptionError(f"{self.source} has {len(described)} mistakes:\n{listed}") from self._cause
 
     def _line(self, path: KeyPath, line: int | None) -> int | None:
         """Return the line of a key, or of the nearest section above it that is in the file; None if overridden."""

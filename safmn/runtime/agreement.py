@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from safmn.errors import EXIT_FAILED, EXIT_USER_ERROR, RankError, UserError, status_after
+from safmn.own_code import described, is_from_own_code
 from safmn.runtime import distributed
 from safmn.system.memory import OUT_OF_MEMORY
 
@@ -51,7 +52,8 @@ def describe(error: BaseException) -> str:
         notes = itertools.takewhile(lambda line: not line.startswith((" ", "Traceback")), reversed(lines))
         text = "; ".join(reversed([line for line in notes if line.strip()])) or lines[-1]
     elif not isinstance(error, (UserError, OSError)):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        plain = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        text = described(error) if is_from_own_code(error) else plain
     return "; ".join([text, *(note for note in getattr(error, "__notes__", []) if note not in text)])
 
 

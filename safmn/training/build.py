@@ -15,6 +15,7 @@ from safmn.errors import DataError, OptionError, UserError
 from safmn.evaluation.scoring import check_first_pair
 from safmn.imports import log_imports
 from safmn.options import Options, dump
+from safmn.own_code import described, is_from_own_code
 from safmn.prepare.hints import absence
 from safmn.registry import ARCH_REGISTRY, MODEL_REGISTRY, find
 from safmn.runtime import distributed
@@ -24,6 +25,7 @@ from safmn.runtime.random_state import seed_everything
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.experiment import Experiment, HeldLog, environment, start_logging
 from safmn.training.kernel_choice import KERNELS, choose_kernels, kernels_of_checkpoint
+from safmn.training.models import Model
 from safmn.training.models.base_model import training_section
 from safmn.training.models.teacher import is_excepted
 from safmn.training.resuming import THREADS, check_source, resume, source_in
@@ -176,6 +178,23 @@ def _experiment(
     distributed.barrier()
 
 
+def _build_model(options: Options, execution: Execution, ranks: Ranks) -> Model:
+    """Build the model of an option file.
+
+    Raises:
+        UserError: something in the file does not fit the model, or the constructor of a user's model fails.
+    """
+    try:
+        model: Model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if not is_from_own_code(error):
+            raise
+        raise OptionError(f"{options.source}: {options.model_type} cannot be built: {described(error)}") from error
+    return model
+
+
 def _fingerprint(dataset: Any) -> str:
     """Return the number of images of a training set, and hashes of the names in order and of the patch weights."""
     names = dataset.image_names() if hasattr(dataset, "image_names") else None
@@ -228,7 +247,7 @@ def build_trainer(
         _check_exceptions(options, loader.keyed.dataset)
         validator = Validator(options, _validation_sets(options), experiment)
         seed_everything(options.manual_seed)
-        model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
+        model = _build_model(options, execution, ranks)
         fingerprints = {"datasets.train": _fingerprint(loader.keyed.dataset), **model.fingerprints()}
         fingerprints["global batch (batch_size_per_gpu x processes x accumulate)"] = str(loader.global_batch)
         fingerprints[KERNELS] = execution.kernels

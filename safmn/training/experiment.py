@@ -26,9 +26,6 @@ from safmn.system.locks import ProcessLock
 
 logger = logging.getLogger(__name__)
 
-FILE_ONLY = {"file_only": True}
-"""``extra`` of a log call that goes to the log file only, because the console shows the same in another way."""
-
 
 class Experiment:
     """The paths of one experiment, its lock and its record of losses.

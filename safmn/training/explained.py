@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from safmn.data.workers import is_death
 from safmn.errors import OptionError, UserError
+from safmn.own_code import described
 from safmn.runtime.agreement import explain_lost_ranks
 from safmn.system.memory import OUT_OF_MEMORY, is_out_of_memory
 
@@ -60,13 +59,9 @@ def _explain_misfit(source: object, batches: Sequence[Mapping[str, Any]]) -> Ite
     except Exception as error:  # networks and losses may come from users and raise anything
         if is_out_of_memory(error) or is_death(error):
             raise
-        frames = traceback.extract_tb(error.__traceback__)
-        torch_folder = str(Path(torch.__file__).parent)
-        frame = next((f for f in reversed(frames) if not f.filename.startswith(torch_folder)), frames[-1])
-        advice = ". Try train.channels_last: false" if "view size is not compatible" in str(error) else ""
+        advice = "\n    Try train.channels_last: false" if "view size is not compatible" in str(error) else ""
         shapes = {key: tuple(value.shape) for key, value in batches[0].items() if torch.is_tensor(value)}
         raise OptionError(
             f"{source}: the first training step failed: network, losses and data do not fit together. Batch: "
-            f"{', '.join(f'{key} {shape}' for key, shape in shapes.items())}; {Path(frame.filename).name}, line "
-            f"{frame.lineno}: {type(error).__name__}: {error}{advice}"
+            f"{', '.join(f'{key} {shape}' for key, shape in shapes.items())}. {described(error)}{advice}"
         ) from error

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from safmn.data.workers import explain_death
-from safmn.errors import CheckpointError, UserError
+from safmn.errors import FILE_ONLY, CheckpointError, UserError
 from safmn.options import Options
 from safmn.options.types import NETWORK_KEYS
 from safmn.runtime import distributed
@@ -19,7 +19,7 @@ from safmn.runtime.random_state import seed_everything
 from safmn.system.signals import Interrupt
 from safmn.training.checkpoint import Checkpoint
 from safmn.training.device_batches import batches_on_device
-from safmn.training.experiment import FILE_ONLY, Experiment
+from safmn.training.experiment import Experiment
 from safmn.training.explained import explained_step
 from safmn.training.models import Model, StepResult
 from safmn.training.models.base_model import training_section
