@@ -10,13 +10,13 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from safmn import registry
+from safmn import code_identity, registry
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +30,21 @@ class Imported:
         origin: its absolute file; for a module without a file, Python's description.
         target: the file or the module's name, for importing it again from any working directory.
         folder: the folder in which it and its neighbours are found.
+        given: the name as the user gave it.
+        files: its source files and those beside it that it imports: relative path -> SHA-256 of the content.
     """
 
     name: str
     origin: str
     target: str
     folder: str
+    given: str = ""
+    files: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all its files; empty if it has no source files."""
+        return code_identity.combined(dict(self.files))
 
 
 _imported: dict[str, Imported] = {}  # by target
@@ -59,12 +68,14 @@ def log_imports() -> None:
     """Log the imported modules and their origins."""
     for entry in _imported.values():
         logger.info("imported %s from %s", entry.name, entry.origin)
+        for file, digest in entry.files:
+            logger.info("  %s: SHA-256 %s", file, digest[:16])
 
 
 def _import_again(entries: Iterable[Imported]) -> Imports:
     registry.import_basicsr()
     for entry in entries:
-        import_named(entry.target, folder=Path(entry.folder))
+        import_named(entry.target, folder=Path(entry.folder), given=entry.given)
     return imported()
 
 
@@ -74,12 +85,13 @@ def missing_file(name: str) -> str | None:
     return f"there is no file {path}" if name.endswith(".py") and not path.is_file() else None
 
 
-def import_named(name: str, *, folder: Path | None = None) -> Imported:
+def import_named(name: str, *, folder: Path | None = None, given: str | None = None) -> Imported:
     """Import a file (``my_arch.py``) or an installed module (``hat.archs``), unless it was imported before.
 
     Args:
         name: the file, ending in ``.py``, or the module's name.
         folder: a folder to search for modules in addition to the installed ones; default: the working directory.
+        given: the name as the user gave it, if it is not ``name``.
 
     Raises:
         Exception, SystemExit: whatever the imported code raises.
@@ -87,13 +99,27 @@ def import_named(name: str, *, folder: Path | None = None) -> Imported:
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
         if str(path) not in _imported:
+            files = _hashed(code_identity.files_of(name))  # before it runs: it may change them
             module = _import_file(path)
-            _imported[str(path)] = Imported(module.__name__, str(path), str(path), str(path.parent))
+            entry = Imported(module.__name__, str(path), str(path), str(path.parent), given or name, files)
+            _imported[str(path)] = entry
         return _imported[str(path)]
     folder = folder or Path.cwd()
-    with _on_path(folder):
-        module = importlib.import_module(name)
-    return _imported.setdefault(name, Imported(name, _origin(module), name, str(folder)))
+    if name not in _imported:
+        files = _hashed(code_identity.files_of(name, folder))
+        with _on_path(folder):
+            module = importlib.import_module(name)
+        _imported[name] = Imported(name, _origin(module), name, str(folder), given or name, files)
+    return _imported[name]
+
+
+def allow(entry: Imported) -> None:
+    """Remember that the user named this code, so that weight files may name it as well."""
+    code_identity.remember(entry.digest)
+
+
+def _hashed(files: Mapping[str, Path]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, code_identity.file_digest(path)) for name, path in files.items())
 
 
 def _origin(module: ModuleType) -> str:

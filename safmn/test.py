@@ -31,9 +31,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="safmn test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_argument_group("the network")
     what.add_argument("-opt", metavar="FILE", help="option file (YAML), or the name of one that `safmn options` lists")
-    what.add_argument("--weights", metavar="FILE", help="weights to test without an option file")
+    what.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="weights to test; with -opt: the weights of its network",
+    )
+    what.add_argument(
+        "--imports",
+        nargs="+",
+        default=(),
+        metavar="FILE.py",
+        help="code of your own that registers the network; it is run",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, xpu, mps, auto; default: num_gpu of the option file")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
     parser.add_argument(
@@ -54,12 +65,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A:B=C",
         help="replace values of the option file, e.g. path:pretrain_network_g=net_g_latest.pth",
     )
-    file.add_argument("--debug", action="store_true", help="write the results to debug_<name>")
+    file.add_argument(
+        "--debug",
+        action="store_true",
+        help="write the results to debug_<name>; show the whole traceback of an error in your own code",
+    )
     file.add_argument("--tolerant", action="store_true", help="warn about unknown keys instead of refusing the file")
     file.add_argument("--auto_resume", action="store_true", help="ignored, for compatibility with BasicSR")
     file.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    alone = parser.add_argument_group("with --weights")
-    alone.add_argument("--scale", type=int, help="expected scale of the weights")
+    alone = parser.add_argument_group("other sets than those of -opt")
+    alone.add_argument("--scale", type=int, help="expected scale of the network")
     alone.add_argument(
         "--set", dest="sets", nargs="+", action="extend", default=[], metavar="NAME=HR_DIR,LR_DIR", help="test sets"
     )
@@ -75,22 +90,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments; an argument that belongs to the other way of testing is an error."""
+    """Parse the arguments; an argument that has no effect is an error."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    alone = ("scale", "sets", "benchmark", "save_img", "kernels")
-    for name in ("force_yml", "debug", "tolerant") if arguments.weights else alone:
-        if getattr(arguments, name) != parser.get_default(name):
-            flag = "--set" if name == "sets" else f"--{name}"
-            parser.error(f"{flag} is only allowed with {'-opt' if arguments.weights else '--weights'}")
+    if not (arguments.opt or arguments.weights):
+        parser.error("one of the arguments -opt --weights is required")
+    for name in ("force_yml", "tolerant"):
+        if getattr(arguments, name) and not arguments.opt:
+            parser.error(f"--{name} is only allowed with -opt")
+    if arguments.opt and not _own_sets(arguments):
+        for name in ("scale", "save_img", "kernels"):
+            if getattr(arguments, name) != parser.get_default(name):
+                parser.error(f"--{name} is only allowed with --weights or with --set or --benchmark")
     return arguments
+
+
+def _own_sets(arguments: argparse.Namespace) -> bool:
+    """Return whether the test is on given sets, not on those of the option file."""
+    return bool(not arguments.opt or arguments.sets or arguments.benchmark)
 
 
 @exit_status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the test entry point with ``argv`` (default: the command line) and return the exit status."""
     arguments = _parse(argv)
-    return _from_options(arguments) if arguments.opt else _from_weights(arguments)
+    return _on_own_sets(arguments) if _own_sets(arguments) else _from_options(arguments)
 
 
 def _from_options(arguments: argparse.Namespace) -> int:
@@ -98,7 +122,9 @@ def _from_options(arguments: argparse.Namespace) -> int:
     from safmn.options import load_options
     from safmn.runtime import distributed
     from safmn.runtime.agreement import together
+    from safmn.weights import import_code
 
+    import_code(arguments.imports)
     options = load_options(
         arguments.opt,
         mode="test",
@@ -114,27 +140,41 @@ def _from_options(arguments: argparse.Namespace) -> int:
         with together():
             with testing.results_folder(options.name, ranks, options.path.results_root) as folder:
                 plan = testing.plan_from_options(
-                    options, folder, device, require_all=arguments.require_all, ensemble=arguments.ensemble
+                    options,
+                    folder,
+                    device,
+                    weights=arguments.weights,
+                    require_all=arguments.require_all,
+                    ensemble=arguments.ensemble,
                 )
             return testing.run(plan, ranks, device)
     finally:
         distributed.leave()
 
 
-def _from_weights(arguments: argparse.Namespace) -> int:
+def _on_own_sets(arguments: argparse.Namespace) -> int:
     from safmn.evaluation import benchmark as testing
+    from safmn.inference.sources import load_named
     from safmn.runtime import distributed
     from safmn.runtime.agreement import together
 
     ranks = distributed.join(arguments.launcher, use_cuda=_on_cuda(arguments.device, None))
     try:
         device = _device(arguments.device, None, ranks.local_rank)
+        name = _results_name(Path(arguments.weights)) if arguments.weights else Path(arguments.opt).stem
         with together():
-            with testing.results_folder(_results_name(Path(arguments.weights)), ranks) as folder:
-                plan = testing.plan_from_weights(
+            with testing.results_folder(name, ranks) as folder:
+                network = load_named(
+                    arguments.weights,
+                    arguments.opt,
+                    overrides=arguments.force_yml,
+                    imports=arguments.imports,
+                    device=device,
+                )
+                plan = testing.plan_of_network(
+                    network,
                     arguments.weights,
                     folder,
-                    device,
                     scale=arguments.scale,
                     pairs=arguments.sets,
                     benchmark=arguments.benchmark,

@@ -265,10 +265,8 @@ def test_a_mistake_is_one_message_and_exit_status_2(run_test: Command, mistake: 
     ("arguments", "named"),
     [
         ([], "required"),
-        (["-opt", "test.yml", "--weights", "small.pth"], "not allowed with"),
         (["-opt", "test.yml", "--scale", "2"], "--scale is only allowed with --weights"),
-        (["-opt", "test.yml", "--set", "a=b,c"], "--set is only allowed with --weights"),
-        (["--weights", "small.pth", "--debug"], "--debug is only allowed with -opt"),
+        (["-opt", "test.yml", "--save_img"], "--save_img is only allowed with --weights"),
         (["--weights", "small.pth", "--force_yml", "a=b"], "--force_yml is only allowed with -opt"),
     ],
 )

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from safmn.archs.blocks import ChannelNorm
+from safmn.archs.probing import known_traits
 
 # fvcore's multiply-adds per output value.
 _ENLARGEMENTS = {torch.ops.aten.upsample_nearest2d: 1, torch.ops.aten.upsample_bilinear2d: 4}
@@ -108,11 +109,17 @@ def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280)) -
     The count runs on the meta device, so it takes a moment at any image size and does no arithmetic.
 
     Args:
-        network: takes (B, 3, h, w). The input size follows from its attribute ``scale`` (1 if it has none).
-        output_size: (height, width) of the output. If it is not a multiple of the scale, the input size is rounded up.
+        network: takes (B, 3, h, w). Without the attributes ``scale`` and ``window`` they are found by trying.
+        output_size: (height, width) of the output. If it is not a multiple of the scale, the input size is rounded up,
+            and so it is to multiples of the window for a network that does not pad its input itself.
+
+    Raises:
+        ProbingError: the scale is not stated, and the network gives no enlarged RGB image.
     """
-    scale = int(getattr(network, "scale", 1))
-    height, width = (-(-side // scale) for side in output_size)
+    traits = known_traits(network)
+    height, width = (-(-side // traits.scale) for side in output_size)
+    if "window" in traits.found:
+        height, width = (-(-side // traits.window) * traits.window for side in (height, width))
     shadow = copy.deepcopy(network).to("meta").eval()
     functions = _FunctionCounter()
     functions.follow(shadow)

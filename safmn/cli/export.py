@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 from collections.abc import Sequence
 
 from safmn.errors import OptionError, exit_status
 from safmn.inference.choices import DEFAULT_WEIGHTS, EXPORT_FORMATS, EXPORT_PRECISIONS, EXPORT_PROFILES
+from safmn.inference.sources import add_arguments, load_named, show_choices
 from safmn.system.console import ArgumentParser, log_warnings_to_stderr, say, say_line
 
 
@@ -21,9 +21,7 @@ def parser() -> argparse.ArgumentParser:
         "argument, or a network that the format does not support.",
     )
     p.add_argument("-o", "--output", required=True, metavar="F", help="output file; an existing file is replaced")
-    p.add_argument(
-        "--weights", default=DEFAULT_WEIGHTS, metavar="W", help=".pth or .safetensors file, or a name from `safmn zoo`"
-    )
+    add_arguments(p, default=DEFAULT_WEIGHTS)
     p.add_argument(
         "--format",
         choices=tuple(EXPORT_FORMATS),
@@ -53,14 +51,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn export`` and return its exit status."""
     log_warnings_to_stderr()
-    logging.getLogger("safmn.weights").setLevel(logging.INFO)  # log which of a file's weights are used
+    show_choices()
     options = parser().parse_args(argv)
     size = None if options.size is None else _size(options.size)
     from safmn.inference.export import export_network
-    from safmn.weights import load_network
 
     exported = export_network(
-        load_network(options.weights),
+        load_named(options.weights, options.opt, overrides=options.force_yml, imports=options.imports),
         options.output,
         format=options.format,
         size=size,

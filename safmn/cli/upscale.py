@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
-from safmn.inference.choices import BACKEND_MODULES, DEINTERLACE, MAX_PIXELS, PRECISIONS, unknown_backend
+from safmn.inference.choices import (
+    BACKEND_MODULES,
+    DEFAULT_WEIGHTS,
+    DEINTERLACE,
+    MAX_PIXELS,
+    PRECISIONS,
+    unknown_backend,
+)
 from safmn.inference.file_jobs import FileJob, Plan, plan
+from safmn.inference.sources import add_arguments, load_named, show_choices
 from safmn.system.console import ArgumentParser, log_warnings_to_stderr, say, say_line
 
 if TYPE_CHECKING:
@@ -29,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders (with their subfolders) or patterns")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="output folder, or file for a single input")
-    p.add_argument("--weights", metavar="W", help=".pth or .safetensors file, or a name from `safmn zoo`")
+    add_arguments(p, default=DEFAULT_WEIGHTS)
     p.add_argument(
         "--tile",
         default="auto",
@@ -89,8 +96,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``safmn upscale`` and return its exit status."""
     log_warnings_to_stderr()
-    for name in ("safmn.weights", "safmn.backend"):  # which of a file's weights are used, and which back end
-        logging.getLogger(name).setLevel(logging.INFO)
+    show_choices()
     options = parser().parse_args(argv)
     if not 1 <= options.quality <= 100:
         raise OptionError(f"--quality {options.quality}: choose 1 to 100")
@@ -113,8 +119,11 @@ def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: 
     film = FilmOptions(options.codec, options.crf, options.preset, options.pix_fmt, options.deinterlace)
     _check_films(film, planned.jobs)
     memory.keep_heap_small()
+    network = None
+    if options.opt or options.imports:
+        network = load_named(options.weights, options.opt, overrides=options.force_yml, imports=options.imports)
     upscaler = Upscaler(
-        options.weights,
+        options.weights if network is None else network,
         tile=tile,
         device=options.device,
         precision=options.precision,

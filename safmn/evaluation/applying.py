@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from safmn.archs.probing import WindowFinder
 from safmn.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -122,11 +124,15 @@ def window_of(network: object) -> int:
     return max(found, default=1)
 
 
+_finders: WeakKeyDictionary[nn.Module, WindowFinder] = WeakKeyDictionary()
+
+
 def in_whole_windows(network: Network, lq: Tensor, window: int | None = None) -> Tensor:
     """Return ``network(lq)``; pad ``lq`` if the network has window layers (SwinIR, HAT) that do not fit its size.
 
     As in BasicSR's ``SwinIRModel``, the input is padded by reflection at the right and at the bottom, and the output is
-    cropped. Networks with an attribute ``window``, such as those of SAFMN, take any size and get no padding.
+    cropped. Networks with an attribute ``window``, such as those of SAFMN, take any size and get no padding. If another
+    network refuses an image, its window is found by trying padded sizes (:class:`safmn.archs.probing.WindowFinder`).
 
     Args:
         network: maps (B, C, h, w) to (B, C, h * scale, w * scale).
@@ -135,6 +141,8 @@ def in_whole_windows(network: Network, lq: Tensor, window: int | None = None) ->
     """
     if window is None:
         window = 1 if hasattr(network, "window") else window_of(network)
+        if window == 1 and isinstance(network, nn.Module) and not hasattr(network, "window"):
+            return _finders.setdefault(network, WindowFinder())(network, lq)
     height, width = lq.shape[-2:]
     down, across = -height % window, -width % window
     if not (down or across):

@@ -1,6 +1,6 @@
 """Test a network on benchmark sets: plan the test from options or a weight file, run it, write table and report.
 
-:func:`plan_from_options` and :func:`plan_from_weights` return a :class:`TestPlan`, :func:`run` carries it out.
+:func:`plan_from_options` and :func:`plan_of_network` return a :class:`TestPlan`, :func:`run` carries it out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from safmn import weights
+from safmn import weights as files
 from safmn.data import build_dataset
 from safmn.errors import (
     EXIT_FAILED,
@@ -40,6 +40,7 @@ from safmn.evaluation.report import Scoreboard
 from safmn.evaluation.scoring import SetResult, bare, evaluate
 from safmn.imaging.file_names import folder_mistake
 from safmn.imports import log_imports
+from safmn.inference.sources import weights_of
 from safmn.metrics import network_name
 from safmn.options import Expectation, Options
 from safmn.options.datasets import degrades
@@ -125,11 +126,19 @@ def results_folder(name: str, ranks: Ranks, root: str | None = None) -> Iterator
 
 
 def plan_from_options(
-    options: Options, folder: Path, device: torch.device, *, require_all: bool = False, ensemble: bool = False
+    options: Options,
+    folder: Path,
+    device: torch.device,
+    *,
+    weights: str | None = None,
+    require_all: bool = False,
+    ensemble: bool = False,
 ) -> TestPlan:
     """Plan the test that an option file describes, and load the network.
 
     Args:
+        weights: the weights to test, instead of those that the file names; see
+            :func:`safmn.inference.sources.weights_of` for a file that names none.
         ensemble: also measure with self-ensemble, as ``val.self_ensemble: true`` does.
 
     Raises:
@@ -138,10 +147,10 @@ def plan_from_options(
     """
     with located(f"{options.source}: network_g"):
         network = build(ARCH_REGISTRY, options.network_g)
-    source = options.path.pretrain_network_g
+    source = weights or options.path.pretrain_network_g or weights_of(options)
     if source is not None:
-        with located(f"{options.source}: path.pretrain_network_g"):
-            weights.load_into(
+        with located(f"{options.source}: path.pretrain_network_g" if weights is None else "--weights"):
+            files.load_into(
                 network,
                 source,
                 param_key=options.path.param_key_g,
@@ -156,7 +165,7 @@ def plan_from_options(
         folder=folder,
         network=network.to(device).eval().requires_grad_(False),
         section=options.network_g,
-        weights=None if source is None else weights.locate(source),
+        weights=None if source is None else files.locate(source),
         scale=options.scale,
         sets=_sets_by_name(options),
         metrics=val.metrics if val is not None else {},
@@ -187,10 +196,10 @@ def _sets_by_name(options: Options) -> dict[str, Mapping[str, Any]]:
     return sets
 
 
-def plan_from_weights(
-    source: str,
+def plan_of_network(
+    network: nn.Module,
+    source: str | None,
     folder: Path,
-    device: torch.device,
     *,
     scale: int | None = None,
     pairs: Sequence[str] = (),
@@ -200,12 +209,12 @@ def plan_from_weights(
     ensemble: bool = False,
     kernels: Kernels = "auto",
 ) -> TestPlan:
-    """Plan the usual test (PSNR and SSIM on the Y channel, crop = scale) of a weight file; recognise its network.
+    """Plan the usual test of a network: PSNR and SSIM on the Y channel, cropped by the scale.
 
     Args:
-        source: the file, or the name of weights that come with the package.
+        network: from :func:`safmn.load_network` or :func:`safmn.inference.sources.load_named`.
+        source: its weight file, or the name of weights that come with the package; None: unknown.
         folder: folder of the results.
-        device: device of the network.
         scale: the scale that the weights must have; None: any.
         pairs: test sets, ``NAME=HR_DIR,LR_DIR`` each.
         benchmark: folder with ``<Set>/HR`` and ``<Set>/LR_bicubic/X<scale>``; without it and without ``pairs``,
@@ -214,13 +223,12 @@ def plan_from_weights(
         require_all, ensemble, kernels: see :class:`TestPlan`.
 
     Raises:
-        WeightsError: the weights cannot be read or have a different scale.
+        WeightsError: the network has a different scale.
         OptionError: a pair is not of the form ``NAME=HR_DIR,LR_DIR``, or a name is used twice.
     """
-    network = weights.load_network(source, device=device)
     found = int(network.scale)  # type: ignore[arg-type]
     if scale is not None and scale != found:
-        raise WeightsError(f"{source}: these weights are for scale {found}, but --scale is {scale}")
+        raise WeightsError(f"{source or folder.name}: the network is for scale {found}, but --scale is {scale}")
     sets: dict[str, dict[str, Any]] = {}
     for text in pairs:
         name, section = _pair_section(text, found)
@@ -235,7 +243,7 @@ def plan_from_weights(
         folder=folder,
         network=network,
         section=section_of(network),
-        weights=weights.locate(source),
+        weights=None if source is None else files.locate(source),
         scale=found,
         sets={name: {**section, "phase": "test", "scale": found} for name, section in sets.items()},
         metrics={"psnr": {"type": "calculate_psnr", **measure}, "ssim": {"type": "calculate_ssim", **measure}},

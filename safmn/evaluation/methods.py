@@ -253,7 +253,7 @@ def _loaded(label: str, published: str | None, section: Mapping[str, Any], file:
     if len(section) == 1:
         with contextlib.suppress(WeightsError):
             network = weights.load_network(file, device=device)
-            if type(network).__name__ == section["type"]:
+            if weights.kind_of(network) == section["type"]:
                 return _of_network(label, network, section_of(network), file)
     with located(label):
         network = build(ARCH_REGISTRY, section)
@@ -337,9 +337,9 @@ def _scale_of(label: str, network: nn.Module, section: Mapping[str, Any] | None)
 
 
 def section_of(network: nn.Module) -> dict[str, Any] | None:
-    """Return the section of a network that was recognised from its weights; None for one that spandrel knows."""
-    if isinstance(network, weights.ForeignNetwork):
-        return None
+    """Return the section of a network that was recognised from its weights; None if it is not known."""
+    if isinstance(network, weights.WrappedNetwork):
+        return None if network.section is None else dict(network.section)
     found = weights.recognise(network.state_dict())
     return {"type": found.type, **found.kwargs}
 

@@ -30,7 +30,7 @@ from safmn.runtime.execution import named_device
 from safmn.runtime.threads import Lock, Once, in_usable_thread
 from safmn.system.memory import PeakMemory, drop_cached_memory, free_bytes, is_out_of_memory
 from safmn.value_types import Array
-from safmn.weights import load_network
+from safmn.weights import kind_of, load_network, with_interface
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ class Upscaler:
 
     Args:
         weights: a weight file, the name of weights that come with the package, or a network, which is put into
-            evaluation mode. A network needs the attribute ``scale``; outside of the SAFMN family also ``window`` (if
-            not 1) and ``halo`` (without it, tiles are blended). Its weights may change between calls, except by
-            writing to their ``data``, which torch does not notice.
+            evaluation mode. What a network outside of the SAFMN family does not state in the attributes ``scale``,
+            ``window`` and ``halo`` is found by trying (:mod:`safmn.archs.probing`). Its weights may change between
+            calls, except by writing to their ``data``, which torch does not notice.
         tile: "auto" cuts the image to fit into the free memory; a number is the width of the pieces in LR pixels; 0
             never cuts. Pieces equal the whole up to rounding (1e-5), unless the network sees the whole frame: then
             they overlap and fade into each other, and a warning is logged.
@@ -110,7 +110,7 @@ class Upscaler:
         self.self_ensemble = self_ensemble
         self.full_frame_semantics = full_frame_semantics
         self.guard = guard
-        self.name = type(network).__name__ if isinstance(weights, nn.Module) else str(weights or DEFAULT_WEIGHTS)
+        self.name = kind_of(network) if isinstance(weights, nn.Module) else str(weights or DEFAULT_WEIGHTS)
         self._prepare()
         in_usable_thread(self._current_engine)  # raises an error for wrong arguments here, not at the first call
 
@@ -400,9 +400,7 @@ class Upscaler:
 def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.device) -> nn.Module:
     """Return the network in evaluation mode on the device."""
     if isinstance(weights, nn.Module):
-        if not isinstance(getattr(weights, "scale", None), int):
-            raise OptionError(f"{type(weights).__name__} has no attribute 'scale' (output size / input size)")
-        return weights.to(device).eval()
+        return with_interface(weights.to(device).eval())
     if not (weights is None or isinstance(weights, (str, os.PathLike))):
         raise OptionError(f"weights={weights!r}: give a file, the name of weights or a network")
     try:

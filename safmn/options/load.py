@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -17,7 +17,7 @@ from safmn.options.problems import KeyPath, Problems, apply_edits
 from safmn.options.reader import parse_value, read_document
 from safmn.options.shipped import find_option_file
 from safmn.options.typed import to_struct
-from safmn.options.types import Expectation, OptionFile, Options
+from safmn.options.types import Expectation, Mode, OptionFile, Options
 
 _DEBUG_FREQUENCY = 8  # as in BasicSR
 
@@ -25,7 +25,7 @@ _DEBUG_FREQUENCY = 8  # as in BasicSR
 def load_options(
     path: str | Path,
     *,
-    mode: Literal["train", "test"],
+    mode: Mode,
     overrides: Iterable[str] = (),
     debug: bool = False,
     tolerant: bool = False,
@@ -34,7 +34,8 @@ def load_options(
 
     Args:
         path: a YAML file with BasicSR's keys and ours, or the name of one that comes with the package (``train_x4``).
-        mode: the purpose; training needs ``train`` and ``datasets.train``.
+        mode: the purpose; training needs ``train`` and ``datasets.train``, testing a data set, and ``network`` only the
+            network.
         overrides: ``a:b=c`` entries of ``--force_yml``; ``c`` is a YAML value.
         tolerant: unknown keys, and values that a guessed type refuses, are warnings instead of mistakes; the file's
             ``tolerant: true`` does the same.
@@ -56,6 +57,9 @@ def load_options(
     others.translate(data, problems)
     if debug:
         _apply_debug(data)
+    if mode == "network":  # such a file need not have a run
+        for key, value in (("name", path.stem), ("model_type", "SRModel"), ("datasets", {})):
+            data.setdefault(key, value)
     file = to_struct(OptionFile, data, (), problems)
     if plugins.names_of(data):
         _check_before_imports(file, data, mode, problems)
@@ -73,9 +77,7 @@ def load_options(
     return _resolve(file, str(path), mode, debug, copy.deepcopy(data))
 
 
-def _check_before_imports(
-    file: OptionFile | None, data: dict[str, Any], mode: Literal["train", "test"], problems: Problems
-) -> None:
+def _check_before_imports(file: OptionFile | None, data: dict[str, Any], mode: Mode, problems: Problems) -> None:
     """Raise the mistakes that can be found without the user's code, so that a wrong file does not run any code.
 
     Unknown component names are not reported yet: an imported module may register them.
@@ -136,7 +138,7 @@ def _apply_debug(data: dict[str, Any]) -> None:
         data["logger"] |= {"print_freq": 1, "save_checkpoint_freq": _DEBUG_FREQUENCY}
 
 
-def _resolve(file: OptionFile, path: str, mode: Literal["train", "test"], debug: bool, raw: dict[str, Any]) -> Options:
+def _resolve(file: OptionFile, path: str, mode: Mode, debug: bool, raw: dict[str, Any]) -> Options:
     degradation = rules.degradation_keys(file, raw)
     places = {name: _home(value) for name, value in msgspec.structs.asdict(file.path).items()}
     same = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from safmn import registry
 from safmn.basicsr_paths import advice
-from safmn.imports import import_named, missing_file
+from safmn.imports import allow, import_named, missing_file
 from safmn.options.problems import Problems
 from safmn.own_code import described
 
@@ -37,7 +37,7 @@ def import_all(data: Mapping[str, Any], problems: Problems) -> None:
         registry.import_basicsr()
     for number, name in names.items():
         try:
-            import_named(name)
+            allow(import_named(name))
         except (Exception, SystemExit) as error:  # the user's code may raise anything
             reason = f"{described(error)}{advice(error)}"
             problems.add(("imports", str(number)), f"{name} cannot be imported: {reason}", cause=error)

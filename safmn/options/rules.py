@@ -175,7 +175,7 @@ def check_sense(file: OptionFile, data: Mapping[str, Any], mode: str, problems: 
             _check_training(file, file.train, problems)
         if "train" not in file.datasets:
             problems.add(("datasets",), "the section 'train' is missing: there is no data to train on")
-    elif not any(phase_of(name) in ("val", "test") for name in file.datasets):
+    elif mode == "test" and not any(phase_of(name) in ("val", "test") for name in file.datasets):
         problems.add(("datasets",), "there is no data set to test on; add a section 'test_1'")
     _check_gt_size(file, problems)
     _check_validation(file, mode, problems)
@@ -278,6 +278,8 @@ def _check_gt_size(file: OptionFile, problems: Problems) -> None:
 
 
 def _check_validation(file: OptionFile, mode: str, problems: Problems) -> None:
+    if mode == "network":
+        return
     wanted = ("val",) if mode == "train" else ("val", "test")
     sets = [name for name in file.datasets if phase_of(name) in wanted]
     if file.val is not None and file.val.metrics and not sets:

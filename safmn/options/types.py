@@ -13,6 +13,8 @@ from msgspec import Meta, Struct
 from safmn.degradations.keys import PublishedKeys
 from safmn.value_types import NotNegative, Positive, PositiveFloat, Seed
 
+Mode: TypeAlias = Literal["train", "test", "network"]
+"""What an option file is loaded for: training, testing, or only for its network."""
 Component: TypeAlias = dict[str, Any]  # `type` and arguments, which are checked against the constructor's signature
 
 
@@ -332,7 +334,7 @@ class Options(Struct, frozen=True, kw_only=True):
 
     Attributes:
         source: the option file's path.
-        mode: ``train`` or ``test``.
+        mode: ``train``, ``test`` or ``network``.
         debug: whether this is a debug run: validation and checkpoints every 8 iterations, a log line every iteration.
         name: the run's name, prefixed with ``debug_`` in debug mode.
         num_gpu: the number of GPUs; ``auto`` is replaced with the number on this machine.
@@ -344,7 +346,7 @@ class Options(Struct, frozen=True, kw_only=True):
     """
 
     source: str
-    mode: Literal["train", "test"]
+    mode: Mode
     debug: bool
     name: str
     model_type: str
@@ -363,4 +365,5 @@ class Options(Struct, frozen=True, kw_only=True):
     logger: LoggerSection
     dist_params: DistParams
     expect: dict[str, Expectation]
+    imports: list[str]
     raw: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from safmn.options import Options
+from safmn.options.types import NETWORK_KEYS
 from safmn.runtime.agreement import raise_together
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.experiment import Experiment
@@ -10,7 +11,7 @@ from safmn.training.models import Model
 from safmn.training.models.base_model import training_section
 from safmn.training.progress import Progress
 from safmn.training.validation import Validator
-from safmn.weights import save_weights
+from safmn.weights import Origin, origin_of, save_weights
 
 
 class Saver:
@@ -92,6 +93,15 @@ class Saver:
             average = network.average.network.state_dict() if network.average else None
             path = self.experiment.models / f"{name}_{label}.pth"
             try:
-                save_weights(path, params=network.bare.state_dict(), params_ema=average)
+                save_weights(
+                    path, params=network.bare.state_dict(), params_ema=average, metadata=self._origin(name).metadata()
+                )
             except OSError as error:
                 raise self.checkpointer.cannot_write(str(path), iteration, error) from error
+
+    def _origin(self, name: str) -> Origin:
+        """Return what built a network, for the note in its weight files."""
+        section = getattr(self.options, NETWORK_KEYS[name].network)
+        is_generator = name == "net_g"
+        train_set = self.options.datasets.get("train") if is_generator else None
+        return origin_of(section, scale=self.options.scale if is_generator else 0, train_set=train_set)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,100 @@ import torch
 from torch import Tensor, nn
 
 from safmn import compat
+from safmn.archs import FAMILY
+from safmn.archs.probing import padded, traits_of
 from safmn.errors import WeightsError
 from safmn.weights.bounds import NetworkTooLarge, bounded_building, check_layers
-from safmn.weights.files import StateDict, generators_in, load_state_dict, locate
+from safmn.weights.files import StateDict, generators_in, load_state_dict, locate, metadata_of
+from safmn.weights.origin import Origin, import_code, network_of, read_origin
 from safmn.weights.recognise import Recognised, UnknownNetworkError, check_fits, difference, recognise, shapes_of
 
 logger = logging.getLogger(__name__)
 
 
-class ForeignNetwork(nn.Module):
-    """A wrapper that gives a network recognised by spandrel the interface of the SAFMN networks.
+class WrappedNetwork(nn.Module):
+    """A wrapper that gives a network of any kind the interface of the SAFMN networks.
 
     Attributes:
         scale: output pixels per input pixel, along each side.
         window: both input sides should be multiples of this number of pixels.
-        halo: None, because it is unknown.
+        smallest: smallest side of the input of ``network`` itself.
+        halo: how far an output pixel depends on the input, in LR pixels to each side; None if unknown.
         network: the wrapped network.
+        section: its section in an option file, if it is known.
     """
 
-    def __init__(self, descriptor: Any) -> None:
+    smallest: int = 1
+    section: Mapping[str, Any] | None = None
+
+    def __init__(self, network: nn.Module, *, scale: int, window: int, halo: int | None) -> None:
         super().__init__()
-        self.scale: int = descriptor.scale
-        self.window: int = descriptor.size_requirements.multiple_of
-        self.halo = None
-        self.network: nn.Module = descriptor.model
+        self.scale, self.window, self.halo = scale, window, halo
+        self.network = network
+
+
+def kind_of(network: nn.Module) -> str:
+    """Return the name of a network's class, without wrappers."""
+    while isinstance(network, (WrappedNetwork, OfNormalised)):
+        network = network.network
+    return type(network).__name__
+
+
+class ProbedNetwork(WrappedNetwork):
+    """A wrapper for a network whose traits are found by trying (:mod:`safmn.archs.probing`).
+
+    Args:
+        network: maps (B, 3, h, w) to (B, 3, h * scale, w * scale).
+        section: its section in an option file, if it is known.
+
+    Raises:
+        ProbingError: the network cannot upscale RGB images.
+    """
+
+    def __init__(self, network: nn.Module, *, section: Mapping[str, Any] | None = None) -> None:
+        traits = traits_of(network)
+        super().__init__(network, scale=traits.scale, window=traits.window, halo=traits.halo)
+        self.smallest, self.section = traits.smallest, section
+        if traits.found:
+            logger.info("%s: %s (found by trying)", kind_of(self), traits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Upscale (B, 3, h, w) RGB in [0, 1] of any size to (B, 3, h * scale, w * scale)."""
+        y: Tensor = self.network(padded(x, self.window, self.smallest))
+        return y[..., : x.shape[2] * self.scale, : x.shape[3] * self.scale]
+
+
+class OfNormalised(nn.Module):
+    """A network that was trained on normalised images, with the normalisation: it takes and gives plain images.
+
+    Args:
+        network: takes and gives (image - mean) / std.
+        mean, std: values per channel; None: 0 and 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+        super().__init__()
+        self.network = network
+        like = next(network.parameters(), torch.empty(0))
+        for name, values in (("mean", mean or [0.0]), ("std", std or [1.0])):
+            self.register_buffer(name, like.new_tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, h, w) in [0, 1] to (B, C, h * scale, w * scale)."""
+        y: Tensor = self.network((x - self.mean) / self.std) * self.std + self.mean
+        return y
+
+
+class ForeignNetwork(WrappedNetwork):
+    """A wrapper for a network that spandrel recognised."""
+
+    def __init__(self, descriptor: Any) -> None:
+        super().__init__(
+            descriptor.model, scale=descriptor.scale, window=descriptor.size_requirements.multiple_of, halo=None
+        )
         self._descriptor = descriptor
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,28 +184,47 @@ def _check_kinds(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], pa
 
 
 def load_network(
-    path: str | os.PathLike[str], *, device: str | torch.device = "cpu", param_key: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    param_key: str | None = None,
+    imports: Sequence[str] = (),
 ) -> nn.Module:
-    """Build a network from a weight file alone; the names and shapes of the tensors identify the network.
+    """Build a network from a weight file alone.
+
+    The names and shapes of the tensors identify a network of the SAFMN family. Any other network is built from the
+    file's note of its origin (:mod:`safmn.weights.origin`), or else by spandrel.
 
     Args:
         path: see :func:`safmn.weights.load_state_dict`.
         device: the device of the network.
         param_key: see :func:`safmn.weights.load_state_dict`.
+        imports: files and modules with code of your own to import before; a weight file alone imports only code that
+            you have named before.
 
     Returns:
         The network in float32, in evaluation mode, without gradients, with ``scale``, ``window`` and ``halo``. It is
-        one of the SAFMN family, or a :class:`ForeignNetwork` if spandrel (optional) knows the weights.
+        one of the SAFMN family, a :class:`ProbedNetwork`, or a :class:`ForeignNetwork`.
 
     Raises:
-        WeightsError: the file cannot be read or the network is unknown; the message names the file and the reason.
+        WeightsError: the file cannot be read, the network is unknown, or its code is missing; the message names the
+            file and the reason.
+        ProbingError: the network cannot upscale RGB images.
+        UserError: a name in ``imports`` cannot be imported.
     """
     file = locate(path)
+    import_code(imports)
     state_dict = load_state_dict(file, param_key=param_key)
+    origin = read_origin(metadata_of(file), file)
+    shifted = origin is not None and (origin.mean is not None or origin.std is not None)
     try:
+        if shifted:  # only the note says so, not names and shapes
+            raise UnknownNetworkError
         found, state_dict = _recognised(state_dict, file)
     except UnknownNetworkError as error:
-        network: nn.Module = _foreign(state_dict, file, str(error))
+        network: nn.Module = (
+            _foreign(state_dict, file, str(error)) if origin is None else _noted(origin, state_dict, file)
+        )
     except WeightsError as error:
         raise WeightsError(f"{file}: {error}") from error
     else:
@@ -143,6 +232,45 @@ def load_network(
         _check_kinds(network.state_dict(), state_dict, file)
         network.load_state_dict({name: tensor.float() for name, tensor in state_dict.items()}, assign=True)
     return network.to(device).eval().requires_grad_(False)
+
+
+def _noted(origin: Origin, state_dict: StateDict, path: Path) -> nn.Module:
+    """Build the network that a weight file says it is of, with the weights."""
+    network = network_of(origin, state_dict, path)
+    if problem := difference(shapes_of(network.state_dict()), shapes_of(state_dict)):
+        raise WeightsError(f"{path}: these weights do not fit {origin.type} with {origin.arguments}: {problem}.")
+    _check_kinds(network.state_dict(), state_dict, path)
+    network.load_state_dict(state_dict)
+    wrapped = with_interface(network.float().eval(), section=origin.section, mean=origin.mean, std=origin.std)
+    if origin.scale and int(wrapped.scale) != origin.scale:  # type: ignore[arg-type]
+        raise WeightsError(f"{path}: the note says scale {origin.scale}, but the network's scale is {wrapped.scale}.")
+    logger.info("%s: %s, scale %d, built as the file says.", path, origin.type, wrapped.scale)
+    return wrapped
+
+
+def with_interface(
+    network: nn.Module,
+    *,
+    section: Mapping[str, Any] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> nn.Module:
+    """Return a network that has ``scale``, ``window`` and ``halo`` and takes images of any size.
+
+    A network of the SAFMN family is returned as it is, any other one in a :class:`ProbedNetwork`.
+
+    Args:
+        section: the network's section in an option file, if it is known.
+        mean, std: what the network takes and gives is (image - mean) / std, per channel; None: 0 and 1.
+
+    Raises:
+        ProbingError: the network cannot upscale RGB images.
+    """
+    if mean or std:
+        network = OfNormalised(network, mean, std)
+    if isinstance(network, WrappedNetwork) or type(network) in FAMILY:
+        return network
+    return ProbedNetwork(network, section=section)
 
 
 def _recognised(state_dict: StateDict, path: Path) -> tuple[Recognised, StateDict]:

@@ -59,7 +59,8 @@ class Job:
     @property
     def smallest(self) -> int:
         """Smallest side of an image that the file accepts."""
-        return self.subject.window if self.profile else 1
+        least = self.subject.smallest if self.subject.smallest > self.subject.window else 1
+        return max(self.subject.window if self.profile else 1, least)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -75,8 +76,8 @@ class Job:
     @property
     def example(self) -> Tensor:
         """Input for tracing: of the given size, or, for any size, of one that is not a multiple of the window."""
-        window = self.subject.window
-        return torch.rand(1, 3, *(self.size or (window + 3, 2 * window + 5)))
+        side = self.subject.usual
+        return torch.rand(1, 3, *(self.size or (side + 3, 2 * side + 5)))
 
 
 class Format(ABC):
@@ -217,9 +218,9 @@ class Ncnn(Format):
     def _convert(self, job: Job, path: Path) -> None:
         """Write ``.param`` and ``.bin`` of the network itself, for multiples of its window."""
         program = importlib.import_module("pnnx").EXEC_PATH
-        window = job.subject.window
+        side = job.subject.usual
         with tempfile.TemporaryDirectory() as folder:  # pnnx leaves seven files
-            small, large = [1, 3, 2 * window, 3 * window], [1, 3, 5 * window, 4 * window]
+            small, large = [1, 3, 2 * side, 3 * side], [1, 3, 5 * side, 4 * side]
             _traced(in_simple_operations(job.subject.network), torch.rand(small)).save(f"{folder}/model.pt")
             shapes = [f"inputshape={small}".replace(" ", ""), f"inputshape2={large}".replace(" ", "")]
             command = [program, "model.pt", *shapes, f"fp16={int(job.precision == 'fp16')}"]
@@ -277,7 +278,7 @@ class TorchScript(Format):
 
     def write(self, job: Job, path: Path) -> tuple[str, ...]:
         """See :class:`Format`."""
-        subject, side = job.subject, 2 * job.subject.window
+        subject, side = job.subject, 2 * job.subject.usual
         network = with_precision(subject.network, job.precision)
         traced = _traced(network, torch.rand(1, 3, side, side))
         with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from safmn import __version__
 from safmn.archs.safmnv3_arch import VarianceSAFM
 from safmn.errors import WeightsError
 from safmn.inference.optimize import for_graph, frozen_copy
-from safmn.weights import ForeignNetwork, recognise
+from safmn.weights import WrappedNetwork, kind_of, recognise
 
 
 def mirrored(x: Tensor, dim: int, multiple: int) -> Tensor:
@@ -129,12 +129,19 @@ class Subject:
         scale: output pixels per input pixel, along each side.
         window: see ``network``.
         facts: metadata for the file.
+        smallest: smallest side that the network takes; the file does not pad smaller images.
     """
 
     network: nn.Module
     scale: int
     window: int
     facts: dict[str, str]
+    smallest: int = 1
+
+    @property
+    def usual(self) -> int:
+        """A side that the network takes: the smallest one, or the window if that is larger."""
+        return max(self.window, self.smallest)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the result that the file must give for (B, 3, h, w) of any size."""
@@ -147,12 +154,13 @@ def subject_of(network: nn.Module) -> Subject:
     """Return a network from :func:`safmn.load_network` with facts about it."""
     halo = getattr(network, "halo", None)
     scale, window = int(network.scale), int(getattr(network, "window", 1))  # type: ignore[arg-type]
-    inner = network.network if isinstance(network, ForeignNetwork) else network
+    inner = network.network if isinstance(network, WrappedNetwork) else network
     try:
         found = recognise(inner.state_dict())
         name, arguments = found.type, found.kwargs
     except WeightsError:  # not of the SAFMN family
-        name, arguments = type(inner).__name__, {}
+        section = (network.section if isinstance(network, WrappedNetwork) else None) or {}
+        name, arguments = kind_of(network), {key: value for key, value in section.items() if key != "type"}
     facts = {
         "producer": f"safmn {__version__}",
         "network": name,
@@ -166,4 +174,7 @@ def subject_of(network: nn.Module) -> Subject:
         "input": "(batch, 3, height, width), RGB, values in [0, 1]",
         "output": f"(batch, 3, {scale} * height, {scale} * width), RGB, values about [0, 1]: clamp them",
     }
-    return Subject(frozen_copy(inner).cpu(), scale, window, facts)
+    smallest = network.smallest if isinstance(network, WrappedNetwork) else 1
+    if smallest > window:
+        facts["padding"] += f"; sides of at least {smallest}"
+    return Subject(frozen_copy(inner).cpu(), scale, window, facts, smallest)

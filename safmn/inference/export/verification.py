@@ -43,9 +43,11 @@ def verify(form: Format, job: Job, path: Path) -> Checked:
     missing = form.runtime_missing()
     if missing:
         return Checked((), None, (f"NOT CHECKED: {missing}",))
-    sizes = [job.size] if job.size else _sizes(job.subject.window, job.smallest)
+    sizes = [job.size] if job.size else _sizes(job.subject.usual, job.smallest)
     error = _largest_error(job, form.open(path), sizes)
     notes = _opencv(job, path) if isinstance(form, Onnx) and job.size else ()
+    if job.subject.smallest > job.subject.window and not job.size:
+        notes = (*notes, f"the network takes images of at least {job.subject.smallest} pixels along each side")
     return Checked(tuple(sizes), error, notes)
 
 
