@@ -251,6 +251,7 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
         network_d: The discriminator, for models that train one; like ``network_g``.
         num_gpu: 0: use the CPU; 1 or more: use one GPU per process; ``auto``: the number of GPUs on this machine.
         manual_seed: Seed of all random numbers. Without this key BasicSR draws a random seed; here runs are repeatable.
+        sanity: Before training begins, train one batch on a copy, and validate and measure one image of each set.
         deterministic: Use only torch's deterministic algorithms; an operation without one is an error.
         find_unused_parameters: As in DistributedDataParallel: allow weights that are not used in every step.
         use_static_graph: Has no effect; accepted because it is in BasicSR's files.
@@ -278,6 +279,7 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
     network_d: Component | None = None
     num_gpu: NotNegative | Literal["auto"] = "auto"
     manual_seed: Seed = 0
+    sanity: bool = True
     deterministic: bool = False
     find_unused_parameters: bool = False
     use_static_graph: bool = False
@@ -353,6 +355,7 @@ class Options(Struct, frozen=True, kw_only=True):
     scale: int
     num_gpu: int
     manual_seed: int
+    sanity: bool
     deterministic: bool
     find_unused_parameters: bool
     datasets: dict[str, Component]

@@ -29,6 +29,7 @@ from safmn.training.models import Model
 from safmn.training.models.base_model import training_section
 from safmn.training.models.teacher import is_excepted
 from safmn.training.resuming import THREADS, check_source, resume, source_in
+from safmn.training.sanity import check_training
 from safmn.training.saving import Saver
 from safmn.training.trainer import Trainer
 from safmn.training.validation import Validator
@@ -171,7 +172,9 @@ def _experiment(
             if not resuming or (nothing_left and not source_in(experiment, options)):
                 check_source(options)
                 experiment.archive()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception) and is_from_own_code(error):  # the log gets its traceback
+                log.write_to(experiment.log_of_failed_start(options.name))
             experiment.unlock()
             raise
         log.write_to(experiment.root / f"train_{options.name}.log")
@@ -246,6 +249,17 @@ def build_trainer(
         loader = build_loader(options, execution, ranks)
         _check_exceptions(options, loader.keyed.dataset)
         validator = Validator(options, _validation_sets(options), experiment)
+        goes_on = resuming and (bool(options.path.resume_state) or experiment.has_checkpoints())
+        if options.sanity and not any(distributed.on_all_ranks(goes_on)):
+            check_training(
+                options,
+                execution,
+                ranks,
+                loader,
+                validator.datasets,
+                build_model=_build_model,
+                build_dataset=lambda section: _build_dataset(section, options, phase=section["phase"]),
+            )
         seed_everything(options.manual_seed)
         model = _build_model(options, execution, ranks)
         fingerprints = {"datasets.train": _fingerprint(loader.keyed.dataset), **model.fingerprints()}

@@ -87,6 +87,12 @@ class Experiment:
                 self.root,
             )
 
+    def log_of_failed_start(self, name: str) -> Path:
+        """Return the log file of a run that fails before it starts: not in the folder of an older run of this name."""
+        if self.training_states.is_dir() or self.models.is_dir():
+            return self.root.with_name(f"{self.root.name}_failed_start.log")
+        return self.root / f"train_{name}.log"
+
     def has_checkpoints(self) -> bool:
         """Return whether there is a checkpoint, intact or damaged, or a ``.state`` file of BasicSR."""
         folder = self.training_states

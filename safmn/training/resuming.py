@@ -33,6 +33,7 @@ _HARMLESS = (
     "logger",
     "dist_params",
     "expect",
+    "sanity",
     "train.total_iter",
     KERNELS,  # what it led to is a fingerprint
     "train.teacher.weights",
