@@ -64,6 +64,12 @@ def imported() -> Imports:
     return Imports(_imported.values())
 
 
+def entries_of(names: Iterable[str]) -> list[Imported]:
+    """Return the entries of names in ``imports`` that this process has imported."""
+    targets = [str(Path(name).expanduser().resolve()) if name.endswith(".py") else name for name in names]
+    return [_imported[target] for target in targets if target in _imported]
+
+
 def log_imports() -> None:
     """Log the imported modules and their origins."""
     for entry in _imported.values():

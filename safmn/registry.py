@@ -32,11 +32,19 @@ class _Registry:
         self._name = name
         self._components: dict[str, Any] = {}
 
-    def register(self, component: Any = None, suffix: str | None = None) -> Any:
-        """Register ``component`` under its own name (plus suffix). Without ``component``, return a decorator."""
+    def register(self, component: Any = None, suffix: str | None = None, *, name: str | None = None) -> Any:
+        """Register ``component`` under its own name (plus suffix), or ``name``. Without it, return a decorator.
+
+        Raises:
+            OptionError: SAFMN has a component of this name.
+        """
         if component is None:
-            return lambda decorated: self.register(decorated, suffix)
-        self._components[component.__name__ + (f"_{suffix}" if suffix else "")] = component
+            return lambda decorated: self.register(decorated, suffix, name=name)
+        name = name or component.__name__ + (f"_{suffix}" if suffix else "")
+        present = self._components.get(name)
+        if present is not None and present.__module__.startswith("safmn.") and present is not component:
+            raise OptionError(f"SAFMN has a {self._name} named {name!r}: give yours another name")
+        self._components[name] = component
         return component
 
     def get(self, name: str) -> Any:
@@ -56,7 +64,10 @@ ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY 
     _Registry(kind) if _basicsr is None else getattr(_basicsr, f"{kind.upper()}_REGISTRY")
     for kind in ("arch", "dataset", "loss", "metric", "model")
 )
-DEGRADATION_REGISTRY: Registry = _Registry("degradation")  # BasicSR has none
+# BasicSR has none of these.
+DEGRADATION_REGISTRY: Registry = _Registry("degradation step")
+OPTIMIZER_REGISTRY: Registry = _Registry("optimiser")
+SCHEDULE_REGISTRY: Registry = _Registry("scheduler")
 
 __all__ = [
     "ARCH_REGISTRY",
@@ -65,7 +76,9 @@ __all__ = [
     "LOSS_REGISTRY",
     "METRIC_REGISTRY",
     "MODEL_REGISTRY",
+    "OPTIMIZER_REGISTRY",
     "OURS",
+    "SCHEDULE_REGISTRY",
     "build",
     "find",
     "import_basicsr",
@@ -81,6 +94,8 @@ _KINDS = {
     id(LOSS_REGISTRY): "loss",
     id(METRIC_REGISTRY): "metric",
     id(MODEL_REGISTRY): "model",
+    id(OPTIMIZER_REGISTRY): "optimiser",
+    id(SCHEDULE_REGISTRY): "scheduler",
 }
 
 
@@ -91,6 +106,8 @@ _PACKAGES = {
     id(LOSS_REGISTRY): "losses",
     id(METRIC_REGISTRY): "metrics",
     id(MODEL_REGISTRY): "training.models",
+    id(OPTIMIZER_REGISTRY): "optim.optimizers",
+    id(SCHEDULE_REGISTRY): "optim.schedules",
 }  # of SAFMN; importing one registers its components
 
 

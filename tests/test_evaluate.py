@@ -238,7 +238,7 @@ def test_a_module_runs_in_eval_mode_without_gradients_and_its_mode_is_restored()
     assert not network.training
 
 
-def test_any_exception_of_a_network_is_raised_and_modes_are_restored() -> None:
+def test_any_exception_of_a_network_is_named_and_modes_are_restored() -> None:
     class Stop(Exception):
         pass
 
@@ -252,8 +252,9 @@ def test_any_exception_of_a_network_is_raised_and_modes_are_restored() -> None:
             return enlarge(lq)
 
     network = Failing()
-    with pytest.raises(Stop):
+    with pytest.raises(DataError, match=r"Failing[\s\S]*Stop") as caught:
         score([item(index) for index in range(9)], network)
+    assert isinstance(caught.value.__cause__, Stop)
     assert network.calls == 3
     assert network.training
 

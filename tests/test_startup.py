@@ -61,7 +61,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         (["export", "-o", "x.onnx", "--size", "big"], "--size big"),
         (["degrade", "a.png", "-o", "b.png", "--grid", "0x3"], "--grid 0x3"),
         (["train"], "-opt"),
-        (["test", "--weights", "a.pth", "--debug"], "--debug is only allowed with -opt"),
+        (["test", "--weights", "a.pth", "--force_yml", "a=b"], "--force_yml is only allowed with -opt"),
         (["prepare", "download", "df3k"], "invalid choice: 'df3k'"),
         (["zoo", "--all"], "unrecognized arguments: --all"),
     ],

@@ -27,7 +27,9 @@ from safmn.system.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
-_SIDES = (64, 96, 128, 192, 256, 48, 32, 16)  # tried for the scale, in this order
+# Sides that are tried for the scale, in this order. They are multiples of every window below.
+_SIDES = (64, 120, 126, 112, 144, 96, 128, 192, 160, 256, 200, 48, 32, 16)
+_OF_SIZE = (RuntimeError, ValueError, AssertionError, IndexError)  # a network's errors about the size of an image
 _WINDOWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 18, 20, 21, 24, 28, 30, 32, 36, 40, 48, 56, 60, 64)
 _LARGEST_FRAME = 128  # pixels along each side of the largest image on which the halo is looked for
 _EXACT = 1e-4  # largest difference, relative to the output's range, of a piece from the whole
@@ -142,9 +144,9 @@ class WindowFinder:
         try:
             y: Tensor = network(lq)
             return y
-        except Exception as refusal:  # a user's network may raise anything
-            if is_out_of_memory(refusal):
-                raise
+        except _OF_SIZE as refusal:
+            if is_out_of_memory(refusal) or _accepts(network, lq):
+                raise  # the size is not the reason
             tried = {lq.shape[-2:]}
             for window in _WINDOWS[1:]:
                 if (size := padded(lq, window).shape[-2:]) in tried:
@@ -159,6 +161,14 @@ class WindowFinder:
                     )  # fmt: skip
                     return y
             raise
+
+
+def _accepts(network: nn.Module, lq: Tensor) -> bool:
+    try:
+        network(lq)
+    except Exception:
+        return False
+    return True
 
 
 def _run_padded(network: nn.Module, lq: Tensor, window: int) -> Tensor:
@@ -215,7 +225,9 @@ def _ratio(network: nn.Module, height: int, width: int) -> tuple[int, Exception 
 def _scale(network: nn.Module) -> tuple[int, int]:
     """Return a side that the network accepts, and the scale."""
     failure: Exception | None = None
-    for side in _SIDES:
+    window = getattr(network, "window", None)
+    sides = [-(-side // window) * window for side in _SIDES] if _is_positive(window) else list(_SIDES)
+    for side in sides:
         scale, error = _ratio(network, side, side)
         if scale:
             return side, scale
@@ -225,8 +237,8 @@ def _scale(network: nn.Module) -> tuple[int, int]:
         raise failure
     reason = described(failure) if failure else "its outputs are not a whole number of times as large"
     raise ProbingError(
-        f"the network {name} maps no RGB image of {', '.join(map(str, sorted(_SIDES)))} pixels along each side to an "
-        f"enlarged one. {reason}"
+        f"the network {name} enlarges no RGB image of {', '.join(map(str, sorted(set(sides))))} pixels along each side. "
+        f"{reason}"
     ) from failure
 
 

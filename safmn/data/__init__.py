@@ -15,6 +15,7 @@ from safmn.data.patch_store import PatchStore
 from safmn.data.realesrgan_dataset import RealESRGANDataset
 from safmn.data.sample_keys import Batch, KeyedDataset, Patch, Sample, SampleKey, draw_patch, sample_rng
 from safmn.errors import DataError, OptionError, UserError
+from safmn.options.keywords import keyword_arguments, takes_keywords
 from safmn.own_code import described
 from safmn.registry import DATASET_REGISTRY, find
 from safmn.runtime.random_state import global_generators, named_rng
@@ -57,7 +58,7 @@ def build_dataset(section: Mapping[str, Any], *, phase: str, scale: int, seed: i
     name = section.get("name", section["type"])
     try:
         with global_generators(named_rng(seed, "build", str(name))):
-            return build(options)
+            return build(**keyword_arguments(build, options)) if takes_keywords(build) else build(options)
     except KeyError as error:  # BasicSR's data sets report a missing key this way
         raise OptionError(f"data set {name!r} ({section['type']}): missing key {error}") from error
     except AssertionError as error:  # and folders that do not match this way

@@ -1,5 +1,7 @@
 """Learning rates as functions of the iteration. A schedule has no state to save or to restore on resume.
 
+A schedule's name in an option file stands for a function that takes the section's other keys and returns the schedule.
+
 The formulas are ``basicsr.models.lr_scheduler`` in closed form. A test compares every iteration with BasicSR.
 """
 
@@ -13,7 +15,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from safmn.errors import OptionError, did_you_mean
+from safmn.errors import OptionError, located
+from safmn.registry import SCHEDULE_REGISTRY, build
 from safmn.value_types import NotNegative, NotNegativeFloat, Positive, PositiveFloat
 
 Schedule = Callable[[int, float], float]  # (iteration from 1, base learning rate) -> learning rate
@@ -115,13 +118,11 @@ def cosine_annealing_restart_cyclic(
     return schedule
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "MultiStepLR": multi_step_restart,
-    "MultiStepRestartLR": multi_step_restart,
-    "CosineAnnealingRestartLR": cosine_annealing_restart,
-    "CosineAnnealingRestartCyclicLR": cosine_annealing_restart_cyclic,
-    "TrueCosineAnnealingLR": true_cosine_annealing,
-}
+SCHEDULE_REGISTRY.register(multi_step_restart, name="MultiStepLR")
+SCHEDULE_REGISTRY.register(multi_step_restart, name="MultiStepRestartLR")
+SCHEDULE_REGISTRY.register(cosine_annealing_restart, name="CosineAnnealingRestartLR")
+SCHEDULE_REGISTRY.register(cosine_annealing_restart_cyclic, name="CosineAnnealingRestartCyclicLR")
+SCHEDULE_REGISTRY.register(true_cosine_annealing, name="TrueCosineAnnealingLR")
 
 
 def build_schedule(section: Mapping[str, Any], *, warmup_iter: int = -1) -> Schedule:
@@ -132,15 +133,15 @@ def build_schedule(section: Mapping[str, Any], *, warmup_iter: int = -1) -> Sche
         warmup_iter: the warm-up replaces the schedule in the iterations before this one; -1 for no warm-up.
 
     Raises:
-        OptionError: the name is unknown, or the arguments do not fit together.
+        OptionError: the name is unknown, or the function rejects the arguments.
     """
-    arguments = {key: value for key, value in section.items() if key != "type"}
-    kind = section["type"]
-    if kind not in SCHEDULES:
+    with located("train.scheduler"):
+        schedule: Schedule = build(SCHEDULE_REGISTRY, section)
+    if not callable(schedule):
         raise OptionError(
-            f"train.scheduler.type: {kind!r} is unknown.{did_you_mean(kind, SCHEDULES)} Known: {', '.join(SCHEDULES)}."
+            f"train.scheduler: {section['type']} returns a {type(schedule).__name__}, not a function "
+            "(iteration, base learning rate) -> learning rate"
         )
-    schedule = SCHEDULES[kind](**arguments)
 
     def with_warmup(iteration: int, base: float) -> float:
         return base * iteration / warmup_iter if iteration < warmup_iter else schedule(iteration, base)

@@ -14,8 +14,7 @@ import msgspec
 
 from safmn import registry
 from safmn.errors import OptionError, did_you_mean, first_line
-from safmn.optim.optimizers import OPTIMIZERS, TORCH_ARGUMENTS
-from safmn.optim.schedules import SCHEDULES
+from safmn.optim.optimizers import find_optimizer, value_types
 from safmn.options.losses import PUBLISHED, EntryKeys, LossEntry, is_adversarial
 from safmn.options.problems import REMOVED, KeyPath, Problems
 from safmn.options.signatures import REQUIRED, Signature, signature_of
@@ -50,17 +49,25 @@ def metrics() -> dict[str, Callable[..., Any]]:
     return {name: registry.find(registry.METRIC_REGISTRY, name) for name in known}
 
 
-def check_model(name: Any, mode: str, where: KeyPath, problems: Problems) -> None:
-    """Check ``model_type``."""
+MODEL_ARGUMENTS = ("options", "execution", "ranks")
+"""The arguments that the framework passes to a model; others are keys of the section ``model``."""
+
+
+def check_model(name: Any, section: Any, where: KeyPath, problems: Problems) -> None:
+    """Check ``model_type``, and the section ``model``: further arguments of the model's constructor."""
     known = models()
     if not isinstance(name, str):
         return  # reported by the type check
     if name in known:
+        kind = registry.find(registry.MODEL_REGISTRY, name)
         try:
-            inspect.signature(registry.find(registry.MODEL_REGISTRY, name)).bind("options", "execution", "ranks")
+            inspect.signature(kind).bind_partial(*MODEL_ARGUMENTS)
         except TypeError:
             message = f"{name} has another constructor than SAFMN's models: subclass safmn.training.models.Model"
             _unusable_model(where, message, problems)
+            return
+        own = section if isinstance(section, Mapping) else {}
+        _check({"type": name, **own}, kind, ("model",), problems, without=tuple(inspect.signature(kind).parameters)[:3])
         return
     if name in registry.names(registry.MODEL_REGISTRY):
         problems.add(where, f"BasicSR's {name} is not supported yet. Known: {', '.join(known)}.")
@@ -135,16 +142,16 @@ def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems)
 
 def check_optimiser(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
     """Check ``train.optim_g`` or ``train.optim_d``."""
-    component = find_component(section, _among(OPTIMIZERS, "optimiser"), where, problems)
+    component = find_component(section, find_optimizer, where, problems)
     if component is not None:
-        _check(section, component, where, problems, without=("params",), hints=TORCH_ARGUMENTS)
+        _check(section, component, where, problems, without=("params",), hints=value_types(component))  # type: ignore[arg-type]
         if section.get("lr") is None:
             problems.add(where, f"{section['type']} needs 'lr', which is missing")
 
 
 def check_scheduler(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
     """Check ``train.scheduler``."""
-    component = find_component(section, _among(SCHEDULES, "scheduler"), where, problems)
+    component = find_component(section, finder(registry.SCHEDULE_REGISTRY), where, problems)
     if component is not None:
         _check(section, component, where, problems, whole_floats=True)
 
@@ -168,8 +175,8 @@ def _among(known: Mapping[str, Callable[..., Any]], kind: str) -> Callable[[str]
 _FINDERS: dict[str, Callable[[str], Callable[..., Any]]] = {
     **dict.fromkeys(("network_g", "network_d"), finder(registry.ARCH_REGISTRY)),
     **dict.fromkeys((*PUBLISHED, "losses"), finder(registry.LOSS_REGISTRY)),
-    **dict.fromkeys(("optim_g", "optim_d"), _among(OPTIMIZERS, "optimiser")),
-    "scheduler": _among(SCHEDULES, "scheduler"),
+    **dict.fromkeys(("optim_g", "optim_d"), find_optimizer),
+    "scheduler": finder(registry.SCHEDULE_REGISTRY),
 }
 
 

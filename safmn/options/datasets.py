@@ -13,8 +13,9 @@ from safmn.data.augmentations import parse as parse_augmentations
 from safmn.errors import OptionError, did_you_mean
 from safmn.imaging.file_names import folder_mistake, template_mistake
 from safmn.options.components import check_value, find_component, finder
+from safmn.options.keywords import takes_keywords
 from safmn.options.problems import REMOVED, KeyPath, Problems
-from safmn.options.signatures import option_keys
+from safmn.options.signatures import REQUIRED, option_keys, signature_of
 from safmn.options.typed import accepts_null, struct_defaults
 from safmn.value_types import NotNegative, Positive, PositiveFloat
 
@@ -108,6 +109,7 @@ _UNREAD = {
     "meta_info_file": _Key(str | None, "has no effect: this data set does not read it"),
     "gt_size": _Key(Positive),  # real-world sets may repeat the top-level gt_size; the rules check that it is equal
 }
+_FILLED_IN = ("name", "phase", "scale")  # passed to a constructor that has such arguments
 _CROP = ("gt_size", "use_hflip", "use_rot")
 
 
@@ -164,6 +166,9 @@ def defaults_of(section: Mapping[str, Any]) -> dict[str, Any]:
         kind = registry.find(registry.DATASET_REGISTRY, section["type"])
     except (KeyError, OptionError):
         return struct_defaults(LoaderOptions)
+    if takes_keywords(kind):
+        given = {key: value for key, value in signature_of(kind).defaults.items() if value is not REQUIRED}
+        return struct_defaults(LoaderOptions) | given
     return struct_defaults(LoaderOptions) | struct_defaults(getattr(kind, "OPTIONS", DatasetKeys))
 
 
@@ -209,8 +214,12 @@ def _accepted(own: Mapping[str, Any], phase: str) -> dict[str, _Key]:
 def own_keys(kind: Any) -> tuple[dict[str, Any], list[str], bool]:
     """Return a data set class's keys with their types, the required keys, and whether it may read further keys.
 
-    The keys come from the class attribute ``OPTIONS``, a msgspec Struct, or, without one, from the class's source.
+    The keys come from the class attribute ``OPTIONS``, a msgspec Struct. Without it, they are the arguments of the
+    constructor, or, if that takes a dict of options as in BasicSR, they are found in the class's source.
     """
+    if takes_keywords(kind):
+        signature = signature_of(kind, _FILLED_IN)
+        return signature.hints, signature.required, signature.is_open
     declared = getattr(kind, "OPTIONS", None)
     if declared is not None:
         fields = msgspec.structs.fields(declared)

@@ -15,8 +15,7 @@ import docstring_parser
 import msgspec
 
 from safmn import registry
-from safmn.optim.optimizers import OPTIMIZERS, TORCH_ARGUMENTS
-from safmn.optim.schedules import SCHEDULES
+from safmn.optim.optimizers import DOCUMENTED, value_types
 from safmn.options import components, datasets
 from safmn.options.losses import EntryKeys
 from safmn.options.signatures import REQUIRED, signature_of
@@ -101,16 +100,14 @@ def metrics() -> list[Described]:
 
 
 def optimisers() -> list[Described]:
-    """Return all optimisers."""
-    return [
-        _component(name, kind, without=("params",), hints=TORCH_ARGUMENTS if _package(kind) == "torch" else {})
-        for name, kind in OPTIMIZERS.items()
-    ]
+    """Return the usual optimisers."""
+    return [_component(name, kind, without=("params",), hints=value_types(kind)) for name, kind in DOCUMENTED.items()]
 
 
 def schedules() -> list[Described]:
     """Return all learning-rate schedules."""
-    return [_component(name, kind) for name, kind in SCHEDULES.items()]
+    names = registry.names(registry.SCHEDULE_REGISTRY)
+    return installed([_component(name, registry.find(registry.SCHEDULE_REGISTRY, name)) for name in names])
 
 
 def data_sets() -> list[Described]:

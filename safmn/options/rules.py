@@ -74,7 +74,7 @@ def degradation_keys(file: OptionFile, data: Mapping[str, Any]) -> dict[str, Any
 
 def check_components(data: Mapping[str, Any], mode: str, problems: Problems) -> None:
     """Check the sections of all components. This uses the plain data, so it works even if other sections are wrong."""
-    components.check_model(data.get("model_type"), mode, ("model_type",), problems)
+    components.check_model(data.get("model_type"), data.get("model"), ("model_type",), problems)
     for name in ("network_g", "network_d"):
         if data.get(name) is not None:
             signature = components.check_network(data[name], (name,), problems)

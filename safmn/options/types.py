@@ -244,6 +244,7 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
     Attributes:
         name: The run's name; its folder is ``experiments/<name>`` or ``results/<name>``.
         model_type: The model, which defines the training step; see Models.
+        model: Arguments of the constructor of a model of your own.
         scale: Upscaling factor. Must equal the network's.
         datasets: A section for each data set: ``train``, ``val``, ``val_2``, ..., ``test_1``, ... Data sets that are
             null are left out.
@@ -273,6 +274,7 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
 
     name: Annotated[str, Meta(min_length=1)]
     model_type: str
+    model: dict[str, Any] = {}
     scale: Positive
     datasets: dict[str, Component]
     network_g: Component
@@ -352,6 +354,7 @@ class Options(Struct, frozen=True, kw_only=True):
     debug: bool
     name: str
     model_type: str
+    model: dict[str, Any]
     scale: int
     num_gpu: int
     manual_seed: int

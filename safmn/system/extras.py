@@ -58,5 +58,6 @@ EXTRAS = {
         "the documents as a site",
         {"mkdocs": "mkdocs>=1.6", "material": "mkdocs-material>=9.5", "mkdocstrings": "mkdocstrings-python>=1.10"},
     ),
+    "optimizers": Extra("more optimisers", {"pytorch_optimizer": "pytorch-optimizer>=3.5"}),
     "spandrel": Extra("weights of other networks", {"spandrel": "spandrel>=0.4"}),
 }

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from safmn.runtime.execution import Execution, apply_global_settings, choose_dev
 from safmn.runtime.random_state import seed_everything
 from safmn.training.checkpoint import Checkpointer
 from safmn.training.experiment import Experiment, HeldLog, environment, start_logging
+from safmn.training.identity import code_fingerprints, write_identity
 from safmn.training.kernel_choice import KERNELS, choose_kernels, kernels_of_checkpoint
 from safmn.training.models import Model
 from safmn.training.models.base_model import training_section
@@ -188,7 +190,7 @@ def _build_model(options: Options, execution: Execution, ranks: Ranks) -> Model:
         UserError: something in the file does not fit the model, or the constructor of a user's model fails.
     """
     try:
-        model: Model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks)
+        model: Model = find(MODEL_REGISTRY, options.model_type)(options, execution, ranks, **options.model)
     except (UserError, OSError):
         raise
     except Exception as error:
@@ -241,6 +243,7 @@ def build_trainer(
     Raises:
         UserError: the option file and the data, or a checkpoint, do not match; nothing was trained or overwritten.
     """
+    given = Path(options.source).read_bytes()  # it may be in a folder that is renamed below
     began_with = kernels_of_checkpoint(options, auto_resume=auto_resume)
     execution = prepare_execution(options, ranks, began_with=began_with)
     resuming = auto_resume or bool(options.path.resume_state)
@@ -263,6 +266,7 @@ def build_trainer(
         seed_everything(options.manual_seed)
         model = _build_model(options, execution, ranks)
         fingerprints = {"datasets.train": _fingerprint(loader.keyed.dataset), **model.fingerprints()}
+        fingerprints |= code_fingerprints(options)
         fingerprints["global batch (batch_size_per_gpu x processes x accumulate)"] = str(loader.global_batch)
         fingerprints[KERNELS] = execution.kernels
         if execution.device.type == "cpu":
@@ -273,4 +277,6 @@ def build_trainer(
     saver = Saver(options, model, validator, experiment, checkpointer)
     trainer = Trainer(options, model, loader, validator, experiment, saver, fingerprints)
     resume(trainer, options, auto_resume=auto_resume, allow_changes=allow_changes)
+    if ranks.is_main:
+        write_identity(options, experiment, given)
     return trainer

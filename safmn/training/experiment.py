@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -19,12 +20,15 @@ import torch
 
 from safmn import __version__
 from safmn.errors import UserError
+from safmn.imports import imported
 from safmn.options import Options
 from safmn.system import console
 from safmn.system.files import TEMPORARY, set_aside, write_atomically
 from safmn.system.locks import ProcessLock
 
 logger = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).resolve().parent
 
 
 class Experiment:
@@ -132,23 +136,33 @@ class Experiment:
         write_atomically(self.record, b"".join(kept))
 
 
-def git_commit() -> str:
-    """Return the commit of the checkout that this package runs from, or "unknown" outside of a checkout.
+def git_commit(folder: Path = _PACKAGE) -> str:
+    """Return the commit of the checkout that contains a folder, or "unknown" outside of a checkout.
 
-    ``+changes`` is appended if tracked files differ from the commit.
+    ``+changes`` is appended if tracked files differ from the commit. The default is the checkout of this package.
     """
-    here = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True
-        ).stdout.strip()
-
     try:
-        changes = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-        return git("rev-parse", "HEAD") + changes
+        changes = "+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else ""
+        return _git(folder, "rev-parse", "HEAD") + changes
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", folder, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True
+    ).stdout.strip()
+
+
+def own_commits() -> dict[str, str]:
+    """Return the commits of the user's repositories: of the working directory and of the imported files."""
+    folders = [Path.cwd(), *(Path(entry.origin).parent for entry in imported() if Path(entry.origin).is_absolute())]
+    roots: dict[str, Path] = {}
+    for folder in [_PACKAGE, *folders]:
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            roots.setdefault(_git(folder, "rev-parse", "--show-toplevel"), folder)
+    own = roots.items() if git_commit() == "unknown" else list(roots.items())[1:]
+    return {f"git commit of {root}": git_commit(folder) for root, folder in own}
 
 
 def _version(package: str) -> str:
@@ -165,6 +179,7 @@ def environment() -> dict[str, str]:
     return {
         "safmn": __version__,
         "git commit": git_commit(),
+        **own_commits(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": _version("torchvision"),

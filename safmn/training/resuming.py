@@ -12,7 +12,7 @@ from safmn.options import Options, differences
 from safmn.options.datasets import PATHS
 from safmn.runtime import distributed
 from safmn.system.files import set_aside
-from safmn.training import basicsr_state
+from safmn.training import basicsr_state, identity
 from safmn.training.checkpoint import Checkpoint
 from safmn.training.checkpoint import load as load_checkpoint
 from safmn.training.experiment import Experiment
@@ -79,7 +79,7 @@ def resume(trainer: Trainer, options: Options, *, auto_resume: bool, allow_chang
     elif checkpoint is None and auto_resume:
         logger.info("nothing to resume in %s: starting at iteration 0", trainer.experiment.training_states)
     if checkpoint is not None:
-        _check_unchanged(checkpoint, options, trainer.fingerprints, allow_changes=allow_changes)
+        _check_unchanged(checkpoint, options, trainer, allow_changes=allow_changes)
         trainer.resume(checkpoint)
         logger.info("resumed from %s, iteration %d", checkpoint.path, checkpoint.iteration)
     if is_main:
@@ -103,9 +103,7 @@ def _check_ranks_agree(iteration: int, experiment: Experiment) -> None:
         )
 
 
-def _check_unchanged(
-    checkpoint: Checkpoint, options: Options, fingerprints: Mapping[str, str], *, allow_changes: bool
-) -> None:
+def _check_unchanged(checkpoint: Checkpoint, options: Options, trainer: Trainer, *, allow_changes: bool) -> None:
     """Log every option that changed since the checkpoint.
 
     Raises:
@@ -114,6 +112,10 @@ def _check_unchanged(
     harmless, decisive = changed_keys(checkpoint.options, options.raw)
     saved = {KERNELS: began_with(checkpoint.progress, checkpoint.options)}
     saved |= checkpoint.progress.get("fingerprints", {})  # older checkpoints have none, or not all
+    fingerprints = trainer.fingerprints
+    if identity.is_compared(saved):  # then the content of the imported files is compared, not where they are
+        moved = [line for line in decisive if line.startswith("imports: ")]
+        harmless, decisive = harmless + moved, [line for line in decisive if line not in moved]
     changed = {key: f"{key}: {saved[key]} -> {now}" for key, now in fingerprints.items() if saved.get(key, now) != now}
     threads = changed.pop(THREADS, None)
     decisive += changed.values()
@@ -132,6 +134,7 @@ def _check_unchanged(
             f"{options.source} differs from the options of {checkpoint.path} in keys that affect the weights:\n  "
             + "\n  ".join(decisive)
             + "\nUse the old values, or --allow-changes to continue with the new ones."
+            + identity.advice_on(changed, options, trainer.experiment)
         )
 
 

@@ -104,4 +104,9 @@ class Saver:
         section = getattr(self.options, NETWORK_KEYS[name].network)
         is_generator = name == "net_g"
         train_set = self.options.datasets.get("train") if is_generator else None
-        return origin_of(section, scale=self.options.scale if is_generator else 0, train_set=train_set)
+        return origin_of(
+            section,
+            scale=self.options.scale if is_generator else 0,
+            imports=self.options.imports,
+            train_set=train_set,
+        )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from safmn import code_identity
 from safmn.errors import UserError, WeightsError
-from safmn.imports import allow, import_named, imported
+from safmn.imports import allow, entries_of, import_named, imported
 from safmn.own_code import described
 from safmn.registry import ARCH_REGISTRY, build, import_basicsr, names
 from safmn.weights.bounds import NetworkTooLarge, bounded_building
@@ -81,12 +81,19 @@ class Origin(Struct, frozen=True, kw_only=True):
         return {KEY: msgspec.json.encode(self).decode()}
 
 
-def origin_of(section: Mapping[str, Any], *, scale: int, train_set: Mapping[str, Any] | None = None) -> Origin:
+def origin_of(
+    section: Mapping[str, Any],
+    *,
+    scale: int,
+    imports: Sequence[str] = (),
+    train_set: Mapping[str, Any] | None = None,
+) -> Origin:
     """Return the origin of a network that an option file describes.
 
     Args:
         section: ``network_g`` or ``network_d``.
         scale: scale of the option file.
+        imports: ``imports`` of the option file.
         train_set: the section of the training set, whose ``mean`` and ``std`` the network's images have.
     """
     given = train_set or {}
@@ -95,7 +102,7 @@ def origin_of(section: Mapping[str, Any], *, scale: int, train_set: Mapping[str,
         type=section["type"],
         arguments={key: value for key, value in section.items() if key != "type"},
         scale=scale,
-        imports=[Code(name=entry.given, files=dict(entry.files)) for entry in imported()],
+        imports=[Code(name=entry.given, files=dict(entry.files)) for entry in entries_of(imports)],
         **normal,
     )
 

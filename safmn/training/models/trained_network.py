@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -306,6 +307,16 @@ class TrainedNetwork:
             else:
                 logger.warning("the checkpoint has no loss scale: that of fp16 starts at its initial value")
 
+    def _is_state(self, key: str) -> bool:
+        """Return whether a key of the optimiser's groups is part of its state, not a setting of this run.
+
+        A foreign optimiser may keep any state in its groups; the arguments of its constructor are settings.
+        """
+        kind = type(self.optimizer)
+        if key in _STATE_IN_GROUPS or kind.__module__.startswith(("torch.", "safmn.")):
+            return key in _STATE_IN_GROUPS
+        return key != "initial_lr" and key not in inspect.signature(kind).parameters
+
     def load_optimizer(self, state: Mapping[str, Any]) -> None:
         """Load the steps and moments of an optimiser's state dict; the settings stay those of this run.
 
@@ -314,7 +325,7 @@ class TrainedNetwork:
         """
         groups = []
         for saved, group in zip(state["param_groups"], self.optimizer.param_groups, strict=True):
-            settings = {key: value for key, value in group.items() if key not in _STATE_IN_GROUPS}
+            settings = {key: value for key, value in group.items() if not self._is_state(key)}
             groups.append({**saved, **settings, "initial_lr": group.get("initial_lr", float(group["lr"]))})
         self.optimizer.load_state_dict({**state, "param_groups": groups})
         if self._graph_device is not None:
