@@ -73,14 +73,16 @@ class Two(Small):
         return super().forward(x), x
 
 
-def run(images: Path, folder: Path, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch, **train: Any) -> int:
+def run(
+    images: Path, folder: Path, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch, *arguments: str, **train: Any
+) -> int:
     """Train the network for 6 iterations and return the exit status."""
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, kind.__name__, kind)
     content = tiny_run.options(images, total_iter=6, **train)
     content["network_g"] = {"type": kind.__name__}
     content["path"]["experiments_root"] = str(folder / "experiments")
     content["train"]["scheduler"]["periods"] = [6]
-    return main(["-opt", str(tiny_run.write_options(folder, content))])
+    return main(["-opt", str(tiny_run.write_options(folder, content)), *arguments])
 
 
 @pytest.mark.parametrize("kind", [Normalised, WeightNormed, Viewing])
@@ -165,7 +167,7 @@ def test_a_loss_must_have_one_element(
 def test_the_log_of_a_run_contains_the_error_that_ended_it(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
 ) -> None:
-    assert run(images, tmp_path, Two, monkeypatch) == 2
+    assert run(images, tmp_path, Two, monkeypatch, "--force_yml", "sanity=false") == 2
     [log] = (tmp_path / "experiments/tiny").glob("train_*.log")
     assert "stopped: OptionError: " in log.read_text()
     assert len(re.findall(r"\bTwo .*tuple", capfd.readouterr().err)) == 1

@@ -237,8 +237,8 @@ def _scale(network: nn.Module) -> tuple[int, int]:
         raise failure
     reason = described(failure) if failure else "its outputs are not a whole number of times as large"
     raise ProbingError(
-        f"the network {name} enlarges no RGB image of {', '.join(map(str, sorted(set(sides))))} pixels along each side. "
-        f"{reason}"
+        f"the network {name} enlarges no RGB image of {', '.join(map(str, sorted(set(sides))))} pixels along each side."
+        f" {reason}"
     ) from failure
 
 
