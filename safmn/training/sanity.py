@@ -19,6 +19,7 @@ from typing import Any
 from safmn.data import TrainingLoader
 from safmn.data.loading import start_loading
 from safmn.data.sample_keys import Batch, KeyedDataset
+from safmn.evaluation.applying import applying_of
 from safmn.evaluation.scoring import evaluate
 from safmn.options import Options
 from safmn.runtime.agreement import raise_together
@@ -139,6 +140,7 @@ def _validate(model: Model, options: Options, sets: Mapping[str, Any], build_dat
                 device=model.execution.device,
                 progress=False,
                 seed=options.manual_seed,
+                applying=applying_of(options.val),
             )
 
 
