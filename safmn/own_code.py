@@ -67,7 +67,12 @@ def is_from_own_code(error: BaseException) -> bool:
         hasattr(link, "worker_traceback")
         or (_own_place(link) is not None and not isinstance(link, (UserError, KeyboardInterrupt)))
         for link in chain(error)
-    )
+    ) and not _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, which no line of the user's code is to blame for."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def described(error: BaseException) -> str:
