@@ -12,6 +12,7 @@ from safmn.system.console import complain, say
 # verb -> (module with main(argv), description)
 VERBS = {
     "train": ("safmn.train", "train a network from an option file"),
+    "sweep": ("safmn.cli.sweep", "train every combination of some values, and compare the runs"),
     "test": ("safmn.test", "test a network on benchmark sets, from an option file or weights"),
     "upscale": ("safmn.cli.upscale", "upscale images, folders and videos"),
     "app": ("safmn.cli.app", "open a page in the browser that upscales images"),

@@ -14,11 +14,12 @@ from safmn.degradations import parse_options
 from safmn.degradations.keys import DegradationKeys, PublishedKeys
 from safmn.errors import OptionError, did_you_mean
 from safmn.imaging.file_names import folder_mistake
+from safmn.optim.named_weights import NamedWeights
 from safmn.options import components
 from safmn.options.datasets import check_dataset, degrades, degrades_any
 from safmn.options.losses import LossEntry, given_losses, loss_entries
 from safmn.options.problems import KeyPath, Problems
-from safmn.options.typed import show, to_type
+from safmn.options.typed import show, to_struct, to_type
 from safmn.options.types import OptionFile, TrainSection
 
 PHASES = ("train", "val", "test")
@@ -218,6 +219,8 @@ def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -
             and not _model_may_be_imported(file, problems)
         ):
             problems.add(("train", key), f"is not supported by {file.model_type}, only by SRModel and RealSRModel")
+    for index, section in enumerate(train.weights_by_name):
+        to_struct(NamedWeights, section, ("train", "weights_by_name", index), problems)
     _check_schedule(train, problems)
     _check_discriminator(file, train, entries, problems)
 

@@ -87,6 +87,8 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         cuda_graph: On one NVIDIA GPU, launch each step as one recorded CUDA graph.
         channels_last: Use the memory format channels_last for images; null: yes, except with the native CPU kernels.
         accumulate: Micro-batches per optimiser step. The effect is that of a batch that many times as large.
+        weights_by_name: Learning rates and freezing of weights of ``network_g`` by their names: a list of ``names``
+            (patterns), ``lr_factor`` (0: frozen) and ``frozen_until`` (an iteration). The first match counts.
         grad_clip: Maximum norm of the gradient; null: no clipping.
         on_nonfinite: Reaction to NaN or Inf in a loss or gradient: ``stop`` the run, or ``skip`` the step.
         max_skips: The run stops if more steps than this are skipped.
@@ -116,6 +118,7 @@ class TrainSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     cuda_graph: bool = False
     channels_last: bool | None = None
     accumulate: Positive = 1
+    weights_by_name: list[Component] = []
     grad_clip: PositiveFloat | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"
     max_skips: Positive = 100

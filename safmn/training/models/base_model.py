@@ -172,6 +172,7 @@ class Model(ABC):
                 grad_clip=train.grad_clip,
                 halt_on_nonfinite=train.on_nonfinite == "stop",
                 find_unused_parameters=self.options.find_unused_parameters,
+                weights_by_name=train.weights_by_name if is_generator else (),
                 rebuild=lambda: cast(nn.Module, build(ARCH_REGISTRY, section)),
             )
         self._start_average(name, trained, section)

@@ -14,9 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from safmn.errors import OptionError
 from safmn.kernels.cpu.training import NativeSAFMN
 from safmn.kernels.gpu.training import GPUTrainedSAFMN
 from safmn.optim.ema import MovingAverage
+from safmn.optim.named_weights import Groups
 from safmn.optim.optimizers import build_optimizer, groups_on, state_of
 from safmn.optim.schedules import Schedule
 from safmn.runtime.distributed import Ranks
@@ -93,6 +95,7 @@ class TrainedNetwork:
         grad_clip: largest gradient norm; ``None`` does not clip.
         halt_on_nonfinite: make no further update after the first NaN or Inf (``on_nonfinite: stop``).
         find_unused_parameters: see DistributedDataParallel.
+        weights_by_name: see the key ``train.weights_by_name``.
         rebuild: builds the network again; used for the moving average of a network that cannot be copied.
     """
 
@@ -110,6 +113,7 @@ class TrainedNetwork:
         halt_on_nonfinite: bool = True,
         find_unused_parameters: bool = False,
         rebuild: Callable[[], nn.Module] | None = None,
+        weights_by_name: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.execution = execution
         self.ranks = ranks
@@ -124,7 +128,11 @@ class TrainedNetwork:
         self._parts = 1
         self.moved = False  # whether the current step has made a change that cannot be undone
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
-        self.optimizer = build_optimizer(optimizer, self.parameters, graph_on=self._graph_device)
+        self._groups = Groups(self.bare, weights_by_name) if weights_by_name else None
+        if self._groups and (execution.cuda_graph or optimizer["type"] == "Muon"):
+            raise OptionError("train.weights_by_name works without cuda_graph, and with other optimisers than Muon")
+        grouped = self._groups.for_optimizer(float(optimizer["lr"])) if self._groups else self.parameters
+        self.optimizer = build_optimizer(optimizer, grouped, graph_on=self._graph_device)
         self.schedule = schedule
         # The current iteration, set together with its learning rate. A CUDA graph reads it from a tensor on the device.
         self.iteration: int | Tensor = 0 if self._graph_device is None else torch.zeros((), device=self._graph_device)
@@ -216,6 +224,9 @@ class TrainedNetwork:
         Returns:
             Scalar on the device, the same on every rank: 1.0 if nothing was updated because of NaN or Inf, else 0.0.
         """
+        if self._groups:
+            for parameter in self._groups.frozen(int(self.iteration)):
+                parameter.grad = None  # the optimiser skips it, also its weight decay
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]

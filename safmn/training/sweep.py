@@ -1,0 +1,172 @@
+"""Train every combination of some values of an option file, each run in a process of its own, and compare the runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safmn.errors import EXIT_FAILED, OptionError
+from safmn.imaging.file_names import folder_mistake
+from safmn.options import Options, load_options
+from safmn.options.reader import parse_value
+from safmn.system.console import say, table
+from safmn.system.files import write_atomically
+
+_COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0))
+_WIDTH, _HEIGHT, _MARGIN, _LINE = 900, 480, 60, 18  # of the plot, in pixels
+
+
+class SweptRun(NamedTuple):
+    """One run of a sweep: its checked options, its values by key, and the arguments of ``--force_yml``."""
+
+    options: Options
+    values: dict[str, str]
+    overrides: list[str]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.options.path.experiments_root or "experiments") / self.options.name
+
+
+def sweep(option_file: str, entries: Sequence[str], *, jobs: int = 1) -> int:
+    """Train every combination, write the table and the plot, and return the exit status.
+
+    Args:
+        option_file: the option file.
+        entries: ``train.optim_g.lr=1e-3,5e-4``, ...
+        jobs: number of runs at a time.
+
+    Raises:
+        OptionError: an entry is wrong, or one of the combinations is not a valid option file; nothing was trained.
+    """
+    axes = [_axis(entry) for entry in entries]
+    base = load_options(option_file, mode="train")
+    runs = [_run(option_file, base.name, dict(zip(dict(axes), chosen, strict=True))) for chosen in _combinations(axes)]
+    say(f"{len(runs)} runs: {', '.join(run.options.name for run in runs)}")
+    folder = Path(base.path.experiments_root or "experiments") / f"{base.name}_sweep"
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        states = list(pool.map(lambda run: _train(option_file, run, folder), runs))
+    finally:  # after Ctrl-C, which the runs under way get, too: wait until they are saved, and start no others
+        pool.shutdown(cancel_futures=True)
+    failed = [run.options.name for run, state in zip(runs, states, strict=True) if state]
+    text = _table(runs, states)
+    write_atomically(folder / "sweep.md", text + "\n")
+    _plot(runs, folder / "sweep.png")
+    say(f"\n{text}\n\ntable and plot: {folder / 'sweep.md'}, {folder / 'sweep.png'}")
+    for name in failed:
+        say(f"failed: {name}; its output is in {folder / name}.txt. The same command tries it again")
+    return EXIT_FAILED if failed else 0
+
+
+def _axis(entry: str) -> tuple[str, list[str]]:
+    """Split ``train.optim_g.lr=1e-3,5e-4`` into the key and its values; commas in brackets do not separate."""
+    key, equals, text = entry.partition("=")
+    values, depth, current = [], 0, ""
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            values.append(current)
+            current = ""
+        else:
+            current += character
+    values.append(current)
+    if not equals or not key or not all(value.strip() for value in values):
+        raise OptionError(f"{entry}: expected a key and values, for example train.optim_g.lr=1e-3,5e-4")
+    return key.replace(":", "."), [value.strip() for value in values]
+
+
+def _combinations(axes: Sequence[tuple[str, list[str]]]) -> list[tuple[str, ...]]:
+    keys = [key for key, _ in axes]
+    if len(set(keys)) < len(keys):
+        raise OptionError(f"{', '.join(keys)}: a key is given twice; list all its values behind one")
+    return list(itertools.product(*(values for _, values in axes)))
+
+
+def _run(option_file: str, name: str, values: dict[str, str]) -> SweptRun:
+    shown = {key: json.dumps(parse_value(value)).replace('"', "").replace(" ", "") for key, value in values.items()}
+    title = "_".join([name, *(f"{key.split('.')[-1]}={value}" for key, value in shown.items())])
+    if mistake := folder_mistake(title):
+        raise OptionError(f"the run would be called {title!r}: {mistake}")
+    overrides = [f"{key.replace('.', ':')}={value}" for key, value in values.items()] + [f"name={title}"]
+    return SweptRun(load_options(option_file, mode="train", overrides=overrides), values, overrides)
+
+
+def _train(option_file: str, run: SweptRun, folder: Path) -> int:
+    """Train one run to its end in a process of its own; its output goes to a file. Return its exit status."""
+    command = [sys.executable, "-m", "safmn", "train", "-opt", option_file, "--auto_resume", "--force_yml"]
+    with (folder / f"{run.options.name}.txt").open("ab") as output:
+        status = subprocess.run([*command, *run.overrides], stdout=output, stderr=output).returncode
+    say(f"{run.options.name}: {'done' if not status else f'exit status {status}'}")
+    return status
+
+
+def _scores(run: SweptRun) -> dict[str, list[tuple[int, float]]]:
+    """Return the points (iteration, value) of each metric of each set, in the order of the record."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    record = run.folder / "record.jsonl"
+    for line in record.read_text(encoding="utf-8").splitlines() if record.exists() else ():
+        entry: dict[str, Any] = json.loads(line)
+        for key, value in entry.items() if "set" in entry else ():
+            if key not in ("iter", "set") and isinstance(value, (int, float)):
+                found.setdefault(f"{key}, {entry['set']}", []).append((entry["iter"], float(value)))
+    return found
+
+
+def _table(runs: Sequence[SweptRun], states: Sequence[int]) -> str:
+    """Return a Markdown table: a row for each run, with the last value of every metric."""
+    scores = [_scores(run) for run in runs]
+    metrics = list(dict.fromkeys(name for each in scores for name in each))
+    header = [*(key for key in runs[0].values), "iterations", *metrics, "" if not any(states) else "state"]
+    rows: list[list[object]] = []
+    for run, each, state in zip(runs, scores, states, strict=True):
+        last = max((points[-1][0] for points in each.values()), default=0)
+        cells = [f"{each[name][-1][1]:.4f}" if name in each else "" for name in metrics]
+        rows.append([*run.values.values(), last, *cells, f"exit status {state}" if state else ""])
+    return table(header, rows)
+
+
+def _plot(runs: Sequence[SweptRun], path: Path) -> None:
+    """Draw the first metric of every run over its iterations."""
+    from PIL import Image, ImageDraw
+
+    scores = [_scores(run) for run in runs]
+    metric = next((name for each in scores for name in each), None)
+    curves = {run.options.name: each.get(metric, []) if metric else [] for run, each in zip(runs, scores, strict=True)}
+    points = [point for curve in curves.values() for point in curve]
+    height = _HEIGHT + _LINE * (len(runs) + 1)
+    image = Image.new("RGB", (_WIDTH, height), "white")
+    draw = ImageDraw.Draw(image)
+    right, bottom = _WIDTH - 20, _HEIGHT - _MARGIN
+    draw.line([(_MARGIN, 20), (_MARGIN, bottom), (right, bottom)], fill="black")
+    draw.text((_MARGIN, _HEIGHT - 24), f"{metric or 'no validation yet'} over iterations", fill="black")
+    if points:
+        x0, x1 = 0, max(x for x, _ in points)
+        y0, y1 = min(y for _, y in points), max(y for _, y in points)
+        spread = (y1 - y0) or 1.0
+        for text, y in ((f"{y1:.4g}", 20), (f"{y0:.4g}", bottom - 12)):
+            draw.text((4, y), text, fill="black")
+        draw.text((right - 50, bottom + 6), str(x1), fill="black")
+        for index, curve in enumerate(curves.values()):
+            at = [
+                (_MARGIN + (x - x0) / max(x1 - x0, 1) * (right - _MARGIN), bottom - (y - y0) / spread * (bottom - 20))
+                for x, y in curve
+            ]
+            colour = _COLOURS[index % len(_COLOURS)]
+            if len(at) > 1:
+                draw.line(at, fill=colour, width=2)
+            for x, y in at:
+                draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
+    for index, name in enumerate(curves):
+        y = _HEIGHT + _LINE * index
+        draw.rectangle([_MARGIN, y + 2, _MARGIN + 12, y + 14], fill=_COLOURS[index % len(_COLOURS)])
+        draw.text((_MARGIN + 20, y), name, fill="black")
+    image.save(path)
