@@ -49,7 +49,8 @@ function shown(value, step = 0) {
     if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e7)) return value.toExponential(3);
     return String(Number(value.toPrecision(6)));
   }
-  if (value !== 0 && (step < 5e-4 || Math.abs(value) >= 1e7)) return String(Number(value.toPrecision(3)).toExponential());
+  if (value === 0) return "0";
+  if (step < 5e-4 || Math.abs(value) >= 1e7) return String(Number(value.toPrecision(3)).toExponential());
   const decimals = [0, 1, 2, 3, 4, 5].find((count) => Math.abs(step - Number(step.toFixed(count))) < step * 1e-6) ?? 5;
   return value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
 }
