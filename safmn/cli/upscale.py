@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +19,7 @@ from safmn.inference.choices import (
     unknown_backend,
 )
 from safmn.inference.file_jobs import FileJob, Plan, plan
+from safmn.inference.sharding import Shard, find_shard, part_of
 from safmn.inference.sources import add_arguments, load_named, show_choices
 from safmn.system.console import ArgumentParser, log_warnings_to_stderr, say, say_line
 
@@ -82,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--compare", action="store_true", help="also write OUTPUT_compare.png: bicubic and the result")
     p.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     p.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="do only part I of N of the files, divided by size (default: the part of this process under "
+        "torchrun or srun, otherwise all)",
+    )
+    p.add_argument(
         "--max-pixels",
         type=int,
         default=MAX_PIXELS,
@@ -105,11 +113,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.backend not in BACKEND_MODULES:
         raise unknown_backend(options.backend, BACKEND_MODULES)
     tile = options.tile if options.tile == "auto" else _number(options.tile)
+    shard = find_shard(options.shard)
     planned = plan(options.inputs, options.output, image_format=options.format, compare=options.compare)
-    return _upscale(options, tile, planned)
+    if shard.count > 1:
+        total = len(planned.jobs)
+        planned = _own_part(planned, shard)
+        say(f"part {shard} ({shard.source}): {len(planned.jobs)} of {total} files")
+    return _upscale(options, tile, planned, shard)
 
 
-def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: Plan) -> int:
+def _own_part(planned: Plan, shard: Shard) -> Plan:
+    """Return the plan of this process. The first one also reports what no process does."""
+    own = tuple(part_of(planned.jobs, shard))
+    return replace(planned, jobs=own) if shard.index == 0 else Plan(own, (), ())
+
+
+def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: Plan, shard: Shard) -> int:
     from safmn.inference.file_run import Run
     from safmn.inference.films.codecs import FilmOptions
     from safmn.inference.upscaler import Upscaler
@@ -125,7 +144,7 @@ def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: 
     upscaler = Upscaler(
         options.weights if network is None else network,
         tile=tile,
-        device=options.device,
+        device=_device(options.device, shard),
         precision=options.precision,
         backend=options.backend,
         self_ensemble=options.ensemble,
@@ -141,6 +160,16 @@ def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: 
         say("interrupted; run the same command again to resume")
         return status_after(interrupt)
     return _summarise(run, planned.ignored)
+
+
+def _device(wanted: str, shard: Shard) -> str:
+    """Return the device; with several processes on a machine, ``auto`` and ``cuda`` are this process's GPU."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if shard.local_rank is None or gpus < 2 or wanted not in ("auto", "cuda"):
+        return wanted
+    return f"cuda:{shard.local_rank % gpus}"
 
 
 def _check_films(film: FilmOptions, jobs: Sequence[FileJob]) -> None:

@@ -94,8 +94,9 @@ def plan(
     for job in jobs:
         check_name(job.target)
     _check_writable(output if jobs[0].target != output else output.parent)
-    _check_inputs(jobs, compare)
-    jobs, refused = _distinct(jobs, compare)
+    real = _RealPaths()
+    _check_inputs(jobs, compare, real)
+    jobs, refused = _distinct(jobs, compare, real)
     return Plan(tuple(jobs), (*refused, *unreadable), tuple(ignored))
 
 
@@ -189,29 +190,55 @@ def _walk(folder: Path, output: Path, unreadable: list[str]) -> Iterator[tuple[P
                 yield here / name, (here / name).relative_to(folder), False
 
 
-def _check_inputs(jobs: Sequence[FileJob], compare: bool) -> None:
-    sources = {job.source.resolve(): job.source for job in jobs}
+class _RealPaths:
+    """Resolves links in paths, in each folder only once: a library has many files in few folders."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+        self._known: dict[Path, Path] = {}
+
+    def __call__(self, path: Path) -> Path:
+        """Return what ``path.resolve()`` returns."""
+        found = self._known.get(path)
+        if found is None:
+            found = self._known[path] = path.resolve() if _is_special(path) else Path(self._folder(path), path.name)
+        return found
+
+    def _folder(self, path: Path) -> str:
+        folder = os.path.dirname(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return self._folders[folder]
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether the last part of a path may stand for another one."""
+    return path.name in ("", "..") or path.is_symlink()
+
+
+def _check_inputs(jobs: Sequence[FileJob], compare: bool, real: _RealPaths) -> None:
+    sources = {real(job.source): job.source for job in jobs}
     for job in jobs:
         for target in (job.target, job.comparison) if compare else (job.target,):
-            source = sources.get(target.resolve())
+            source = sources.get(real(target))
             if source is not None:
                 raise DataError(f"{job.source} would be written over the input {source}; choose another -o")
 
 
-def _distinct(jobs: Sequence[FileJob], compare: bool) -> tuple[list[FileJob], list[str]]:
+def _distinct(jobs: Sequence[FileJob], compare: bool, real: _RealPaths) -> tuple[list[FileJob], list[str]]:
     """Return the first job for each output file, and a message for each other one.
 
     A file that keeps its suffix takes precedence over one that is converted to it.
     """
-    comparisons = {job.comparison.resolve(): job for job in jobs if compare and not job.is_film}
+    comparisons = {real(job.comparison): job for job in jobs if compare and not job.is_film}
     taken: dict[Path, FileJob] = {}
     refused = []
     for job in sorted(jobs, key=lambda job: job.source.suffix != job.target.suffix):
-        target = job.target.resolve()
+        target = real(job.target)
         first = comparisons.get(target) or taken.setdefault(target, job)
-        if first.source.resolve() != job.source.resolve():  # the same file given twice needs no message
+        if first is not job and real(first.source) != real(job.source):  # the same file given twice needs no message
             kind = "comparison" if target in comparisons else "output"
             refused.append(
                 f"{job.source}: {job.target} is the {kind} of {first.source}; upscale this file into another folder"
             )
-    return [job for job in jobs if taken.get(job.target.resolve()) is job], refused
+    return [job for job in jobs if taken.get(real(job.target)) is job], refused
