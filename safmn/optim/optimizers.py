@@ -88,13 +88,16 @@ def value_types(kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
 
 
 def build_optimizer(
-    section: Mapping[str, Any], parameters: Iterable[nn.Parameter], *, graph_on: torch.device | None = None
+    section: Mapping[str, Any],
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+    *,
+    graph_on: torch.device | None = None,
 ) -> torch.optim.Optimizer:
     """Return the optimiser that ``section`` (``train.optim_g``) describes; ``fused`` by default.
 
     Args:
         section: the optimiser's name (``type``) and its arguments.
-        parameters: the parameters to optimise.
+        parameters: the parameters to optimise, or groups of them as torch's optimisers take them.
         graph_on: the device on which a CUDA graph will record the step, or None. The learning rate then becomes a
             tensor on that device.
 

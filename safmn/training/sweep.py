@@ -125,12 +125,13 @@ def _table(runs: Sequence[SweptRun], states: Sequence[int]) -> str:
     """Return a Markdown table: a row for each run, with the last value of every metric."""
     scores = [_scores(run) for run in runs]
     metrics = list(dict.fromkeys(name for each in scores for name in each))
-    header = [*(key for key in runs[0].values), "iterations", *metrics, "" if not any(states) else "state"]
+    header = [*runs[0].values, "iterations", *metrics, *(["state"] if any(states) else [])]
     rows: list[list[object]] = []
     for run, each, state in zip(runs, scores, states, strict=True):
         last = max((points[-1][0] for points in each.values()), default=0)
         cells = [f"{each[name][-1][1]:.4f}" if name in each else "" for name in metrics]
-        rows.append([*run.values.values(), last, *cells, f"exit status {state}" if state else ""])
+        ended = [f"exit status {state}" if state else "done"] if any(states) else []
+        rows.append([*run.values.values(), last, *cells, *ended])
     return table(header, rows)
 
 
@@ -152,8 +153,8 @@ def _plot(runs: Sequence[SweptRun], path: Path) -> None:
         x0, x1 = 0, max(x for x, _ in points)
         y0, y1 = min(y for _, y in points), max(y for _, y in points)
         spread = (y1 - y0) or 1.0
-        for text, y in ((f"{y1:.4g}", 20), (f"{y0:.4g}", bottom - 12)):
-            draw.text((4, y), text, fill="black")
+        draw.text((4, 20), f"{y1:.4g}", fill="black")
+        draw.text((4, bottom - 12), f"{y0:.4g}", fill="black")
         draw.text((right - 50, bottom + 6), str(x1), fill="black")
         for index, curve in enumerate(curves.values()):
             at = [
@@ -166,7 +167,7 @@ def _plot(runs: Sequence[SweptRun], path: Path) -> None:
             for x, y in at:
                 draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
     for index, name in enumerate(curves):
-        y = _HEIGHT + _LINE * index
-        draw.rectangle([_MARGIN, y + 2, _MARGIN + 12, y + 14], fill=_COLOURS[index % len(_COLOURS)])
-        draw.text((_MARGIN + 20, y), name, fill="black")
+        line = _HEIGHT + _LINE * index
+        draw.rectangle([_MARGIN, line + 2, _MARGIN + 12, line + 14], fill=_COLOURS[index % len(_COLOURS)])
+        draw.text((_MARGIN + 20, line), name, fill="black")
     image.save(path)
