@@ -21,6 +21,7 @@ from safmn.archs.complexity import complexity
 from safmn.archs.probing import ProbingError, WindowFinder, traits_of
 from safmn.cli import export, upscale
 from safmn.errors import WeightsError
+from safmn.evaluation.methods import _from_option_file
 from safmn.evaluation.scoring import evaluate
 from safmn.imaging import read_rgb
 from safmn.inference.export import export_network
@@ -355,6 +356,7 @@ def test_an_option_file_is_a_network_for_every_command(
     assert upscale.main([photo, "-o", "only.png", "-opt", "only.yml", "--weights", LATEST]) == 0
     assert upscale.main([photo, "-o", "no.png", "-opt", "only.yml", "--force_yml", "scale=3", "--weights", LATEST]) == 2
     assert "scale is 3" in capfd.readouterr().err
+    assert _from_option_file("options.yml", torch.device("cpu")).source == LATEST  # in tables and measurements, too
     network = load_named(LATEST, "only.yml")
     assert (network.scale, network.window, network.halo) == (2, 1, 2)
 

@@ -6,7 +6,8 @@ A method is written as text, on the command line or from Python:
 - a weight file, or the name of weights that come with the package (``safmn-x4``);
 - a network without weights, to be counted and timed: a published size (``EDSR-baseline``), or a registered network with
   its arguments (``Tiny(dim=8)``);
-- an option file (``my.yml``): its network, with the weights of its ``path.pretrain_network_g``;
+- an option file (``my.yml``): its network, with the newest weights of its run, or those of its
+  ``path.pretrain_network_g``;
 - a folder of images that other code made;
 - ``LEFT=RIGHT``, where RIGHT is one of the above. If LEFT is a network (registered, or a published size such as
   ``EDSR-baseline``) or an option file, the weights of RIGHT are loaded into it; ``Tiny(dim=8)`` gives arguments.
@@ -31,6 +32,7 @@ from torch import nn
 from safmn import weights
 from safmn.errors import OptionError, UserError, WeightsError, did_you_mean, first_line, located
 from safmn.evaluation.sizes import Size, published_size, size_named, sizes
+from safmn.inference.sources import newest_weights
 from safmn.options import plugins
 from safmn.options.problems import Problems
 from safmn.options.reader import read_document
@@ -292,6 +294,9 @@ def _network_section(text: str) -> tuple[dict[str, Any], str | None, str | None]
     places = document.data.get("path")
     places = places if isinstance(places, dict) else {}
     source, key = places.get("pretrain_network_g"), places.get("param_key_g")
+    if document.data.get("train") is not None:  # then those are the weights that the run starts from
+        newest = newest_weights(places.get("experiments_root"), str(document.data.get("name")))
+        source, key = (newest, None) if newest.is_file() else (source, key)
     return section, None if source is None else str(Path(source).expanduser()), key
 
 

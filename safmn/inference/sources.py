@@ -125,7 +125,7 @@ def network_from_options(
 
 def weights_of(options: Options) -> str | Path | None:
     """Return the weights of an option file: for training, the newest of its run; else ``path.pretrain_network_g``."""
-    latest = Path(options.path.experiments_root or "experiments") / options.name / "models" / "net_g_latest.pth"
+    latest = newest_weights(options.path.experiments_root, options.name)
     if options.train is not None and latest.is_file():
         logger.info("%s: using the newest weights of its run, %s", options.source, latest)
         return latest
@@ -133,3 +133,8 @@ def weights_of(options: Options) -> str | Path | None:
     if options.train is not None and source is not None:
         logger.warning("%s: there is no %s; using path.pretrain_network_g, %s", options.source, latest, source)
     return source
+
+
+def newest_weights(experiments_root: str | None, name: str) -> Path:
+    """Return the path of the newest weights of a training run, whether they exist or not."""
+    return Path(experiments_root or "experiments").expanduser() / name / "models" / "net_g_latest.pth"
