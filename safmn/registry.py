@@ -80,6 +80,7 @@ __all__ = [
     "OURS",
     "SCHEDULE_REGISTRY",
     "build",
+    "construct",
     "find",
     "import_basicsr",
     "names",
@@ -174,8 +175,16 @@ def build(registry: Registry, section: Mapping[str, Any], **runtime: Any) -> Any
     Raises:
         OptionError: no component of this type is registered, or its constructor rejects the values.
     """
+    return construct(find(registry, section["type"]), section, **runtime)
+
+
+def construct(component: Callable[..., Any], section: Mapping[str, Any], **runtime: Any) -> Any:
+    """Call a component with its section, without ``type``, and ``runtime`` as keyword arguments.
+
+    Raises:
+        OptionError: it rejects the values.
+    """
     arguments = {key: value for key, value in section.items() if key != "type"}
-    component = find(registry, section["type"])
     try:
         return component(**arguments, **runtime)
     except UserError:

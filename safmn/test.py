@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     file.add_argument("--auto_resume", action="store_true", help="ignored, for compatibility with BasicSR")
     file.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     alone = parser.add_argument_group("other sets than those of -opt")
-    alone.add_argument("--scale", type=int, help="expected scale of the network")
+    alone.add_argument("--scale", type=int, help="scale of the network; needed for weights that serve several")
     alone.add_argument(
         "--set", dest="sets", nargs="+", action="extend", default=[], metavar="NAME=HR_DIR,LR_DIR", help="test sets"
     )
@@ -170,6 +170,7 @@ def _on_own_sets(arguments: argparse.Namespace) -> int:
                     overrides=arguments.force_yml,
                     imports=arguments.imports,
                     device=device,
+                    scale=arguments.scale,
                 )
                 plan = testing.plan_of_network(
                     network,

@@ -14,6 +14,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
+from safmn.archs import PEERS
 from safmn.archs.complexity import complexity
 from safmn.cli.bench import main
 from safmn.errors import OptionError, WeightsError
@@ -149,7 +150,7 @@ def test_pooling_normalisation_and_transposed_convolutions_count_as_in_fvcore() 
     assert complexity(network, (24, 40)).multiply_adds == analysis.total()  # its scale of 2 is found by trying
 
 
-@pytest.mark.parametrize("size", [size for size in sizes() if size.type != "SwinIR"], ids=lambda size: size.name)
+@pytest.mark.parametrize("size", [size for size in sizes() if size.type not in PEERS], ids=lambda size: size.name)
 def test_the_cost_is_the_published_one_or_the_difference_has_a_reason(size) -> None:  # type: ignore[no-untyped-def]
     cost = cost_of(untrained(size))
     assert cost.values is not None

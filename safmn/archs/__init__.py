@@ -1,9 +1,13 @@
-"""The SAFMN family. Importing this package registers each network in BasicSR's ``ARCH_REGISTRY`` by class name."""
+"""The networks. Importing this package registers each of them in BasicSR's ``ARCH_REGISTRY`` by class name.
+
+The SAFMN family is here, the networks of others are in :mod:`safmn.archs.peers`.
+"""
 
 from __future__ import annotations
 
 from safmn.archs.family import FAMILY as FAMILY
 from safmn.archs.light_safmnpp_arch import LightSAFMNPP as LightSAFMNPP
+from safmn.archs.peers import PEERS as PEERS
 from safmn.archs.safmn_arch import SAFMN as SAFMN
 from safmn.archs.safmn_bcie_arch import SAFMN_BCIE as SAFMN_BCIE
 from safmn.archs.safmn_ntire23_arch import SAFMN_NTIRE23 as SAFMN_NTIRE23

@@ -45,6 +45,18 @@ def enlarge(image: Tensor, scale: int) -> Tensor:
     return F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
+def mirrored(x: Tensor, dim: int, multiple: int) -> Tensor:
+    """Return ``x`` padded at the end of ``dim`` to a multiple of ``multiple``, mirrored without repeating the edge.
+
+    This pads like :class:`safmn.inference.tiling.TiledFrame`, but with operations that graphs support. Reflection
+    padding cannot be used, because in graphs as in torch it must be shorter than the image.
+    """
+    length = x.shape[dim]
+    period = 2 * length - 2 + 1 // length  # period of the endlessly mirrored image; 1 for a single pixel
+    index = torch.arange((length + multiple - 1) // multiple * multiple, device=x.device) % period
+    return x.index_select(dim, torch.minimum(index, period - index))
+
+
 class ChannelNorm(nn.Module):
     """Layer normalisation over the channels of each pixel, (B, C, h, w) to (B, C, h, w), affine.
 

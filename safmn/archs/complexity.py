@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from safmn.archs.blocks import ChannelNorm
+from safmn.archs.peers import Form, InForm, bare, folded, in_form, peer_of
 from safmn.archs.probing import known_traits
 
 # fvcore's multiply-adds per output value.
@@ -109,21 +110,34 @@ def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280)) -
     The count runs on the meta device, so it takes a moment at any image size and does no arithmetic.
 
     Args:
-        network: takes (B, 3, h, w). Without the attributes ``scale`` and ``window`` they are found by trying.
+        network: takes (B, 3, h, w), or its input in the form that it declares (:mod:`safmn.archs.peers`): then only the
+            network is counted, without what brings the image into that form, and a network in the form for training
+            is counted as it runs after it is folded. Without the attributes ``scale`` and ``window`` they are found by
+            trying.
         output_size: (height, width) of the output. If it is not a multiple of the scale, the input size is rounded up,
             and so it is to multiples of the window for a network that does not pad its input itself.
 
     Raises:
         ProbingError: the scale is not stated, and the network gives no enlarged RGB image.
     """
-    traits = known_traits(network)
-    height, width = (-(-side // traits.scale) for side in output_size)
-    if "window" in traits.found:
-        height, width = (-(-side // traits.window) * traits.window for side in (height, width))
-    shadow = copy.deepcopy(network).to("meta").eval()
+    form, shadow = Form(), network
+    if isinstance(network, InForm) or peer_of(network) is not None:
+        outer = in_form(network)
+        form = outer.form if isinstance(outer, InForm) else form
+        scale, shadow = int(outer.scale), bare(outer)  # type: ignore[arg-type]
+        unit = scale if form.enlarged else 1
+        height, width = (unit * form.padded(-(-side // scale)) for side in output_size)
+    else:
+        traits = known_traits(network)
+        height, width = (-(-side // traits.scale) for side in output_size)
+        if "window" in traits.found:
+            height, width = (-(-side // traits.window) * traits.window for side in (height, width))
+    shadow = copy.deepcopy(shadow).to("meta").eval()
+    with torch.device("meta"):
+        shadow = folded(shadow)
     functions = _FunctionCounter()
     functions.follow(shadow)
     with torch.no_grad(), functions, _Counter() as counter:
-        shadow(torch.empty(1, 3, height, width, device="meta"))
-    params = sum(parameter.numel() for parameter in network.parameters())
+        shadow(torch.empty(1, 1 if form.channels == "Y" else 3, height, width, device="meta"))
+    params = sum(parameter.numel() for parameter in shadow.parameters())
     return Complexity(params, counter.multiply_adds + functions.multiply_adds, counter.activations)

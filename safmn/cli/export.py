@@ -23,6 +23,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-o", "--output", required=True, metavar="F", help="output file; an existing file is replaced")
     add_arguments(p, default=DEFAULT_WEIGHTS)
     p.add_argument(
+        "--scale", type=int, metavar="S", help="the weights' scale, for those that serve several; otherwise a check"
+    )
+    p.add_argument(
         "--format",
         choices=tuple(EXPORT_FORMATS),
         help=f"default: by the ending ({', '.join(EXPORT_FORMATS.values())})",
@@ -57,7 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safmn.inference.export import export_network
 
     exported = export_network(
-        load_named(options.weights, options.opt, overrides=options.force_yml, imports=options.imports),
+        load_named(
+            options.weights,
+            options.opt,
+            overrides=options.force_yml,
+            imports=options.imports,
+            scale=options.scale,
+        ),
         options.output,
         format=options.format,
         size=size,

@@ -40,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="output folder, or file for a single input")
     add_arguments(p, default=DEFAULT_WEIGHTS)
     p.add_argument(
+        "--scale", type=int, metavar="S", help="the weights' scale, for those that serve several; otherwise a check"
+    )
+    p.add_argument(
         "--tile",
         default="auto",
         metavar="auto|N|0",
@@ -143,6 +146,7 @@ def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: 
         network = load_named(options.weights, options.opt, overrides=options.force_yml, imports=options.imports)
     upscaler = Upscaler(
         options.weights if network is None else network,
+        scale=options.scale,
         tile=tile,
         device=_device(options.device, shard),
         precision=options.precision,

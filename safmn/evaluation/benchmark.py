@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from safmn import weights as files
+from safmn.archs.peers import in_form
 from safmn.data import build_dataset
 from safmn.errors import (
     EXIT_FAILED,
@@ -27,7 +28,6 @@ from safmn.errors import (
     OptionError,
     RankError,
     UserError,
-    WeightsError,
     first_line,
     located,
 )
@@ -163,7 +163,7 @@ def plan_from_options(
     return TestPlan(
         name=options.name,
         folder=folder,
-        network=network.to(device).eval().requires_grad_(False),
+        network=in_form(network).to(device).eval().requires_grad_(False),
         section=options.network_g,
         weights=None if source is None else files.locate(source),
         scale=options.scale,

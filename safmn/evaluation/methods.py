@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from safmn import weights
+from safmn.archs.peers import bare, in_form
 from safmn.errors import OptionError, UserError, WeightsError, did_you_mean, first_line, located
 from safmn.evaluation.sizes import Size, published_size, size_named, sizes
 from safmn.inference.sources import newest_weights
@@ -146,7 +147,7 @@ def open_methods(
 
 def untrained(size: Size, *, with_values: bool = False) -> Method:
     """Return the network of a published size as a method, without weights; see :meth:`Size.build`."""
-    network = _with_scale(size.build(with_values=with_values), size.scale)
+    network = _with_scale(in_form(size.build(with_values=with_values)), size.scale)
     section = {"type": size.type, **size.arguments}
     return Method(size.name, "network", size.scale, size.method, network, section, text=size.name)
 
@@ -158,13 +159,13 @@ def _open(text: str, scale: int | None, device: torch.device, with_values: bool)
     if not right:
         raise OptionError(f"{text}: give a weight file, folder or option file after '='")
     networks = _named_networks(left, scale)
-    if not networks:
+    if not networks or Path(right).expanduser().is_dir():  # a label; a folder holds images
         method = _plain(right, scale, device, with_values)
         return replace(method, label=left, published=method.published or _published_as(left))
     errors: list[UserError] = []
     for label, published, section in networks:
         try:
-            return _loaded(label, published, section, right, device)
+            return _loaded(label, published, section, right, scale, device)
         except WeightsError as error:  # another scale may fit
             errors.append(error)
     raise errors[0]
@@ -192,7 +193,7 @@ def _plain(text: str, scale: int | None, device: torch.device, with_values: bool
     if path.suffix in (".yml", ".yaml"):
         return _from_option_file(text, device)
     if path.is_file() or text in zoo.entries():
-        network = weights.load_network(text, device=device)
+        network = _network_of(text, scale, device)
         return _of_network(path.stem if path.is_file() else text, network, section_of(network), text)
     size = size_named(text, scale)
     if size is not None:
@@ -250,11 +251,26 @@ def _keywords(call: str) -> dict[str, Any]:
         raise OptionError(f"{call}: write arguments as in Tiny(dim=8, upscaling_factor=4)") from error
 
 
-def _loaded(label: str, published: str | None, section: Mapping[str, Any], file: str, device: torch.device) -> Method:
+def _network_of(file: str, scale: int | None, device: torch.device) -> nn.Module:
+    """Return the network that weights show; ``scale`` chooses where they serve several, and may be wrong otherwise."""
+    try:
+        return weights.load_network(file, device=device, scale=scale)
+    except weights.OtherScaleError:  # open_methods says so
+        return weights.load_network(file, device=device)
+
+
+def _loaded(
+    label: str,
+    published: str | None,
+    section: Mapping[str, Any],
+    file: str,
+    scale: int | None,
+    device: torch.device,
+) -> Method:
     """Load ``file`` into the network of ``section``, or, if that is just a type, into the one that the file shows."""
     if len(section) == 1:
         with contextlib.suppress(WeightsError):
-            network = weights.load_network(file, device=device)
+            network = _network_of(file, scale, device)
             if weights.kind_of(network) == section["type"]:
                 return _of_network(label, network, section_of(network), file)
     with located(label):
@@ -303,7 +319,7 @@ def _network_section(text: str) -> tuple[dict[str, Any], str | None, str | None]
 def _of_network(
     label: str, network: nn.Module, section: Mapping[str, Any] | None, source: str | None, published: str | None = None
 ) -> Method:
-    network = network.eval().requires_grad_(False)
+    network = in_form(network).eval().requires_grad_(False)
     scale = _scale_of(label, network, section)
     name = published or (_published_name(section) if section else None)
     return Method(label, "network", scale, name, _with_scale(network, scale), section, source=source)
@@ -345,7 +361,7 @@ def section_of(network: nn.Module) -> dict[str, Any] | None:
     """Return the section of a network that was recognised from its weights; None if it is not known."""
     if isinstance(network, weights.WrappedNetwork):
         return None if network.section is None else dict(network.section)
-    found = weights.recognise(network.state_dict())
+    found = weights.recognise(bare(network).state_dict(), scale=int(network.scale))  # type: ignore[arg-type]
     return {"type": found.type, **found.kwargs}
 
 

@@ -14,19 +14,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from safmn.archs.peers import InForm
 from safmn.data.workers import explain_death
 from safmn.errors import DataError, UserError
 from safmn.evaluation.applying import WHOLE, Applying, in_whole_windows
 from safmn.imaging import to_levels, to_uint8, write_image
 from safmn.imaging.file_names import image_name
 from safmn.inference.guard import Guard
+from safmn.metrics.fidelity import calculate_psnr, calculate_ssim
 from safmn.own_code import described
 from safmn.registry import METRIC_REGISTRY, find
 from safmn.runtime.agreement import raise_together
@@ -190,12 +192,22 @@ class _Draws:
             yield
 
 
-class _Forward:
-    """Runs the network on one item.
+class _Output(NamedTuple):
+    """The network's result for one item.
 
-    A call takes ``lq``, float (C, h, w) in [0, 1], and returns the output, (H, W, C) RGB, and the number of its pixels
-    that the guard would replace. The output is uint8, or uint16 if the item's files have 16 bits (``bits``).
+    Attributes:
+        image: (H, W, C) RGB, uint8, or uint16 if the item's files have 16 bits (``bits``).
+        garbage: how many of its pixels the guard would replace.
+        exact: float32 (H, W, C) RGB in [0, 255], neither rounded nor clamped, from a network that gives Y; else None.
     """
+
+    image: np.ndarray
+    garbage: int = 0
+    exact: np.ndarray | None = None
+
+
+class _Forward:
+    """Runs the network on one item, ``lq``, float (C, h, w) in [0, 1]."""
 
     def __init__(
         self,
@@ -214,7 +226,7 @@ class _Forward:
         self._count_garbage = count_garbage
         self._guard: Guard | None = None
 
-    def __call__(self, index: int, item: Mapping[str, Any]) -> tuple[np.ndarray, int]:
+    def __call__(self, index: int, item: Mapping[str, Any]) -> _Output:
         lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
         try:
             drawn = self.draws.of(bare(self.network), index, "network")
@@ -235,7 +247,17 @@ class _Forward:
         output = images[0].float()
         if not torch.isfinite(output).all():
             logger.warning("the network's output for %s holds NaN or Inf: its scores are meaningless", item["lq_path"])
-        return to_levels(output, _bits(item)), self._garbage(lq, images) if self._count_garbage else 0
+        return _Output(to_levels(output, _bits(item)), self._garbage(lq, images) if self._count_garbage else 0, self._exact(output))
+
+    def _exact(self, output: Tensor) -> np.ndarray | None:
+        """Return (C, H, W) as (H, W, C) in [0, 255], unrounded, if the network gives Y.
+
+        The field rounds RGB outputs to 8 bits before it measures their Y, but not the Y of networks that give only it.
+        """
+        network = bare(self.network)
+        if not isinstance(network, InForm) or network.form.channels != "Y":
+            return None
+        return (output * 255).movedim(0, -1).contiguous().cpu().numpy()
 
     def _garbage(self, lq: Tensor, images: Tensor) -> int:
         """Return the number of pixels that the guard would replace."""
@@ -264,7 +286,8 @@ def bare(network: Any) -> Any:
 
 
 def _kind(network: object) -> str:
-    return type(bare(network)).__name__
+    network = bare(network)
+    return type(network.network if isinstance(network, InForm) else network).__name__
 
 
 def _lq_paths(dataset: Any) -> list[str]:
@@ -321,7 +344,7 @@ def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: 
             output = None if at_once < 2 else computing.submit(lambda: forward(index, item.result()))
             return index, item, output
 
-        def score(index: int, item: Future[Mapping[str, Any]], output: _Output | None) -> Future[_Score]:
+        def score(index: int, item: Future[Mapping[str, Any]], output: Future[_Output] | None) -> Future[_Score]:
             made = forward(index, item.result()) if output is None else output.result()
             return scoring.submit(scorer, index, item.result(), *made)
 
@@ -337,8 +360,7 @@ def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: 
         yield from (each.result() for each in waiting)
 
 
-_Output: TypeAlias = "Future[tuple[np.ndarray, int]]"
-_Running: TypeAlias = "tuple[int, Future[Mapping[str, Any]], _Output | None]"
+_Running: TypeAlias = "tuple[int, Future[Mapping[str, Any]], Future[_Output] | None]"
 
 
 @contextlib.contextmanager
@@ -376,6 +398,11 @@ class _Metric:
         parameter = inspect.signature(self.function).parameters.get("img2")
         return parameter is not None and parameter.default is inspect.Parameter.empty
 
+    @property
+    def takes_exact_y(self) -> bool:
+        """Whether this is PSNR or SSIM of Y, which take images of any type."""
+        return self.function in (calculate_psnr, calculate_ssim) and bool(self.arguments.get("test_y_channel"))
+
 
 class _Scorer:
     """Saves output images and computes their metrics."""
@@ -405,13 +432,15 @@ class _Scorer:
         self._warned = False
         self._saved: set[str] = set()
 
-    def __call__(self, index: int, item: Mapping[str, Any], output: np.ndarray, garbage: int = 0) -> _Score:
-        """Score one item.
-
-        Args:
-            output: (H, W, C) RGB, uint8 or uint16.
-            garbage: how many pixels the guard would replace.
-        """
+    def __call__(
+        self,
+        index: int,
+        item: Mapping[str, Any],
+        output: np.ndarray,
+        garbage: int = 0,
+        exact: np.ndarray | None = None,
+    ) -> _Score:
+        """Save and score the result for one item; the arguments after ``item`` are those of :class:`_Output`."""
         path = str(item["lq_path"])
         image = image_name(path)
         if self.save_dir is not None:
@@ -419,7 +448,8 @@ class _Scorer:
         images = {"img": _bgr(output)}
         if item.get("gt") is not None:
             images["img2"] = _bgr(_matching(to_levels(item["gt"], _bits(item)), output, item))
-        return _Score(index, image, path, self._measure(index, path, images), garbage)
+        values = self._measure(index, path, images, None if exact is None else _bgr(exact))
+        return _Score(index, image, path, values, garbage)
 
     def _file_name(self, index: int, image: str, file: str) -> str:
         """Return a unique file name: ``a``; with ending (``a.jpg``) if ``a.png`` exists, too; or with the index."""
@@ -431,15 +461,19 @@ class _Scorer:
         self._saved.add(name)
         return name
 
-    def _measure(self, index: int, path: str, images: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def _measure(
+        self, index: int, path: str, images: Mapping[str, np.ndarray], exact: np.ndarray | None
+    ) -> dict[str, float]:
+        """Return the value of each metric; our metrics of Y get the output of networks that give Y unrounded."""
         values = {}
         for name, metric in self.metrics.items():
             if metric.needs_reference and "img2" not in images:
                 self._warn_once(name)
                 continue
             try:
+                shown = images if exact is None or not metric.takes_exact_y else {**images, "img": exact}
                 with self.draws.of(metric.function, index, f"metric {name}"), torch.no_grad():
-                    values[name] = float(metric.function(**images, **metric.arguments))
+                    values[name] = float(metric.function(**shown, **metric.arguments))
             except UserError as error:
                 raise type(error)(f"data set {self.set_name!r}, {path}: metric {name!r}: {error}") from error
             except Exception as error:  # a user's metric may raise any exception

@@ -1,7 +1,6 @@
 """The published sizes of networks, by the names that tables use: what a table can build without a weight file.
 
-Networks of the framework declare their sizes themselves (:class:`safmn.archs.family.Member`). The table below adds
-those of BasicSR's networks that stand in published tables.
+Networks declare their sizes themselves: :class:`safmn.archs.family.Member`, :class:`safmn.archs.peers.Peer`.
 """
 
 from __future__ import annotations
@@ -16,18 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from safmn.archs import FAMILY
+from safmn.archs import FAMILY, PEERS
 from safmn.registry import ARCH_REGISTRY, build, find, names
 
-_SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "scale", "scale_factor")
-_RGB = {"num_in_ch": 3, "num_out_ch": 3}
-_SWINIR = {"window_size": 8, "depths": [6] * 6, "embed_dim": 180, "num_heads": [6] * 6, "mlp_ratio": 2}
-_BASICSR: dict[str, tuple[str, dict[str, Any]]] = {
-    "EDSR-baseline": ("EDSR", {**_RGB, "num_feat": 64, "num_block": 16}),
-    "EDSR": ("EDSR", {**_RGB, "num_feat": 256, "num_block": 32, "res_scale": 0.1}),
-    "RCAN": ("RCAN", {**_RGB, "num_feat": 64, "num_group": 10, "num_block": 20}),
-    "SwinIR": ("SwinIR", {**_SWINIR, "upsampler": "pixelshuffle"}),
-}
+_SCALE_ARGUMENTS = ("upscaling_factor", "upscale", "upsampling", "scale", "scale_factor")
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,9 @@ class Size:
     def build(self, *, with_values: bool = False) -> nn.Module:
         """Build the network in evaluation mode: on the meta device if possible, or with random values from seed 0."""
         section = {"type": self.type, **self.arguments}
-        foreign = find(ARCH_REGISTRY, self.type) not in FAMILY  # its constructor may need real tensors
+        kind = find(ARCH_REGISTRY, self.type)
+        ours = kind in FAMILY or any(kind is each.network for each in PEERS.values())
+        foreign = not ours  # its constructor may need real tensors
         if with_values or foreign:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -67,24 +60,24 @@ class Size:
 
 @functools.cache
 def sizes() -> tuple[Size, ...]:
-    """Return the published sizes of all networks: first the framework's own, then BasicSR's if it is installed."""
-    return (*_declared(), *_of_basicsr())
+    """Return the published sizes of all networks: the SAFMN family, then the others (without BasicSR, not its own)."""
+    return (*_of_family(), *_of_peers())
 
 
-def _declared() -> Iterator[Size]:
+def _of_family() -> Iterator[Size]:
     for network in FAMILY:
         for name, arguments in network.sizes.items():
             method, scale = re.fullmatch(r"(.+?)(?: x(\d+))?", name).groups()  # type: ignore[union-attr]
             yield Size(method, int(scale or 1), network.__name__, arguments)
 
 
-def _of_basicsr() -> Iterator[Size]:
-    declared = {size.method for size in _declared()}
+def _of_peers() -> Iterator[Size]:
     known = names(ARCH_REGISTRY)
-    for method, (kind, arguments) in _BASICSR.items():
-        if kind in known and method not in declared:
-            for scale in (2, 3, 4):
-                yield Size(method, scale, kind, {**arguments, "upscale": scale})
+    for name, declared in PEERS.items():
+        if name in known:
+            for method in declared.sizes:
+                for scale in declared.scales_of(method):
+                    yield Size(method, scale, name, declared.arguments(method, scale))
 
 
 def size_named(name: str, scale: int | None = None) -> Size | None:

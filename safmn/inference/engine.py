@@ -9,6 +9,7 @@ import os
 import torch
 from torch import Tensor, nn
 
+from safmn.archs.peers import folded
 from safmn.archs.stages import Chain, map_modules
 from safmn.errors import OptionError
 from safmn.inference.backends import Backend, make_backend
@@ -104,7 +105,7 @@ class Engine:
         return map_modules(self._chain, lambda stage: self._build(name, stage))
 
     def _build(self, name: str, network: nn.Module) -> Backend:
-        return make_backend(name, network, device=self._device, precision=self._precision)
+        return make_backend(name, folded(network), device=self._device, precision=self._precision)
 
 
 def versions(network: nn.Module) -> list[tuple[int, int]]:

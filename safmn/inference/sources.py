@@ -61,8 +61,14 @@ def load_named(
     overrides: Iterable[str] = (),
     imports: Sequence[str] = (),
     device: str | torch.device = "cpu",
+    scale: int | None = None,
 ) -> nn.Module:
     """Load the network that a command's arguments name; see :func:`add_arguments`.
+
+    Args:
+        weights, option_file, overrides, imports: those arguments.
+        device: the device of the network.
+        scale: the scale that the network must have; weights that serve several need it.
 
     Returns:
         The network in evaluation mode, without gradients, with ``scale``, ``window`` and ``halo``.
@@ -75,11 +81,19 @@ def load_named(
     from safmn.inference.choices import DEFAULT_WEIGHTS
 
     if option_file is None:
-        return files.load_network(weights or DEFAULT_WEIGHTS, device=device, imports=imports)
+        source = weights or DEFAULT_WEIGHTS
+        try:
+            return files.load_network(source, device=device, imports=imports, scale=scale)
+        except files.OtherScaleError as error:
+            message = f"{source}: the network is for scale {error.found}, but --scale is {scale}"
+            raise files.OtherScaleError(message, error.found) from error
     from safmn.options import load_options
 
     files.import_code(imports)
-    return network_from_options(load_options(option_file, mode="network", overrides=overrides), weights, device=device)
+    options = load_options(option_file, mode="network", overrides=overrides)
+    if scale not in (None, options.scale):
+        raise OptionError(f"{option_file}: the network is for scale {options.scale}, but --scale is {scale}")
+    return network_from_options(options, weights, device=device)
 
 
 def network_from_options(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn.archs import FAMILY
+from safmn.archs.peers import bare, in_form
 from safmn.archs.stages import Chain, Plain, Stage, stages_of
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling, transparency
@@ -60,6 +61,7 @@ class Upscaler:
             evaluation mode. What a network outside of the SAFMN family does not state in the attributes ``scale``,
             ``window`` and ``halo`` is found by trying (:mod:`safmn.archs.probing`). Its weights may change between
             calls, except by writing to their ``data``, which torch does not notice.
+        scale: the scale that the weights must have. Weights that serve several scales need it.
         tile: "auto" cuts the image to fit into the free memory; a number is the width of the pieces in LR pixels; 0
             never cuts. Pieces equal the whole up to rounding (1e-5), unless the network sees the whole frame: then
             they overlap and fade into each other, and a warning is logged.
@@ -86,6 +88,7 @@ class Upscaler:
         self,
         weights: str | os.PathLike[str] | nn.Module | None = None,
         *,
+        scale: int | None = None,
         tile: int | Literal["auto"] = "auto",
         device: str | torch.device = "auto",
         precision: str = "fp32",
@@ -101,7 +104,7 @@ class Upscaler:
         if tile != "auto" and (not isinstance(tile, (int, np.integer)) or isinstance(tile, bool) or tile < 0):
             raise OptionError(f"tile={tile!r}: choose 'auto', a width in pixels, or 0 for no tiles")
         self.device = named_device(device)
-        network: Any = in_usable_thread(lambda: _load(weights, self.device))
+        network: Any = in_usable_thread(lambda: _load(weights, self.device, scale))
         self.network = network
         self.scale: int = network.scale
         self.tile: int | Literal["auto"] = 0 if full_frame_semantics else tile if tile == "auto" else int(tile)
@@ -349,7 +352,7 @@ class Upscaler:
             logger.warning(
                 "%s may depend on the whole frame, so tiles differ from the whole: they overlap by %d pixels and fade "
                 "into each other. tile=0 computes the frame in one piece.",
-                type(self.network).__name__,
+                type(bare(self.network)).__name__,
                 tiling.OVERLAP,
             )
 
@@ -397,16 +400,19 @@ class Upscaler:
         return math.prod(part.down for part in self._chain or () if isinstance(part, Stage))
 
 
-def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.device) -> nn.Module:
-    """Return the network in evaluation mode on the device."""
+def _load(weights: str | os.PathLike[str] | nn.Module | None, device: torch.device, scale: int | None) -> nn.Module:
+    """Return the network, from RGB to RGB, in evaluation mode on the device."""
     if isinstance(weights, nn.Module):
-        return with_interface(weights.to(device).eval())
+        network = with_interface(weights.to(device).eval())
+        if scale is not None and scale != network.scale:
+            raise OptionError(f"scale={scale}: the network's is {network.scale}")
+        return network
     if not (weights is None or isinstance(weights, (str, os.PathLike))):
         raise OptionError(f"weights={weights!r}: give a file, the name of weights or a network")
     try:
-        return load_network(DEFAULT_WEIGHTS if weights is None else weights, device=device)
+        return load_network(DEFAULT_WEIGHTS if weights is None else weights, device=device, scale=scale)
     except WeightsError as error:
-        if weights is not None:
+        if weights is not None or scale is not None:
             raise
         raise WeightsError(
             f"the default weights {DEFAULT_WEIGHTS!r} are not installed; give a file with --weights ({error})"

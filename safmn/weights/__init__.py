@@ -9,13 +9,22 @@
 from __future__ import annotations
 
 from safmn.weights.files import StateDict, has_average, load_plain, load_state_dict, locate, metadata_of, save_weights
-from safmn.weights.networks import ForeignNetwork, WrappedNetwork, kind_of, load_into, load_network, with_interface
+from safmn.weights.networks import (
+    ForeignNetwork,
+    OtherScaleError,
+    WrappedNetwork,
+    kind_of,
+    load_into,
+    load_network,
+    with_interface,
+)
 from safmn.weights.origin import Origin, import_code, origin_of, read_origin
 from safmn.weights.recognise import Recognised, check_fits, recognise
 
 __all__ = [
     "ForeignNetwork",
     "Origin",
+    "OtherScaleError",
     "Recognised",
     "StateDict",
     "WrappedNetwork",

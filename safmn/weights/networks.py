@@ -6,13 +6,14 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from safmn import compat
 from safmn.archs import FAMILY
+from safmn.archs.peers import InForm, in_form, peer_of
 from safmn.archs.probing import padded, traits_of
 from safmn.errors import WeightsError
 from safmn.weights.bounds import NetworkTooLarge, bounded_building, check_layers
@@ -21,6 +22,18 @@ from safmn.weights.origin import Origin, import_code, network_of, read_origin
 from safmn.weights.recognise import Recognised, UnknownNetworkError, check_fits, difference, recognise, shapes_of
 
 logger = logging.getLogger(__name__)
+
+
+class OtherScaleError(WeightsError):
+    """The weights are for another scale than the one that was asked for.
+
+    Attributes:
+        found: the weights' scale.
+    """
+
+    def __init__(self, message: str, found: int) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class WrappedNetwork(nn.Module):
@@ -46,7 +59,7 @@ class WrappedNetwork(nn.Module):
 
 def kind_of(network: nn.Module) -> str:
     """Return the name of a network's class, without wrappers."""
-    while isinstance(network, (WrappedNetwork, OfNormalised)):
+    while isinstance(network, (WrappedNetwork, OfNormalised, InForm)):
         network = network.network
     return type(network).__name__
 
@@ -189,6 +202,7 @@ def load_network(
     device: str | torch.device = "cpu",
     param_key: str | None = None,
     imports: Sequence[str] = (),
+    scale: int | None = None,
 ) -> nn.Module:
     """Build a network from a weight file alone.
 
@@ -201,16 +215,20 @@ def load_network(
         param_key: see :func:`safmn.weights.load_state_dict`.
         imports: files and modules with code of your own to import before; a weight file alone imports only code that
             you have named before.
+        scale: the scale that the network must have. It is needed for weights that serve several scales, unless their
+            file notes it.
 
     Returns:
-        The network in float32, in evaluation mode, without gradients, with ``scale``, ``window`` and ``halo``. It is
-        one of the SAFMN family, a :class:`ProbedNetwork`, or a :class:`ForeignNetwork`.
+        The network in float32, in evaluation mode, without gradients, with ``scale``, ``window`` and ``halo``. It maps
+        RGB in [0, 1] to RGB in [0, 1]. It is one of the SAFMN family, one of :mod:`safmn.archs.peers` (maybe in an
+        :class:`safmn.archs.peers.InForm`), a :class:`ProbedNetwork`, or a :class:`ForeignNetwork`.
 
     Raises:
         WeightsError: the file cannot be read, the network is unknown, or its code is missing; the message names the
             file and the reason.
         ProbingError: the network cannot upscale RGB images.
         UserError: a name in ``imports`` cannot be imported.
+        OtherScaleError: the scale is another one; it is a WeightsError.
     """
     file = locate(path)
     import_code(imports)
@@ -220,7 +238,7 @@ def load_network(
     try:
         if shifted:  # only the note says so, not names and shapes
             raise UnknownNetworkError
-        found, state_dict = _recognised(state_dict, file)
+        found, state_dict = _recognised(state_dict, file, scale)
     except UnknownNetworkError as error:
         network: nn.Module = (
             _foreign(state_dict, file, str(error)) if origin is None else _noted(origin, state_dict, file)
@@ -228,9 +246,14 @@ def load_network(
     except WeightsError as error:
         raise WeightsError(f"{file}: {error}") from error
     else:
-        network = found.build()
-        _check_kinds(network.state_dict(), state_dict, file)
-        network.load_state_dict({name: tensor.float() for name, tensor in state_dict.items()}, assign=True)
+        noted = origin.scale if origin is not None and scale is None else None
+        if found.scales and noted:
+            found = recognise(state_dict, scale=noted)
+        network = _filled(found, state_dict, file, noted or scale)
+    network = in_form(network)
+    found_scale = int(cast(int, network.scale))
+    if scale is not None and found_scale != scale:
+        raise OtherScaleError(f"{file}: these weights are for scale {found_scale}, not {scale}", found_scale)
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -257,7 +280,8 @@ def with_interface(
 ) -> nn.Module:
     """Return a network that has ``scale``, ``window`` and ``halo`` and takes images of any size.
 
-    A network of the SAFMN family is returned as it is, any other one in a :class:`ProbedNetwork`.
+    A network of the SAFMN family is returned as it is, one of :mod:`safmn.archs.peers` as :func:`in_form` does, any
+    other one in a :class:`ProbedNetwork`.
 
     Args:
         section: the network's section in an option file, if it is known.
@@ -266,21 +290,42 @@ def with_interface(
     Raises:
         ProbingError: the network cannot upscale RGB images.
     """
+    network = in_form(network)
     if mean or std:
         network = OfNormalised(network, mean, std)
-    if isinstance(network, WrappedNetwork) or type(network) in FAMILY:
+    if isinstance(network, (WrappedNetwork, InForm)) or type(network) in FAMILY or peer_of(network) is not None:
         return network
     return ProbedNetwork(network, section=section)
 
 
-def _recognised(state_dict: StateDict, path: Path) -> tuple[Recognised, StateDict]:
-    """Return the network of the SAFMN family and its weights, which may be below a trainer's prefix."""
+def _filled(found: Recognised, state_dict: StateDict, file: Path, scale: int | None) -> nn.Module:
+    """Build the recognised network with its weights.
+
+    Raises:
+        WeightsError: the weights serve several scales and ``scale`` is None, or a tensor holds integers.
+    """
+    if found.scales and scale is None:
+        served = ", ".join(map(str, found.scales))
+        raise WeightsError(
+            f"{file}: weights of {found.type} do not say their scale (it can be {served}): give it (--scale "
+            f"{found.scale} on the command line, scale={found.scale} in Python)"
+        )
+    network = found.build()
+    own = network.state_dict()
+    _check_kinds(own, state_dict, file)
+    values = {name: tensor.float() if own[name].is_floating_point() else tensor for name, tensor in state_dict.items()}
+    network.load_state_dict(values, assign=True)
+    return network
+
+
+def _recognised(state_dict: StateDict, path: Path, scale: int | None) -> tuple[Recognised, StateDict]:
+    """Return the network and its weights, which may be below a trainer's prefix."""
     try:
-        return recognise(state_dict), state_dict
+        return recognise(state_dict, scale=scale), state_dict
     except UnknownNetworkError:
         for prefix, below in generators_in(state_dict):
             try:
-                found = recognise(below)
+                found = recognise(below, scale=scale)
             except UnknownNetworkError:
                 continue
             _say_prefix(path, prefix, state_dict, below)

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from safmn.archs import FAMILY
+from safmn.archs.peers import PEERS, Peer, in_form
 from safmn.archs.shapes import Shapes
 from safmn.errors import UserError, WeightsError
-from safmn.registry import ARCH_REGISTRY, build, find
+from safmn.registry import ARCH_REGISTRY, build, construct, find
+from safmn.weights.bounds import NetworkTooLarge, bounded_building
 
 
 class UnknownNetworkError(WeightsError):
-    """The weights do not belong to a network of the SAFMN family."""
+    """The weights do not belong to a network of the SAFMN family or of :mod:`safmn.archs.peers`."""
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A network of the SAFMN family: its registered name, its constructor's arguments and its scale (1: same size)."""
+    """A network that weights belong to.
+
+    Attributes:
+        type: its registered name.
+        kwargs: its constructor's arguments.
+        scale: its scale (1: same size). If ``scales`` has several, the largest of them.
+        scales: the scales that the weights serve, where their shapes do not tell it, as those of VDSR; otherwise empty.
+    """
 
     type: str
     kwargs: dict[str, Any]
     scale: int
+    scales: tuple[int, ...] = ()
 
     def build(self) -> nn.Module:
-        """Build the network on the meta device, without values; ``load_state_dict(assign=True)`` supplies them."""
+        """Build the network on the meta device, without values; ``load_state_dict(assign=True)`` supplies them.
+
+        BasicSR's networks compute constants when they are built, so they get values.
+        """
+        section = {"type": self.type, **self.kwargs}
+        if self.needs_values:
+            return _with_values(section)
         with torch.device("meta"):
-            network: nn.Module = build(ARCH_REGISTRY, {"type": self.type, **self.kwargs})
-        return network
+            return _constructed(section)
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether building the network takes memory, as for BasicSR's, which compute constants."""
+        return self.type in PEERS and PEERS[self.type].network is None
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{name} {value}" for name, value in self.kwargs.items())
@@ -65,35 +86,71 @@ def _more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
 
 
-def recognise(state_dict: Mapping[str, Tensor]) -> Recognised:
-    """Return the network of the SAFMN family that has exactly these weights.
+def recognise(state_dict: Mapping[str, Tensor], *, scale: int | None = None) -> Recognised:
+    """Return the network that has exactly these weights: of the SAFMN family, or of :mod:`safmn.archs.peers`.
+
+    Args:
+        state_dict: the weights.
+        scale: which scale to build, where the weights serve several.
 
     Raises:
-        UnknownNetworkError: the weights do not belong to a network of the family.
-        WeightsError: the weights resemble a network of the family but do not match it exactly.
+        UnknownNetworkError: the weights do not belong to such a network.
+        WeightsError: the weights resemble a network of the SAFMN family but do not match it exactly, or do not serve
+            ``scale``.
     """
     shapes = shapes_of(state_dict)
     solid = {name: shape for name, shape in shapes.items() if shape and 0 not in shape}
     for network_class in FAMILY:
         arguments = network_class.arguments_from(solid)
         if arguments is not None:
-            return _confirmed(network_class.__name__, arguments, shapes)
+            return _confirmed(network_class.__name__, arguments, state_dict)
+    almost = []
+    for declared in PEERS.values():
+        arguments = declared.arguments_from(solid)
+        if arguments is None:
+            continue
+        try:
+            return _confirmed_peer(declared, arguments, state_dict, scale)
+        except _OtherNetwork as error:  # another variant, which spandrel may know
+            almost.append(f" It {error}")
     names = ", ".join(list(shapes)[:3])
-    raise UnknownNetworkError(f"not a network of the SAFMN family ({len(shapes)} tensors: {names}, ...).")
+    known = "not a network of the SAFMN family nor of those in docs/peers.md"
+    raise UnknownNetworkError(f"{known} ({len(shapes)} tensors: {names}, ...).{''.join(almost)}")
 
 
-def _confirmed(name: str, arguments: dict[str, Any], shapes: Shapes) -> Recognised:
+class _OtherNetwork(WeightsError):
+    """The weights resemble a network, but do not match it exactly."""
+
+
+def _confirmed(name: str, arguments: dict[str, Any], state_dict: Mapping[str, Tensor]) -> Recognised:
     """Check that every name and shape is the network's, and add its scale."""
     guess = Recognised(name, arguments, scale=0)
-    _check_count(guess, len(shapes))
+    _check_count(guess, len(state_dict))
     try:
-        network = guess.build()
-    except UserError as error:
-        raise WeightsError(f"looks like {guess}, but {error}") from error
-    problem = difference(shapes_of(network.state_dict()), shapes)
+        with bounded_building(state_dict) if guess.needs_values else contextlib.nullcontext():
+            network = guess.build()
+            scale = getattr(in_form(network), "scale", 1)
+    except (UserError, NetworkTooLarge) as error:
+        raise _OtherNetwork(f"looks like {guess}, but {error}") from error
+    problem = difference(shapes_of(network.state_dict()), shapes_of(state_dict))
     if problem:
-        raise WeightsError(f"looks like {guess}, but {problem}.")
-    return Recognised(name, arguments, scale=int(network.scale))  # type: ignore[arg-type]
+        raise _OtherNetwork(f"looks like {guess}, but {problem}.")
+    return Recognised(name, arguments, scale=int(scale))
+
+
+def _confirmed_peer(
+    declared: Peer, arguments: dict[str, Any], state_dict: Mapping[str, Tensor], scale: int | None
+) -> Recognised:
+    """Choose the scale, where the weights serve several, and check that every name and shape is the network's."""
+    among = arguments.get(declared.scale_argument)
+    scales: tuple[int, ...] = among if isinstance(among, tuple) else ()
+    if scales:
+        if scale is not None and scale not in scales:
+            served = ", ".join(map(str, scales))
+            raise WeightsError(f"weights of {declared.name}, which serve the scales {served}, not {scale}.")
+        arguments = {**arguments, declared.scale_argument: scale or max(scales)}
+    found = _confirmed(declared.name, arguments, state_dict)
+    return replace(found, scales=scales) if len(scales) > 1 else found
 
 
 def _check_count(guess: Recognised, tensors: int) -> None:
@@ -109,7 +166,7 @@ def _check_count(guess: Recognised, tensors: int) -> None:
     two = Recognised(guess.type, {**ones.kwargs, counted[-1]: 2}, guess.scale)
     of_each = len(two.build().state_dict()) - len(ones.build().state_dict())
     if math.prod(guess.kwargs[name] for name in counted) * of_each > 2 * tensors:
-        raise WeightsError(f"looks like {guess}, but has only {tensors} tensors.")
+        raise _OtherNetwork(f"looks like {guess}, but has only {tensors} tensors.")
 
 
 def check_fits(network_section: Mapping[str, Any], state_dict: Mapping[str, Tensor], source: str) -> None:
@@ -141,7 +198,10 @@ def first_wrong_argument(section: Mapping[str, Any], found: Recognised) -> str |
     if section["type"] != found.type:
         return f"are {found}, but the option file says {section['type']}"
     parameters = inspect.signature(find(ARCH_REGISTRY, found.type)).parameters
+    declared = PEERS.get(found.type)
     for name, value in found.kwargs.items():
+        if found.scales and declared is not None and name == declared.scale_argument:
+            continue
         wanted = section.get(name, parameters[name].default)
         if wanted != value and not (name == "ffn_scale" and int(found.kwargs["dim"] * wanted) == _hidden(found)):
             return f"have {name} {value}, but the option file says {wanted}"
@@ -154,10 +214,25 @@ def _hidden(found: Recognised) -> int:
 
 def _section_shapes(section: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of the network in an option file."""
-    if find(ARCH_REGISTRY, section["type"]) in FAMILY:
+    kind = find(ARCH_REGISTRY, section["type"])
+    if kind in FAMILY or any(kind is declared.network for declared in PEERS.values()):
         with torch.device("meta"):
             network = build(ARCH_REGISTRY, section)
-    else:  # a foreign constructor may need real tensors, and must not change the random state
-        with torch.random.fork_rng(devices=[]):
-            network = build(ARCH_REGISTRY, section)
+    else:  # a foreign constructor may need real tensors
+        network = _with_values(section)
     return shapes_of(network.state_dict())
+
+
+def _constructed(section: Mapping[str, Any]) -> nn.Module:
+    """Build a network of ours. A user may have registered another one of its name."""
+    declared = PEERS.get(section["type"])
+    kind = None if declared is None else declared.network
+    network: nn.Module = build(ARCH_REGISTRY, section) if kind is None else construct(kind, section)
+    return network
+
+
+def _with_values(section: Mapping[str, Any]) -> nn.Module:
+    """Build a network with values, without changing the random state."""
+    with torch.random.fork_rng(devices=[]):
+        network: nn.Module = build(ARCH_REGISTRY, section)
+    return network

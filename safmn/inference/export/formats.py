@@ -206,7 +206,7 @@ class Ncnn(Format):
         scale, window = job.subject.scale, job.subject.window
         path.write_bytes(framed(path.read_text(encoding="utf-8"), scale, window).encode())
         inward, outward = (TILED_INPUT, TILED_OUTPUT) if job.profile else (NCNN_INPUT, NCNN_OUTPUT)
-        sizes = f", sides of at least {job.smallest}" if job.profile else ""
+        sizes = f", sides of at least {job.smallest}" if job.smallest > 1 else ""
         facts = job.facts | {
             "input": f"{inward}: (3, height, width){sizes}, RGB, values in [0, 1]",
             "output": f"{outward}: " + job.facts["output"].replace("batch, ", ""),

@@ -10,22 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from safmn import __version__
+from safmn.archs.blocks import mirrored
+from safmn.archs.peers import InForm, bare, folded, in_form
 from safmn.archs.safmnv3_arch import VarianceSAFM
 from safmn.errors import WeightsError
 from safmn.inference.optimize import for_graph, frozen_copy
 from safmn.weights import WrappedNetwork, kind_of, recognise
-
-
-def mirrored(x: Tensor, dim: int, multiple: int) -> Tensor:
-    """Return ``x`` padded at the end of ``dim`` to a multiple of ``multiple``, mirrored without repeating the edge.
-
-    This pads like :class:`safmn.inference.tiling.Frame`, but with operations that graphs support. Reflection padding
-    cannot be used, because in graphs as in torch it must be shorter than the image.
-    """
-    length = x.shape[dim]
-    period = 2 * length - 2 + 1 // length  # period of the endlessly mirrored image; 1 for a single pixel
-    index = torch.arange((length + multiple - 1) // multiple * multiple, device=x.device) % period
-    return x.index_select(dim, torch.minimum(index, period - index))
 
 
 class AnySize(nn.Module):
@@ -154,13 +144,16 @@ def subject_of(network: nn.Module) -> Subject:
     """Return a network from :func:`safmn.load_network` with facts about it."""
     halo = getattr(network, "halo", None)
     scale, window = int(network.scale), int(getattr(network, "window", 1))  # type: ignore[arg-type]
-    inner = network.network if isinstance(network, WrappedNetwork) else network
+    inner = network.network if isinstance(network, WrappedNetwork) else in_form(network)
     try:
-        found = recognise(inner.state_dict())
+        found = recognise(bare(inner).state_dict(), scale=scale)
         name, arguments = found.type, found.kwargs
-    except WeightsError:  # not of the SAFMN family
+    except WeightsError:  # not one that we know
         section = (network.section if isinstance(network, WrappedNetwork) else None) or {}
         name, arguments = kind_of(network), {key: value for key, value in section.items() if key != "type"}
+    smallest = inner.form.smallest if isinstance(inner, InForm) else 1
+    if isinstance(network, WrappedNetwork):
+        smallest = network.smallest
     facts = {
         "producer": f"safmn {__version__}",
         "network": name,
@@ -174,7 +167,6 @@ def subject_of(network: nn.Module) -> Subject:
         "input": "(batch, 3, height, width), RGB, values in [0, 1]",
         "output": f"(batch, 3, {scale} * height, {scale} * width), RGB, values about [0, 1]: clamp them",
     }
-    smallest = network.smallest if isinstance(network, WrappedNetwork) else 1
     if smallest > window:
         facts["padding"] += f"; sides of at least {smallest}"
-    return Subject(frozen_copy(inner).cpu(), scale, window, facts, smallest)
+    return Subject(frozen_copy(folded(inner)).cpu(), scale, window, facts, smallest)

@@ -123,7 +123,7 @@ class RealGANModel(Model):
 
         assert self.net_g.average is not None
         with torch.no_grad(), self.execution.autocast():
-            average = self.net_g.average.network(batch["lq"]).float()
+            average = self.net_g.inference(batch["lq"]).float()
         weight = get_refined_artifact_map(batch["gt"], output, average, _ARTEFACT_WINDOW)
         loss: Tensor = criterion.module(weight * output, weight * batch["gt"])
         return loss

@@ -38,7 +38,7 @@ class SRModel(Model):
         self.net_g = self._add_network("net_g", options.network_g)
         with located(f"{options.source}: train.teacher.weights"):
             self._teacher = Teacher(self.train.teacher, options.scale, execution) if self.train.teacher else None
-        self._flat_areas = FlatAreas(self.net_g.bare) if self.train.flat_areas else None
+        self._flat_areas = FlatAreas(self.net_g.whole) if self.train.flat_areas else None
         self._graphed = GraphedStep(self._step) if execution.cuda_graph else None
 
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
@@ -63,7 +63,7 @@ class SRModel(Model):
         if self._flat_areas is None or self.train.flat_areas is None:
             return {}
         with self.execution.autocast():
-            loss = self._flat_areas.loss(self.net_g.bare, batch["flat"])
+            loss = self._flat_areas.loss(self.net_g.whole, batch["flat"])
         return {"l_flat": self.train.flat_areas.loss_weight * loss}
 
     def fingerprints(self) -> dict[str, str]:

@@ -40,11 +40,12 @@ class Teacher:
     """
 
     def __init__(self, section: TeacherSection, scale: int, execution: Execution) -> None:
-        network = weights.load_network(section.weights)
-        if network.scale != scale:
+        try:
+            network = weights.load_network(section.weights, scale=scale)
+        except weights.OtherScaleError as error:
             raise OptionError(
-                f"{section.weights} is a network for scale {network.scale}, the option file's scale is {scale}"
-            )
+                f"{section.weights} is a network for scale {error.found}, the option file's scale is {scale}"
+            ) from error
         native = execution.kernels == "native" and type(network) is SAFMN
         self._execution = dataclasses.replace(execution, compile=False, kernels="native" if native else "torch")
         execution.place(network)

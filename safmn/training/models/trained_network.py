@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from safmn.archs.peers import in_form
 from safmn.errors import OptionError
 from safmn.kernels.cpu.training import NativeSAFMN
 from safmn.kernels.gpu.training import GPUTrainedSAFMN
@@ -118,6 +119,7 @@ class TrainedNetwork:
         self.execution = execution
         self.ranks = ranks
         self.bare = execution.place(network).train()
+        self.whole = in_form(self.bare, any_size=False)  # with the same weights, from RGB to RGB
         self.average: MovingAverage | None = None
         if ema_decay > 0:
             twin = execution.place(_twin(self.bare, rebuild))
@@ -148,7 +150,7 @@ class TrainedNetwork:
         self.forward: Callable[..., Tensor] = self._wrap(find_unused_parameters)
 
     def _wrap(self, find_unused_parameters: bool) -> Callable[..., Tensor]:
-        forward = accelerated(self.bare, self.execution)
+        forward = accelerated(self.whole, self.execution)
         if not self.ranks.distributed:
             return forward
         device_ids = [self.ranks.local_rank] if self.execution.device.type == "cuda" else None
@@ -165,8 +167,8 @@ class TrainedNetwork:
 
     @property
     def inference(self) -> nn.Module:
-        """The network to validate: the moving average if there is one, else the bare network."""
-        return self.average.network if self.average else self.bare
+        """The network to validate, from RGB to RGB: the moving average if there is one, else the bare network."""
+        return in_form(self.average.network if self.average else self.bare)
 
     @property
     def learning_rate(self) -> float:
