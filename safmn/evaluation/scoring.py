@@ -247,7 +247,8 @@ class _Forward:
         output = images[0].float()
         if not torch.isfinite(output).all():
             logger.warning("the network's output for %s holds NaN or Inf: its scores are meaningless", item["lq_path"])
-        return _Output(to_levels(output, _bits(item)), self._garbage(lq, images) if self._count_garbage else 0, self._exact(output))
+        garbage = self._garbage(lq, images) if self._count_garbage else 0
+        return _Output(to_levels(output, _bits(item)), garbage, self._exact(output))
 
     def _exact(self, output: Tensor) -> np.ndarray | None:
         """Return (C, H, W) as (H, W, C) in [0, 255], unrounded, if the network gives Y.
