@@ -72,7 +72,7 @@ class SCPA(nn.Module):
     paper=Paper(
         "Zhao, Kong, He, Qiao, Dong",
         "Efficient Image Super-Resolution Using Pixel Attention",
-        "ECCVW 2020",
+        "ECCV Workshops 2020",
         "2010.01073",
     ),
     code=Code("zhaohengyuan1/PAN", "none"),

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,14 +35,14 @@ def page(text: str) -> str:
     return f"{before}{_BEGIN}\n{table()}\n{_END}{rest.split(_END)[1]}"
 
 
-def _line(cells: Sequence[str] | object) -> str:
-    return f"| {' | '.join(cells)} |"  # type: ignore[arg-type]
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cells(declared: Peer) -> tuple[str, ...]:
-    built = {size: _built(declared, size) for size in declared.sizes}
-    first = in_form(next(iter(built.values())))
-    halo = getattr(first, "halo", None)
+    built = {size: _built(declared, declared.arguments(size, _largest(declared, size))) for size in declared.sizes}
+    any_size = next(iter(built.values())) if built else _built(declared, declared.small)
+    halo = getattr(in_form(any_size), "halo", None)
     repository = declared.code.repository
     return (
         f"`{declared.name}`",
@@ -64,21 +65,26 @@ def _paper(declared: Peer) -> str:
 def _size(declared: Peer, size: str, network: nn.Module) -> str:
     """Return the name of a size, its scales, and its parameters at the largest of them, in the form for inference."""
     scales = "/".join(f"x{scale}" for scale in declared.scales_of(size))
-    params = sum(parameter.numel() for parameter in folded(network).parameters())
+    with torch.device("meta"):
+        plain = folded(network.to("meta"))
+    params = sum(parameter.numel() for parameter in plain.parameters())
     return f"{size} ({scales}): {params / 1e3:,.0f}K"
 
 
-def _built(declared: Peer, size: str) -> nn.Module:
-    """Build a size at its largest scale: on the meta device, if the network needs no values for its constants."""
-    section = {"type": declared.name, **declared.arguments(size, max(declared.scales_of(size)))}
+def _largest(declared: Peer, size: str) -> int:
+    return max(declared.scales_of(size))
+
+
+def _built(declared: Peer, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build a network: on the meta device, if it needs no values for its constants."""
+    section = {"type": declared.name, **arguments}
     try:
         with torch.device("meta"):
             network: nn.Module = build(ARCH_REGISTRY, section)
-            return network.eval()
     except ValueError:
         with torch.random.fork_rng(devices=[]):
             network = build(ARCH_REGISTRY, section)
-        return network.eval()
+    return network.eval()
 
 
 def main() -> int:
