@@ -28,6 +28,7 @@ from safmn.errors import (
     OptionError,
     RankError,
     UserError,
+    WeightsError,
     first_line,
     located,
 )

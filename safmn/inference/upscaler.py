@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from safmn.archs import FAMILY
-from safmn.archs.peers import bare, in_form
 from safmn.archs.stages import Chain, Plain, Stage, stages_of
 from safmn.errors import DataError, OptionError, WeightsError
 from safmn.inference import tiling, transparency
@@ -352,7 +351,7 @@ class Upscaler:
             logger.warning(
                 "%s may depend on the whole frame, so tiles differ from the whole: they overlap by %d pixels and fade "
                 "into each other. tile=0 computes the frame in one piece.",
-                type(bare(self.network)).__name__,
+                kind_of(self.network),
                 tiling.OVERLAP,
             )
 
