@@ -238,12 +238,13 @@ def plot(arguments: argparse.Namespace) -> int:
 def _opened_protocol(arguments: argparse.Namespace, size: tuple[int, int], *, memory: bool = True) -> Protocol:
     import torch
 
-    from safmn.evaluation.speed import Protocol
+    from safmn.evaluation.speed import WARM_UP, Protocol
     from safmn.runtime.execution import named_device
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    return Protocol(named_device(arguments.device), runs=arguments.runs, output=size, memory=memory)
+    warm_up = min(WARM_UP, arguments.runs)
+    return Protocol(named_device(arguments.device), arguments.runs, warm_up, output=size, memory=memory)
 
 
 def _report(failures: Sequence[str]) -> int:

@@ -135,11 +135,11 @@ def all_entries(
     trained = [method for method in mine if method.trained]
     scores = score_all(trained, data, usual_metrics(trained), device=protocol.device, remember=remember)
     speeds: list[Speed] = []
-    remarks: list[str] = []
+    remarks = [] if data else [f"no quality is measured: there is no {BENCHMARK}; --data names sets."]
     if timed:
         networks = [*(m for s in scales for m in networks_of(name, s)), *(m for m in mine if m.network is not None)]
         speeds, left_out = measure([with_values(method) for method in networks], protocol)
-        remarks = [*notes(protocol), *left_out]
+        remarks += [*notes(protocol), *left_out]
     found = {each: entries(name, each, mine, scores.results, speeds) for each in scales}
     return found, scores.failures, remarks
 
