@@ -20,7 +20,7 @@ from safmn.cli.bench import main
 from safmn.errors import OptionError, WeightsError
 from safmn.evaluation import quality
 from safmn.evaluation.costs import cost_of, cost_table
-from safmn.evaluation.methods import import_files, open_methods, untrained
+from safmn.evaluation.methods import Method, import_files, open_methods, untrained
 from safmn.evaluation.metric_choice import sections
 from safmn.evaluation.published import SETS, TABLES, Figure, published, rows
 from safmn.evaluation.score_cache import ScoreCache
@@ -175,6 +175,33 @@ def test_published_sizes_are_recognised_from_sections() -> None:
     assert published_size({"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "upscale": 3}).name == "EDSR-baseline x3"  # type: ignore[union-attr]
     assert published_size({"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 48}) is None
     assert published_size({"type": "Unheard"}) is None
+
+
+class Looking(nn.Module):
+    """A user's network with windows, which looks at values."""
+
+    window_size = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 2
+        self.conv = nn.Conv2d(3, 12, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[2] % 8 == x.shape[3] % 8 == 0
+        y: torch.Tensor = nn.functional.pixel_shuffle(self.conv(x), 2)
+        return y / max(y.abs().max().item(), 1.0)
+
+
+def test_a_network_that_looks_at_values_and_has_windows_is_counted() -> None:
+    cost = cost_of(Method("mine", "network", 2, network=Looking()), (36, 50))
+    assert cost.counted is not None
+    assert cost.counted.multiply_adds == 24 * 32 * 12 * 27
+
+
+def test_a_network_that_fails_is_named() -> None:
+    with pytest.raises(OptionError, match="mine: its operations cannot be counted: RuntimeError"):
+        cost_of(Method("mine", "network", 2, network=nn.Sequential(nn.Conv2d(5, 3, 3))))
 
 
 # --- methods

@@ -104,10 +104,13 @@ class _Counter(TorchDispatchMode):
         return result
 
 
-def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280)) -> Complexity:
+def complexity(
+    network: nn.Module, output_size: tuple[int, int] = (720, 1280), *, device: str = "meta"
+) -> Complexity:
     """Return the cost of ``network`` for one image.
 
-    The count runs on the meta device, so it takes a moment at any image size and does no arithmetic.
+    The count runs on the meta device, so it takes a moment at any image size and does no arithmetic. A network that
+    looks at values (``tensor.item()``) needs a real device.
 
     Args:
         network: takes (B, 3, h, w), or its input in the form that it declares (:mod:`safmn.archs.peers`): then only the
@@ -116,6 +119,7 @@ def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280)) -
             trying.
         output_size: (height, width) of the output. If it is not a multiple of the scale, the input size is rounded up,
             and so it is to multiples of the window for a network that does not pad its input itself.
+        device: where the network runs, on zeros.
 
     Raises:
         ProbingError: the scale is not stated, and the network gives no enlarged RGB image.
@@ -132,12 +136,12 @@ def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280)) -
         height, width = (-(-side // traits.scale) for side in output_size)
         if "window" in traits.found:
             height, width = (-(-side // traits.window) * traits.window for side in (height, width))
-    shadow = copy.deepcopy(shadow).to("meta").eval()
-    with torch.device("meta"):
+    shadow = copy.deepcopy(shadow).to(device).eval()
+    with torch.device(device):
         shadow = folded(shadow)
     functions = _FunctionCounter()
     functions.follow(shadow)
     with torch.no_grad(), functions, _Counter() as counter:
-        shadow(torch.empty(1, 1 if form.channels == "Y" else 3, height, width, device="meta"))
+        shadow(torch.zeros(1, 1 if form.channels == "Y" else 3, height, width, device=device))
     params = sum(parameter.numel() for parameter in shadow.parameters())
     return Complexity(params, counter.multiply_adds + functions.multiply_adds, counter.activations)

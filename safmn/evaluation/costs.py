@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from safmn.archs.complexity import Complexity, complexity
 from safmn.errors import OptionError, first_line
+from safmn.evaluation.applying import window_of
 from safmn.evaluation.methods import Method
 from safmn.evaluation.published import Figure, Row, rows_of
 from safmn.evaluation.tables import Column, Table
@@ -66,12 +69,19 @@ def cost_of(method: Method, output: tuple[int, int] = OUTPUT, table: str | None 
     row = published_row(method, table) if output == OUTPUT else None
     if method.network is None:
         return Cost(method, None, row)
-    try:
-        return Cost(method, complexity(method.network, output), row)
-    except Exception as error:  # a user's network may raise any exception
-        raise OptionError(
-            f"{method.label}: its operations cannot be counted: {type(error).__name__}: {first_line(error)}"
-        ) from error
+    for device in ("meta", "cpu"):  # the second for a user's network that looks at values
+        try:
+            return Cost(method, complexity(method.network, output, device=device), row)
+        except Exception as error:  # a user's network may raise any exception
+            failure = error
+    raise OptionError(
+        f"{method.label}: its operations cannot be counted: {type(failure).__name__}: {first_line(failure)}"
+    ) from failure
+
+
+def windows_of(network: nn.Module) -> int:
+    """Return the multiple to which images are padded for a network whose layers have windows (a user's Swin, HAT)."""
+    return 1 if hasattr(network, "window") else window_of(network)
 
 
 def published_row(method: Method, table: str | None = None, *, measured: str = "params") -> Row | None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from safmn.errors import OptionError, UserError, first_line
-from safmn.evaluation.costs import OUTPUT, published_row, sources
+from safmn.evaluation.costs import OUTPUT, published_row, sources, windows_of
 from safmn.evaluation.methods import Method, open_methods
 from safmn.evaluation.tables import Column, Table
 from safmn.evaluation.timing import Timing, compare
@@ -160,7 +160,7 @@ def _side(method: Method, backend: str, precision: str, protocol: Protocol) -> _
     network = method.network
     if network is None:
         raise OptionError("only networks can be timed")
-    step = 1 if backend == EAGER else int(getattr(network, "window", 1))
+    step = windows_of(network) if backend == EAGER else int(getattr(network, "window", windows_of(network)))
     height, width = (math.ceil(side / method.scale / step) * step for side in protocol.output)
     x = made_up_photographs(height, width)[:1].to(protocol.device)
     run = make_backend(backend, network.to(protocol.device), device=protocol.device, precision=precision)
