@@ -89,7 +89,7 @@ def draw(found: Sequence[Point], path: Path, *, set_name: str, scale: int, by_ti
 
     settings: Any = {"font.size": 9, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "safmn"}
     with matplotlib.rc_context(settings):
-        figure, axes = pyplot.subplots(figsize=(7, 4.6), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(7.5, 5), layout="constrained")
         for measured, colour, name in ((False, _PUBLISHED, "published"), (True, _MEASURED, "PSNR measured here")):
             those = [point for point in found if point.measured == measured]
             if those:
@@ -155,9 +155,11 @@ def _label(figure: Any, axes: Any, found: Sequence[Point]) -> None:
                 va=up,
                 fontsize=8,
                 color=_MEASURED if point.measured else "#1e293b",
-                arrowprops=None if near else {"arrowstyle": "-", "color": "#94a3b8", "linewidth": 0.6, "shrinkB": 0},
+                arrowprops=None
+                if near
+                else {"arrowstyle": "-", "color": "#64748b", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
             )
-            box = text.get_window_extent()
+            box = _extent(text)
             outside = box.x0 < edge.x0 or box.x1 > edge.x1 or box.y0 < edge.y0 or box.y1 > edge.y1
             covered = sum(_overlap(box, other) for other in taken) + (1e6 if outside else 0)
             if covered < least:
@@ -169,13 +171,21 @@ def _label(figure: Any, axes: Any, found: Sequence[Point]) -> None:
             if not least:
                 break
         if best is not None:
-            taken.append(best.get_window_extent())
+            taken.append(_extent(best))
+
+
+def _extent(annotation: Any) -> Any:
+    """Return the box of an annotation's text, without its line."""
+    from matplotlib.text import Text
+
+    annotation.update_positions(annotation.figure.canvas.get_renderer())
+    return Text.get_window_extent(annotation)
 
 
 def _places(radius: float) -> list[tuple[float, float, str, str, bool]]:
     """Return offsets in points, alignments, and whether they are near, from the right around the circle."""
     places: list[tuple[float, float, str, str, bool]] = []
-    for gap in (2.0, 10.0, 20.0, 32.0):
+    for gap in (2.0, 10.0, 20.0, 32.0, 46.0, 62.0):
         far = radius + gap
         slant = far * 0.75
         around = (
