@@ -137,7 +137,10 @@ def all_entries(
     speeds: list[Speed] = []
     remarks = [] if data else [f"no quality is measured: there is no {BENCHMARK}; --data names sets."]
     if timed:
-        networks = [*(m for s in scales for m in networks_of(name, s)), *(m for m in mine if m.network is not None)]
+        given = [method for method in mine if method.network is not None]
+        taken = {(method.published, method.scale) for method in given}
+        of_table = [method for each in scales for method in networks_of(name, each)]
+        networks = [*(method for method in of_table if (method.published, method.scale) not in taken), *given]
         speeds, left_out = measure([with_values(method) for method in networks], protocol)
         remarks += [*notes(protocol), *left_out]
     found = {each: entries(name, each, mine, scores.results, speeds) for each in scales}
