@@ -200,7 +200,7 @@ def test_a_network_that_looks_at_values_and_has_windows_is_counted() -> None:
 
 
 def test_a_network_that_fails_is_named() -> None:
-    with pytest.raises(OptionError, match="mine: its operations cannot be counted: RuntimeError"):
+    with pytest.raises(OptionError, match="mine: its operations cannot be counted: "):
         cost_of(Method("mine", "network", 2, network=nn.Sequential(nn.Conv2d(5, 3, 3))))
 
 

@@ -104,9 +104,7 @@ class _Counter(TorchDispatchMode):
         return result
 
 
-def complexity(
-    network: nn.Module, output_size: tuple[int, int] = (720, 1280), *, device: str = "meta"
-) -> Complexity:
+def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280), *, device: str = "meta") -> Complexity:
     """Return the cost of ``network`` for one image.
 
     The count runs on the meta device, so it takes a moment at any image size and does no arithmetic. A network that
