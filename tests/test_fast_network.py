@@ -20,6 +20,7 @@ from safmn.evaluation.fast_network import fastest
 from safmn.evaluation.scoring import SetResult, evaluate
 from safmn.kernels.cpu import compilation
 from safmn.runtime.distributed import Ranks
+from safmn.weights import load_network
 
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(compilation.compiler() is None, reason="no C++ compiler")
@@ -135,7 +136,7 @@ def test_kernels_with_another_result_are_not_used(
 def test_published_weights_have_the_same_digits(weights_dir: Path, benchmark_dir: Path, tmp_path: Path) -> None:
     """On Set5 at x2, PSNR agrees to 4 decimals and SSIM to 6."""
     file = weights_dir / "safmn_x2_official_fp16.safetensors"
-    plan = testing.plan_from_weights(str(file), tmp_path, CPU, benchmark=str(benchmark_dir))
+    plan = testing.plan_of_network(load_network(file), str(file), tmp_path, benchmark=str(benchmark_dir))
 
     def run_set(plan: testing.TestPlan) -> SetResult:
         return testing._run_set(plan, "Set5", "Set5", plan.sets["Set5"], plan.applying, Ranks(), CPU)

@@ -108,7 +108,7 @@ def serve(turns: Connection, name: str, source: str, folder: str, threads: int |
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     use_threads(threads)
     with tempfile.TemporaryDirectory() as results:
-        plan = testing.plan_from_weights(source, Path(results), torch.device("cpu"), benchmark=folder)
+        plan = testing.plan_of_network(weights.load_network(source), source, Path(results), benchmark=folder)
         test = basicsr_test(plan) if name == BASELINE else our_test(plan, "torch" if "torch" in name else "auto")
         turns.send(None)
         while turns.recv():
