@@ -12,7 +12,7 @@ import pytest
 import tiny_run
 import torch
 
-from safmn.data import DrawnImages, MixedDataset, SampleKey, TrainingLoader, build_dataset, sample_rng
+from safmn.data import DegradedDrawings, DrawnImages, MixedDataset, SampleKey, TrainingLoader, build_dataset, sample_rng
 from safmn.data.drawing import KINDS
 from safmn.errors import OptionError
 from safmn.imaging import imresize
@@ -179,3 +179,44 @@ def test_a_part_that_degrades_gets_the_degradation_keys_of_the_option_file(image
     content["datasets"]["train"] = {**mixed, "batch_size_per_gpu": 4, "dataset_enlarge_ratio": 4}
     content["train"]["total_iter"] = 2
     assert main(["-opt", str(tiny_run.write_options(tmp_path, content))]) == 0
+
+
+# ---- DegradedDrawings
+
+
+def degraded(**more: Any) -> Any:
+    keys = {"type": "DegradedDrawings", "name": "d", "kinds": {"text": 1, "flat": 0}, "gt_size": 64}
+    return build_dataset({**keys, "degradation": {"crop_size": 96}, **more}, phase=more.get("phase", "train"), scale=4)
+
+
+def test_drawings_are_degraded_like_photographs() -> None:
+    dataset = degraded()
+    assert isinstance(dataset, DegradedDrawings)
+    one, again, other = (dataset.sample(0, generator(number)) for number in (3, 3, 4))
+    assert (tuple(one["lq"].shape), tuple(one["gt"].shape)) == ((3, 16, 16), (3, 64, 64))
+    assert torch.equal(one["lq"], again["lq"])
+    assert torch.equal(one["gt"], again["gt"])
+    assert not torch.equal(one["gt"], other["gt"])
+    assert one["gt_path"] == "drawn_text"
+    assert dataset.image_names() == ["drawn_text"]
+    clean = imresize((255 * one["gt"]).round().byte().permute(1, 2, 0).numpy(), 1 / 4)
+    assert np.abs(clean - 255 * one["lq"].permute(1, 2, 0).numpy()).max() > 5
+    fixed = degraded(phase="val", length=2)
+    assert len(fixed) == 2
+    assert torch.equal(fixed[1]["lq"], degraded(phase="val", length=9)[1]["lq"])
+
+
+def test_degraded_and_clean_drawings_can_be_mixed() -> None:
+    parts = {"clean": {"type": "DrawnImages", "kinds": {"edges": 1}}, "poor": {"type": "DegradedDrawings"}}
+    section = {"type": "MixedDataset", "name": "m", "gt_size": 64, "parts": parts, "degradation": {"crop_size": 64}}
+    mixed = build_dataset(section, phase="train", scale=4)
+    found = [mixed.sample(0, generator(number)) for number in range(12)]
+    assert {tuple(sample["lq"].shape) for sample in found} == {(3, 16, 16)}
+    assert len({sample["gt_path"] for sample in found}) > 2
+
+
+def test_wrong_keys_of_degraded_drawings_are_refused() -> None:
+    with pytest.raises(OptionError, match=r"'d'.*'flatt'"):
+        degraded(kinds={"flatt": 1})
+    with pytest.raises(OptionError, match="per_sample"):
+        degraded(degradation={"mode": "batch_pool", "queue_size": 8})

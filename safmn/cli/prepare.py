@@ -24,6 +24,7 @@ VERBS = {
     "meta": ("safmn.prepare.meta", "list the images of a folder in a BasicSR meta-info file"),
     "lmdb": ("safmn.prepare.image_lmdb", "put the images of a folder into one lmdb in BasicSR's format"),
     "store": ("safmn.prepare.store", "decode HR and LR images into one file for training"),
+    "samples": ("safmn.prepare.samples", "write a contact sheet of what training would see"),
 }
 
 

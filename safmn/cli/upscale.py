@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
 from safmn.inference.choices import (
+    CLEAN_WEIGHTS,
     BACKEND_MODULES,
-    DEFAULT_WEIGHTS,
     DEINTERLACE,
     MAX_PIXELS,
     PRECISIONS,
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders (with their subfolders) or patterns")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help="output folder, or file for a single input")
-    add_arguments(p, default=DEFAULT_WEIGHTS)
+    add_arguments(p, default="x2, with weights that suit each image")
     p.add_argument(
         "--scale", type=int, metavar="S", help="the weights' scale, for those that serve several; otherwise a check"
     )
@@ -134,6 +134,7 @@ def _own_part(planned: Plan, shard: Shard) -> Plan:
 def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: Plan, shard: Shard) -> int:
     from safmn.inference.file_run import Run
     from safmn.inference.films.codecs import FilmOptions
+    from safmn.inference.suited import Suited
     from safmn.inference.upscaler import Upscaler
     from safmn.system import memory
     from safmn.system.signals import sigterm_as_ctrl_c
@@ -141,21 +142,30 @@ def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: 
     film = FilmOptions(options.codec, options.crf, options.preset, options.pix_fmt, options.deinterlace)
     _check_films(film, planned.jobs)
     memory.keep_heap_small()
-    network = None
+
+    def build(weights: Any, scale: int | None) -> Upscaler:
+        return Upscaler(
+            weights,
+            scale=scale,
+            tile=tile,
+            device=_device(options.device, shard),
+            precision=options.precision,
+            backend=options.backend,
+            self_ensemble=options.ensemble,
+            full_frame_semantics=options.full_frame_semantics,
+            guard=not options.no_guard,
+        )
+
+    suited = None
     if options.opt or options.imports:
         network = load_named(options.weights, options.opt, overrides=options.force_yml, imports=options.imports)
-    upscaler = Upscaler(
-        options.weights if network is None else network,
-        scale=options.scale,
-        tile=tile,
-        device=_device(options.device, shard),
-        precision=options.precision,
-        backend=options.backend,
-        self_ensemble=options.ensemble,
-        full_frame_semantics=options.full_frame_semantics,
-        guard=not options.no_guard,
-    )
-    run = Run(upscaler, options.quality, options.max_pixels, options.compare, options.overwrite, film)
+        upscaler = build(network, options.scale)
+    elif options.weights:
+        upscaler = build(options.weights, options.scale)
+    else:
+        suited = Suited(lambda name: build(name, options.scale if name == CLEAN_WEIGHTS else None))
+        upscaler = suited.clean
+    run = Run(upscaler, options.quality, options.max_pixels, options.compare, options.overwrite, film, suited=suited)
     run.failures.extend(planned.refused)
     try:
         with _without_pillow_limit(), sigterm_as_ctrl_c():

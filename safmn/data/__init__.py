@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safmn.data.bundled_photos import BundledPhotos
-from safmn.data.drawn import DrawnImages
+from safmn.data.drawn import DegradedDrawings, DrawnImages
 from safmn.data.loader import TrainingLoader
 from safmn.data.mixed import MixedDataset
 from safmn.data.paired import PairedImageDataset, SingleImageDataset
@@ -23,6 +23,7 @@ from safmn.runtime.random_state import global_generators, named_rng
 __all__ = [
     "Batch",
     "BundledPhotos",
+    "DegradedDrawings",
     "DrawnImages",
     "KeyedDataset",
     "MixedDataset",

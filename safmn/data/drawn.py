@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -12,9 +12,12 @@ import torch
 from safmn.data.drawing import draw, shares_of
 from safmn.data.options import CropOptions, read_options
 from safmn.data.sample_keys import Sample, SampleKey, sample_rng
+from safmn.degradations import draw_recipe, make_pair, parse_options
+from safmn.degradations.keys import BlurKeys
 from safmn.errors import OptionError
 from safmn.imaging import imresize, to_tensor
 from safmn.registry import DATASET_REGISTRY
+from safmn.value_types import Array
 
 _VALIDATION_SEED = 0
 _VALIDATION_SIDE = 128  # LR pixels
@@ -31,6 +34,38 @@ class DrawnOptions(CropOptions, frozen=True, kw_only=True):
 
     kinds: dict[str, float] | None = None
     length: Annotated[int, msgspec.Meta(ge=1)] = 1000
+
+
+class DegradedDrawnOptions(BlurKeys, frozen=True, kw_only=True):
+    """Keys of :class:`DegradedDrawings`; those of the blur are documented in :class:`BlurKeys`.
+
+    Attributes:
+        type: Name of the data set class.
+        name: Name of the data set in logs and tables.
+        phase: Set by SAFMN from the section's name.
+        scale: Set by SAFMN from the option file's ``scale``.
+        kinds: Relative weight of each kind, as for ``DrawnImages``.
+        length: Images per epoch; for validation, the number of images.
+    """
+
+    type: str
+    name: str = ""
+    phase: Literal["train", "val", "test"] = "train"
+    scale: int = 1
+    kinds: dict[str, float] | None = None
+    length: Annotated[int, msgspec.Meta(ge=1)] = 1000
+
+
+def _shares(options: DrawnOptions | DegradedDrawnOptions) -> tuple[list[str], Array]:
+    """Return the names and the probabilities of the kinds; an error names the data set."""
+    try:
+        return shares_of(options.kinds)
+    except OptionError as error:
+        raise OptionError(f"data set {options.name!r}: {error}") from error
+
+
+def _image_names(names: list[str], probabilities: Array) -> list[str]:
+    return [f"drawn_{name}" for name, share in zip(names, probabilities, strict=True) if share]
 
 
 @DATASET_REGISTRY.register()
@@ -51,10 +86,7 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.options: DrawnOptions = read_options(self.OPTIONS, opt)
-        try:
-            self._names, self._probabilities = shares_of(self.options.kinds)
-        except OptionError as error:
-            raise OptionError(f"data set {self.options.name!r}: {error}") from error
+        self._names, self._probabilities = _shares(self.options)
         training = self.options.phase == "train"
         self.lq_patch = self.options.lq_patch if training else _VALIDATION_SIDE
 
@@ -63,7 +95,7 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
 
     def image_names(self) -> list[str]:
         """Return the names that samples may have, one for each kind that is drawn."""
-        return [f"drawn_{name}" for name, share in zip(self._names, self._probabilities, strict=True) if share]
+        return _image_names(self._names, self._probabilities)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         """Draw a pair from ``rng``; ``index`` is not used.
@@ -76,6 +108,67 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
         kind, gt = draw(rng, self.lq_patch * scale, self._names, self._probabilities)
         path = f"drawn_{kind}"
         return {"lq": to_tensor(imresize(gt, 1 / scale)), "gt": to_tensor(gt), "lq_path": path, "gt_path": path}
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return validation pair ``index``, drawn from seed 0, epoch 0 and the index."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        sample = self.sample(index, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
+        name = f"{sample['gt_path']}_{index:04}"
+        return {**sample, "lq_path": name, "gt_path": name}
+
+
+@DATASET_REGISTRY.register()
+class DegradedDrawings(torch.utils.data.Dataset[Sample]):
+    """Drawings that are degraded like the photographs of :class:`RealESRGANDataset`: for real-world models.
+
+    Without them a network learns that what is compressed or noisy is a photograph, and colours grey text.
+
+    Args:
+        opt: the data set's section of the option file, with ``phase`` and ``scale``; and under ``degradation`` the
+            degradation keys outside the section.
+
+    Attributes:
+        degrades: tells the builder of data sets to pass ``degradation``.
+
+    Raises:
+        OptionError: a key is missing or wrong.
+    """
+
+    OPTIONS: ClassVar[type[DegradedDrawnOptions]] = DegradedDrawnOptions
+    degrades: ClassVar[bool] = True
+
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        self.options: DegradedDrawnOptions = read_options(self.OPTIONS, opt)
+        self._names, self._probabilities = _shares(self.options)
+        where = f"datasets.{self.options.phase}"
+        self.degradation = parse_options(opt.get("degradation", {}), opt, scale=self.options.scale, where=where)
+        if self.degradation.mode != "per_sample":
+            raise OptionError(f"data set {self.options.name!r}: DegradedDrawings needs degradation: mode: per_sample")
+
+    def __len__(self) -> int:
+        return self.options.length
+
+    def image_names(self) -> list[str]:
+        """Return the names that samples may have, one for each kind that is drawn."""
+        return _image_names(self._names, self._probabilities)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Draw an image and its degradation from ``rng``; ``index`` is not used.
+
+        Returns:
+            ``lq`` (3, p, p) and ``gt`` (3, gt_size, gt_size), float32 in [0, 1]; ``gt_usm``, the sharpened GT, if the
+            options ask for it; ``lq_path`` and ``gt_path``: ``drawn_<kind>``.
+        """
+        recipe = draw_recipe(self.degradation, rng)
+        kind, image = draw(rng, self.degradation.crop_size, self._names, self._probabilities)
+        pair = make_pair(recipe, image, sharpened=self.degradation.needs_sharpened)._asdict()
+        planes = {
+            name: torch.from_numpy(np.ascontiguousarray(part.transpose(2, 0, 1)))
+            for name, part in pair.items()
+            if part is not None
+        }
+        return {**planes, "lq_path": f"drawn_{kind}", "gt_path": f"drawn_{kind}"}
 
     def __getitem__(self, index: int) -> Sample:
         """Return validation pair ``index``, drawn from seed 0, epoch 0 and the index."""

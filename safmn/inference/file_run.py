@@ -24,6 +24,7 @@ from safmn.inference.films.video import Film, FilmOptions, probe, upscale_video
 from safmn.inference.guard import Finding
 from safmn.inference.pictures import Picture, read_picture, write_picture
 from safmn.inference.side_by_side import comparison
+from safmn.inference.suited import Suited
 from safmn.inference.upscaler import Upscaler
 from safmn.system.console import one_line, say_line
 from safmn.system.prefetch import prefetch
@@ -48,6 +49,7 @@ class Run:
         overwrite: whether to replace existing outputs.
         film: how films are encoded.
         watch: receives the part of all files that is done, 0 to 1.
+        suited: chooses the weights of each still image, at the same scale; None: ``upscaler`` does all.
         done: number of outputs written.
         kept: number of outputs left as they were.
         uncompared: number of films and animations, which get no side-by-side picture, if ``compare``.
@@ -61,6 +63,7 @@ class Run:
     overwrite: bool
     film: FilmOptions = field(default_factory=FilmOptions)
     watch: Callable[[float], None] | None = None
+    suited: Suited | None = None
     done: int = 0
     kept: int = 0
     uncompared: int = 0
@@ -85,9 +88,7 @@ class Run:
                         self.kept += 1
                         bar.finish(f"{job.target}: kept")
                         continue
-                if len(todo) == 1 and isinstance(content, Picture):
-                    self.upscaler.expect(math.prod(content.size))
-                following = self._one(job, content, bar, writer)
+                following = self._one(job, content, bar, writer, alone=len(todo) == 1)
                 self._finish(pending, bar)  # only one file is written while the next is computed, to save memory
                 pending = following
             self._finish(pending, bar)
@@ -112,8 +113,13 @@ class Run:
             animation = read_animation(job.source, max_pixels=self.max_pixels)
             return animation or read_picture(job.source, max_pixels=self.max_pixels)
 
-    def _one(self, job: FileJob, content: Content | Exception, bar: _Bar, writer: ThreadPoolExecutor) -> _Pending:
-        """Compute one output. ``writer`` writes still images; films and animations are written as they are computed."""
+    def _one(
+        self, job: FileJob, content: Content | Exception, bar: _Bar, writer: ThreadPoolExecutor, *, alone: bool
+    ) -> _Pending:
+        """Compute one output. ``writer`` writes still images; films and animations are written as they are computed.
+
+        ``alone``: it is the only one of the run.
+        """
         started = time.perf_counter()
         result: Future[str] = Future()
         try:
@@ -123,7 +129,10 @@ class Run:
                 pictures.check_size(job.target, *(side * self.upscaler.scale for side in content.size))
             if isinstance(content, Picture):
                 found = _Found(job.source)
-                pixels = self.upscaler(content.pixels, progress=bar.advance, report=found.note)
+                upscaler = self.suited.for_picture(job.source, content.pixels) if self.suited else self.upscaler
+                if alone:
+                    upscaler.expect(math.prod(content.size))
+                pixels = upscaler(content.pixels, progress=bar.advance, report=found.note)
                 found.warn()
                 result = writer.submit(self._write, job, content, pixels, started)
             else:

@@ -146,6 +146,28 @@ def store() -> argparse.ArgumentParser:
     return parser
 
 
+def samples() -> argparse.ArgumentParser:
+    """Return the parser of ``safmn prepare samples``."""
+    parser = ArgumentParser(
+        prog="safmn prepare samples",
+        description="Write a contact sheet of the GT patches that training would see, with crops, flips and drawings: "
+        "those of an option file, or drawings of the given kinds.",
+    )
+    parser.add_argument("-opt", "--opt", metavar="FILE", help="training option file")
+    parser.add_argument("--force_yml", nargs="+", default=[], metavar="A:B=C", help="override options of the file")
+    parser.add_argument(
+        "--kinds", nargs="+", metavar="KIND", help="instead: these kinds of drawings, one row each; all: every kind"
+    )
+    parser.add_argument("--side", type=int, default=192, metavar="N", help="of a drawing, with --kinds; default: 192")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the contact sheet (.png)")
+    parser.add_argument(
+        "--grid", default="8x5", metavar="8x5", help="columns x rows; with --kinds only the columns count"
+    )
+    parser.add_argument("--seed", type=int, metavar="S", help="default: the option file's manual_seed, or 0")
+    parser.add_argument("--epoch", type=int, default=0, metavar="E", help="default: 0")
+    return parser
+
+
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "download": download,
     "lr": lr,
@@ -153,5 +175,6 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "meta": meta,
     "lmdb": lmdb,
     "store": store,
+    "samples": samples,
 }
 """The parser of each verb."""
