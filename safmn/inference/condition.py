@@ -24,10 +24,11 @@ _LEAST_SHARE = 0.4  # of the borders of blocks
 _FEWEST = 6  # borders of blocks along each side, below which blocks are not looked for
 _PATCH = 16  # pixels along each side of the patches in which noise is measured
 _LARGEST = 1024  # noise and blocks are measured on at most this many rows and columns, in the middle
-_POOR, _FAIR = 85, 95  # JPEG qualities up to which the weights for clean images lose: all images, and plain ones
-_PLAIN = 2.5  # detail of an image that counts as plain
-_NOISY = 3.5  # levels
-_EVEN_COLOUR, _EVEN_GREY = 1.6, 1.3  # detail / noise, up to which it is noise and not texture
+# JPEG qualities, each with the detail up to which an image needs weights for compressed ones: these smooth, so the more
+# detail an image has, the stronger the compression must be.
+_LIMITS = ((65, math.inf), (87, 5.0), (95, 1.5))
+_NOISY_COLOUR, _NOISY_GREY = 3.5, 10.0  # levels; a grey texture can look like noise of a few levels
+_EVEN_COLOUR, _EVEN_GREY = 1.4, 1.3  # roughness of the whole image / of its plainest parts, up to which it is noise
 # The table for luminance of ITU-T T.81, K.1, in the order of the file (zigzag).
 _LUMINANCE = np.fromstring(
     "16 11 12 14 12 10 16 14 13 14 18 17 16 19 24 40 26 24 22 22 24 49 35 37 29 40 58 51 61 60 57 51 56 55 64 72 92 78 "
@@ -47,9 +48,9 @@ class Roughness(NamedTuple):
     plain: float
     whole: float
 
-    def is_noise(self, most: float) -> bool:
-        """Return whether it is strong, and at most ``most`` times as strong elsewhere as in the plainest parts."""
-        return self.plain >= _NOISY and self.whole <= most * self.plain
+    def is_noise(self, least: float, even: float) -> bool:
+        """Return whether it is at least ``least``, and at most ``even`` times as much in the whole image."""
+        return self.plain >= least and self.whole <= even * self.plain
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,16 @@ def examine(pixels: Array, quality: int | None = None) -> Condition:
 def suitable(condition: Condition) -> tuple[bool, str]:
     """Return whether an image needs weights that remove noise and compression, and why, as a phrase."""
     quality = condition.quality
-    if quality is not None and quality <= _POOR:
-        return True, f"JPEG of quality {quality}"
-    if quality is not None and quality <= _FAIR and condition.grey.whole <= _PLAIN:
-        return True, f"JPEG of quality {quality}, and little detail that could suffer"
-    for found, most in ((condition.colour, _EVEN_COLOUR), (condition.grey, _EVEN_GREY)):
-        if found.is_noise(most):
-            return True, f"noise of about {found.plain:.0f} levels"
+    if quality is not None:
+        limit = next((detail for best, detail in _LIMITS if quality <= best), 0.0)
+        if condition.grey.whole <= limit:
+            return True, f"JPEG of quality {quality}" + ("" if math.isinf(limit) else " without much detail")
+    if condition.colour.is_noise(_NOISY_COLOUR, _EVEN_COLOUR):
+        return True, f"noise of about {condition.colour.plain:.0f} levels"
+    if condition.grey.is_noise(_NOISY_GREY, _EVEN_GREY):
+        return True, f"noise of about {condition.grey.plain:.0f} levels"
     if quality is None and condition.blocked:
         return True, "blocks of an earlier JPEG compression"
     if quality is not None:
-        return False, f"JPEG of quality {quality}, and no noise"
+        return False, f"JPEG of quality {quality}, good enough for its detail"
     return False, "no sign of noise or compression"
