@@ -26,7 +26,7 @@ _PATCH = 16  # pixels along each side of the patches in which noise is measured
 _LARGEST = 1024  # noise and blocks are measured on at most this many rows and columns, in the middle
 # JPEG qualities, each with the detail up to which an image needs weights for compressed ones: these smooth, so the more
 # detail an image has, the stronger the compression must be.
-_LIMITS = ((65, math.inf), (77, 5.0), (87, 3.0), (95, 1.0))
+_LIMITS = ((65, math.inf), (77, 4.0), (87, 1.5))
 _NOISY_COLOUR, _NOISY_GREY = 3.5, 9.0  # levels; a grey texture can look like noise of a few levels
 _EVEN_COLOUR, _EVEN_GREY = 1.4, 1.3  # roughness of the whole image / of its plainest parts, up to which it is noise
 # The table for luminance of ITU-T T.81, K.1, in the order of the file (zigzag).
