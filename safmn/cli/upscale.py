@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safmn.errors import EXIT_FAILED, OptionError, exit_status, status_after
 from safmn.inference.choices import (
-    CLEAN_WEIGHTS,
     BACKEND_MODULES,
+    CLEAN_WEIGHTS,
     DEINTERLACE,
     MAX_PIXELS,
     PRECISIONS,
