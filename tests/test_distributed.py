@@ -192,7 +192,7 @@ def test_validation_shared_by_two_ranks_gives_the_numbers_of_one(images: Path, u
     torch.set_num_threads(threads)
     recorded = [entry for entry in tiny_run.record(uninterrupted) if "set" in entry]
     assert [entry["iter"] for entry in recorded] == [40, 80, 120]
-    assert recorded[-1]["psnr"] == result.mean["psnr"]
+    assert recorded[-1]["psnr"] == pytest.approx(result.mean["psnr"], abs=1e-4)  # training validates on native kernels
 
 
 def test_a_signal_ends_a_validation_on_every_rank(monkeypatch: pytest.MonkeyPatch, images: Path) -> None:
@@ -227,10 +227,10 @@ def test_ranks_that_see_different_checkpoints_are_refused(monkeypatch: pytest.Mo
     from safmn.training.experiment import Experiment
 
     experiment = Experiment(tmp_path)
-    _check_ranks_agree(None, experiment)
+    _check_ranks_agree(0, experiment)
     monkeypatch.setattr(distributed, "on_all_ranks", lambda value: [value, 30])
     with pytest.raises(CheckpointError, match=r"iterations 0, 30 .*path\.experiments_root"):
-        _check_ranks_agree(None, experiment)
+        _check_ranks_agree(0, experiment)
 
 
 def test_a_job_that_torchrun_restarted_resumes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ def job(kind: str, images: Path, folder: Path, *arguments: str) -> Ended:
     content["path"]["experiments_root"] = str(folder / "experiments")
     content["datasets"]["train"] |= {"batch_size_per_gpu": 1, "num_worker_per_gpu": 0}
     content["logger"]["save_checkpoint_freq"] = 3
+    content["sanity"] = False  # the errors are planted at iterations of the run itself
     option_file = tiny_run.write_options(folder, content)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["--monitor-interval", "0.1", str(SCRIPT), kind, str(option_file), *arguments]
