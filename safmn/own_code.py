@@ -93,7 +93,7 @@ def described(error: BaseException) -> str:
         place = _own_place(link) or (_innermost(link.__traceback__) if number == 0 else None)
         lines += [f"    {place}"] if place else []
         if number == 0:
-            lines += [f"    {note}" for note in getattr(link, "__notes__", [])]
+            lines += [f"    {note}" for note in dict.fromkeys(getattr(link, "__notes__", []))]
     return "\n".join(lines)
 
 

@@ -266,10 +266,10 @@ def test_workers_use_one_thread_each_even_if_this_process_has_a_thread_pool() ->
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), EOFError("a bug"), RuntimeError("a bug")])
 def test_a_bug_in_a_data_set_keeps_its_traceback(error: Exception, workers: int) -> None:
-    with pytest.raises(type(error), match="a bug") as raised:
+    with pytest.raises(DataError if workers else type(error), match="a bug") as raised:
         take(TrainingLoader(Broken(error), batch_size=1, seed=0, num_workers=workers), 1)
     text = "".join(traceback.format_exception(type(raised.value), raised.value, raised.value.__traceback__))
-    assert "in sample\n    raise self.error" in text
+    assert re.search(r"in sample(\n    |: )raise self\.error", text)
 
 
 class Ended(Numbers):
@@ -330,12 +330,11 @@ class Named(Broken):
 
 def test_an_error_in_a_data_set_names_the_image() -> None:
     for workers in (0, 1):
-        with pytest.raises(ZeroDivisionError, match="a bug") as caught:
+        with pytest.raises(DataError if workers else ZeroDivisionError, match="a bug") as caught:
             take(TrainingLoader(Named(ZeroDivisionError("a bug")), batch_size=1, seed=0, num_workers=workers), 1)
-        assert re.fullmatch(
-            r"ZeroDivisionError: a bug; while loading sample \d of Named, (first|second|third|fourth)",
-            describe(caught.value),
-        )
+        text = str(caught.value) if workers else describe(caught.value)
+        assert "ZeroDivisionError: a bug" in text
+        assert len(re.findall(r"while loading sample \d of Named, (?:first|second|third|fourth)", text)) == 1
 
 
 @pytest.mark.slow

@@ -330,7 +330,7 @@ def upscaler_of(path: Path, **arguments: Any) -> Upscaler:
 
 @pytest.fixture
 def spoiled_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safmn.inference.upscaler._load", lambda weights, device: Spoiled())
+    monkeypatch.setattr("safmn.inference.upscaler._load", lambda weights, device, scale=None: Spoiled())
 
 
 @pytest.mark.usefixtures("spoiled_weights")
@@ -369,7 +369,8 @@ def test_command_writes_no_output_that_is_nan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "safmn.inference.upscaler._load", lambda weights, device: Spoiled(lambda y: y * torch.nan).to(device)
+        "safmn.inference.upscaler._load",
+        lambda weights, device, scale=None: Spoiled(lambda y: y * torch.nan).to(device),
     )
     cv2.imwrite(str(tmp_path / "green.png"), np.full((32, 32, 3), GREEN, np.uint8))
     output = tmp_path / "large.png"

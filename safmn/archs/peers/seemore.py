@@ -128,7 +128,7 @@ class LocalExpert(nn.Module):
         """Map (B, dim, h, w), h and w at least 16, to the same shape."""
         both = self.conv_1(features)
         if self.use_shuffle:
-            both = functional.channel_shuffle(both, 2)
+            both = both.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)  # a channel shuffle, which ONNX lacks
         x, context = both.chunk(2, dim=1)
         gathered = context
         for _ in range(self.recursive):
