@@ -99,7 +99,7 @@ class Upscaler:
         if full_frame_semantics and backend in ("auto", "eager"):
             backend = "eager"
         elif full_frame_semantics:
-            raise OptionError(f"backend={backend!r} has no adaptive pooling: full_frame_semantics needs 'eager'")
+            raise OptionError(f"backend={backend!r}: full_frame_semantics needs 'eager'")
         if tile != "auto" and (not isinstance(tile, (int, np.integer)) or isinstance(tile, bool) or tile < 0):
             raise OptionError(f"tile={tile!r}: choose 'auto', a width in pixels, or 0 for no tiles")
         self.device = named_device(device)
