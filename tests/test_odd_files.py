@@ -520,7 +520,12 @@ def test_outputs_look_like_inputs_in_chromium(weights: Path, tmp_path: Path) -> 
         main([str(argument) for argument in (source, *options)])
     names = sorted(path.name for path in source.iterdir())
     inputs = dict(zip(names, browser.shown([source / name for name in names], tmp_path), strict=True))
+    straight, premultiplied = "alpha_avif.avif", "premultiplied_avif.avif"
     for folder in ("same", "png"):
+        # Chromium 156 reads the alpha plane of AVIF as limited range, although the file says full range. So an AVIF
+        # output is compared with an AVIF that stores the same pixels straight, a PNG output with the pixels themselves.
+        inputs[premultiplied] = inputs[straight] if folder == "same" else [odd_files.RGBA]
+        inputs[straight] = inputs[premultiplied]
         outputs = {path.stem: path for path in (out / folder).iterdir()}
         missing = [name for name in names if Path(name).stem not in outputs]
         assert not missing
