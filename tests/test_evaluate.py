@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from safmn.data import build_dataset
 from safmn.errors import DataError, OptionError
-from safmn.evaluation.scoring import SetResult, _Draws, _Scorer, evaluate
+from safmn.evaluation.scorer import Draws, Scorer
+from safmn.evaluation.scoring import SetResult, evaluate
 from safmn.imaging import read_rgb
 from safmn.registry import DATASET_REGISTRY, METRIC_REGISTRY
 
@@ -120,9 +121,7 @@ def test_every_image_is_saved(paths: list[str], listed: bool, tmp_path: Path) ->
 
 def test_ranks_do_not_overwrite_each_others_images(tmp_path: Path) -> None:
     dataset = Named(["x.jpg", "y.png", "x.png"], listed=True)
-    scorers = [
-        _Scorer("set", {}, tmp_path, None, dataset.paths, _Draws(0, "set", torch.device("cpu"))) for _ in range(2)
-    ]
+    scorers = [Scorer("set", {}, tmp_path, None, dataset.paths, Draws(0, "set", torch.device("cpu"))) for _ in range(2)]
     output = np.zeros((40, 48, 3), np.uint8)
     for index, rank in ((0, 0), (1, 1), (2, 1)):
         scorers[rank](index, dataset[index], output)

@@ -95,7 +95,7 @@ def test_downloads_are_refused_with_the_place_of_the_file(tmp_path: Path) -> Non
 
 def test_pyiqa_counts_as_ours_where_both_have_the_metric(caplog: pytest.LogCaptureFixture) -> None:
     needs("pyiqa")
-    learned._say_licence.cache_clear()
+    learned.say_licence.cache_clear()
     learned._built.cache_clear()
     a, b = images()
     with caplog.at_level(logging.WARNING):

@@ -61,7 +61,8 @@ def add_metrics(parser: argparse.ArgumentParser) -> None:
         default=["psnr", "ssim"],
         metavar="M",
         help="psnr and ssim (on Y, the default), psnr-rgb, ssim-rgb, lpips, dists, topiq, musiq, niqe, clipiqa, "
-        "pyiqa:NAME, torchmetrics:lpips, torchmetrics:dists, and every registered metric",
+        "pyiqa:NAME, torchmetrics:lpips, torchmetrics:dists, every registered metric; of whole sets: fid, kid, cmmd, "
+        "fid:256 (of patches of 256 pixels), pyiqa:fid",
     )
     parser.add_argument("--fetch", action="store_true", help="let metrics download weights that are missing")
 

@@ -24,6 +24,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--gt", type=Path, metavar="DIR", help="folder of the GT images")
     p.add_argument(
+        "--reference", type=Path, metavar="DIR", help="folder of real images for FID, KID and CMMD, instead of --gt"
+    )
+    p.add_argument(
         "--crop", type=int, default=4, metavar="N", help="pixels left out at each edge; usually the scale (default: 4)"
     )
     p.add_argument("--again", action="store_true", help="measure again what was measured before")
@@ -46,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from safmn.evaluation.method_tables import method_table
     from safmn.evaluation.tables import write
 
-    metrics = metric_choice.sections(shared.chosen_metrics(arguments), arguments.crop, fetch=arguments.fetch)
+    metrics = metric_choice.sections(
+        shared.chosen_metrics(arguments), arguments.crop, fetch=arguments.fetch, reference=arguments.reference
+    )
     methods, results = score_folders(arguments.images, arguments.gt, metrics, remember=not arguments.again)
     table = method_table("Scores", methods, results, metrics, with_differences=len(methods) > 1)
     shared.show([table], arguments.output)

@@ -23,6 +23,7 @@ from safmn.evaluation.tables import Column, Table
 from safmn.imaging import list_images, to_uint8
 from safmn.imaging.file_names import image_name
 from safmn.inference.side_by_side import Box
+from safmn.metrics.set_metric import set_metric_of
 from safmn.runtime.execution import comparable_convolutions
 from safmn.value_types import Array
 
@@ -101,11 +102,12 @@ def score_folders(
 def per_image_table(methods: Sequence[Method], results: Results, metrics: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a table with a row for each image, and a column for each method and metric; all digits."""
     table = Table("Scores by image", [Column("set"), Column("image")])
-    table.columns += [Column(f"{method.label} {metric}") for method in methods for metric in metrics]
+    of_images = [metric for metric, section in metrics.items() if set_metric_of(section) is None]
+    table.columns += [Column(f"{method.label} {metric}") for method in methods for metric in of_images]
     for name, first in results[methods[0].key].items():
         for image in first.per_image:
             scores = [results[method.key][name].per_image.get(image, {}) for method in methods]
-            cells = [repr(each[metric]) if metric in each else "" for each in scores for metric in metrics]
+            cells = [repr(each[metric]) if metric in each else "" for each in scores for metric in of_images]
             table.rows.append([name, image, *cells])
     return table
 
@@ -154,7 +156,8 @@ def _find(comparison: Comparison, image: str) -> tuple[str, str]:
 
 def most_different_image(comparison: Comparison) -> tuple[str, str]:
     """Return set and name of the image whose first score differs most between the methods."""
-    metric = next(iter(comparison.metrics))
+    of_images = [m for m, section in comparison.metrics.items() if set_metric_of(section) is None]
+    metric = next(iter(of_images), "")
     spread: dict[tuple[str, str], float] = {}
     for set_name, result in comparison.results[comparison.methods[0].key].items():
         for name in result.per_image:

@@ -8,7 +8,7 @@ from typing import Any
 
 from safmn.evaluation.costs import Cost, sources
 from safmn.evaluation.methods import Method
-from safmn.evaluation.metric_choice import decimals, is_lower_better
+from safmn.evaluation.metric_choice import decimals, settings
 from safmn.evaluation.paired import LEVEL, Difference, paired
 from safmn.evaluation.published import published, rows_of
 from safmn.evaluation.scoring import SetResult
@@ -123,7 +123,7 @@ def _notes(
     notes = []
     counts = {name: len(next(each[name] for each in results.values() if name in each).per_image) for name in sets}
     notes.append("images: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".")
-    notes.append("measured: " + "; ".join(f"{name}: {_settings(section)}" for name, section in metrics.items()) + ".")
+    notes.append("measured: " + "; ".join(f"{name}: {settings(section)}" for name, section in metrics.items()) + ".")
     if with_published:
         notes += sources(row for m in methods if m.published for row in rows_of(m.published, m.scale) if row.quality)
     if with_differences and len(methods) > 1:
@@ -132,13 +132,3 @@ def _notes(
             f"{LEVEL:.0%} interval (Student's t, paired by image); *: the interval leaves out zero."
         )
     return notes
-
-
-def _settings(section: Mapping[str, Any]) -> str:
-    """Return in words how a metric was measured."""
-    words = ["lower is better" if is_lower_better(section) else "higher is better"]
-    if "test_y_channel" in section:
-        words.append("Y channel" if section["test_y_channel"] else "RGB")
-    if "crop_border" in section:
-        words.append(f"{section['crop_border']} pixels cropped at each edge")
-    return ", ".join(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import math
@@ -20,6 +21,8 @@ from safmn.evaluation.image_sets import ImageSet, MadeImages, gt_files
 from safmn.evaluation.methods import Method
 from safmn.evaluation.score_cache import ScoreCache, file_digest
 from safmn.evaluation.scoring import SetResult, evaluate
+from safmn.imaging import list_images
+from safmn.metrics.set_metric import set_metric_of
 from safmn.registry import METRIC_REGISTRY, find
 from safmn.runtime.execution import Precision
 
@@ -70,15 +73,20 @@ def score_dataset(
     """Score a method on an open data set of :mod:`safmn.evaluation.image_sets`; see :func:`score`."""
     start = time.perf_counter()
     cache = ScoreCache(_question(method, device, precision) if remember else None)
+    of_sets = [metric for metric, section in metrics.items() if set_metric_of(section) is not None]
     kept_as = {metric: _metric_key(section) for metric, section in metrics.items()}
     images = [file_digest(*dataset.files(index)) for index in range(len(dataset))]
+    whole = hashlib.sha256(" ".join(images).encode()).hexdigest()[:32]  # under which metrics of whole sets are kept
+    of_set = {m: found for m in of_sets if (found := cache.get(whole, kept_as[m])) is not None}
     values: list[dict[str, float]] = [
         {metric: found for metric, key in kept_as.items() if (found := cache.get(image, key)) is not None}
         for image in images
     ]
-    missing = [index for index, found in enumerate(values) if len(found) < len(metrics)]
+    unknown = [metric for metric in of_sets if metric not in of_set]
+    of_images = [metric for metric in metrics if metric not in of_sets]
+    missing = [i for i, found in enumerate(values) if unknown or any(metric not in found for metric in of_images)]
     if missing:
-        wanted = {metric: metrics[metric] for metric in metrics if any(metric not in values[i] for i in missing)}
+        wanted = {m: metrics[m] for m in metrics if m in unknown or (m in of_images and _lacking(m, values))}
 
         def keep(place: int, scores: Mapping[str, float]) -> None:
             index = missing[place]
@@ -87,7 +95,7 @@ def score_dataset(
                 cache.put(images[index], kept_as[metric], value)
 
         run = method.network
-        evaluate(
+        measured = evaluate(
             function_of(method) if run is None or precision != "fp32" else fastest(run, device),
             _Part(dataset, missing),
             name=f"{method.label}, {name}",
@@ -97,10 +105,20 @@ def score_dataset(
             count_garbage=False,
             on_image=keep,
         )
+        for metric in unknown:
+            if metric in measured.mean:
+                of_set[metric] = measured.mean[metric]
+                cache.put(whole, kept_as[metric], of_set[metric])
     per_image = {
         image: {m: found[m] for m in metrics if m in found} for image, found in zip(dataset.names, values, strict=True)
     }
-    return SetResult(name, per_image, _means(per_image), time.perf_counter() - start)
+    means = _means(per_image) | of_set
+    mean = {metric: means[metric] for metric in metrics if metric in means}
+    return SetResult(name, per_image, mean, time.perf_counter() - start)
+
+
+def _lacking(metric: str, values: Sequence[Mapping[str, float]]) -> bool:
+    return any(metric not in found for found in values)
 
 
 def function_of(method: Method) -> Callable[[Tensor], Tensor]:
@@ -149,6 +167,8 @@ def _metric_key(section: Mapping[str, Any]) -> str:
     """Return the name under which a metric's scores are kept: its section, and the code or version of a foreign one."""
     function = find(METRIC_REGISTRY, section["type"])
     arguments = {key: value for key, value in section.items() if key not in ("better", "fetch")}
+    if arguments.get("reference"):  # a folder of images, which may change
+        arguments["reference"] = file_digest(*list_images(arguments["reference"]))
     module = inspect.getmodule(function)
     file = getattr(module, "__file__", None)
     own = not function.__module__.startswith(("safmn.", "basicsr."))

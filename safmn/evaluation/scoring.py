@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import logging
-import math
-import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,16 +22,13 @@ from safmn.archs.peers import InForm
 from safmn.data.workers import explain_death
 from safmn.errors import DataError, UserError
 from safmn.evaluation.applying import WHOLE, Applying, in_whole_windows
-from safmn.imaging import to_levels, to_uint8, write_image
-from safmn.imaging.file_names import image_name
+from safmn.evaluation.scorer import Draws, Output, Score, Scorer, bits, matching
+from safmn.imaging import to_levels, to_uint8
 from safmn.inference.guard import Guard
-from safmn.metrics.fidelity import calculate_psnr, calculate_ssim
 from safmn.own_code import described
-from safmn.registry import METRIC_REGISTRY, find
 from safmn.runtime.agreement import raise_together
 from safmn.runtime.distributed import on_all_ranks
 from safmn.runtime.execution import Execution, Precision, comparable_convolutions
-from safmn.runtime.random_state import global_generators, named_rng
 from safmn.system.console import one_line
 from safmn.system.memory import OUT_OF_MEMORY, is_out_of_memory
 
@@ -53,8 +47,9 @@ class SetResult:
 
     Attributes:
         name: the set's name.
-        per_image: image (name of the LQ file without ending) -> metric -> value, in the order of the data set.
-        mean: metric -> mean over the images.
+        per_image: image (name of the LQ file without ending) -> metric -> value, in the order of the data set. Metrics
+            of whole sets have no values here.
+        mean: metric -> mean over the images, or the value of a metric of whole sets.
         garbage: image -> number of output pixels that the guard (:mod:`safmn.inference.guard`) would replace, without
             images that have none. The scores are without the guard.
         seconds: wall-clock time of reading, network, scoring and saving.
@@ -97,10 +92,10 @@ def evaluate(
         dataset: ``dataset[i]`` is a dict with ``lq`` and, if available, ``gt``: float (C, H, W) RGB in [0, 1];
             ``lq_path`` and ``gt_path``.
         name: name of the set, for the progress bar and messages.
-        metrics: name of a metric -> its section of the option file: ``type`` is a registered function, the other keys
-            are its arguments. It gets ``img`` and ``img2``, uint8 (H, W, C) BGR, or float64 with values in [0, 255] if
-            the item says ``bits: 16``. Without GT, metrics that need
-            ``img2`` are left out with a warning.
+        metrics: name of a metric -> its section of the option file: ``type`` is a registered function or
+            :class:`safmn.metrics.set_metric.SetMetric`, the other keys are its arguments. A function gets ``img`` and
+            ``img2``, uint8 (H, W, C) BGR, or float64 with values in [0, 255] if the item says ``bits: 16``. Without GT,
+            metrics that need ``img2`` are left out with a warning.
         device: device of the network.
         save_dir: folder for the output images, ``<image>_<suffix>.png``; ``None``: do not save them.
         suffix: see ``save_dir``; ``None``: ``<image>.png``.
@@ -125,20 +120,20 @@ def evaluate(
     start = time.perf_counter()
     if len(dataset) == 0:
         raise DataError(f"data set {name!r} holds no images")
-    draws = _Draws(seed, name, torch.device(device))
-    scorer = _Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix, _lq_paths(dataset), draws)
+    draws = Draws(seed, name, torch.device(device))
+    scorer = Scorer(name, metrics, None if save_dir is None else Path(save_dir), suffix, _lq_paths(dataset), draws)
     execution = Execution(torch.device(device), precision)
     forward = _Forward(network, name, execution, draws, applying, count_garbage)
     indices = range(rank, len(dataset), world_size)
     hidden = None if progress and rank == 0 else True
-    outcome: list[_Score] | Exception
+    outcome: list[Score] | Exception
     with tqdm(total=len(indices), desc=one_line(name), unit="image", leave=False, disable=hidden) as bar:
         try:
             with _in_eval_mode(network), comparable_convolutions():
                 outcome = list(_shown(_score_all(forward, dataset, indices, scorer), bar, on_image))
         except Exception as error:  # any error must reach the other ranks, which wait for this one
             outcome = error
-    return _collect(name, _gather(outcome, world_size), start)
+    return _collect(name, _gather(outcome, world_size), scorer, start)
 
 
 def check_first_pair(dataset: Any, name: str, scale: int) -> None:
@@ -149,61 +144,14 @@ def check_first_pair(dataset: Any, name: str, scale: int) -> None:
     """
     if not len(dataset):
         return
-    item = _item(dataset, 0, _Draws(0, name, torch.device("cpu")))
+    item = _item(dataset, 0, Draws(0, name, torch.device("cpu")))
     if item.get("gt") is None:
         return
     height, width = (side * scale for side in item["lq"].shape[-2:])
     try:
-        _matching(to_uint8(item["gt"]), np.empty((height, width, 1), np.uint8), item)
+        matching(to_uint8(item["gt"]), np.empty((height, width, 1), np.uint8), item)
     except DataError as error:
         raise DataError(f"data set {name!r}: {error}") from error
-
-
-@dataclass(frozen=True)
-class _Score:
-    index: int
-    image: str
-    path: str
-    values: dict[str, float]
-    garbage: int
-
-
-class _Draws:
-    """Makes the random draws of a user's code a function of the seed, the set and the image."""
-
-    def __init__(self, seed: int, set_name: str, device: torch.device) -> None:
-        self.seed = seed
-        self.set_name = set_name
-        self.device = device
-        self._generators = threading.Lock()  # global generators: the reading, network and scoring threads take turns
-
-    @contextlib.contextmanager
-    def of(self, owner: Any, index: int, what: str) -> Iterator[None]:
-        """Seed the global generators while ``owner``, a user's data set, network or metric, processes an image.
-
-        The code of SAFMN and BasicSR's metrics do not use these generators, so nothing is done for them.
-        """
-        module = getattr(owner if inspect.isfunction(owner) else type(owner), "__module__", "")
-        if module.startswith(("safmn.", "basicsr.metrics.")):
-            yield
-            return
-        rng = named_rng(self.seed, what, self.set_name, index)
-        with self._generators, global_generators(rng, self.device):
-            yield
-
-
-class _Output(NamedTuple):
-    """The network's result for one item.
-
-    Attributes:
-        image: (H, W, C) RGB, uint8, or uint16 if the item's files have 16 bits (``bits``).
-        garbage: how many of its pixels the guard would replace.
-        exact: float32 (H, W, C) RGB in [0, 255], neither rounded nor clamped, from a network that gives Y; else None.
-    """
-
-    image: np.ndarray
-    garbage: int = 0
-    exact: np.ndarray | None = None
 
 
 class _Forward:
@@ -214,7 +162,7 @@ class _Forward:
         network: Callable[[Tensor], Tensor],
         set_name: str,
         execution: Execution,
-        draws: _Draws,
+        draws: Draws,
         applying: Applying,
         count_garbage: bool,
     ) -> None:
@@ -226,7 +174,7 @@ class _Forward:
         self._count_garbage = count_garbage
         self._guard: Guard | None = None
 
-    def __call__(self, index: int, item: Mapping[str, Any]) -> _Output:
+    def __call__(self, index: int, item: Mapping[str, Any]) -> Output:
         lq = item["lq"].unsqueeze(0).to(self.execution.device)  # (1, C, h, w)
         try:
             drawn = self.draws.of(bare(self.network), index, "network")
@@ -248,7 +196,7 @@ class _Forward:
         if not torch.isfinite(output).all():
             logger.warning("the network's output for %s holds NaN or Inf: its scores are meaningless", item["lq_path"])
         garbage = self._garbage(lq, images) if self._count_garbage else 0
-        return _Output(to_levels(output, _bits(item)), garbage, self._exact(output))
+        return Output(to_levels(output, bits(item)), garbage, self._exact(output))
 
     def _exact(self, output: Tensor) -> np.ndarray | None:
         """Return (C, H, W) as (H, W, C) in [0, 255], unrounded, if the network gives Y.
@@ -311,7 +259,7 @@ def _in_eval_mode(network: object) -> Iterator[None]:
             module.train()
 
 
-def _item(dataset: Any, index: int, draws: _Draws) -> Mapping[str, Any]:
+def _item(dataset: Any, index: int, draws: Draws) -> Mapping[str, Any]:
     """Return an item of a data set; add ``lq_path`` if it has none.
 
     Raises:
@@ -330,7 +278,7 @@ def _item(dataset: Any, index: int, draws: _Draws) -> Mapping[str, Any]:
     return item if "lq_path" in item else {**item, "lq_path": f"{name}_{index:04d}"}
 
 
-def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: _Scorer) -> Iterator[_Score]:
+def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: Scorer) -> Iterator[Score]:
     """Yield the scores of ``indices`` in order; read the next items and score the last ones while the network runs.
 
     One thread reads and one scores, so data sets and metrics need not be thread-safe. The network runs in the calling
@@ -345,12 +293,12 @@ def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: 
             output = None if at_once < 2 else computing.submit(lambda: forward(index, item.result()))
             return index, item, output
 
-        def score(index: int, item: Future[Mapping[str, Any]], output: Future[_Output] | None) -> Future[_Score]:
+        def score(index: int, item: Future[Mapping[str, Any]], output: Future[Output] | None) -> Future[Score]:
             made = forward(index, item.result()) if output is None else output.result()
             return scoring.submit(scorer, index, item.result(), *made)
 
         running: deque[_Running] = deque()
-        waiting: deque[Future[_Score]] = deque()
+        waiting: deque[Future[Score]] = deque()
         for index in indices:
             running.append(start(index))
             if len(running) > at_once:
@@ -361,7 +309,7 @@ def _score_all(forward: _Forward, dataset: Any, indices: Sequence[int], scorer: 
         yield from (each.result() for each in waiting)
 
 
-_Running: TypeAlias = "tuple[int, Future[Mapping[str, Any]], Future[_Output] | None]"
+_Running: TypeAlias = "tuple[int, Future[Mapping[str, Any]], Future[Output] | None]"
 
 
 @contextlib.contextmanager
@@ -375,8 +323,8 @@ def _threads(name: str, count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _shown(
-    scores: Iterator[_Score], bar: tqdm[Any], on_image: Callable[[int, Mapping[str, float]], None] | None
-) -> Iterator[_Score]:
+    scores: Iterator[Score], bar: tqdm[Any], on_image: Callable[[int, Mapping[str, float]], None] | None
+) -> Iterator[Score]:
     """Yield the scores unchanged; report each, advance the progress bar and show the means so far beside it."""
     sums: dict[str, float] = {}
     for done, score in enumerate(scores, 1):
@@ -389,144 +337,7 @@ def _shown(
         yield score
 
 
-@dataclass(frozen=True)
-class _Metric:
-    function: Callable[..., Any]
-    arguments: dict[str, Any]
-
-    @property
-    def needs_reference(self) -> bool:
-        parameter = inspect.signature(self.function).parameters.get("img2")
-        return parameter is not None and parameter.default is inspect.Parameter.empty
-
-    @property
-    def takes_exact_y(self) -> bool:
-        """Whether this is PSNR or SSIM of Y, which take images of any type."""
-        return self.function in (calculate_psnr, calculate_ssim) and bool(self.arguments.get("test_y_channel"))
-
-
-class _Scorer:
-    """Saves output images and computes their metrics."""
-
-    def __init__(
-        self,
-        set_name: str,
-        metrics: Mapping[str, Mapping[str, Any]],
-        save_dir: Path | None,
-        suffix: str | None,
-        paths: Sequence[str],
-        draws: _Draws,
-    ) -> None:
-        self.draws = draws
-        self.set_name = set_name
-        self._images = Counter(name for path in paths for name in {image_name(path), Path(path).name})
-        self.save_dir = save_dir
-        self.ending = f"_{suffix}.png" if suffix else ".png"
-        # `better` is for validation (higher or lower); it is not an argument of the function
-        self.metrics = {
-            name: _Metric(
-                find(METRIC_REGISTRY, section["type"]),
-                {k: v for k, v in section.items() if k not in ("type", "better")},
-            )
-            for name, section in metrics.items()
-        }
-        self._warned = False
-        self._saved: set[str] = set()
-
-    def __call__(
-        self,
-        index: int,
-        item: Mapping[str, Any],
-        output: np.ndarray,
-        garbage: int = 0,
-        exact: np.ndarray | None = None,
-    ) -> _Score:
-        """Save and score the result for one item; the arguments after ``item`` are those of :class:`_Output`."""
-        path = str(item["lq_path"])
-        image = image_name(path)
-        if self.save_dir is not None:
-            write_image(self.save_dir / self._file_name(index, image, Path(path).name), output)
-        images = {"img": _bgr(output)}
-        if item.get("gt") is not None:
-            images["img2"] = _bgr(_matching(to_levels(item["gt"], _bits(item)), output, item))
-        values = self._measure(index, path, images, None if exact is None else _bgr(exact))
-        return _Score(index, image, path, values, garbage)
-
-    def _file_name(self, index: int, image: str, file: str) -> str:
-        """Return a unique file name: ``a``; with ending (``a.jpg``) if ``a.png`` exists, too; or with the index."""
-        names = [image, file, f"{image}_{index:04d}"]
-        unique = [
-            name for name in names if self._images.get(name, 1) == 1 and f"{name}{self.ending}" not in self._saved
-        ]
-        name = f"{(unique or names[-1:])[0]}{self.ending}"
-        self._saved.add(name)
-        return name
-
-    def _measure(
-        self, index: int, path: str, images: Mapping[str, np.ndarray], exact: np.ndarray | None
-    ) -> dict[str, float]:
-        """Return the value of each metric; our metrics of Y get the output of networks that give Y unrounded."""
-        values = {}
-        for name, metric in self.metrics.items():
-            if metric.needs_reference and "img2" not in images:
-                self._warn_once(name)
-                continue
-            try:
-                shown = images if exact is None or not metric.takes_exact_y else {**images, "img": exact}
-                with self.draws.of(metric.function, index, f"metric {name}"), torch.no_grad():
-                    values[name] = float(metric.function(**shown, **metric.arguments))
-            except UserError as error:
-                raise type(error)(f"data set {self.set_name!r}, {path}: metric {name!r}: {error}") from error
-            except Exception as error:  # a user's metric may raise any exception
-                raise DataError(
-                    f"data set {self.set_name!r}, {path}: metric {name!r} failed on an image of {_size(images['img'])}:"
-                    f" {described(error)}"
-                ) from error
-        return values
-
-    def _warn_once(self, metric: str) -> None:
-        if not self._warned:
-            logger.warning("data set %r has no GT images: metrics such as %r are left out", self.set_name, metric)
-            self._warned = True
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
-
-
-def _bits(item: Mapping[str, Any]) -> int:
-    """Return the depth of an item's files: 16 if the data set says so, else 8."""
-    return 16 if item.get("bits") == 16 else 8
-
-
-def _bgr(image: np.ndarray) -> np.ndarray:
-    """Convert RGB (H, W, 3) to BGR, the order of BasicSR's metrics; grey stays, and an alpha channel stays last.
-
-    16 bits become float64 in [0, 255], so that metrics need not know the depth.
-    """
-    ordered = np.ascontiguousarray(np.concatenate((image[..., 2::-1], image[..., 3:]), axis=-1))
-    return ordered / 257.0 if image.dtype == np.uint16 else ordered
-
-
-def _matching(gt: np.ndarray, output: np.ndarray, item: Mapping[str, Any]) -> np.ndarray:
-    """Crop the GT to the size of the output; it may have up to ``scale`` - 1 more rows and columns.
-
-    Raises:
-        DataError: the sizes do not fit; the message names both images.
-    """
-    height, width = output.shape[:2]
-    lq_height, lq_width = item["lq"].shape[-2:]
-    scale = max(1, height // lq_height)
-    excess = gt.shape[0] - height, gt.shape[1] - width
-    if not all(0 <= pixels < scale for pixels in excess):
-        raise DataError(
-            f"{item.get('gt_path', 'the GT image')} is {gt.shape[1]}x{gt.shape[0]}, but {item['lq_path']}"
-            f" ({lq_width}x{lq_height}) upscaled by {scale} is {width}x{height}: they are not a pair at this scale"
-        )
-    return gt[:height, :width]
-
-
-def _gather(outcome: list[_Score] | Exception, world_size: int) -> list[_Score]:
+def _gather(outcome: list[Score] | Exception, world_size: int) -> list[Score]:
     """Return the scores of all ranks in the order of the data set; raise an error of one rank on all ranks.
 
     On the other ranks it is a RankError.
@@ -543,7 +354,7 @@ def _gather(outcome: list[_Score] | Exception, world_size: int) -> list[_Score]:
     return sorted((score for each in outcomes for score in each), key=lambda score: score.index)
 
 
-def _collect(name: str, scores: Sequence[_Score], start: float) -> SetResult:
+def _collect(name: str, scores: Sequence[Score], scorer: Scorer, start: float) -> SetResult:
     per_image: dict[str, dict[str, float]] = {}
     garbage: dict[str, int] = {}
     for score in scores:
@@ -553,9 +364,4 @@ def _collect(name: str, scores: Sequence[_Score], start: float) -> SetResult:
         per_image[image] = score.values
         if score.garbage:
             garbage[image] = score.garbage
-    values: dict[str, list[float]] = {}
-    for score in scores:
-        for metric, value in score.values.items():
-            values.setdefault(metric, []).append(value)
-    mean = {metric: math.fsum(each) / len(each) for metric, each in values.items()}
-    return SetResult(name, per_image, mean, time.perf_counter() - start, garbage)
+    return SetResult(name, per_image, scorer.means(scores), time.perf_counter() - start, garbage)

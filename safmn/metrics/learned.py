@@ -14,8 +14,8 @@ import importlib.util
 import io
 import logging
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from safmn.errors import DataError, OptionError, UserError, did_you_mean, first_line
 from safmn.registry import METRIC_REGISTRY
@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Package = Literal["pyiqa", "torchmetrics"]
+_Made = TypeVar("_Made")
 _BUILDING = threading.Lock()
+OF_SETS = {  # metrics of pyiqa that compare folders
+    "fid": "use type: FID, package: pyiqa (--metrics pyiqa:fid)",
+    "sfid": "it is not offered; FID and KID are",
+    "fid_dinov2": "it is not offered; FID and KID are",
+    "inception_score": "it is not offered; FID and KID are",
+}
 _TORCHMETRICS = {
     "lpips": (
         "torchmetrics.image.lpip",
@@ -44,7 +51,8 @@ def missing(package: str) -> str | None:
     if importlib.util.find_spec(package) is not None:
         return None
     extra = next(name for name, each in EXTRAS.items() if package in each.packages)
-    return f"needs the package {package}: pip install {package} (in a clone of SAFMN, pip install '.[{extra}]')"
+    name = EXTRAS[extra].packages[package].partition(">")[0]  # as pip knows it
+    return f"needs the package {name}: pip install {name} (in a clone of SAFMN, pip install '.[{extra}]')"
 
 
 def _needs(better: str, package: str | None = None) -> Callable[[Callable[..., float]], Callable[..., float]]:
@@ -56,16 +64,16 @@ def _needs(better: str, package: str | None = None) -> Callable[[Callable[..., f
 
         function.better = better  # type: ignore[attr-defined]
         function.missing = missing_of  # type: ignore[attr-defined]
-        function.version = _versions  # type: ignore[attr-defined]
+        function.version = versions  # type: ignore[attr-defined]
         return function
 
     return declare
 
 
-def _versions() -> list[str]:
+def versions() -> list[str]:
     """Return the versions of the packages, on which kept scores depend."""
     found = []
-    for package in ("pyiqa", "torchmetrics"):
+    for package in ("pyiqa", "torchmetrics", "torch-fidelity"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{package} {importlib.metadata.version(package)}")
     return found
@@ -199,26 +207,44 @@ def _tensor(image: Array, crop: int) -> Tensor:
 @functools.cache
 def _built(name: str, package: str, fetch: bool) -> tuple[Callable[..., Any], int]:
     """Build a metric once: a function of one or two images, and how many it needs."""
-    sentence = missing(package)
-    if sentence is not None:
-        raise OptionError(f"metric {name} {sentence}")
+    make = _by_pyiqa if package == "pyiqa" else _by_torchmetrics
+    return built_quietly(lambda: make(name), name, (package,), fetch)
+
+
+def built_quietly(make: Callable[[], _Made], metric: str, packages: Sequence[str], fetch: bool) -> _Made:
+    """Return what ``make`` makes with optional packages.
+
+    Args:
+        make: makes it; it imports the packages.
+        metric: name of the metric, for messages.
+        packages: the packages; the first is the one that messages name.
+        fetch: let it download weights that are missing.
+
+    Raises:
+        OptionError: a package or its weights are missing, or ``make`` fails.
+    """
+    for package in packages:
+        if (sentence := missing(package)) is not None:
+            raise OptionError(f"metric {metric} {sentence}")
     from safmn import compat
     from safmn.metrics.fetching import only_local_files
 
     compat.repair_torchvision()
-    make = _by_pyiqa if package == "pyiqa" else _by_torchmetrics
     try:
-        importlib.import_module(package)
-        with contextlib.nullcontext() if fetch else only_local_files(f"metric {name}"):
-            return make(name)
+        importlib.import_module(packages[0])
+        with (
+            contextlib.nullcontext() if fetch else only_local_files(f"metric {metric}"),
+            contextlib.redirect_stdout(io.StringIO()),  # pyiqa prints where it loads weights from
+        ):
+            return make()
     except UserError:
         raise
     except ImportError as error:
-        raise OptionError(f"metric {name}: the package {package} cannot be imported: {first_line(error)}") from error
+        text = f"the package {packages[0]} cannot be imported: {first_line(error)}"
+        raise OptionError(f"metric {metric}: {text}") from error
     except Exception as error:  # the packages raise what their own dependencies raise
-        raise OptionError(
-            f"metric {name} of {package} cannot be built: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        text = f"metric {metric} of {packages[0]} cannot be built: {type(error).__name__}: {first_line(error)}"
+        raise OptionError(text) from error
 
 
 def _by_pyiqa(name: str) -> tuple[Callable[..., Any], int]:
@@ -226,12 +252,13 @@ def _by_pyiqa(name: str) -> tuple[Callable[..., Any], int]:
     known = iqa.list_models()
     if name not in known:
         raise OptionError(f"pyiqa has no metric {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}")
-    _say_licence()
+    if name in OF_SETS:
+        raise OptionError(f"pyiqa's {name} measures whole sets, not images: {OF_SETS[name]}")
+    say_licence()
     from safmn.runtime.execution import named_device
 
     device = named_device("auto")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints where it loads weights from
-        metric = iqa.create_metric(name, device=device)
+    metric = iqa.create_metric(name, device=device)
     reference = metric.metric_mode == "FR"
 
     def measure(*images: Tensor) -> Any:
@@ -241,7 +268,7 @@ def _by_pyiqa(name: str) -> tuple[Callable[..., Any], int]:
 
 
 @functools.cache
-def _say_licence() -> None:
+def say_licence() -> None:
     """Say once under which licence pyiqa computes."""
     facts = importlib.metadata.metadata("pyiqa")
     licence = next((facts[key] for key in ("License-Expression", "License") if key in facts), "see its documents")

@@ -14,6 +14,7 @@ import msgspec
 
 from safmn import registry
 from safmn.errors import OptionError, did_you_mean, first_line
+from safmn.metrics.set_metric import set_metric_of
 from safmn.optim.optimizers import find_optimizer, value_types
 from safmn.options.losses import PUBLISHED, EntryKeys, LossEntry, is_adversarial
 from safmn.options.problems import REMOVED, KeyPath, Problems
@@ -137,6 +138,8 @@ def check_metric(section: Mapping[str, Any], where: KeyPath, problems: Problems)
     missing = getattr(component, "missing", None)  # says before the training what the first validation needs
     if missing is not None and (sentence := missing(section)):
         problems.add(where, sentence)
+    if set_metric_of(section) is not None:
+        return not section.get("reference")
     return "img2" in _signature(component, ()).required
 
 

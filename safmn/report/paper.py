@@ -159,7 +159,7 @@ def tests_table(tests: Sequence[Test]) -> Table:
 
 def images_table(tests: Sequence[Test]) -> Table:
     """Return every score of every image, with all digits."""
-    metrics = list(dict.fromkeys(m for test in tests for scored in test.sets.values() for m in scored.mean))
+    metrics = list(dict.fromkeys(m for test in tests for scored in test.sets.values() for m in scored.of_images()))
     columns = [Column("set"), Column("image"), *(Column(f"{metric}, {t.name}") for metric in metrics for t in tests)]
     table = Table("Scores by image", columns)
     for set_name in dict.fromkeys(name for test in tests for name in test.sets):
@@ -181,7 +181,7 @@ def _test_candidates(tests: Sequence[Test]) -> Iterator[_Candidate]:
     """Yield the images whose outputs all tests of their set saved."""
     for set_name in dict.fromkeys(name for test in tests for name in test.sets):
         having = [test for test in tests if set_name in test.sets]
-        metric = next(iter(having[0].sets[set_name].mean), "")
+        metric = next(iter(having[0].sets[set_name].of_images()), "")
         lower = any(test.better(metric) == "lower" for test in having)
         for image in having[0].sets[set_name].per_image:
             files = {test.name: test.picture(set_name, image) for test in having}

@@ -32,6 +32,10 @@ class Scored:
     published: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
 
+    def of_images(self) -> list[str]:
+        """Return the metrics that have values of single images: all but those of whole sets."""
+        return [metric for metric in self.mean if any(metric in scores for scores in self.per_image.values())]
+
 
 @dataclass
 class Test:

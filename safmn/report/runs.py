@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from safmn.errors import OptionError, UserError
+from safmn.evaluation.metric_choice import is_lower_better
 from safmn.options.problems import Problems
 from safmn.options.reader import read_document
 from safmn.report.events import Events, read_events
@@ -83,7 +84,7 @@ def better(options: Mapping[str, Any], metric: str) -> str:
     val = options.get("val")
     sections = (val.get("metrics") if isinstance(val, Mapping) else None) or {}
     section = sections.get(metric)
-    return str(section.get("better", "higher")) if isinstance(section, Mapping) else "higher"
+    return "lower" if isinstance(section, Mapping) and is_lower_better(section) else "higher"
 
 
 def is_run(folder: Path) -> bool:

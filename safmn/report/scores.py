@@ -39,6 +39,10 @@ class Method:
     scores: Mapping[str, Mapping[str, float]]
     mean: Mapping[str, float]
 
+    def of_images(self) -> list[str]:
+        """Return the metrics that have values of single images: all but those of whole sets."""
+        return [metric for metric in self.mean if any(metric in scores for scores in self.scores.values())]
+
 
 def add_tests(page: Page, tests: Sequence[Test], *, images: int) -> None:
     """Add the means of all tests and, for each set, its images with the worst first.
@@ -103,7 +107,7 @@ def decimals(metric: str) -> int:
 def worst_first(methods: Sequence[Method], lower_is_better: set[str]) -> list[str]:
     """Return the images by the first metric of the first method, worst first; images without a value come last."""
     first = methods[0]
-    metric = next(iter(first.mean), "")
+    metric = next(iter(first.of_images()), "")
     sign = -1 if metric in lower_is_better else 1
 
     def key(image: str) -> tuple[bool, float]:
@@ -119,7 +123,7 @@ def per_image_table(methods: Sequence[Method], lower_is_better: set[str]) -> str
 
     Of several methods, the best value of each image is marked.
     """
-    metrics = list(dict.fromkeys(metric for method in methods for metric in method.mean))
+    metrics = list(dict.fromkeys(metric for method in methods for metric in method.of_images()))
     header = ["image"]
     header += [metric if len(methods) == 1 else f"{metric}, {m.name}" for metric in metrics for m in methods]
     rows: list[list[object]] = []

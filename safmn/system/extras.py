@@ -48,8 +48,15 @@ EXTRAS = {
     "heif": Extra("HEIC photographs", {"pillow_heif": "pillow-heif>=0.18"}),
     "app": Extra("the page of safmn app", {"gradio": "gradio>=6"}),
     "hub": Extra("weights of the Hugging Face hub", {"huggingface_hub": "huggingface-hub>=0.30"}),
-    "metrics": Extra("LPIPS, DISTS, TOPIQ, MUSIQ, CLIP-IQA (no commercial use)", {"pyiqa": "pyiqa>=0.1.13"}),
-    "torchmetrics": Extra("LPIPS and DISTS", {"torchmetrics": "torchmetrics>=1.8", "torchvision": "torchvision>=0.25"}),
+    "metrics": Extra("LPIPS, DISTS, TOPIQ, MUSIQ, CLIP-IQA, FID (no commercial use)", {"pyiqa": "pyiqa>=0.1.13"}),
+    "torchmetrics": Extra(
+        "LPIPS, DISTS, FID and KID",
+        {
+            "torchmetrics": "torchmetrics>=1.8",
+            "torch_fidelity": "torch-fidelity>=0.3",
+            "torchvision": "torchvision>=0.25",
+        },
+    ),
     "plots": Extra("safmn bench plot", {"matplotlib": "matplotlib>=3.8"}),
     "wandb": Extra("curves of training on Weights & Biases", {"wandb": "wandb>=0.18"}),
     "mlflow": Extra("curves of training on MLflow", {"mlflow": "mlflow>=3"}),
