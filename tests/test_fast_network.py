@@ -98,13 +98,17 @@ def test_weights_are_taken_over_when_asked_to() -> None:
 
 def test_torch_can_be_chosen_and_other_networks_run_as_they_are() -> None:
     class Changed(SAFMN):
-        pass
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).softmax(1)
 
     for own, kernels in ((network(), "torch"), (lively(Changed(dim=4, n_blocks=1)), "auto")):
         fast = fastest(own, CPU, kernels=kernels)
         assert fast is own
-    with pytest.raises(OptionError, match="kernels: native cannot be used: there are no native kernels for Changed"):
+    problem = "there are no native kernels for Changed: the operator _softmax"
+    with pytest.raises(OptionError, match=f"kernels: native cannot be used: {problem}"):
         fastest(own, CPU, kernels="native")
+    with pytest.raises(OptionError, match="Conv2d has no attribute window"):
+        fastest(torch.nn.Conv2d(3, 3, 3, 1, 1), CPU, kernels="native")
 
 
 @needs_compiler

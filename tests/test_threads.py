@@ -82,8 +82,6 @@ def test_concurrent_calls_in_every_mode_of_the_upscaler(name: str, how: str) -> 
     network = sees_all() if how == "blended" else small()
     arguments: dict[str, Any] = {"device": "cpu", "self_ensemble": how == "ensemble"}
     arguments["tile"] = {"strips": 16, "blended": 32}.get(how, "auto")
-    if name == "native" and how == "blended":
-        pytest.skip("no native kernels for SAFMNv3")
     alone = Upscaler(network, backend="eager", **arguments)
     check(Upscaler(network, backend=name, **arguments), [alone(picture) for picture in pictures], pictures)
 

@@ -17,8 +17,9 @@ class Member(Protocol):
     """The interface of a network of the family.
 
     Its instances have the attributes ``scale``, ``window`` and ``halo``. Two things are optional. With a method
-    ``stages``, images are streamed exactly and in little memory (:mod:`safmn.archs.stages`). With a program for the
-    native kernels, the network runs several times as fast on CPUs (:data:`safmn.kernels.cpu.programs.PROGRAMS`).
+    ``stages``, images are streamed exactly and in little memory (:mod:`safmn.archs.stages`). If the native kernels know
+    all its operators, or have a program for it, it runs several times as fast on CPUs
+    (:mod:`safmn.kernels.cpu.programs`).
 
     Attributes:
         small: arguments of a small network, for tests.

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from safmn.errors import OptionError, first_line
+from safmn.inference.optimize import frozen_copy
 from safmn.inference.samples import made_up_photographs
 from safmn.kernels.cpu.inference import one_thread, this_machine
+from safmn.kernels.cpu.planning.graph import Unsupported
 from safmn.kernels.cpu.programs import Program, translate
 from safmn.kernels.cpu.support import why_not
 from safmn.runtime.threads import Lock
@@ -36,10 +38,17 @@ def fastest(network: nn.Module, device: torch.device, *, kernels: Kernels = "aut
         OptionError: ``kernels`` is ``native``, and there are no native kernels for the network, the device or the
             machine.
     """
-    reason = None if kernels == "torch" else why_not(network, device)
+    reason = None if kernels == "torch" else _why_not(network, device)
     if reason and kernels == "native":
         raise OptionError(f"kernels: native cannot be used: {reason}; choose auto or torch")
     return network if reason or kernels == "torch" else FastNetwork(network, required=kernels == "native")
+
+
+def _why_not(network: nn.Module, device: torch.device) -> str | None:
+    """Return why the kernels cannot test a network; None if they can."""
+    if not hasattr(network, "window"):  # which sizes it takes is found by trying it
+        return f"{type(network).__name__} has no attribute window, so it may need padded images"
+    return why_not(network, device)
 
 
 class FastNetwork:
@@ -86,7 +95,7 @@ class FastNetwork:
 
     def _checked(self) -> Program | None:
         try:
-            program = translate(self.network, this_machine(), half=False)
+            program = translate(frozen_copy(self.network), this_machine(), half=False)
         except OSError as failure:  # the compiler failed
             if self._required:
                 raise
@@ -112,8 +121,13 @@ class FastNetwork:
         if program is None or any(side % program.multiple for side in lq.shape[2:]):
             output: Tensor = self.network(lq)
             return output
-        with torch.no_grad(), one_thread(self.images_at_once > 1):
-            return torch.stack([program.run(image) for image in lq])
+        try:
+            with torch.no_grad(), one_thread(self.images_at_once > 1):
+                return torch.stack([program.run(image) for image in lq])
+        except Unsupported as problem:
+            self._say(f"not used for {lq.shape[3]}x{lq.shape[2]}: no native kernels for {problem}", logging.WARNING)
+            output = self.network(lq)
+            return output
 
 
 @torch.no_grad()

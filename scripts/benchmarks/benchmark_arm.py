@@ -103,7 +103,7 @@ class Backward:
 def with_one_lane(source: Path, folder: Path) -> Path:
     """Copy a source to ``folder``, with vectors of one lane and nothing that is written for ARM."""
     folder.mkdir(exist_ok=True)
-    for file in (source, HEADER):
+    for file in (source, *source.parent.glob("*.h")):
         text = file.read_text(encoding="utf-8").replace("__aarch64__", "FOR_NO_PROCESSOR")
         (folder / file.name).write_text(text.replace(GENERAL_LANES, "LANES = 1, BLOCK = 12"), encoding="utf-8")
     assert GENERAL_LANES in HEADER.read_text(encoding="utf-8")

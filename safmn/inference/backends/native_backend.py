@@ -1,12 +1,13 @@
-"""The project's own kernels for the SAFMN family, the fastest back end for these networks on CPUs.
+"""The project's own kernels, the fastest back end on CPUs for the SAFMN family and for networks of similar operations.
 
 They are compiled for the machine at first use, which takes some seconds and a C++ compiler. They are faster than
-general engines because of Winograd convolutions; because norms, modulation, GELU, 1x1 convolutions and sums run while
-the rows are in the cache; and because pooled levels of the modulation are aggregated at their own resolution.
+general engines because of Winograd convolutions; and because norms, modulation, activations, 1x1 convolutions and sums
+run while the rows are in the cache. In SAFMN, pooled levels of the modulation are aggregated at their own resolution.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -19,12 +20,16 @@ from safmn.inference.optimize import frozen_copy
 from safmn.kernels.cpu import support
 from safmn.kernels.cpu.compilation import compiler
 from safmn.kernels.cpu.inference import this_machine
+from safmn.kernels.cpu.planning.graph import Unsupported
 from safmn.kernels.cpu.programs import translate
+from safmn.runtime.threads import Once
+
+logger = logging.getLogger(__name__)
 
 
 @register_backend
 class Native(Backend):
-    """Runs SAFMN (any size), SAFMN_BCIE and the NTIRE 2023 entry, and the stages of the first two.
+    """Runs the SAFMN family, its stages, and every network of operations that the kernels know (docs/performance.md).
 
     For bfloat16 see :func:`safmn.inference.optimize.with_precision`. Processors without bfloat16 multiplication use
     float32 instead, which is faster there and more exact.
@@ -37,6 +42,7 @@ class Native(Backend):
         super().__init__(network, device=device, precision=precision)
         kernels = this_machine()
         self._program = translate(frozen_copy(network), kernels, half=precision == "bf16" and kernels.has_half)
+        self._first = Once()
         self._eager = Eager(network, device=device, precision=precision)
 
     @torch.no_grad()
@@ -45,7 +51,13 @@ class Native(Backend):
         program = self._program
         if program is None or x.shape[0] == 0 or any(side % program.multiple for side in x.shape[2:]):
             return self._eager(x)
-        images = [program.run(image) for image in x]
+        try:
+            images = [program.run(image) for image in x]
+        except Unsupported as problem:
+            if self._first():
+                size = f"{x.shape[3]}x{x.shape[2]}"
+                logger.warning("Back end native: eager runs images of %s: no native kernels for %s.", size, problem)
+            return self._eager(x)
         return images[0][None] if len(images) == 1 else torch.stack(images)
 
     @classmethod
@@ -60,5 +72,5 @@ class Native(Backend):
 
     @classmethod
     def unfit(cls, network: nn.Module, precision: str) -> str | None:
-        """See :class:`Backend`. Supports the networks in :data:`safmn.kernels.cpu.programs.PROGRAMS`, and stages."""
+        """See :class:`Backend`. Supports what :func:`safmn.kernels.cpu.programs.translate` does, and stages."""
         return support.unfit(network)

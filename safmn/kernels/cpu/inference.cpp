@@ -1,257 +1,12 @@
-// CPU kernels for the feature mixing modules of SAFMN (built and called by inference.py).
-//
-// Layout. A map of C channels, H rows and W columns is stored as [H][C][4][stride]: column 4 t + p of a row is at place
-// t of phase p. In this order all steps work on whole vectors of neighbouring t: Winograd transforms, whose tiles are
-// four columns wide, pooling and all pointwise operations. Zeros before the first and after the last place of every
-// phase are the zero padding of the convolutions. The function that writes a row also writes these zeros (`close`).
-//
-// 3x3 convolutions use Winograd's F(4x4, 3x3) (Lavin and Gray, CVPR 2016, arXiv 1509.09308): 36 instead of 144
-// multiplications for 16 pixels. With the points 0, -1, 1, 1/2, -2 (Barabasz et al., arXiv 1803.10986) it is accurate
-// enough for factors in bfloat16. These are stored in pairs of channels, as the processor's instruction requires.
+// CPU kernels for the feature mixing modules of SAFMN (built and called by inference.py), and the interface to Python.
 
-#include "vectors.h"
-
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+#include "maps.h"
+#include "passes.h"
+#include "reductions.h"
 
 namespace {
 
-constexpr int VECTORS = 2;
-constexpr int CHUNK = VECTORS * LANES;  // tiles that are processed together
-constexpr int GUARD = 16;               // places before the first and after the last tile; one on each side is read
-constexpr int LEVELS = 3;               // of pooling
-
-constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
-
-// The layout above in memory that the caller owns, for a whole frame or only the latest `kept` rows (a power of two).
-struct Map {
-    float* data;
-    int channels, height, width;
-    int tiles;   // of four columns; the last one may be partial
-    int stride;  // of a phase
-    int line;    // of one channel; an odd number of cache lines, so that channels do not share one cache set
-    int mask;
-
-    Map(const float* data, int channels, int height, int width, int kept = 0)
-        : data(const_cast<float*>(data)), channels(channels), height(height), width(width), tiles((width + 3) / 4),
-          stride(GUARD + round_up(tiles, 16) + GUARD), line(4 * stride + 16), mask(kept - 1) {}
-    float* at(int channel, int row, int phase) const {
-        return data + (std::ptrdiff_t(row & mask) * channels + channel) * line + phase * stride + GUARD;
-    }
-    // Write the zeros around a phase of a row, after the places [tile, end) of it have been written.
-    INLINE void close(float* row, int phase, int tile, int end) const {
-        if (tile == 0) row[-1] = 0.0f;
-        if (end >= tiles)
-            for (int t = (width - phase + 3) / 4; t <= end; ++t) row[t] = 0.0f;
-    }
-};
-
-// Memory of one thread, in pieces aligned to cache lines.
-class Scratch {
-  public:
-    Scratch() = default;
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
-    ~Scratch() {
-        for (float* piece : pieces) ::operator delete(piece, ALIGNMENT);
-    }
-    float* take(std::size_t floats) {
-        pieces.reserve(pieces.size() + 1);
-        pieces.push_back(static_cast<float*>(::operator new(floats * sizeof(float), ALIGNMENT)));
-        return pieces.back();
-    }
-
-  private:
-    static constexpr std::align_val_t ALIGNMENT{64};
-    std::vector<float*> pieces;
-};
-
-// Call run(number of vectors, first tile) for every chunk of a row. The last chunk may be shorter.
-template <typename Function>
-INLINE void for_chunks(int tiles, Function&& run) {
-    int tile = 0;
-    for (; tiles - tile > LANES; tile += CHUNK) run(std::integral_constant<int, VECTORS>{}, tile);
-    if (tile < tiles) run(std::integral_constant<int, 1>{}, tile);
-}
-
-// ---------------------------------------------------------------------------------------------------- matrix products
-
-// Factors in float32: a cell is one channel.
-struct Single {
-    static constexpr int DEPTH = 1;
-    using Cell = float;
-    static INLINE Vec cells(const float* from) { return load(from); }
-    static INLINE Vec weight(const float* weights, int o) { return ::weight(weights, o); }
-    static INLINE Vec fused(Vec sum, Vec weight, Vec cells) { return sum + weight * cells; }
-    static INLINE void pack(float* to, const Vec (&channels)[DEPTH]) { store(to, channels[0]); }
-};
-
-#ifdef __AVX512BF16__
-// Factors in bfloat16: a cell is a pair of channels, the even one in the lower half.
-struct Half {
-    static constexpr int DEPTH = 2;
-    using Cell = std::uint32_t;
-    static INLINE Bits cells(const float* from) { return *reinterpret_cast<const UnalignedBits*>(from); }
-    static INLINE Bits weight(const Cell* weights, int o) { return weights[o] - Bits{}; }
-    static INLINE Vec fused(Vec sum, Bits weight, Bits cells) {
-        return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weight, (__m512bh)cells);
-    }
-    static INLINE void pack(float* to, const Vec (&channels)[DEPTH]) {
-        const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
-                                               23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-        const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)channels[1], (__m512)channels[0]);
-        *reinterpret_cast<UnalignedBits*>(to) = (Bits)_mm512_permutexvar_epi16(order, both);
-    }
-};
-#else
-using Half = Single;  // without that instruction float32 is faster
-#endif
-constexpr bool HAS_HALF = Half::DEPTH == 2;
-
-template <typename Factor>
-constexpr int cells_of(int channels) {
-    return (channels + Factor::DEPTH - 1) / Factor::DEPTH;
-}
-
-// sums[o][v] += weights[k][o] * inputs[k][v] for k < count. Most of the time is spent in this loop.
-template <int N, typename Factor>
-INLINE void multiply(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights, const float* inputs,
-                     std::ptrdiff_t step, int count) {
-    for (int k = 0; k < count; ++k, weights += BLOCK, inputs += step) {
-        decltype(Factor::cells(inputs)) x[N];
-#pragma GCC unroll 4
-        for (int v = 0; v < N; ++v) x[v] = Factor::cells(inputs + v * LANES);
-#pragma GCC unroll 16
-        for (int o = 0; o < BLOCK; ++o) {
-            const auto w = Factor::weight(weights, o);
-#pragma GCC unroll 4
-            for (int v = 0; v < N; ++v) sums[o][v] = Factor::fused(sums[o][v], w, x[v]);
-        }
-    }
-}
-
-// ------------------------------------------------------------------------------------------------------ 3x3 convolution
-
-// Columns 4 t - 1 ... 4 t + 4 of a row, for all t of a vector.
-struct Columns {
-    Vec at[6];
-    INLINE Columns(const float* phase, int s) {  // phase 0 at the first place, and the stride
-        at[0] = load(phase + 3 * s - 1);
-        for (int p = 0; p < 4; ++p) at[1 + p] = load(phase + p * s);
-        at[5] = load(phase + 1);
-    }
-};
-
-// Transform the tiles of one channel from its rows 4 band - 1 ... 4 band + 4; null for a row outside of the frame.
-INLINE void transform(const float* const (&rows)[6], std::ptrdiff_t at, int stride, Vec (&out)[TAPS]) {
-    Vec lines[6][6];
-    for (int i = 0; i < 6; ++i) {
-        if (rows[i]) {
-            input_line(Columns(rows[i] + at, stride).at, lines[i]);
-        } else {
-            for (int j = 0; j < 6; ++j) lines[i][j] = Vec{};
-        }
-    }
-    for (int j = 0; j < 6; ++j) {
-        const Vec d[6] = {lines[0][j], lines[1][j], lines[2][j], lines[3][j], lines[4][j], lines[5][j]};
-        Vec column[6];
-        input_line(d, column);
-        for (int i = 0; i < 6; ++i) out[i * 6 + j] = column[i];
-    }
-}
-
-// Transform all channels of a chunk: [TAPS][cells][CHUNK].
-template <int N, typename Factor>
-void transform_input(const Map& map, int band, int tile, float* to) {
-    const int channels = map.channels, cells = cells_of<Factor>(channels), line = map.line, stride = map.stride;
-    const float* rows[6];
-    for (int i = 0; i < 6; ++i) {
-        const int row = 4 * band - 1 + i;
-        rows[i] = row >= 0 && row < map.height ? map.at(0, row, 0) + tile : nullptr;
-    }
-    for (int k = 0; k < cells; ++k)
-        for (int v = 0; v < N; ++v) {
-            Vec parts[Factor::DEPTH][TAPS];
-            for (int i = 0; i < Factor::DEPTH; ++i) {
-                const int channel = k * Factor::DEPTH + i;
-                if (channel < channels) transform(rows, std::ptrdiff_t(channel) * line + v * LANES, stride, parts[i]);
-                else std::fill_n(parts[i], TAPS, Vec{});
-            }
-            for (int tap = 0; tap < TAPS; ++tap) {
-                Vec both[Factor::DEPTH];
-                for (int i = 0; i < Factor::DEPTH; ++i) both[i] = parts[i][tap];
-                Factor::pack(to + (std::ptrdiff_t(tap) * cells + k) * CHUNK + v * LANES, both);
-            }
-        }
-}
-
-// Transform the products of one output channel to its 4 x 4 pixels.
-INLINE void transform_back(const float* products, float bias, bool activated, Vec (&out)[16]) {
-    Vec lines[4][6];
-    for (int j = 0; j < 6; ++j) {
-        Vec m[6], column[4];
-        for (int i = 0; i < 6; ++i) m[i] = load(products + (i * 6 + j) * BLOCK * CHUNK);
-        output_line(m, column);
-        for (int i = 0; i < 4; ++i) lines[i][j] = column[i];
-    }
-    for (int i = 0; i < 4; ++i) {
-        Vec row[4];
-        output_line(lines[i], row);
-        for (int p = 0; p < 4; ++p) {
-            const Vec value = row[p] + bias;
-            out[i * 4 + p] = activated ? gelu(value) : value;
-        }
-    }
-}
-
-// A 3x3 convolution. The weights are transformed: [blocks][TAPS][cells of the input][BLOCK].
-struct Conv {
-    const void* weights;
-    const float* bias;  // [out]
-    int in, out;
-    bool activated;
-};
-
-// Convolve a chunk of four rows: [4 rows][4 phases][cells of the output][CHUNK].
-template <int N, typename Factor, typename Output>
-void convolve(const Conv& conv, const float* inputs, float* products, float* to) {
-    const int cells = cells_of<Factor>(conv.in), out_cells = cells_of<Output>(conv.out);
-    auto weights = static_cast<const typename Factor::Cell*>(conv.weights);
-    for (int first = 0; first < conv.out; first += BLOCK) {
-        for (int tap = 0; tap < TAPS; ++tap, weights += cells * BLOCK) {
-            Vec sums[BLOCK][N] = {};
-            multiply<N, Factor>(sums, weights, inputs + std::ptrdiff_t(tap) * cells * CHUNK, CHUNK, cells);
-            for (int o = 0; o < BLOCK; ++o)
-                for (int v = 0; v < N; ++v) store(products + (tap * BLOCK + o) * CHUNK + v * LANES, sums[o][v]);
-        }
-        for (int o = 0; o < std::min(BLOCK, conv.out - first); o += Output::DEPTH)
-            for (int v = 0; v < N; ++v) {
-                Vec pixels[Output::DEPTH][16];
-                for (int i = 0; i < Output::DEPTH; ++i) {
-                    if (first + o + i < conv.out)
-                        transform_back(products + (o + i) * CHUNK + v * LANES, conv.bias[first + o + i], conv.activated,
-                                       pixels[i]);
-                    else std::fill_n(pixels[i], 16, Vec{});
-                }
-                for (int place = 0; place < 16; ++place) {
-                    Vec channels[Output::DEPTH];
-                    for (int i = 0; i < Output::DEPTH; ++i) channels[i] = pixels[i][place];
-                    const int cell = (first + o) / Output::DEPTH;
-                    Output::pack(to + (std::ptrdiff_t(place) * out_cells + cell) * CHUNK + v * LANES, channels);
-                }
-            }
-    }
-}
-
-// The memory that a thread needs for `convolve`.
-struct Tiles {
-    Scratch scratch;
-    float *inputs, *products, *result;
-    explicit Tiles(const Conv& conv)
-        : inputs(scratch.take(std::size_t(TAPS) * conv.in * CHUNK)), products(scratch.take(TAPS * BLOCK * CHUNK)),
-          result(scratch.take(std::size_t(16) * conv.out * CHUNK)) {}
-};
+constexpr int LEVELS = 3;  // of pooling
 
 // --------------------------------------------------------------------------------------------------- normalisation
 
@@ -337,8 +92,6 @@ struct Level {
     int below(int y) const { return std::min(rows.source(y) + 1, rows.cells - 1); }  // the last row that y depends on
     int above(int y) const { return std::max(rows.source(y) - 1, 0); }               // and the first one
 };
-
-INLINE void join(const float* const (&rows)[4], float* __restrict to, int step, int width);
 
 // Pool row `row` of a level from the rows of the map. `line` has room for one row and one row in phases.
 void pool_row(const Level& level, const Map& map, int row, float* line) {
@@ -484,7 +237,7 @@ void run_conv(const Conv& conv, const Map& in, const Map& out, const Map& add, i
     const auto make = [&] { return Tiles(conv); };
     for_all((in.height + 3) / 4, threads, make, [&](const Tiles& tiles, int band) {
         for_chunks(in.tiles, [&](auto n, int tile) {
-            transform_input<n, Factor>(in, band, tile, tiles.inputs);
+            transform_input<n, Factor>(in, 0, in.channels, band, tile, tiles.inputs);
             convolve<n, Factor, Single>(conv, tiles.inputs, tiles.products, tiles.result);
             write_tiles<n>(tiles.result, out, add, band, tile);
         });
@@ -510,7 +263,7 @@ class Strip {
 
     Strip(const Block& block, const Map& in, const Map& out, int top, int bottom)
         : block(block), in(in), out(out), top(top), bottom(bottom), margin(block.conv ? 1 : 0),
-          levels(levels_of(block, in)), tiles(block.conv ? *block.conv : Conv{nullptr, nullptr, 0, 0, false}),
+          levels(levels_of(block, in)), tiles(block.conv ? *block.conv : Conv{}),
           normed1(block.modulation && block.norm1.weight ? kept(rows_ahead()) : in),
           modulated(!block.modulation ? in : block.conv ? kept(4 * SIDE) : out),
           normed2(block.conv && block.norm2.weight ? kept(4 * SIDE) : modulated) {
@@ -647,7 +400,7 @@ class Strip {
 
     void mix(int band) {
         for_chunks(in.tiles, [&](auto n, int tile) {
-            transform_input<n, Factor>(normed2, band, tile, tiles.inputs);
+            transform_input<n, Factor>(normed2, 0, normed2.channels, band, tile, tiles.inputs);
             convolve<n, Factor, Factor>(*block.conv, tiles.inputs, tiles.products, tiles.result);
             for (int place = 0; place < 16 && 4 * band + place / 4 < in.height; ++place)
                 mix_back<n>(4 * band + place / 4, place % 4, tile, place);
@@ -686,31 +439,6 @@ void run_block(const Block& block, const Map& in, const Map& out, int threads) {
     });
 }
 
-// rows[p][t] = from[4 t + p], of `width` values.
-INLINE void part(const float* __restrict from, float* const (&rows)[4], int width) {
-    float *__restrict a = rows[0], *__restrict b = rows[1], *__restrict c = rows[2], *__restrict d = rows[3];
-    for (int t = 0; t < width / 4; ++t) {
-        a[t] = from[4 * t];
-        b[t] = from[4 * t + 1];
-        c[t] = from[4 * t + 2];
-        d[t] = from[4 * t + 3];
-    }
-    for (int x = width / 4 * 4; x < width; ++x) rows[x % 4][x / 4] = from[x];
-}
-
-// to[step t + p] = rows[p][t], for all step t + p < `width`.
-INLINE void join(const float* const (&rows)[4], float* __restrict to, int step, int width) {
-    const float *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
-    int t = 0;
-    for (; step * t + 4 <= width; ++t) {
-        to[step * t] = a[t];
-        to[step * t + 1] = b[t];
-        to[step * t + 2] = c[t];
-        to[step * t + 3] = d[t];
-    }
-    for (int p = 0; p < 4 && step * t + p < width; ++p) to[step * t + p] = rows[p][t];
-}
-
 }  // namespace
 
 // ------------------------------------------------------------------------------------------------------- the interface
@@ -743,9 +471,11 @@ int safmn_to_map(const float* image, float* map, int channels, int height, int w
     });
 }
 
-// Convert a map of channels * scale^2 channels to (channels, height * scale, width * scale) by pixel shuffle.
-int safmn_from_map(const float* map, float* image, int channels, int height, int width, int scale, int threads) {
-    const Map from(map, channels * scale * scale, height, width);
+// Convert channels * scale^2 channels, from `begin` on, of a map of `total` channels to (channels, height * scale,
+// width * scale) by pixel shuffle.
+int safmn_from_map(const float* map, float* image, int total, int begin, int channels, int height, int width, int scale,
+                   int threads) {
+    const Map from(map, total, height, width);
     return status_of([&] {
         for_all(height * scale, threads, [&](int y) {
             for (int c = 0; c < channels; ++c) {
@@ -754,7 +484,7 @@ int safmn_from_map(const float* map, float* image, int channels, int height, int
                     const float* rows[4];
                     for (int i = 0; i < 4; ++i) {
                         const int column = first + i;  // of the enlarged tile
-                        const int channel = (c * scale + y % scale) * scale + column % scale;
+                        const int channel = begin + (c * scale + y % scale) * scale + column % scale;
                         rows[i] = from.at(channel, y / scale, column / scale);
                     }
                     if (scale == 1) join(rows, to, 4, width);  // a constant step lets the compiler optimise
@@ -765,10 +495,36 @@ int safmn_from_map(const float* map, float* image, int channels, int height, int
     });
 }
 
+// Pool `channels` channels, from `begin` on, of a map of `total` channels to (channels, rows, columns): the largest value
+// of each cell. Bounds: the first rows of the cells, the ends of their rows, then the same for columns.
+int safmn_pool(const float* map, float* to, int total, int begin, int channels, int height, int width, const int* bounds,
+               int rows, int columns, int threads) {
+    const Map from(map, total, height, width);
+    return status_of([&] { pool(from, begin, channels, Cells{bounds, rows, columns}, to, threads); });
+}
+
+// Compute the means of `channels` channels, from `begin` on, of a map of `total` channels, and the sums of the squared
+// distances from them: (2, channels).
+int safmn_moments(const float* map, double* to, int total, int begin, int channels, int height, int width, int threads) {
+    const Map from(map, total, height, width);
+    return status_of([&] { moments(from, begin, channels, to, threads); });
+}
+
+// Run a pass; see passes.h.
+int safmn_pass(const int* code, const float* weights, const void* taps, const float* bias, int height, int width, float* t0,
+               float* t1, float* t2, float* t3, float* t4, float* t5, float* t6, float* t7, float* t8, float* t9,
+               float* t10, float* t11, int threads) {
+    float* const tensors[] = {t0, t1, t2, t3, t4, t5, t6, t7, t8, t9, t10, t11};
+    return status_of([&] {
+        const Pass pass(code, weights, taps, bias, height, width, tensors);
+        (pass.half ? run_pass<Half> : run_pass<Single>)(pass, threads);
+    });
+}
+
 // out = conv3x3(in) + add. If `add` is null, nothing is added. `out` may be `add`.
 int safmn_conv(const float* in, float* out, const float* add, int channels, int out_channels, int height, int width,
                const void* weights, const float* bias, int half, int threads) {
-    const Conv conv{weights, bias, channels, out_channels, false};
+    const Conv conv{weights, bias, channels, out_channels, {}};
     const Map from(in, channels, height, width), to(out, out_channels, height, width);
     const Map residual(add, out_channels, height, width);
     return status_of([&] { (half ? run_conv<Half> : run_conv<Single>)(conv, from, to, residual, threads); });
@@ -784,7 +540,7 @@ int safmn_block(const float* in, float* out, int channels, int height, int width
                 int hidden, const void* weights, const float* hidden_bias,         //
                 const void* back, const float* back_bias, float eps, int half, int threads) {
     const Modulation modulation{channels, channels / (LEVELS + 1), factors, taps, tap_bias, full, coarse, bias};
-    const Conv conv{weights, hidden_bias, channels, hidden, true};
+    const Conv conv{weights, hidden_bias, channels, hidden, {GELU, 0.0f, 0.0f}};
     const Block block{factors ? &modulation : nullptr, weights ? &conv : nullptr, back, back_bias,
                       Norm{norm1_weight, norm1_bias, eps}, Norm{norm2_weight, norm2_bias, eps}};
     const Map from(in, channels, height, width), to(out, channels, height, width);

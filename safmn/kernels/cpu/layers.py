@@ -48,7 +48,8 @@ class FeatureMaps:
     def write(self, source: Tensor, channels: int, scale: int = 1) -> Tensor:
         """Convert a map of ``channels * scale**2`` channels to (channels, h * scale, w * scale) by pixel shuffle."""
         image = torch.empty(channels, self.height * scale, self.width * scale, dtype=torch.float32)
-        self.kernels.call("from_map", source, image, channels, self.height, self.width, scale)
+        total = channels * scale**2
+        self.kernels.call("from_map", source, image, total, 0, channels, self.height, self.width, scale)
         return image
 
 
@@ -64,8 +65,7 @@ class Convolution:
     def __init__(self, conv: nn.Conv2d, kernels: Kernels, *, half: bool) -> None:
         self.out_channels, self.in_channels = conv.weight.shape[:2]
         self.half = half
-        taps = torch.einsum("ia,ocab,jb->oijc", _FILTER, conv.weight.detach().double(), _FILTER)
-        self.weights = _packed(taps.flatten(1, 2), kernels.block_size, half)
+        self.weights = packed(winograd_taps(conv.weight), kernels.block_size, half)
         self.bias = _bias(conv)
 
     def __call__(self, frame: FeatureMaps, source: Tensor, to: Tensor, add: Tensor | None = None) -> Tensor:
@@ -129,7 +129,7 @@ def _modulation_arguments(safm: SAFM | None, kernels: Kernels) -> tuple[Tensor |
         torch.tensor(safm.factors, dtype=torch.int32),
         torch.cat([_copy(conv.weight).flatten(1) for conv in levels]),
         torch.cat([_bias(conv) for conv in levels]),
-        _packed(full[:, None], kernels.block_size, half=False),
+        packed(full[:, None], kernels.block_size, half=False),
         torch.stack(coarse),  # (3, channels, chunk)
         _bias(safm.aggr),
     )
@@ -145,7 +145,7 @@ def _mixing_arguments(ccm: CCM | None, kernels: Kernels, half: bool) -> tuple[Te
         conv.out_channels,
         conv.weights,
         conv.bias,
-        _packed(back.weight.detach()[:, None, :, 0, 0], kernels.block_size, half),
+        packed(back.weight.detach()[:, None, :, 0, 0], kernels.block_size, half),
         _bias(back),
     )
 
@@ -158,7 +158,12 @@ def _mixer(ccm: CCM | None) -> tuple[nn.Conv2d, nn.Conv2d]:
     return first, back
 
 
-def _packed(weights: Tensor, block: int, half: bool) -> Tensor:
+def winograd_taps(weight: Tensor) -> Tensor:
+    """Transform the filters (out, in, 3, 3) of a convolution to (out, 36, in)."""
+    return torch.einsum("ia,ocab,jb->oijc", _FILTER, weight.detach().double(), _FILTER).flatten(1, 2)
+
+
+def packed(weights: Tensor, block: int, half: bool) -> Tensor:
     """Pack (out, taps, in) as (blocks, taps, in, block); with ``half``, each int32 holds two bfloat16 along ``in``."""
     out, _, channels = weights.shape
     weights = nn.functional.pad(weights, (0, channels % 2 if half else 0, 0, 0, 0, -out % block))

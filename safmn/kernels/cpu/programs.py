@@ -15,6 +15,7 @@ from safmn.archs.stages import NormedSkip, Plain
 from safmn.inference.optimize import IMAGE_CHANNELS
 from safmn.kernels.cpu.inference import Kernels, with_workspace
 from safmn.kernels.cpu.layers import Block, Convolution, FeatureMaps
+from safmn.kernels.cpu.planning.planner import Planner, unsupported
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Program:
 
     Attributes:
         run: computes the network's output from its input, (C, h, w) float32.
+            It raises :class:`safmn.kernels.cpu.planning.graph.Unsupported` for a size for which it has no kernels.
         multiple: h and w must be multiples of this.
     """
 
@@ -33,13 +35,18 @@ class Program:
 def translate(network: nn.Module, kernels: Kernels, *, half: bool) -> Program | None:
     """Return the network as a program, or None if the kernels do not support it.
 
+    SAFMN and its relatives have programs of their own, which are faster. Other networks are planned from their
+    operations (:mod:`safmn.kernels.cpu.planning`), as far as the kernels know these.
+
     Args:
-        network: a network of the family or a stage.
+        network: a network or a stage, in eval mode. Its weights must not change.
         kernels: the kernels that run it.
         half: whether the factors are bfloat16 in the 3x3 convolutions between features and the 1x1 ones after them.
     """
     make = PROGRAMS.get(type(network))  # no lookup of base classes: a subclass may have a different forward
     program = None if make is None else make(network, kernels, half)
+    if program is None and unsupported(network) is None:
+        program = Program(Planner(network, kernels, half=half))
     return None if program is None else replace(program, run=with_workspace(program.run))
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from safmn.archs.stages import StageModule
 from safmn.kernels.cpu.build import can_load
 from safmn.kernels.cpu.compilation import how_to_get_a_compiler
+from safmn.kernels.cpu.planning.planner import unsupported
 from safmn.kernels.cpu.programs import PROGRAMS
 
 
@@ -22,7 +23,8 @@ def unfit(network: nn.Module) -> str | None:
     """Return why the kernels cannot run ``network``; None if they can, or if it is a stage, which may run eagerly."""
     if type(network) in PROGRAMS or isinstance(network, StageModule):
         return None
-    return f"there are no native kernels for {type(network).__name__}"
+    problem = unsupported(network)
+    return None if problem is None else f"there are no native kernels for {type(network).__name__}: {problem}"
 
 
 def why_not(network: nn.Module, device: torch.device) -> str | None:

@@ -1,0 +1,372 @@
+"""Passes over a frame: what they do, and their code for ``passes.h``."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from safmn.kernels.cpu.planning.graph import (
+    ARITHMETIC,
+    CURVES,
+    IN_MAPS,
+    Activation,
+    Enlarging,
+    Node,
+    Piece,
+    Point,
+    Unsupported,
+    Value,
+    whole,
+)
+from safmn.kernels.cpu.planning.packing import Packing
+
+MOST_TENSORS = 12
+"""Tensors that the code of a pass can name."""
+_REGISTER, _HEAD, _MAP, _LINES, _VECTOR = range(5)  # places of operands
+_OPERATIONS = ("conv1", "point", "depthwise", "mean", "length", "normalise")  # in the order of passes.h
+_NOWHERE = (0, 0, 0, 0)
+
+
+@dataclass(eq=False)
+class Pass:
+    """A 3x3 convolution or none, and operations on each pixel.
+
+    Attributes:
+        frame: height and width.
+        head: convolutions of the same input, which are computed as one.
+        nodes: the other operations, in order.
+        stored: the nodes whose result is kept in a map.
+    """
+
+    frame: tuple[int, int]
+    head: list[Node] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    stored: set[Node] = field(default_factory=set)
+
+    @property
+    def source(self) -> Piece:
+        """The input of the convolution: a range of channels of a map."""
+        return self.head[0].inputs[0].pieces[0]
+
+    def outside(self) -> Iterable[Node]:
+        """Return the nodes of other steps that this pass reads."""
+        own = {*self.head, *self.nodes}
+        read = [node for item in (*self.head, *self.nodes) for value in item.inputs for node in value.nodes]
+        return dict.fromkeys(node for node in read if node not in own)
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """A pass as ``passes.h`` takes it.
+
+    Attributes:
+        numbers: the code.
+        weights: of everything but the convolution.
+        taps, bias: of the convolution; None without one.
+        tensors: the nodes whose tensors are the further arguments.
+    """
+
+    numbers: Tensor
+    weights: Tensor
+    taps: Tensor | None
+    bias: Tensor | None
+    tensors: list[Node]
+
+
+class Registers:
+    """Places for values that live only during a pass, in channels."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._free: list[tuple[int, int]] = []  # begin, end
+
+    def take(self, channels: int) -> int:
+        """Return the first of so many free channels."""
+        for i, (begin, end) in enumerate(self._free):
+            if end - begin >= channels:
+                self._free[i] = (begin + channels, end)
+                return begin
+        self.size += channels
+        return self.size - channels
+
+    def give(self, begin: int, channels: int) -> None:
+        """Return channels."""
+        joined: list[tuple[int, int]] = []
+        for first, end in sorted([*self._free, (begin, begin + channels)]):
+            if joined and joined[-1][1] == first:
+                joined[-1] = (joined[-1][0], end)
+            elif first < end:
+                joined.append((first, end))
+        self._free = joined
+
+
+@dataclass(eq=False)
+class Item:
+    """A node, with the sum and the activation that are computed together with it.
+
+    Attributes:
+        node: what is computed.
+        result: the node whose result it gives: ``node``, or the sum or activation after it.
+        point: the arithmetic and the activation.
+        other: the second operand of the arithmetic.
+    """
+
+    node: Node
+    result: Node
+    point: Point
+    other: Value | None = None
+
+    @property
+    def reads(self) -> list[Node]:
+        """The nodes that it reads."""
+        values = (*self.node.inputs, *(() if self.other is None else (self.other,)))
+        return [node for value in values for node in value.nodes]
+
+
+class Fusion:
+    """Joins the nodes of a pass to items.
+
+    Attributes:
+        activation: of the convolution.
+        heads: the nodes whose results the convolution gives.
+        items: everything else, in order.
+    """
+
+    def __init__(self, work: Pass, users: dict[Node, list[Node]]) -> None:
+        self._pass, self._users = work, users
+        self.activation, self.heads = self._heads()
+        done = set(self.heads)
+        self.items: list[Item] = []
+        for node in work.nodes:
+            if node not in done:
+                item = self._item(node)
+                done |= {item.result, *self._between(item)}
+                self.items.append(item)
+
+    def _only_user(self, node: Node) -> Node | None:
+        """Return the only reader of a node, if it is an operation on values of this pass that reads all of it."""
+        users = self._users[node]
+        if len(users) != 1 or node in self._pass.stored or users[0] not in self._pass.nodes or users[0].kind != "point":
+            return None
+        return users[0] if whole(node) in users[0].inputs and users[0].shape == node.shape else None
+
+    def _activation_of(self, node: Node) -> Node | None:
+        user = self._only_user(node)
+        return user if user is not None and user.details.only_activation else None
+
+    def _heads(self) -> tuple[Activation, list[Node]]:
+        """Let the convolution apply the activation, if that is the only use of its results."""
+        head = self._pass.head
+        users = [self._activation_of(node) for node in head]
+        found = [user for user in users if user is not None]
+        if not found or len(found) < len(head) or len({user.details.activation for user in found}) > 1:
+            return Activation(), head
+        return found[0].details.activation, found
+
+    def _item(self, node: Node) -> Item:
+        if node.kind == "point":
+            item = Item(node, node, node.details, node.inputs[1] if len(node.inputs) > 1 else None)
+        else:
+            item = Item(node, node, Point())
+        if node.kind == "conv1":
+            self._add(item)
+        if node.kind != "normalise" and item.point.activation == Activation():
+            user = self._activation_of(item.result)
+            if user is not None:
+                item.point = replace(item.point, activation=user.details.activation)
+                item.result = user
+        return item
+
+    def _add(self, item: Item) -> None:
+        """Begin the sums of a product with what is added to it, if that exists already."""
+        user = self._only_user(item.node)
+        if user is None or replace(user.details, activation=Activation()) != Point("+"):
+            return
+        other = next(value for value in user.inputs if value != whole(item.node))
+        own = {*self._pass.nodes}
+        late = any(node in own and node.number > item.node.number for node in other.nodes)
+        if late or len(other.pieces) > 1 or other.channels not in (1, item.node.shape[1]):
+            return
+        item.point, item.result, item.other = user.details, user, other
+
+    def _between(self, item: Item) -> list[Node]:
+        """Return the nodes that an item computes, but whose results nothing else needs."""
+        found, node = [item.node], item.node
+        while node is not item.result:
+            node = self._users[node][0]
+            found.append(node)
+        return found
+
+
+class Coder:
+    """Makes the code of a pass.
+
+    Args:
+        work: the pass.
+        users: the nodes that read a node.
+        packing: the packed weights.
+        half: whether the convolution's factors are bfloat16.
+    """
+
+    def __init__(self, work: Pass, users: dict[Node, list[Node]], packing: Packing, *, half: bool) -> None:
+        self._pass, self._packing, self._half = work, packing, half
+        self._fusion = Fusion(work, users)
+        self._tensors: dict[Node, int] = {}
+        self._places: dict[Node, tuple[int, int, int]] = {}  # place, index, first channel
+        self._registers = Registers()
+        self._weights: list[Tensor] = []
+        self._weight_count = 0
+        self._lines: list[list[int]] = []
+
+    def code(self) -> Code:
+        """Return the code.
+
+        Raises:
+            Unsupported: the pass reads and writes more tensors than it can name.
+        """
+        head, first = self._pass.head, 0
+        source = self._pass.source if head else None
+        source_index = self._index(source.node) if source else 0
+        for node in self._fusion.heads:
+            self._places[node] = (_HEAD, 0, first)
+            if node in self._pass.stored:
+                self._line("point", node, node.shape[1], (_MAP, self._index(node), 0, 0), (_HEAD, 0, first, 0))
+            first += node.shape[1]
+        self._emit_all()
+        if len(self._tensors) > MOST_TENSORS:
+            raise Unsupported(f"{len(self._tensors)} features at once (at most {MOST_TENSORS})")
+        numbers = [int(bool(head)), int(self._half), source_index]
+        numbers += [source.first, source.count] if source else [0, 0]
+        numbers += [first, *_activation(self._fusion.activation), self._registers.size]
+        numbers += [len(self._tensors), len(self._lines)]
+        numbers += [number for node in self._tensors for number in self._tensor(node)]
+        numbers += [number for line in self._lines for number in line]
+        weights = [node.details for node in head]
+        return Code(
+            torch.tensor(numbers, dtype=torch.int32),
+            torch.cat([*self._weights, torch.zeros(self._packing.block_size)]),
+            self._packing.taps(weights, self._half) if head else None,
+            self._packing.bias(weights) if head else None,
+            list(self._tensors),
+        )
+
+    def _emit_all(self) -> None:
+        items = self._fusion.items
+        last = {node: i for i, item in enumerate(items) for node in item.reads}
+        for i, item in enumerate(items):
+            self._emit(item)
+            for node in dict.fromkeys([*item.reads, item.result]):
+                place, index, _ = self._places.get(node, (_MAP, 0, 0))
+                if place == _REGISTER and last.get(node, i) == i:
+                    self._registers.give(index, node.shape[1])
+
+    # Where values are
+
+    def _index(self, node: Node) -> int:
+        return self._tensors.setdefault(node, len(self._tensors))
+
+    def _tensor(self, node: Node) -> list[int]:
+        """Return the description of a tensor: place, channels, rows, columns, how it is enlarged."""
+        if node.kind == "enlarged":
+            enlarging: Enlarging = node.details
+            small = node.inputs[0].pieces[0].node.frame
+            steps = [_bits(enlarging.row_step), _bits(enlarging.column_step)]
+            return [_LINES, node.shape[1], *small, int(enlarging.bilinear), *steps]
+        return [_MAP if self._is_map(node) else _VECTOR, node.shape[1], 0, 0, 0, 0, 0]
+
+    def _is_map(self, node: Node) -> bool:
+        return node.kind in IN_MAPS and node.frame == self._pass.frame
+
+    def _target(self, node: Node) -> tuple[int, int, int, int]:
+        """Choose where the result of a node goes."""
+        if node in self._pass.stored:
+            self._places[node] = (_MAP, self._index(node), 0)
+        else:
+            self._places[node] = (_REGISTER, self._registers.take(node.shape[1]), 0)
+        return (*self._places[node], 0)
+
+    def _operand(self, piece: Piece, channels: int) -> tuple[int, int, int, int]:
+        """Return where a piece is, for an operation on so many channels."""
+        node, one = piece.node, int(piece.count == 1 and channels > 1)
+        if node in self._places:
+            place, index, first = self._places[node]
+            return (place, index, first + piece.first, one)
+        place = _LINES if node.kind == "enlarged" else _MAP if self._is_map(node) else _VECTOR
+        return (place, self._index(node), piece.first, one)
+
+    # Instructions
+
+    def _emit(self, item: Item) -> None:
+        node, to, channels = item.node, self._target(item.result), item.node.shape[1]
+        if node.kind == "point":
+            self._emit_point(item, to)
+            return
+        pieces: list[Piece] = []
+        if node.kind == "conv1":
+            pieces, a = list(node.inputs[0].pieces), _NOWHERE
+        else:
+            a = self._operand(node.inputs[0].pieces[0], node.inputs[0].channels)
+        b = _NOWHERE if item.other is None else self._operand(item.other.pieces[0], channels)
+        self._line(node.kind, node, channels, to, a, b, item.point, pieces)
+
+    def _emit_point(self, item: Item, to: tuple[int, int, int, int]) -> None:
+        """Emit one instruction for each range of channels whose operands are in one place."""
+        channels = item.node.shape[1]
+        values = item.node.inputs
+        ends = {channels}
+        for value in values:
+            end = 0
+            for piece in value.pieces if value.channels > 1 else ():
+                end += piece.count
+                ends.add(end)
+        begin = 0
+        for end in sorted(ends):
+            count = end - begin
+            parts = [value if value.channels == 1 else value.part(begin, count) for value in values]
+            a, *rest = (self._operand(part.pieces[0], count) for part in parts)
+            place = (to[0], to[1], to[2] + begin, 0)
+            self._line("point", item.node, count, place, a, rest[0] if rest else _NOWHERE, item.point)
+            begin = end
+
+    def _line(
+        self,
+        operation: str,
+        node: Node,
+        channels: int,
+        to: tuple[int, ...],
+        a: tuple[int, ...],
+        b: tuple[int, ...] = _NOWHERE,
+        point: Point = Point(),  # noqa: B008
+        pieces: Iterable[Piece] = (),
+    ) -> None:
+        """Append an instruction."""
+        shift = node.details.eps if operation == "normalise" else point.shift
+        line = [_OPERATIONS.index(operation), channels, *to, *a, *b]
+        line += [ARITHMETIC.index(point.op), _bits(point.scale), _bits(shift), *_activation(point.activation)]
+        line += [*self._weights_of(node, operation), node.inputs[0].channels]
+        ranges = [[*self._operand(piece, piece.count), piece.count] for piece in pieces]
+        self._lines.append([*line, len(ranges), *(number for each in ranges for number in each)])
+
+    def _weights_of(self, node: Node, operation: str) -> tuple[int, int]:
+        """Return where the weights and the bias of a node begin."""
+        if operation not in ("conv1", "depthwise", "normalise"):
+            return 0, 0
+        row, bias = self._packing.flat(node)
+        begin = self._weight_count
+        self._weights.append(row)
+        self._weight_count += len(row)
+        return begin, begin + bias
+
+
+def _activation(activation: Activation) -> tuple[int, int, int]:
+    return CURVES.index(activation.curve), _bits(activation.first), _bits(activation.second)
+
+
+def _bits(value: float) -> int:
+    """Return the bits of a float32 as a whole number."""
+    bits: int = struct.unpack("<i", struct.pack("<f", value))[0]
+    return bits
