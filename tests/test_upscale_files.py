@@ -30,8 +30,9 @@ from repeater import repeated, repeater
 from skimage import data
 
 from safmn.cli.upscale import main
-from safmn.inference import file_run as run
+from safmn.inference import file_run
 from safmn.inference.file_jobs import FileJob
+from safmn.inference.file_progress import FileBar
 from safmn.inference.films import video
 from safmn.system.files import TEMPORARY
 from safmn.weights import save_weights
@@ -547,7 +548,7 @@ def test_a_cut_film_is_named(
     write_film(tmp_path / "a.mp4")
     whole = video.probe(tmp_path / "a.mp4")
     assert (whole.frames, whole.counted) == (6, True)
-    monkeypatch.setattr(run, "probe", lambda path: replace(whole, frames=10))
+    monkeypatch.setattr(file_run, "probe", lambda path: replace(whole, frames=10))
     assert upscale(tmp_path / "a.mp4") == 1
     assert "a.mp4: only 6 of 10 frames" in capfd.readouterr().out
     assert (tmp_path / "out/a.mp4").is_file()
@@ -643,14 +644,14 @@ class _Terminal(io.StringIO):
 
 def test_the_bar_counts_a_file_that_failed_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", _Terminal())
-    with run._Bar(3) as bar:
+    with FileBar(3) as bar:
         positions = []
         for number in range(3):
             bar.start(FileJob(Path(f"{number}.png"), Path("out.png")))
-            positions.append(bar.bar.n)
             bar.advance(1.0 if number != 1 else 0.25)
-        positions.append(bar.bar.n)
-    assert positions == [0, 1, 2, 3]
+            bar.finish("")
+            positions.append(bar.bar.n)
+    assert positions == [1, 2, 3]
 
 
 def test_the_same_file_may_be_given_twice(upscale: Upscale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

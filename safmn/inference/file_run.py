@@ -5,28 +5,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from tqdm import tqdm
-
 from safmn.errors import DataError, UserError
 from safmn.imaging import imresize
 from safmn.inference import pictures
 from safmn.inference.file_jobs import FileJob
+from safmn.inference.file_progress import FileBar
 from safmn.inference.films.animation import Animation, read_animation, write_animation
 from safmn.inference.films.video import Film, FilmOptions, probe, upscale_video
 from safmn.inference.guard import Finding
+from safmn.inference.parallel import Parallel
 from safmn.inference.pictures import Picture, read_picture, write_picture
 from safmn.inference.side_by_side import comparison
 from safmn.inference.suited import Suited
 from safmn.inference.upscaler import Upscaler
-from safmn.system.console import one_line, say_line
+from safmn.system.files import flush_directory
 from safmn.system.prefetch import prefetch
 from safmn.value_types import Array
 
@@ -34,12 +34,16 @@ Content: TypeAlias = "Picture | Animation | Film"
 
 logger = logging.getLogger(__name__)
 
+_WRITERS = 8  # threads: each waits for the disk most of the time
+_WAITING = 2**25  # output pixels that wait for being written; the last output may wait in any case
 _WHOLE = 0.95  # share of the stated frames that a complete film has: some files state a few that are not shown
 
 
 @dataclass
 class Run:
-    """Upscales files. The next file is read and the previous one written while the network computes.
+    """Upscales files. The next file is read and the previous ones written while the network computes.
+
+    Small images are computed several at once; see :class:`Parallel`.
 
     Attributes:
         upscaler: the network.
@@ -75,11 +79,12 @@ class Run:
         self.kept = len(jobs) - len(todo)
         self.uncompared = sum(self.compare and job.is_film for job in jobs)
         with (
-            _Bar(len(todo), self.watch) as bar,
-            ThreadPoolExecutor(1, "safmn-write") as writer,
+            FileBar(len(todo), self.watch) as bar,
+            ThreadPoolExecutor(_WRITERS, "safmn-write") as writer,
+            Parallel() as parallel,
             contextlib.closing(prefetch(self._read(todo))) as contents,
         ):
-            pending: _Pending | None = None
+            pending: deque[_Pending] = deque()
             for job, content in contents:
                 bar.start(job)
                 if isinstance(content, Animation):
@@ -88,10 +93,18 @@ class Run:
                         self.kept += 1
                         bar.finish(f"{job.target}: kept")
                         continue
-                following = self._one(job, content, bar, writer, alone=len(todo) == 1)
-                self._finish(pending, bar)  # only one file is written while the next is computed, to save memory
-                pending = following
-            self._finish(pending, bar)
+                pending.append(self._one(job, content, bar, writer, parallel, alone=len(todo) == 1))
+                while len(pending) > 1 and self._are_many(pending, parallel.threads):
+                    self._finish(pending.popleft(), bar)
+            while pending:
+                self._finish(pending.popleft(), bar)
+        for folder in {job.target.parent for job in todo if job.target.parent.is_dir()}:
+            flush_directory(folder)
+
+    def _are_many(self, pending: Collection[_Pending], threads: int) -> bool:
+        """Return whether so many outputs are computed or wait for being written that the first must be finished."""
+        pixels = sum(each.pixels for each in pending) * self.upscaler.scale**2
+        return pixels > _WAITING or len(pending) > 2 * threads + _WRITERS
 
     def _is_due(self, output: Path) -> bool:
         return self.overwrite or not output.exists()
@@ -114,7 +127,14 @@ class Run:
             return animation or read_picture(job.source, max_pixels=self.max_pixels)
 
     def _one(
-        self, job: FileJob, content: Content | Exception, bar: _Bar, writer: ThreadPoolExecutor, *, alone: bool
+        self,
+        job: FileJob,
+        content: Content | Exception,
+        bar: FileBar,
+        writer: ThreadPoolExecutor,
+        parallel: Parallel,
+        *,
+        alone: bool,
     ) -> _Pending:
         """Compute one output. ``writer`` writes still images; films and animations are written as they are computed.
 
@@ -128,19 +148,42 @@ class Run:
             if not isinstance(content, Film):
                 pictures.check_size(job.target, *(side * self.upscaler.scale for side in content.size))
             if isinstance(content, Picture):
-                found = _Found(job.source)
-                upscaler = self.suited.for_picture(job.source, content.pixels) if self.suited else self.upscaler
-                if alone:
-                    upscaler.expect(math.prod(content.size))
-                pixels = upscaler(content.pixels, progress=bar.advance, report=found.note)
-                found.warn()
-                result = writer.submit(self._write, job, content, pixels, started)
-            else:
-                frames = self._film(job, content, bar) if isinstance(content, Film) else self._frames(job, content, bar)
-                result.set_result(f"{frames} frames, {time.perf_counter() - started:.1f} s")
+                return self._picture(job, content, bar, writer, parallel, alone=alone)
+            parallel.settle()
+            frames = self._film(job, content, bar) if isinstance(content, Film) else self._frames(job, content, bar)
+            result.set_result(f"{frames} frames, {time.perf_counter() - started:.1f} s")
         except (UserError, OSError) as error:
             result.set_exception(error)
-        return _Pending(job, result)
+        return _Pending(job, result.result)
+
+    def _picture(
+        self,
+        job: FileJob,
+        picture: Picture,
+        bar: FileBar,
+        writer: ThreadPoolExecutor,
+        parallel: Parallel,
+        *,
+        alone: bool,
+    ) -> _Pending:
+        """Compute a still image, now or, if it is small, in another thread; see :meth:`_one`."""
+        started = time.perf_counter()
+        count = math.prod(picture.size)
+        upscaler = self.suited.for_picture(job.source, picture.pixels) if self.suited else self.upscaler
+
+        def computed(progress: Callable[[float], None] | None) -> Future[str]:
+            found = _Found(job.source)
+            pixels = upscaler(picture.pixels, progress=progress, report=found.note)
+            found.warn()
+            return writer.submit(self._write, job, picture, pixels, started)
+
+        if parallel.takes(upscaler, count):
+            later = parallel.start(lambda: computed(None))
+            return _Pending(job, lambda: later.result().result(), count)
+        parallel.settle()
+        if alone:
+            upscaler.expect(count)
+        return _Pending(job, computed(bar.advance).result, count)
 
     def _write(self, job: FileJob, original: Picture, pixels: Array, started: float) -> str:
         """Write an image and return a line with its sizes and the time. Runs in the writer's thread."""
@@ -157,7 +200,7 @@ class Run:
         if self._is_comparison_due(job):
             self._write_comparison(job, original, picture)
         if self._is_due(job.target):
-            write_picture(job.target, picture, quality=self.quality)
+            write_picture(job.target, picture, quality=self.quality, flush_folder=False)
 
     def _write_comparison(self, job: FileJob, original: Picture, picture: Picture) -> None:
         """Write bicubic beside our result, both upright."""
@@ -166,7 +209,7 @@ class Run:
         panels = {"bicubic": imresize(small, self.upscaler.scale), name: ours}
         write_picture(job.comparison, Picture(comparison(panels, width=640)))
 
-    def _frames(self, job: FileJob, animation: Animation, bar: _Bar) -> int:
+    def _frames(self, job: FileJob, animation: Animation, bar: FileBar) -> int:
         total = len(animation.durations)
         found = _Found(job.source)
         frames = (
@@ -177,7 +220,7 @@ class Run:
         found.warn(total)
         return total
 
-    def _film(self, job: FileJob, film: Film, bar: _Bar) -> int:
+    def _film(self, job: FileJob, film: Film, bar: FileBar) -> int:
         done = 0
 
         def on_frame() -> None:
@@ -200,12 +243,10 @@ class Run:
             raise DataError(f"{job.source}: {damage}; the frames that could be read are in {job.target}")
         return done
 
-    def _finish(self, pending: _Pending | None, bar: _Bar) -> None:
+    def _finish(self, pending: _Pending, bar: FileBar) -> None:
         """Wait until an output is written, then count it or add its error to ``failures``."""
-        if pending is None:
-            return
         try:
-            message = pending.result.result()
+            message = pending.result()
         except (UserError, OSError) as error:
             text = str(error)
             self.failures.append(text if str(pending.job.source) in text else f"{pending.job.source}: {text}")
@@ -217,10 +258,17 @@ class Run:
 
 @dataclass(frozen=True)
 class _Pending:
-    """An output that is being written. The future gives a line about it, or its error."""
+    """An output that is being computed or written.
+
+    Attributes:
+        job: its files.
+        result: waits until it is written, and returns a line about it or raises its error.
+        pixels: LR pixels of a still image.
+    """
 
     job: FileJob
-    result: Future[str]
+    result: Callable[[], str]
+    pixels: int = 0
 
 
 class _Found:
@@ -246,53 +294,3 @@ class _Found:
         where = "" if frames == 1 else f"{len(self._findings)} of {frames} frames, the worst: "
         advice = "; --no-guard keeps the network's output" if worst.replaced else ""
         logger.warning("%s: %s%s%s.", self._source, where, worst, advice)
-
-
-class _Bar:
-    """Progress over all files and within each: a bar on a terminal, otherwise a line for each file."""
-
-    def __init__(self, total: int, watch: Callable[[float], None] | None = None) -> None:
-        self.total = total
-        self.watch = watch
-        self.done = 0.0  # files, with parts of the current one
-        self.finished = 0
-        self.started = 0
-        layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
-        self.bar = tqdm(
-            total=total,
-            bar_format=layout,
-            disable=not total or sys.stderr is None or not sys.stderr.isatty(),
-            leave=False,
-        )
-        self.plain = self.bar.disable
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.close()
-
-    def start(self, job: FileJob) -> None:
-        """Show the name of the next file. The files before it count in full, even if they failed."""
-        self.name = job.source.name
-        self.advance(max(self.started - self.done, 0))
-        self.started += 1
-        self.note("")
-
-    def advance(self, part: float) -> None:
-        """Advance by a part (0 to 1) of the current file."""
-        part = min(part, self.total - self.done)
-        self.done += part
-        self.bar.update(part)
-        if self.watch is not None:
-            self.watch(self.done / self.total)
-
-    def note(self, text: str) -> None:
-        """Show a text beside the bar."""
-        self.bar.set_postfix_str(one_line(f"{self.finished}/{self.total} {self.name} {text}"), refresh=False)
-
-    def finish(self, message: str) -> None:
-        """Count a file as finished; without a bar, print the message."""
-        self.finished += 1
-        if self.plain:
-            say_line(f"[{self.finished}/{self.total}] {message}")

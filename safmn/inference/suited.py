@@ -40,6 +40,10 @@ class Halved:
         """Announce that only this number of LR pixels will be upscaled; see :meth:`Upscaler.expect`."""
         self._upscaler.expect(pixels)
 
+    def side_by_side(self, calls: int) -> int:
+        """Return the largest number of LR pixels of images that may be computed at once by so many calls."""
+        return self._upscaler.side_by_side(calls)
+
 
 class Suited:
     """Chooses the weights of each picture, and says which and why.

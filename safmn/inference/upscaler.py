@@ -244,6 +244,20 @@ class Upscaler:
             reason = "another one takes longer to start than it saves here"
             chosen_logger.info("Back end eager, %s: %s.", self.precision, reason)
 
+    def side_by_side(self, calls: int) -> int:
+        """Return the largest number of LR pixels of images that may be computed by so many calls at once.
+
+        It is 0 if one call at a time uses the device better, and before the first image if that decides on the back
+        end.
+
+        Args:
+            calls: number of threads that call; each uses one thread of torch.
+        """
+        if self.device.type != "cpu" or not self._current_engine().whole.follows_threads:
+            return 0
+        budget = max(_CPU_BUDGET, free_bytes(self.device) / 8)
+        return int(budget / calls / self._bytes_per_pixel())
+
     def _check_room(self, size: int, width: int, height: int) -> None:
         """Raise DataError if the result exceeds the free memory: the system would grant it, then kill the process."""
         free = free_bytes(torch.device("cpu"))

@@ -92,11 +92,12 @@ def check_name(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str, *, flush: bool = True) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, flush: bool = True, flush_folder: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same directory, with the same ending, that becomes ``path`` if the block succeeds.
 
     After an exception the temporary file is removed and an existing ``path`` is unchanged. Without ``flush`` nothing
-    waits for the disk, which suits many small files that are cheap to make again.
+    waits for the disk, which suits many small files that are cheap to make again. Without ``flush_folder`` a power
+    failure may undo the renaming, but never leaves an incomplete file.
 
     Raises:
         OSError: the file cannot be written, or Windows allows no file of this name.
@@ -111,7 +112,7 @@ def atomic_path(path: Path | str, *, flush: bool = True) -> Iterator[Path]:
         if flush:
             flush_file(temporary)
         replace(temporary, path)
-        if flush:
+        if flush and flush_folder:
             flush_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

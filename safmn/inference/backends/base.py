@@ -32,12 +32,15 @@ class Backend(ABC):
         name: the name that users give.
         tried_by_auto: device type -> position in the order in which "auto" tries back ends, lowest first. Back ends
             that take a minute or more to start are not tried, and run only if the user names them.
+        follows_threads: whether a call uses as many threads as torch does in the calling thread, so that several calls
+            at once, each with one thread, use the processor well.
         channels: channels of the input.
         window: the sides of the input are multiples of this.
     """
 
     name: str
     tried_by_auto: ClassVar[Mapping[str, int]] = {}
+    follows_threads: bool = False
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
         self.device = device

@@ -29,6 +29,7 @@ class Eager(Backend):
     """
 
     name = "eager"
+    follows_threads = True
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
         super().__init__(network, device=device, precision=precision)

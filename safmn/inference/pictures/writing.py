@@ -39,7 +39,9 @@ _APP13, _PHOTOSHOP, _IPTC = b"\xff\xed", b"Photoshop 3.0\0", b"8BIM\x04\x04\0\0"
 _SRGB_POINTS = (1, 13)  # ColourPrimaries and TransferCharacteristics (H.273)
 
 
-def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: int = 95) -> None:
+def write_picture(
+    path: str | os.PathLike[str], picture: Picture, *, quality: int = 95, flush_folder: bool = True
+) -> None:
     """Write an image atomically in the format given by the suffix.
 
     What the format cannot hold is converted, with a warning: 16 bits to 8, alpha onto white, other colours to sRGB.
@@ -50,6 +52,7 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: in
         path: the file, with a suffix of :data:`safmn.inference.pictures.WRITABLE`.
         picture: the picture to write.
         quality: quality of JPEG, WebP and AVIF, 1 to 100; 100 is lossless in WebP.
+        flush_folder: see :func:`safmn.system.files.atomic_path`.
 
     Raises:
         DataError: the picture cannot be written in this format; the message names the file.
@@ -60,7 +63,7 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, quality: in
     if kind is None:
         raise DataError(f"{path}: cannot write {path.suffix or 'files without a suffix'}; choose {', '.join(WRITABLE)}")
     picture = fitted(picture, kind, path)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, flush_folder=flush_folder) as temporary:
         if kind == "TIFF":
             write_tiff(temporary, picture)
             return
