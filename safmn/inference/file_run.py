@@ -25,6 +25,7 @@ from safmn.inference.parallel import Parallel
 from safmn.inference.pictures import Picture, read_picture, write_picture
 from safmn.inference.side_by_side import comparison
 from safmn.inference.suited import Suited
+from safmn.inference.unchanged import Frames
 from safmn.inference.upscaler import Upscaler
 from safmn.system.files import flush_directory
 from safmn.system.prefetch import prefetch
@@ -151,7 +152,7 @@ class Run:
                 return self._picture(job, content, bar, writer, parallel, alone=alone)
             parallel.settle()
             frames = self._film(job, content, bar) if isinstance(content, Film) else self._frames(job, content, bar)
-            result.set_result(f"{frames} frames, {time.perf_counter() - started:.1f} s")
+            result.set_result(f"{frames}, {time.perf_counter() - started:.1f} s")
         except (UserError, OSError) as error:
             result.set_exception(error)
         return _Pending(job, result.result)
@@ -209,18 +210,16 @@ class Run:
         panels = {"bicubic": imresize(small, self.upscaler.scale), name: ours}
         write_picture(job.comparison, Picture(comparison(panels, width=640)))
 
-    def _frames(self, job: FileJob, animation: Animation, bar: FileBar) -> int:
+    def _frames(self, job: FileJob, animation: Animation, bar: FileBar) -> str:
         total = len(animation.durations)
         found = _Found(job.source)
-        frames = (
-            self.upscaler(frame, progress=lambda part: bar.advance(part / total), report=found.note)
-            for frame in animation.frames()
-        )
+        upscale = Frames(self.upscaler, found.note)
+        frames = (upscale(frame, progress=lambda part: bar.advance(part / total)) for frame in animation.frames())
         write_animation(job.target, frames, animation, quality=self.quality)
         found.warn(total)
-        return total
+        return _counted(total, upscale)
 
-    def _film(self, job: FileJob, film: Film, bar: FileBar) -> int:
+    def _film(self, job: FileJob, film: Film, bar: FileBar) -> str:
         done = 0
 
         def on_frame() -> None:
@@ -230,10 +229,7 @@ class Run:
             bar.note(f"frame {done}/{film.frames or '?'}")
 
         found = _Found(job.source)
-
-        def upscale(image: Array) -> Array:
-            return self.upscaler(image, report=found.note)
-
+        upscale = Frames(self.upscaler, found.note)
         written = upscale_video(job.source, job.target, upscale, options=self.film, on_frame=on_frame)
         found.warn(done)
         damage = written.damage
@@ -241,7 +237,7 @@ class Run:
             damage = f"only {done} of {film.frames} frames could be read: the file is cut or damaged"
         if damage is not None:
             raise DataError(f"{job.source}: {damage}; the frames that could be read are in {job.target}")
-        return done
+        return _counted(done, upscale)
 
     def _finish(self, pending: _Pending, bar: FileBar) -> None:
         """Wait until an output is written, then count it or add its error to ``failures``."""
@@ -254,6 +250,12 @@ class Run:
         else:
             self.done += 1
             bar.finish(f"{pending.job.target}: {message}")
+
+
+def _counted(frames: int, upscale: Frames) -> str:
+    """Return the number of frames in words, and how much of them was not computed."""
+    unchanged = f" ({upscale.unchanged:.0%} unchanged)" if upscale.unchanged >= 0.01 else ""
+    return f"{frames} frames{unchanged}"
 
 
 @dataclass(frozen=True)

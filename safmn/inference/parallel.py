@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -31,7 +31,7 @@ class Parallel:
     def __init__(self) -> None:
         self.threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self.threads, "safmn-compute")
-        self._running: set[Future[object]] = set()
+        self._running: set[Future[Any]] = set()
         self._limits: dict[int, int] = {}
 
     def __enter__(self) -> Parallel:

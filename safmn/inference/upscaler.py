@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from safmn.archs import FAMILY
 from safmn.archs.stages import Chain, Plain, Stage, stages_of
 from safmn.errors import DataError, OptionError, WeightsError
-from safmn.inference import tiling, transparency
+from safmn.inference import tiling, transparency, unchanged
 from safmn.inference.backends.auto import chosen_logger
 from safmn.inference.choices import DEFAULT_WEIGHTS
 from safmn.inference.engine import Engine
@@ -257,6 +257,26 @@ class Upscaler:
             return 0
         budget = max(_CPU_BUDGET, free_bytes(self.device) / 8)
         return int(budget / calls / self._bytes_per_pixel())
+
+    def exact_reach(self, height: int, width: int) -> tuple[int, int] | None:
+        """Return how far a changed pixel of a frame changes the result.
+
+        Args:
+            height, width: of the frame in pixels.
+
+        Returns:
+            The distance in LR pixels, and the grid on which areas must begin and end, of which the distance is a
+            multiple. None if an area with so much around it is not computed exactly as in the whole frame: on another
+            back end than the native one, before it is chosen, if the frame is cut, and for networks that see it whole.
+        """
+        halo, grid = getattr(self.network, "halo", None), unchanged.grid_of(self._window)
+        if halo is None or self.self_ensemble or self.full_frame_semantics:
+            return None
+        shape = torch.empty(1, 3, height, width, device="meta")
+        frame = self._frame(shape, shape, None)
+        if not self._current_engine().whole.exact_areas or not self.cut(frame).covers(frame):
+            return None
+        return -(-halo // grid) * grid, grid
 
     def _check_room(self, size: int, width: int, height: int) -> None:
         """Raise DataError if the result exceeds the free memory: the system would grant it, then kill the process."""

@@ -61,7 +61,7 @@ class Auto(Backend):
                     sample = _sample(x) if self.channels == 3 else x  # the input of a stage is features, not an image
                     chosen = choose(self._network, sample, device=self.device, precision=self.precision)
                     self._chosen, self.name, self._network = chosen, chosen.name, None
-                    self.follows_threads = chosen.follows_threads
+                    self.follows_threads, self.exact_areas = chosen.follows_threads, chosen.exact_areas
         return chosen(x)
 
 

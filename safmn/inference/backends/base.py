@@ -34,6 +34,8 @@ class Backend(ABC):
             that take a minute or more to start are not tried, and run only if the user names them.
         follows_threads: whether a call uses as many threads as torch does in the calling thread, so that several calls
             at once, each with one thread, use the processor well.
+        exact_areas: whether a part of an image, with the network's halo around it and both rounded to whole windows,
+            gives exactly the values of the whole image.
         channels: channels of the input.
         window: the sides of the input are multiples of this.
     """
@@ -41,6 +43,7 @@ class Backend(ABC):
     name: str
     tried_by_auto: ClassVar[Mapping[str, int]] = {}
     follows_threads: bool = False
+    exact_areas: bool = False
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
         self.device = device

@@ -38,6 +38,7 @@ class Native(Backend):
     name = "native"
     tried_by_auto: ClassVar[Mapping[str, int]] = {"cpu": 1}
     follows_threads = True
+    exact_areas = True
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: str) -> None:
         super().__init__(network, device=device, precision=precision)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -148,8 +148,17 @@ def _private(reader: Any, target: Path) -> dict[str, str]:
     return {"movflags": "use_metadata_tags"} if of_phones and target.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
 
 
+def _upscaled(items: Iterable[Any], upscale: Callable[[Array], Array]) -> Iterator[tuple[Any, Array | None]]:
+    """Yield each item of a film with its upscaled image; None for a packet of another track."""
+    for item in items:
+        yield item, upscale(item.image) if isinstance(item, FilmFrame) else None
+
+
 class _Transcoder:
-    """Transcode one film: read packets in file order, decode frames ahead, upscale and encode them, copy the rest."""
+    """Transcode one film: read packets in file order, upscale and encode the frames, copy the rest.
+
+    One thread decodes ahead, one upscales, and the calling thread encodes and writes.
+    """
 
     def __init__(self, source: FilmSource, writer: Any, target: Path, options: FilmOptions, found: Any) -> None:
         self.source, self.writer, self.target, self.options, self.found = source, writer, target, options, found
@@ -161,10 +170,12 @@ class _Transcoder:
         frames = 0
         waiting = []  # packets before the first frame; the output needs its size before packets can be written
         others = {stream.index for stream in self.source.container.streams} - {self.source.stream.index}
-        with contextlib.closing(prefetch(self.source.items(others), depth=4)) as items:
-            for item in items:
-                if isinstance(item, FilmFrame):
-                    image = upscale(item.image)
+        with (
+            contextlib.closing(prefetch(self.source.items(others), depth=4)) as items,
+            contextlib.closing(prefetch(_upscaled(items, upscale))) as results,
+        ):
+            for item, image in results:
+                if image is not None:
                     self._encode(image, item)
                     frames += 1
                     on_frame()
