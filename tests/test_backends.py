@@ -317,6 +317,7 @@ def test_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"name": "eager", "precision": "fp16"}, "'fp16' .*choose bf16 or fp32"),
         ({"name": "cuda-graphs"}, "CUDA graphs .*CUDA device, not cpu"),
         ({"name": "tensorrt"}, "TensorRT .*CUDA device, not cpu"),
+        ({"name": "triton"}, "CUDA device, not cpu"),
         ({"name": "openvino", "device": "meta"}, "OpenVINO .*CPUs, not on meta"),
         ({"name": "onnxruntime", "device": "meta"}, "ONNX Runtime .*CUDA devices, not on meta"),
     ],

@@ -19,6 +19,7 @@ from triton.runtime import interpreter
 
 from safmn.archs import SAFMN
 from safmn.data import patch_store
+from safmn.inference.backends.triton_backend import BlocksByKernels, TritonKernels
 from safmn.kernels.gpu import blocks as gpu_blocks
 from safmn.kernels.gpu import gather as gpu_gather
 from safmn.kernels.gpu.training import GPUTrainedSAFMN, kernel_error
@@ -78,3 +79,23 @@ def test_the_gather_kernel_equals_torchs_gather_and_is_chosen() -> None:
     assert torch.equal(gpu_gather.gather(pixels, addresses, 16), patch_store.gather(pixels, addresses, 16))
     patch_store._gather_kernel.cache_clear()
     assert patch_store._gather_kernel(torch.device("cpu")) is gpu_gather.gather
+
+
+# Without bfloat16, which numpy lacks: Triton's interpreter multiplies its bits as if they were numbers.
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 1e-5), (torch.float16, 2e-3)], ids=str)
+def test_the_back_end_for_inference_gives_the_networks_image(dtype: torch.dtype, largest: float) -> None:
+    own = network(dim=12, n_blocks=2, upscaling_factor=2).eval().requires_grad_(False)
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made = BlocksByKernels(own, dtype)(images)
+        expected = own(images)
+    assert made.dtype == torch.float32
+    assert float((made - expected).abs().max() / expected.abs().max()) < largest
+
+
+def test_the_back_end_for_inference_names_what_it_cannot_run() -> None:
+    own = network(dim=12, n_blocks=1, upscaling_factor=2)
+    assert TritonKernels.unfit(own, "fp16") is None
+    assert "bf16 or fp16, not in fp32" in str(TritonKernels.unfit(own, "fp32"))
+    assert "wider than 64" in str(TritonKernels.unfit(network(dim=68, n_blocks=1, upscaling_factor=2), "bf16"))
+    assert "not for Linear" in str(TritonKernels.unfit(torch.nn.Linear(1, 1), "bf16"))

@@ -25,6 +25,7 @@ BACKEND_MODULES = {
     "onnxruntime": "onnx_backends",
     "openvino": "openvino_backend",
     "tensorrt": "onnx_backends",
+    "triton": "triton_backend",
 }
 """Back ends, each with its module in :mod:`safmn.inference.backends`."""
 

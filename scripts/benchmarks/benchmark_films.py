@@ -14,7 +14,9 @@ The sides:
 - "ours" is ``safmn upscale``: what did not change is not computed again.
 
 What counts are the decoded frames: an encoder such as H.264 keeps most of what does not change, and refines some of it.
-The halo of SAFMN is 130 pixels, so a change in a small film reaches all of it. Rounds are interleaved. "equal" says whether the frames of "ours" have the same pixels as those of "every frame".
+The halo of SAFMN is 130 pixels, so a change in a small film reaches all of it.
+
+Rounds are interleaved. "equal" says whether the frames of "ours" have the same pixels as those of "every frame".
 """
 
 from __future__ import annotations

@@ -144,7 +144,10 @@ class CudaGraphs(Backend):
         super().__init__(network, device=device, precision=precision)
         network = with_precision(network, precision).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fused = Compiled.missing(device) is None
-        self.network = torch.compile(network, options={"freezing": True}) if fused else network
+        self._prepare(torch.compile(network, options={"freezing": True}) if fused else network)
+
+    def _prepare(self, network: Callable[[Tensor], Tensor]) -> None:
+        self.network = network
         self._lock = Lock()  # for the recordings
         self._recordings: OrderedDict[torch.Size, Recording] = OrderedDict()
 
