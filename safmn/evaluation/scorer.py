@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
 from safmn.errors import DataError, UserError
 from safmn.imaging import to_levels, write_image
 from safmn.imaging.file_names import image_name
-from safmn.metrics.fidelity import calculate_psnr, calculate_ssim
+from safmn.metrics.fidelity import calculate_psnr, calculate_ssim, y_of_bgr
 from safmn.metrics.set_metric import SetMetric, set_metric_of
 from safmn.own_code import described
 from safmn.registry import METRIC_REGISTRY, find
@@ -107,7 +108,10 @@ class _Metric:
     @property
     def takes_exact_y(self) -> bool:
         """Whether this is PSNR or SSIM of Y, which take images of any type."""
-        return self.function in (calculate_psnr, calculate_ssim) and bool(self.arguments.get("test_y_channel"))
+        usual = self.arguments.get("input_order", "HWC") == "HWC"
+        return (
+            usual and self.function in (calculate_psnr, calculate_ssim) and bool(self.arguments.get("test_y_channel"))
+        )
 
 
 class Scorer:
@@ -174,11 +178,15 @@ class Scorer:
     ) -> dict[str, float]:
         """Return the value of each metric; our metrics of Y get the output of networks that give Y unrounded."""
         values = {}
+        luma: dict[str, np.ndarray] = {}
         for name, metric in self.metrics.items():
             if metric.needs_reference and "img2" not in images:
                 self._warn_once(name)
                 continue
-            shown = images if exact is None or not metric.takes_exact_y else {**images, "img": exact}
+            if metric.takes_exact_y and not luma:  # for PSNR and SSIM together
+                shown = images if exact is None else {**images, "img": exact}
+                luma = {kind: y_of_bgr(image) for kind, image in shown.items()}
+            shown = luma if metric.takes_exact_y else images
             with self._explained(name, metric.function, index, path, images["img"]):
                 values[name] = float(metric.function(**shown, **metric.arguments))
         return values
@@ -257,7 +265,10 @@ def _bgr(image: np.ndarray) -> np.ndarray:
 
     16 bits become float64 in [0, 255], so that metrics need not know the depth.
     """
-    ordered = np.ascontiguousarray(np.concatenate((image[..., 2::-1], image[..., 3:]), axis=-1))
+    if image.ndim == 3 and image.shape[2] == 3:
+        ordered: np.ndarray = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    else:
+        ordered = np.ascontiguousarray(np.concatenate((image[..., 2::-1], image[..., 3:]), axis=-1))
     return ordered / 257.0 if image.dtype == np.uint16 else ordered
 
 

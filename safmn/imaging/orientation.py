@@ -23,6 +23,7 @@ TURNS: dict[int, Callable[[Array], Array]] = {
 _LYING = (5, 6, 7, 8)
 _WITH_EXIF = ("JPEG", "MPO", "PNG", "WEBP", "AVIF")
 _MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"irot", b"imir")  # of JPEG, PNG, WebP; of AVIF the last two
+_PNG_MARKS = (b"eXIf",)
 
 
 def orientation_in(data: bytes | memoryview) -> int:
@@ -32,7 +33,7 @@ def orientation_in(data: bytes | memoryview) -> int:
         Image.DecompressionBombError: more pixels than Pillow opens.
     """
     data = bytes(data)
-    if not any(mark in data for mark in _MARKS):
+    if not any(mark in data for mark in (_PNG_MARKS if data.startswith(b"\x89PNG") else _MARKS)):
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:

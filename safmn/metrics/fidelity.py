@@ -153,8 +153,22 @@ def _y_channel(image: Array, luma: Array) -> Array:
     The steps, with float32 between them, follow BasicSR. An exact Y (:func:`safmn.imaging.rgb_to_y`) changes the fifth
     decimal of the PSNR of nearly equal images.
     """
-    y = (image.astype(np.float32) / np.float32(255)) @ luma + 16.0  # (H, W) float64
-    return (y / 255.0).astype(np.float32) * np.float32(255)
+    scaled = (image.astype(np.float32) / np.float32(255)).astype(np.float64)
+    y = cv2.transform(scaled, luma[None])  # (H, W)
+    y += 16.0
+    y /= 255.0
+    return y.astype(np.float32) * np.float32(255)
+
+
+def y_of_bgr(image: Array) -> Array:
+    """Return what :func:`calculate_psnr` and :func:`calculate_ssim` compare of an image with ``test_y_channel``.
+
+    They take the result in the place of the image, so that both need it only once.
+
+    Args:
+        image: (H, W, 3) BGR, values in [0, 255]; others are returned as they are.
+    """
+    return _y_channel(image, _BGR_LUMA) if image.ndim == 3 and image.shape[2] == 3 else image
 
 
 def _psnr(a: Array, b: Array) -> float:

@@ -16,14 +16,15 @@ dry=0
 if [ "${1:-}" = "--dry-run" ]; then dry=1; shift; fi
 out=${1:-gpu_results}
 python=${PYTHON:-python}
-total=${TOTAL:-470}
+patience=$((1 + 9 * dry)) # a CPU may be slow or busy
+total=${TOTAL:-$((470 * patience))}
 mkdir -p "$out"
 : > "$out/results.jsonl"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 # part NAME LIMIT COMMAND...: run a part for at most LIMIT seconds, or for what is left of the total.
 part() {
-    local name=$1 limit=$2 began=$SECONDS status
+    local name=$1 limit=$(($2 * patience)) began=$SECONDS status
     shift 2
     local left=$((total - SECONDS))
     if [ "$left" -lt "$limit" ]; then limit=$left; fi
@@ -40,7 +41,7 @@ part() {
 if [ "$dry" = 1 ]; then
     inference="--device cpu --output 48 64 --calls 2 --sides baseline eager:fp32 compile:bf16 native:bf16 native:fp32"
     training="--cpu --batch-size 1 --lq-size 16 --iterations 1 --rounds 1 --warmup 0 --images 1 --workers 1 --threads 1"
-    sides=("ours, fp32")
+    sides=("ours, fp32" "ours, fp32, native")
     tests="--collect-only"
 else
     inference="--device cuda"

