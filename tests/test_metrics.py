@@ -17,7 +17,7 @@ from safmn.errors import DataError, OptionError
 from safmn.evaluation.published import SETS, published
 from safmn.evaluation.published import rows as published_rows
 from safmn.imaging import read_rgb
-from safmn.metrics import calculate_psnr, calculate_ssim, network_name, psnr, ssim
+from safmn.metrics import calculate_psnr, calculate_ssim, fidelity, network_name, psnr, ssim
 from safmn.registry import build, find
 
 OURS = {"calculate_psnr": calculate_psnr, "calculate_ssim": calculate_ssim}
@@ -176,3 +176,17 @@ def test_network_names() -> None:
 def test_read_rgb_has_the_channel_order_of_psnr(benchmark_dir: Path) -> None:
     path = benchmark_dir / "Set5" / "HR" / "bird.png"
     assert math.isinf(psnr(read_rgb(path), cv2.imread(str(path))[..., ::-1]))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float64])
+def test_y_that_is_computed_before_gives_the_same_digits(kind: type) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (40, 50, 3)).astype(kind) for _ in range(2))
+    for metric in (fidelity.calculate_psnr, fidelity.calculate_ssim):
+        whole = metric(a, b, crop_border=4, test_y_channel=True)
+        assert whole == metric(fidelity.y_of_bgr(a), fidelity.y_of_bgr(b), crop_border=4, test_y_channel=True)
+    scaled = a.astype(np.float32) / np.float32(255)
+    exact = (scaled @ fidelity._BGR_LUMA + 16.0) / 255.0  # in the order of BasicSR's bgr2ycbcr
+    assert np.array_equal(fidelity.y_of_bgr(a), exact.astype(np.float32) * np.float32(255))
+    grey = a[..., 0]
+    assert fidelity.y_of_bgr(grey) is grey

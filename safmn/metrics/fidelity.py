@@ -154,7 +154,7 @@ def _y_channel(image: Array, luma: Array) -> Array:
     decimal of the PSNR of nearly equal images.
     """
     scaled = (image.astype(np.float32) / np.float32(255)).astype(np.float64)
-    y = cv2.transform(scaled, luma[None])  # (H, W)
+    y = np.asarray(cv2.transform(scaled, luma[None]), np.float64)  # (H, W)
     y += 16.0
     y /= 255.0
     return y.astype(np.float32) * np.float32(255)
