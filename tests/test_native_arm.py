@@ -30,7 +30,7 @@ from test_archs import golden_state
 from test_native import check, lively, random_image
 from torch import Tensor, nn
 
-from safmn.archs import SAFMN, SAFMN_BCIE, SAFMN_NTIRE23
+from safmn.archs import SAFMN, SAFMN_BCIE, SAFMN_NTIRE23, SAFMNPP, SAFMNv3
 from safmn.imaging import read_rgb, to_tensor
 from safmn.kernels.cpu.inference import SOURCE
 from safmn.kernels.cpu.programs import translate
@@ -82,8 +82,10 @@ def run_by(library: Library, network: nn.Module, threads: int = 1) -> Callable[[
         SAFMN(dim=52, n_blocks=1, ffn_scale=1.0, upscaling_factor=3),
         SAFMN_NTIRE23(n_blocks=1),
         SAFMN_BCIE(dim=20, n_blocks=1, num_layers=2),
+        SAFMNPP(dim=25, n_blocks=1),
+        SAFMNv3(dim=20, num_blocks=1, upscaling_factor=3),
     ],
-    ids=["SAFMN x4", "narrow", "wide", "NTIRE23", "BCIE"],
+    ids=["SAFMN x4", "narrow", "wide", "NTIRE23", "BCIE", "planned", "planned, variance"],
 )
 def test_networks(network: nn.Module, running: dict[Path, Library]) -> None:
     lively(network)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import platform
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,8 @@ from safmn.archs.stages import Skip, StageModule, stages_of
 from safmn.errors import OptionError
 from safmn.inference.backends import make_backend
 from safmn.kernels.cpu import compilation
-from safmn.kernels.cpu.inference import this_machine, with_workspace
+from safmn.kernels.cpu.build import build
+from safmn.kernels.cpu.inference import SOURCE, Kernels, this_machine, with_workspace
 from safmn.kernels.cpu.planning.planner import Planner
 
 pytestmark = pytest.mark.skipif(compilation.compiler() is None, reason="no C++ compiler")
@@ -35,15 +38,15 @@ def _fixed_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def planned(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def planned(network: nn.Module, kernels: Kernels | None = None) -> Callable[[Tensor], Tensor]:
     """The network by its plan, for a batch of one image, even if it has a program of its own."""
-    run = with_workspace(Planner(network, this_machine(), half=False))
+    run = with_workspace(Planner(network, kernels or this_machine(), half=False))
     return torch.no_grad()(lambda x: run(x[0])[None])
 
 
-def check(network: nn.Module, *sizes: tuple[int, int]) -> None:
+def check(network: nn.Module, *sizes: tuple[int, int], kernels: Kernels | None = None) -> None:
     """Assert that the plan gives the network's result in float64, as nearly as eager mode in float32, or to 1e-5."""
-    run, exact = planned(network), copy.deepcopy(network).double()
+    run, exact = planned(network, kernels), copy.deepcopy(network).double()
     for size in sizes:
         x = random_image(1, int(getattr(network, "in_channels", 3)), *size)
         with torch.no_grad():
@@ -191,7 +194,7 @@ def test_any_number_of_threads(name: str) -> None:
     for count in (1, 2, 5):
         torch.set_num_threads(count)
         results.append(run(x))
-    assert all((result - results[0]).abs().max() <= 1e-6 for result in results)  # torch enlarges the image itself
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -219,6 +222,17 @@ def test_activations_of_values_that_are_not_finite(name: str) -> None:
     x[:, 0, :, 1] = 0.0
     expected, y = OPERATIONS[name](x, x), planned(Alone())(x)
     assert not (y.isfinite() & ~expected.isfinite()).any()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags for x86")
+@pytest.mark.parametrize("machine", ["x86-64", "x86-64-v3"])
+def test_other_processors(machine: str, tmp_path: Path) -> None:
+    if machine != "x86-64" and "avx2" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        pytest.skip("this processor cannot run it")
+    built = Kernels(build(SOURCE, [f"-march={machine}"], tmp_path))
+    for network in (lively(Layers(25, 50)), lively(FAMILY["SAFMN++"]()), lively(FAMILY["SAFMNv3 x3"]())):
+        check(network, *SIZES[1:], kernels=built)
 
 
 def test_later_calls_do_not_overwrite_results() -> None:

@@ -1,6 +1,7 @@
 // CPU kernels for the feature mixing modules of SAFMN (built and called by inference.py), and the interface to Python.
 
 #include "maps.h"
+#include "images.h"
 #include "passes.h"
 #include "reductions.h"
 
@@ -472,27 +473,11 @@ int safmn_to_map(const float* image, float* map, int channels, int height, int w
 }
 
 // Convert channels * scale^2 channels, from `begin` on, of a map of `total` channels to (channels, height * scale,
-// width * scale) by pixel shuffle.
-int safmn_from_map(const float* map, float* image, int total, int begin, int channels, int height, int width, int scale,
-                   int threads) {
-    const Map from(map, total, height, width);
-    return status_of([&] {
-        for_all(height * scale, threads, [&](int y) {
-            for (int c = 0; c < channels; ++c) {
-                float* to = image + (std::ptrdiff_t(c) * height * scale + y) * width * scale;
-                for (int first = 0; first < 4 * scale; first += 4) {
-                    const float* rows[4];
-                    for (int i = 0; i < 4; ++i) {
-                        const int column = first + i;  // of the enlarged tile
-                        const int channel = begin + (c * scale + y % scale) * scale + column % scale;
-                        rows[i] = from.at(channel, y / scale, column / scale);
-                    }
-                    if (scale == 1) join(rows, to, 4, width);  // a constant step lets the compiler optimise
-                    else join(rows, to + first, 4 * scale, width * scale - first);
-                }
-            }
-        });
-    });
+// width * scale) by pixel shuffle. Add `shortcut`, a map of `channels` channels, enlarged bilinearly, unless it is null.
+int safmn_from_map(const float* map, float* image, const float* shortcut, int total, int begin, int channels, int height,
+                   int width, int scale, int threads) {
+    const Map from(map, total, height, width), added(shortcut, channels, height, width);
+    return status_of([&] { shuffle(from, begin, added, image, scale, threads); });
 }
 
 // Pool `channels` channels, from `begin` on, of a map of `total` channels to (channels, rows, columns): the largest value

@@ -49,7 +49,7 @@ class FeatureMaps:
         """Convert a map of ``channels * scale**2`` channels to (channels, h * scale, w * scale) by pixel shuffle."""
         image = torch.empty(channels, self.height * scale, self.width * scale, dtype=torch.float32)
         total = channels * scale**2
-        self.kernels.call("from_map", source, image, total, 0, channels, self.height, self.width, scale)
+        self.kernels.call("from_map", source, image, None, total, 0, channels, self.height, self.width, scale)
         return image
 
 

@@ -116,21 +116,31 @@ constexpr int cells_of(int channels) {
     return (channels + Factor::DEPTH - 1) / Factor::DEPTH;
 }
 
-// sums[o][v] += weights[k][o] * inputs[k][v] for k < count. Most of the time is spent in this loop.
-template <int N, typename Factor>
-INLINE void multiply(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights, const float* inputs,
+// sums[o][v] += weights[k][o] * inputs[k][v] for k < count and o < M. Most of the time is spent in this loop.
+template <int M, int N, typename Factor>
+INLINE void multiply_part(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights, const float* inputs,
                      std::ptrdiff_t step, int count) {
     for (int k = 0; k < count; ++k, weights += BLOCK, inputs += step) {
         decltype(Factor::cells(inputs)) x[N];
 #pragma GCC unroll 4
         for (int v = 0; v < N; ++v) x[v] = Factor::cells(inputs + v * LANES);
 #pragma GCC unroll 16
-        for (int o = 0; o < BLOCK; ++o) {
+        for (int o = 0; o < M; ++o) {
             const auto w = Factor::weight(weights, o);
 #pragma GCC unroll 4
             for (int v = 0; v < N; ++v) sums[o][v] = Factor::fused(sums[o][v], w, x[v]);
         }
     }
+}
+
+// The same for the first `outputs` sums: the last block is often not full.
+template <int N, typename Factor>
+INLINE void multiply(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights, const float* inputs,
+                     std::ptrdiff_t step, int count, int outputs = BLOCK) {
+    constexpr int PART = BLOCK / 3;
+    if (outputs > 2 * PART) multiply_part<BLOCK, N, Factor>(sums, weights, inputs, step, count);
+    else if (outputs > PART) multiply_part<2 * PART, N, Factor>(sums, weights, inputs, step, count);
+    else multiply_part<PART, N, Factor>(sums, weights, inputs, step, count);
 }
 
 // ------------------------------------------------------------------------------------------------------ 3x3 convolution
@@ -220,13 +230,14 @@ void convolve(const Conv& conv, const float* inputs, float* products, float* to)
     const int cells = cells_of<Factor>(conv.in), out_cells = cells_of<Output>(conv.out);
     auto weights = static_cast<const typename Factor::Cell*>(conv.weights);
     for (int first = 0; first < conv.out; first += BLOCK) {
+        const int outputs = std::min(BLOCK, conv.out - first);
         for (int tap = 0; tap < TAPS; ++tap, weights += cells * BLOCK) {
             Vec sums[BLOCK][N] = {};
-            multiply<N, Factor>(sums, weights, inputs + std::ptrdiff_t(tap) * cells * CHUNK, CHUNK, cells);
-            for (int o = 0; o < BLOCK; ++o)
+            multiply<N, Factor>(sums, weights, inputs + std::ptrdiff_t(tap) * cells * CHUNK, CHUNK, cells, outputs);
+            for (int o = 0; o < outputs; ++o)
                 for (int v = 0; v < N; ++v) store(products + (tap * BLOCK + o) * CHUNK + v * LANES, sums[o][v]);
         }
-        for (int o = 0; o < std::min(BLOCK, conv.out - first); o += Output::DEPTH)
+        for (int o = 0; o < outputs; o += Output::DEPTH)
             for (int v = 0; v < N; ++v) {
                 Vec pixels[Output::DEPTH][16];
                 for (int i = 0; i < Output::DEPTH; ++i) {

@@ -305,7 +305,7 @@ class Worker {
                 }
             for (const Piece& piece : it.pieces) {
                 const Values from = values(piece.from, at);
-                multiply<N, Single>(sums, weights, from.data, from.step, piece.channels);
+                multiply<N, Single>(sums, weights, from.data, from.step, piece.channels, count);
                 weights += piece.channels * BLOCK;
             }
             for (int o = 0; o < count; ++o) {

@@ -44,13 +44,13 @@ class Memory:
             return part
         return self.image(piece, 1)
 
-    def image(self, piece: Piece, scale: int) -> Tensor:
-        """Return channels of a map as a tensor, by pixel shuffle."""
+    def image(self, piece: Piece, scale: int, added: Node | None = None) -> Tensor:
+        """Return channels of a map as a tensor, by pixel shuffle, plus an image in a map, enlarged bilinearly."""
         height, width = piece.node.frame
         channels = piece.count // scale**2
         made = torch.empty(1, channels, height * scale, width * scale, dtype=torch.float32)
         sizes = (piece.node.shape[1], piece.first, channels, height, width, scale)
-        self.kernels.call("from_map", self.maps[piece.node], made, *sizes)
+        self.kernels.call("from_map", self.maps[piece.node], made, None if added is None else self.maps[added], *sizes)
         return made
 
 
@@ -269,7 +269,8 @@ def _moments_step(node: Node) -> Step:
 
 def _shuffle_step(node: Node) -> Step:
     def run(memory: Memory) -> None:
-        memory.plain[node] = memory.image(node.inputs[0].pieces[0], node.details)
+        added = node.inputs[1].pieces[0].node if len(node.inputs) > 1 else None
+        memory.plain[node] = memory.image(node.inputs[0].pieces[0], node.details, added)
 
     return run
 

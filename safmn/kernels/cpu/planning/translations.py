@@ -73,12 +73,29 @@ def _pointwise(tracer: Tracer, it: Operator, a: Any, b: Any, point: Point) -> li
     tensors = [item for item in (a, b) if item is not None]
     values = [tracer.operand(item) for item in tensors]
     if not any(value.in_maps for value in values):
-        return _by_torch(tracer, it)
+        return _image_sum(tracer, values, point) or _by_torch(tracer, it)
     last = any(value.channels_last for value in values)
     if last:
         raise Unsupported(f"the operator {it.name} on channels-last tensors")
     inputs = tuple(_beside(tracer, value, item, it.shape) for value, item in zip(values, tensors, strict=True))
     return [whole(tracer.node("point", it.shape, *inputs, details=point))]
+
+
+def _image_sum(tracer: Tracer, values: list[Value], point: Point) -> list[Value] | None:
+    """Return the sum of a pixel shuffle and an image that is enlarged bilinearly as much, as one operation."""
+    nodes = [value.pieces[0].node for value in values]
+    if point != Point("+") or {node.kind for node in nodes} != {"shuffle", "torch"} or nodes[0].shape != nodes[1].shape:
+        return None
+    shuffled, enlarged = nodes if nodes[0].kind == "shuffle" else nodes[::-1]
+    call, image = enlarged.details, enlarged.inputs[0]
+    if call.operator._schema.name != "aten::upsample_bilinear2d" or len(shuffled.inputs) > 1:
+        return None
+    whole_image = len(image.pieces) == 1 and image.pieces[0].is_whole
+    same = whole_image and image.pieces[0].node.frame == shuffled.inputs[0].pieces[0].node.frame
+    if not same or any(item is True for item in call.args):  # align_corners
+        return None
+    details = shuffled.details
+    return [whole(tracer.node("shuffle", shuffled.shape, shuffled.inputs[0], tracer.in_map(image), details=details))]
 
 
 def _beside(tracer: Tracer, value: Value, tensor: Tensor, shape: Sequence[int]) -> Value:
