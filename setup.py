@@ -41,10 +41,11 @@ class BuildPy(build_py):
         if self.editable_mode:
             return
         package = Path(self.build_lib) / "safmn"
-        files = package / "options" / "files"
-        files.mkdir(parents=True, exist_ok=True)
-        for file in sorted((HERE / "options").glob("*.yml")):
-            shutil.copy(file, files)
+        for folder in ("", "peers"):
+            files = package / "options" / "files" / folder
+            files.mkdir(parents=True, exist_ok=True)
+            for file in sorted((HERE / "options" / folder).glob("*.yml")):
+                shutil.copy(file, files)
         if WITH_KERNELS:
             compiling = runpy.run_path(str(HERE / "safmn" / "kernels" / "cpu" / "compilation.py"))
             compiling["compile_levels"](package / "kernels" / "cpu" / "libraries")

@@ -18,7 +18,8 @@ from safmn.options.differences import MISSING, to_yaml
 from safmn.registry import DATASET_REGISTRY, MODEL_REGISTRY
 from safmn.training.resuming import changed_keys
 
-OPTION_FILES = sorted((Path(__file__).resolve().parent.parent / "options").rglob("*.yml"))
+ALL_FILES = (Path(__file__).resolve().parent.parent / "options").rglob("*.yml")
+OPTION_FILES = sorted(path for path in ALL_FILES if path.parent.name != "peers")  # those: test_peer_recipes.py
 Mode = Literal["train", "test"]
 
 

@@ -11,19 +11,31 @@ _IN_PACKAGE = Path(__file__).with_name("files")  # put there by setup.py
 _IN_REPOSITORY = Path(__file__).resolve().parents[2] / "options"
 
 
+PEERS = "peers"  # folder of the recipes of other networks, and the beginning of their names
+
+
 def shipped_files() -> dict[str, Path]:
     """Return the option files that come with the package: name without ending -> path, sorted by name."""
-    folder = _IN_PACKAGE if _IN_PACKAGE.is_dir() else _IN_REPOSITORY
-    return {path.stem: path for path in sorted(folder.glob("*.yml"))}
+    return {path.stem: path for path in sorted(_folder().glob("*.yml"))}
+
+
+def peer_files() -> dict[str, Path]:
+    """Return the recipes of other networks: name such as ``peers/train_PAN_x4`` -> path, sorted by name."""
+    return {f"{PEERS}/{path.stem}": path for path in sorted((_folder() / PEERS).glob("*.yml"))}
+
+
+def _folder() -> Path:
+    return _IN_PACKAGE if _IN_PACKAGE.is_dir() else _IN_REPOSITORY
 
 
 def find_option_file(name: str | os.PathLike[str]) -> Path:
-    """Return the shipped option file of that name (``train_x4`` or ``train_x4.yml``), or else ``name`` as a path.
+    """Return the shipped option file of that name (``train_x4``, ``peers/train_PAN_x4.yml``), or ``name`` as a path.
 
     A file of that name in the current folder comes first.
     """
     path = Path(name)
-    shipped = shipped_files().get(path.name.removesuffix(".yml")) if path.parent == Path() else None
+    known = {Path(): shipped_files, Path(PEERS): peer_files}.get(path.parent)
+    shipped = known().get(path.as_posix().removesuffix(".yml")) if known else None
     return path if shipped is None or path.exists() else shipped
 
 
