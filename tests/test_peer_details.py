@@ -11,7 +11,8 @@ from peer_helpers import WEIGHTS, small
 from torch import Tensor, nn
 from torch.nn import functional
 
-from safmn.archs.peers import in_form
+from safmn.archs.complexity import complexity
+from safmn.archs.peers import folded, in_form
 from safmn.archs.peers.ecbsr import ECBSR_Y
 from safmn.archs.peers.lapar import filters
 from safmn.archs.peers.san import SecondOrderAttention, covariance, square_root
@@ -178,3 +179,31 @@ def test_networks_of_one_channel_take_rgb_if_they_are_built_for_it() -> None:
     image = torch.rand(1, 3, 6, 7)
     with torch.no_grad():
         torch.testing.assert_close(in_form(network)(image), network(image))
+
+
+def test_seemore_runs_the_chosen_expert_alone_and_gives_the_same_as_all_of_them() -> None:
+    network = small("SeemoRe")
+    images = torch.rand(3, 3, 20, 24)
+    ran: list[int] = []
+    for index, expert in enumerate(network.body[0].local_block.block.moe_layer.experts):
+        expert.register_forward_hook(lambda *_, index=index: ran.append(index))
+    with torch.no_grad():
+        together = network(images)  # a batch: all experts
+        assert ran == [0, 1, 2]
+        for image, expected in zip(images, together, strict=True):
+            ran.clear()
+            torch.testing.assert_close(network(image[None])[0], expected, rtol=1e-4, atol=1e-5)
+            assert len(ran) == 1
+
+
+def test_basicsrs_ecbsr_is_folded_and_counted_as_it_runs() -> None:
+    """BasicSR's own inference folds in each call; ours folds once, with blocks that add their input as well."""
+    for with_idt in (False, True):
+        network = small("ECBSR", with_idt=with_idt)
+        plain = folded(network)
+        assert type(plain).__name__ == "ECBSR_PLAIN"
+        image = torch.rand(1, 3, 9, 12)
+        with torch.no_grad():
+            torch.testing.assert_close(plain(image), network(image), rtol=1e-4, atol=1e-4)
+        weights = 9 * (3 * 8 + 8 * 8 + 8 * 12)
+        assert complexity(network, (720, 1280)).multiply_adds == 640 * 360 * weights

@@ -93,6 +93,19 @@ def traits_of(network: nn.Module, *, with_halo: bool = True) -> Traits:
         return Traits(scale, window, smallest, halo, tuple(found))
 
 
+def scale_of(network: nn.Module) -> int:
+    """Return a network's scale, as stated by its attribute ``scale``, or from a forward pass.
+
+    Raises:
+        ProbingError: see :func:`traits_of`.
+    """
+    scale = getattr(network, "scale", None)
+    if _is_positive(scale):
+        return scale
+    with _quiet(network):
+        return _scale(network)[1]
+
+
 def known_traits(network: nn.Module) -> Traits:
     """Return scale and window, as stated by the network's attributes; if one is not, both from forward passes.
 

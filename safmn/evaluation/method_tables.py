@@ -125,7 +125,10 @@ def _notes(
     notes.append("images: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".")
     notes.append("measured: " + "; ".join(f"{name}: {settings(section)}" for name, section in metrics.items()) + ".")
     if with_published:
-        notes += sources(row for m in methods if m.published for row in rows_of(m.published, m.scale) if row.quality)
+        rows = {m.label: rows_of(m.published, m.scale) for m in methods if m.published}
+        notes += sources(row for each in rows.values() for row in each if row.quality)
+        reasons = {label: row.quality_note for label, each in rows.items() for row in each if row.quality_note}
+        notes += [f"{label}: {reason}." for label, reason in reasons.items()]
     if with_differences and len(methods) > 1:
         notes.append(
             f"against the first: mean over the images of the difference to {methods[0].label}, ± half of its "

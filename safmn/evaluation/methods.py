@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,20 +30,19 @@ from torch import nn
 
 from safmn import weights
 from safmn.archs.peers import bare, in_form
-from safmn.errors import OptionError, UserError, WeightsError, did_you_mean, first_line, located
+from safmn.archs.probing import scale_of
+from safmn.errors import OptionError, UserError, WeightsError, did_you_mean, located
 from safmn.evaluation.sizes import Size, published_size, size_named, sizes
 from safmn.inference.sources import newest_weights
 from safmn.options import plugins
 from safmn.options.problems import Problems
 from safmn.options.reader import read_document
 from safmn.options.shipped import find_option_file
-from safmn.registry import ARCH_REGISTRY, build, find, names
+from safmn.registry import ARCH_REGISTRY, build, names
 from safmn.weights import zoo
 from safmn.weights.digest import network_digest
 
 BICUBIC = "bicubic"
-_SCALES = ("upscaling_factor", "upscale", "upsampling", "scale", "scale_factor")  # arguments that hold the scale
-_PROBE = 48  # pixels along each side of the input that measures a scale
 
 
 @dataclass(frozen=True)
@@ -320,7 +318,8 @@ def _of_network(
     label: str, network: nn.Module, section: Mapping[str, Any] | None, source: str | None, published: str | None = None
 ) -> Method:
     network = in_form(network).eval().requires_grad_(False)
-    scale = _scale_of(label, network, section)
+    with located(label):
+        scale = scale_of(network)
     name = published or (_published_name(section) if section else None)
     return Method(label, "network", scale, name, _with_scale(network, scale), section, source=source)
 
@@ -330,31 +329,6 @@ def _with_scale(network: nn.Module, scale: int) -> nn.Module:
     if getattr(network, "scale", None) != scale:
         network.scale = scale  # type: ignore[assignment]
     return network
-
-
-def _scale_of(label: str, network: nn.Module, section: Mapping[str, Any] | None) -> int:
-    """Return a network's scale: its attribute, an argument of that name, or what it does to a small image.
-
-    Raises:
-        OptionError: the network fails on the small image or does not enlarge both sides by the same whole number.
-    """
-    given = [getattr(network, "scale", None), *((section or {}).get(name) for name in _SCALES)]
-    if section is not None:
-        defaults = inspect.signature(find(ARCH_REGISTRY, section["type"])).parameters
-        given += [defaults[name].default for name in _SCALES if name in defaults]
-    for value in given:
-        if isinstance(value, int) and value >= 1:
-            return value
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    try:
-        with torch.no_grad():
-            height, width = network(torch.zeros(1, 3, _PROBE, _PROBE, device=device)).shape[-2:]
-    except Exception as error:  # a user's network may raise any exception
-        reason = f"it fails on a black image of {_PROBE}x{_PROBE}: {first_line(error)}"
-        raise OptionError(f"{label}: its scale is unknown, and {reason}. Give it an attribute scale") from error
-    if height != width or height % _PROBE or not height:
-        raise OptionError(f"{label}: it maps {_PROBE}x{_PROBE} to {width}x{height}, which is no whole scale")
-    return int(height // _PROBE)
 
 
 def section_of(network: nn.Module) -> dict[str, Any] | None:

@@ -175,5 +175,6 @@ def quality_differences(found: Sequence[Entry]) -> list[str]:
             measured = result.mean.get(_PSNR)
             gap = 0.0 if printed is None or measured is None else measured - printed[0]
             if abs(gap) > _ROUNDING:
-                notes.append(f"{entry.label} on {name}: {gap:+.3f} dB from the published row ({entry.source}).")
+                reason = f": {entry.row.quality_note}" if entry.row is not None and entry.row.quality_note else ""
+                notes.append(f"{entry.label} on {name}: {gap:+.3f} dB from the published row ({entry.source}){reason}.")
     return notes

@@ -60,6 +60,7 @@ class Row:
         time: milliseconds per image.
         source: where the row comes from.
         note: why fvcore counts something else than the source prints; empty if it agrees.
+        quality_note: why published weights score something else than the source prints; empty if they agree.
     """
 
     table: str
@@ -73,6 +74,7 @@ class Row:
     time: Figure | None = None
     source: str = ""
     note: str = field(default="", compare=False)
+    quality_note: str = field(default="", compare=False)
 
 
 def _figure(text: str) -> Figure | None:
@@ -102,6 +104,7 @@ def _row(cells: Mapping[str, str]) -> Row:
         time=_figure(cells["time_ms"]),
         source=cells["source"],
         note=cells["note"],
+        quality_note=cells["quality_note"],
     )
 
 

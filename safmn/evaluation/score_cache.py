@@ -18,7 +18,7 @@ from safmn.system.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of what scores mean; raise it when padding, rounding or a metric changes
+_VERSION = 2  # of what scores mean; raise it when padding, rounding or a metric changes
 _MOST = 400  # files that are kept
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from safmn.archs.peers import InForm
+from safmn.archs.peers.form import with_luma_in_range
 from safmn.data.workers import explain_death
 from safmn.errors import DataError, UserError
 from safmn.evaluation.applying import WHOLE, Applying, in_whole_windows
@@ -199,14 +200,14 @@ class _Forward:
         return Output(to_levels(output, bits(item)), garbage, self._exact(output))
 
     def _exact(self, output: Tensor) -> np.ndarray | None:
-        """Return (C, H, W) as (H, W, C) in [0, 255], unrounded, if the network gives Y.
+        """Return (C, H, W) as (H, W, C) in [0, 255], unrounded, its Y clamped to that range, if the network gives Y.
 
         The field rounds RGB outputs to 8 bits before it measures their Y, but not the Y of networks that give only it.
         """
         network = bare(self.network)
         if not isinstance(network, InForm) or network.form.channels != "Y":
             return None
-        return (output * 255).movedim(0, -1).contiguous().cpu().numpy()
+        return (with_luma_in_range(output[None])[0] * 255).movedim(0, -1).contiguous().cpu().numpy()
 
     def _garbage(self, lq: Tensor, images: Tensor) -> int:
         """Return the number of pixels that the guard would replace."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from safmn.archs.peers import folded
 from safmn.errors import OptionError, UserError, first_line
 from safmn.evaluation.costs import OUTPUT, published_row, sources, windows_of
 from safmn.evaluation.methods import Method, open_methods
@@ -157,9 +158,9 @@ def _backends(wanted: Sequence[str], device: torch.device) -> list[str]:
 
 def _side(method: Method, backend: str, precision: str, protocol: Protocol) -> _Side:
     """Build a side and run it once, so that a back end that compiles for a size has done so."""
-    network = method.network
-    if network is None:
+    if method.network is None:
         raise OptionError("only networks can be timed")
+    network = folded(method.network)
     step = windows_of(network) if backend == EAGER else int(getattr(network, "window", windows_of(network)))
     height, width = (math.ceil(side / method.scale / step) * step for side in protocol.output)
     x = made_up_photographs(height, width)[:1].to(protocol.device)

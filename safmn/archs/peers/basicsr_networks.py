@@ -5,10 +5,14 @@ Without BasicSR, their weights are left to spandrel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from safmn.archs.peers.declaration import PEERS, Arguments, Code, Form, Geometry, Paper, Peer
+from safmn.archs.peers.ecbsr import ECBSR_Y, training_arguments
 from safmn.archs.peers.parts import same_names, square_side
 from safmn.archs.receptive import Conv, Step, halo
 from safmn.archs.shapes import Shapes, length, shuffle_scale
@@ -122,8 +126,36 @@ def _swinir_geometry(network: Any) -> Geometry:
     return Geometry(network.upscale, size, halo(steps, size))
 
 
-def _unknown(shapes: Shapes) -> None:
-    """Recognise nothing: the weights do not say whether the network adds its input (``with_idt``)."""
+def _ecbsr_arguments(shapes: Shapes) -> Arguments | None:
+    found = training_arguments(shapes)
+    if found is None or found["colors"] == 1:  # with one colour, it is ECBSR_Y
+        return None
+    return {
+        "num_in_ch": found["colors"],
+        "num_out_ch": found["colors"],
+        "num_block": found["module_nums"],
+        "num_channel": found["channel_nums"],
+        "with_idt": False,
+        "act_type": found["act_type"],
+        "scale": found["scale"],
+    }
+
+
+def _folded_ecbsr(network: Any) -> nn.Module:
+    """Return BasicSR's ECBSR as plain convolutions. It has the names of our training form, and computes the same."""
+    first, activation = network.backbone[0].conv3x3, network.backbone[0].act_type
+    if activation not in ("prelu", "relu"):  # never published
+        return network  # type: ignore[no-any-return]
+    twin = ECBSR_Y(
+        module_nums=len(network.backbone) - 2,
+        channel_nums=first.out_channels,
+        with_idt=any(block.with_idt for block in network.backbone),
+        act_type=activation,
+        scale=network.scale,
+        colors=first.in_channels,
+    )
+    twin.to(first.weight.device).load_state_dict(network.state_dict())
+    return twin.folded()
 
 
 def _declare(
@@ -135,6 +167,7 @@ def _declare(
     paper: Paper,
     arguments_from: Any,
     geometry: Any,
+    fold: Callable[[Any], nn.Module] | None = None,
     form: Form | None = None,
     scale_argument: str = "upscale",
     note: str = "",
@@ -152,6 +185,7 @@ def _declare(
         form=form or Form(),
         arguments_from=arguments_from,
         geometry=geometry,
+        fold=fold,
         note=note or "BasicSR's own.",
     )
 
@@ -240,8 +274,9 @@ _declare(
         "Edge-oriented Convolution Block for Real-time Super Resolution on Mobile Devices",
         "ACM MM 2021",
     ),
-    arguments_from=_unknown,
+    arguments_from=_ecbsr_arguments,
     geometry=lambda network: Geometry(network.scale, 1, len(network.backbone)),
+    fold=_folded_ecbsr,
     scale_argument="scale",
-    note="BasicSR's RGB variant; not recognised, because weights do not say `with_idt`. The paper's is ECBSR_Y.",
+    note="BasicSR's RGB variant, in the form for training. The paper's is ECBSR_Y.",
 )

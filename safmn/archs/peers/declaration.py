@@ -123,6 +123,7 @@ class Peer:
         arguments_from: reads the arguments from a state dict's shapes; None for another network's. If the shapes fit
             several scales, the scale's value is the tuple of them.
         geometry: for BasicSR's networks, which do not have the attributes ``scale``, ``window`` and ``halo``.
+        fold: for BasicSR's networks: returns the network in its form for inference; ours have a method ``folded``.
         note: one sentence for the table of networks.
     """
 
@@ -138,6 +139,7 @@ class Peer:
     form: Form
     arguments_from: ArgumentsFrom
     geometry: Callable[[Any], Geometry] | None = None
+    fold: Callable[[Any], nn.Module] | None = None
     note: str = ""
     of_size: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 

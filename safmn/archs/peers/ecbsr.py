@@ -209,6 +209,17 @@ def _arguments(shapes: Shapes) -> dict[str, Any] | None:
     }
 
 
+def training_arguments(shapes: Shapes) -> dict[str, Any] | None:
+    """Return the arguments of a training form, :class:`ECBSR_Y` or BasicSR's ECBSR, and warn of what is unknown."""
+    found = _arguments(shapes) if "backbone.0.conv1x1_3x3.k0" in shapes else None
+    if found is not None:
+        logger.warning(
+            "ECBSR's weights in training form do not say with_idt (whether blocks add their input); it is taken as "
+            "false. If it is true, name the network in an option file."
+        )
+    return found
+
+
 @peer(
     small={"module_nums": 2, "channel_nums": 8, "scale": 2},
     sizes={"ECBSR-M16C64": {}},
@@ -315,13 +326,5 @@ class ECBSR_Y(_Frame):
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
         """The constructor's arguments, from the shapes of a state dict; None if it is another network's."""
-        if "backbone.0.conv1x1_3x3.k0" not in shapes:
-            return None
-        found = _arguments(shapes)
-        if found is None or found["colors"] != 1:  # with more colours, it is BasicSR's ECBSR
-            return None
-        logger.warning(
-            "ECBSR's weights in training form do not say with_idt (whether blocks add their input); it is taken as "
-            "false. If it is true, name the network in an option file."
-        )
-        return found
+        found = training_arguments(shapes)
+        return None if found is None or found["colors"] != 1 else found  # with more colours, it is BasicSR's ECBSR

@@ -99,15 +99,18 @@ def bare(network: nn.Module) -> nn.Module:
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """Return a network in its form for inference: with a method ``folded``, what that returns; otherwise itself."""
+    """Return a network in its form for inference: what its method ``folded`` or declaration gives; otherwise itself."""
     if isinstance(network, InForm):
         inner = folded(network.network)
         return network if inner is network.network else in_form(inner)
-    fold = getattr(network, "folded", None)
-    if peer_of(network) is None or fold is None:
+    declared = peer_of(network)
+    fold = declared and (declared.fold or getattr(type(network), "folded", None))
+    if not fold:
         return network
     with torch.no_grad():
-        twin: nn.Module = fold()
+        twin: nn.Module = fold(network)
+    if twin is network:
+        return network
     return twin.train(network.training).requires_grad_(False)
 
 
@@ -115,6 +118,14 @@ def luma(image: Tensor) -> Tensor:
     """Return the Y channel (BT.601, 16/255 to 235/255) of (B, 3, h, w) RGB in [0, 1]: (B, 1, h, w)."""
     red, green, blue = image.split(1, dim=1)
     return red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2] + _BLACK
+
+
+def with_luma_in_range(image: Tensor) -> Tensor:
+    """Return (B, 3, h, w) RGB, or (B, 1, h, w) Y, with each pixel's Y clamped to [0, 1]; R, G and B change alike."""
+    if image.shape[1] == 1:
+        return image.clamp(0, 1)
+    y = luma(image)
+    return image + (y.clamp(0, 1) - y) / _SPAN
 
 
 def continued(x: Tensor, dim: int, length: int) -> Tensor:

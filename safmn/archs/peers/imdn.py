@@ -27,7 +27,7 @@ class ContrastAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, dim, h, w) to the same shape."""
-        mean = x.mean((2, 3), keepdim=True)  # (B, dim, 1, 1)
+        mean = functional.adaptive_avg_pool2d(x, 1)  # (B, dim, 1, 1); not x.mean: fvcore counts this pooling
         deviation = (x - mean).square().mean((2, 3), keepdim=True).sqrt()
         gate: Tensor = self.conv_du(deviation + mean)
         return x * gate

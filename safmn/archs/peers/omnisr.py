@@ -216,6 +216,7 @@ class OmniGroup(nn.Module):
     code=Code("Francis0625/Omni-SR", "Apache-2.0"),
     form=Form(smallest=9),
     scale_argument="upsampling",
+    note="The authors' own weights are for values in [-1, 1]; those that others train are for [0, 1].",
 )
 class OmniSR(nn.Module):
     """Omni aggregation network.

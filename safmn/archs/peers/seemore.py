@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -94,8 +95,17 @@ class _Router(nn.Module):
         return weights * chosen.to(weights.dtype)
 
 
+def _may_branch(x: Tensor) -> bool:
+    """Return whether the computation may depend on values: not in a graph that is being recorded."""
+    recording = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return not (recording or (x.is_cuda and torch.cuda.is_current_stream_capturing()))
+
+
 class Experts(nn.Module):
-    """A router and its experts. All of them run; each image gets the result of the one with the largest weight."""
+    """A router and its experts. Each image gets the result of the one with the largest weight.
+
+    For a single image only that one runs. For batches, in training and in an exported graph all of them run.
+    """
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
@@ -105,10 +115,18 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Map (B, dim, h, w) and a context of the same shape to that shape."""
         weights = self.gate(x)[:, :, None, None, None]  # (B, experts, 1, 1, 1)
+        if len(x) == 1 and not self.training and _may_branch(x):
+            chosen = -1 if x.is_meta else int(weights.argmax())  # without values, count the one with the most work
+            return x + weights[:, chosen] * self.experts[chosen](x, context)
         y = x
         for index, expert in enumerate(self.experts):
             y = y + weights[:, index] * expert(x, context)
         return y
+
+
+def _shuffled(x: Tensor) -> Tensor:
+    """Return the order of the channels after a shuffle in two groups, which leaves no sizes in an exported graph."""
+    return torch.arange(x.shape[1], device=x.device).reshape(2, -1).t().flatten()
 
 
 class LocalExpert(nn.Module):
@@ -128,7 +146,7 @@ class LocalExpert(nn.Module):
         """Map (B, dim, h, w), h and w at least 16, to the same shape."""
         both = self.conv_1(features)
         if self.use_shuffle:
-            both = both.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)  # a channel shuffle, which ONNX lacks
+            both = both.index_select(1, _shuffled(both))
         x, context = both.chunk(2, dim=1)
         gathered = context
         for _ in range(self.recursive):
@@ -181,6 +199,7 @@ class Group(nn.Module):
     code=Code("eduardzamfir/seemoredetails", "Apache-2.0"),
     form=Form(smallest=_STEP**2),
     scale_argument="scale",
+    note="One of three experts runs for each image; the count is for the one with the most work.",
 )
 class SeemoRe(nn.Module):
     """See-more network: experts of several ranks, chosen for each image.
