@@ -87,7 +87,7 @@ class Output(NamedTuple):
     Attributes:
         image: (H, W, C) RGB, uint8, or uint16 if the item's files have 16 bits (``bits``).
         garbage: how many of its pixels the guard would replace.
-        exact: float32 (H, W, C) RGB in [0, 255], neither rounded nor clamped, from a network that gives Y; else None.
+        exact: float32 (H, W, C) RGB, not rounded, with Y in [0, 255], from a network that gives Y; else None.
     """
 
     image: np.ndarray
