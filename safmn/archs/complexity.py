@@ -113,7 +113,8 @@ def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280), *
     Args:
         network: takes (B, 3, h, w), or its input in the form that it declares (:mod:`safmn.archs.peers`): then only the
             network is counted, without what brings the image into that form, and a network in the form for training
-            is counted as it runs after it is folded. Without the attributes ``scale`` and ``window`` they are found by
+            is counted as it runs after it is folded. If what runs depends on the image, its method ``counted`` returns
+            the network to count. Without the attributes ``scale`` and ``window`` they are found by
             trying.
         output_size: (height, width) of the output. If it is not a multiple of the scale, the input size is rounded up,
             and so it is to multiples of the window for a network that does not pad its input itself.
@@ -137,6 +138,8 @@ def complexity(network: nn.Module, output_size: tuple[int, int] = (720, 1280), *
     shadow = copy.deepcopy(shadow).to(device).eval()
     with torch.device(device):
         shadow = folded(shadow)
+        if peer_of(shadow) is not None and hasattr(shadow, "counted"):
+            shadow = shadow.counted()  # type: ignore[operator]
     functions = _FunctionCounter()
     functions.follow(shadow)
     with torch.no_grad(), functions, _Counter() as counter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import torch
@@ -96,27 +97,33 @@ class _Router(nn.Module):
 
 
 def _may_branch(x: Tensor) -> bool:
-    """Return whether the computation may depend on values: not in a graph that is being recorded."""
-    recording = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    """Return whether the computation may depend on values: there are some, and no graph is being recorded."""
+    recording = x.is_meta or torch.jit.is_tracing() or torch.compiler.is_compiling()
     return not (recording or (x.is_cuda and torch.cuda.is_current_stream_capturing()))
 
 
 class Experts(nn.Module):
     """A router and its experts. Each image gets the result of the one with the largest weight.
 
-    For a single image only that one runs. For batches, in training and in an exported graph all of them run.
+    For a single image only that one runs. For batches, in training and in a recorded graph all of them run.
+
+    Attributes:
+        only: index of the expert that runs for every image, whatever its weight, for counting; None: see above.
     """
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
         self.experts = nn.ModuleList(LowRank(dim, 2 ** (index + 1)) for index in range(count))
         self.gate = _Router(dim, count)
+        self.only: int | None = None
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Map (B, dim, h, w) and a context of the same shape to that shape."""
         weights = self.gate(x)[:, :, None, None, None]  # (B, experts, 1, 1, 1)
-        if len(x) == 1 and not self.training and _may_branch(x):
-            chosen = -1 if x.is_meta else int(weights.argmax())  # without values, count the one with the most work
+        chosen = self.only
+        if chosen is None and len(x) == 1 and not self.training and _may_branch(x):
+            chosen = int(weights.argmax())
+        if chosen is not None:
             return x + weights[:, chosen] * self.experts[chosen](x, context)
         y = x
         for index, expert in enumerate(self.experts):
@@ -258,6 +265,14 @@ class SeemoRe(nn.Module):
         features = self.conv_1(shifted(x, minus(RGB_MEAN)) * self.img_range)
         image = self.upsampler(self.conv_2(self.norm(self.body(features))) + features)
         return shifted(image / self.img_range, RGB_MEAN)
+
+    def counted(self) -> SeemoRe:
+        """Return the network whose operations are counted: in each block the expert with the most work runs."""
+        twin = copy.deepcopy(self)
+        for module in twin.modules():
+            if isinstance(module, Experts):
+                module.only = len(module.experts) - 1
+        return twin
 
     @classmethod
     def arguments_from(cls, shapes: Shapes) -> dict[str, Any] | None:
