@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from safmn.errors import OptionError
 from safmn.evaluation import costs
 from safmn.evaluation.costs import Cost, cost_of
+from safmn.evaluation.method_tables import ROUNDING
 from safmn.evaluation.methods import Method, untrained
 from safmn.evaluation.published import SETS, Row, rows
 from safmn.evaluation.scoring import SetResult
@@ -16,7 +17,6 @@ from safmn.evaluation.speed import Speed
 from safmn.evaluation.tables import Column, Table
 
 _PSNR, _SSIM = "psnr", "ssim"
-_ROUNDING = 0.006  # dB: half a unit of the published digits, and a little for the order of sums
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def quality_differences(found: Sequence[Entry]) -> list[str]:
             printed = entry.row.quality.get(name) if entry.row is not None else None
             measured = result.mean.get(_PSNR)
             gap = 0.0 if printed is None or measured is None else measured - printed[0]
-            if abs(gap) > _ROUNDING:
+            if abs(gap) > ROUNDING:
                 reason = f": {entry.row.quality_note}" if entry.row is not None and entry.row.quality_note else ""
                 notes.append(f"{entry.label} on {name}: {gap:+.3f} dB from the published row ({entry.source}){reason}.")
     return notes
