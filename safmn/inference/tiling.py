@@ -65,6 +65,7 @@ class TiledFrame:
         scale: the network's scale.
         window: height and width are padded to multiples of this.
         device: the network's device.
+        smallest: height and width are padded to this at least: a back end's graph does not pad.
         broken: (B, ceil(h / 8), ceil(w / 8)) bool on the CPU. Writing sets it to True for the blocks of 8x8 LR pixels
             in which the result is not finite. In integers, which cannot hold such values, NaN and -Inf become 0 and
             Inf becomes the largest value.
@@ -78,12 +79,13 @@ class TiledFrame:
         window: int,
         device: torch.device,
         broken: Tensor | None = None,
+        smallest: int = 1,
     ) -> None:
         self.source, self.target, self.scale, self.device = source, target, scale, device
         self.broken = broken
         self.batch = source.shape[0]
-        self.height = _aligned(source.shape[2], window)
-        self.width = _aligned(source.shape[3], window)
+        self.height = _aligned(max(source.shape[2], smallest), window)
+        self.width = _aligned(max(source.shape[3], smallest), window)
 
     def read(self, top: int, bottom: int, left: int, right: int) -> Tensor:
         """Return a piece of the padded frame, (B, 3, bottom - top, right - left) float32 in [0, 1], on the device."""

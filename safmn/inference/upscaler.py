@@ -334,7 +334,8 @@ class Upscaler:
 
     def _frame(self, source: Tensor, target: Tensor, broken: Tensor | None) -> TiledFrame:
         window = self._published_window if self.full_frame_semantics else self._window
-        return TiledFrame(source, target, self.scale, window, self.device, broken)
+        smallest = int(getattr(self.network, "smallest", 1))
+        return TiledFrame(source, target, self.scale, window, self.device, broken, smallest)
 
     def _run(self, engine: Engine, frame: TiledFrame, cut: TileSize, progress: Progress) -> None:
         """Upscale a frame piece by piece. If memory runs out, continue with pieces of half the width."""

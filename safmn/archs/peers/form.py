@@ -29,6 +29,7 @@ class InForm(nn.Module):
         network: the network itself, whose ``state_dict`` is the published one.
         form: how it takes its image.
         scale, window, halo: see :class:`safmn.archs.family.Member`.
+        smallest: smallest side, in LR pixels, that reaches the network; smaller images are continued to it.
     """
 
     one_channel: Tensor
@@ -39,6 +40,7 @@ class InForm(nn.Module):
         self.network = network
         self.form = form
         self.scale, self.window, self.halo = geometry.scale, geometry.window, geometry.halo
+        self.smallest = form.smallest
         weight = next(network.parameters(), torch.empty(0))
         enlarges = form.enlarged or form.channels == "Y"
         for name, channels in (("one_channel", 1), ("three_channels", 3)):
