@@ -131,6 +131,11 @@ class Experts(nn.Module):
         return y
 
 
+def _shuffled(x: Tensor) -> Tensor:
+    """Return the order of the channels after a shuffle in two groups, which leaves no sizes in an exported graph."""
+    return torch.arange(x.shape[1], device=x.device).reshape(2, -1).t().flatten()
+
+
 class LocalExpert(nn.Module):
     """Rank modulation: experts that multiply local features with a context gathered at a 16th of the size."""
 
@@ -148,7 +153,7 @@ class LocalExpert(nn.Module):
         """Map (B, dim, h, w), h and w at least 16, to the same shape."""
         both = self.conv_1(features)
         if self.use_shuffle:
-            both = both.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)  # a channel shuffle, which ONNX lacks
+            both = both.index_select(1, _shuffled(both))
         x, context = both.chunk(2, dim=1)
         gathered = context
         for _ in range(self.recursive):
