@@ -38,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("spawn", "forkserver"),
         help="start all worker processes in this way instead of the system's own",
     )
+    parser.addoption("--all-commands", action="store_true", help="run every command in README and docs: minutes")
 
 
 def pytest_configure(config: pytest.Config) -> None:

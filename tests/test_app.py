@@ -22,8 +22,9 @@ import pytest
 from PIL import Image, ImageCms
 from skimage import data
 
-from safmn.app.work import Choice, Outcome, Workshop
+from safmn.app.work import AUTOMATIC, Choice, Outcome, Workshop
 from safmn.cli import main
+from safmn.cli.upscale import main as cli_upscale
 from safmn.errors import WeightsError
 
 PHOTO = np.asarray(data.astronaut())[100:164, 180:260]  # 80x64
@@ -100,6 +101,19 @@ def test_the_switches_reach_the_upscaler(tmp_path: Path) -> None:
     assert shop.upscaler(Choice("safmn-x4", ensemble=True, whole=True)) is upscaler
     with pytest.raises(WeightsError, match="absent"):
         shop.upscaler(Choice("absent"))
+
+
+def test_weights_are_chosen_for_each_image_and_the_reason_is_said(tmp_path: Path) -> None:
+    clean, compressed = _photo(tmp_path / "clean.png"), _photo(tmp_path / "compressed.jpg", quality=20)
+    found = _run(tmp_path / "results", clean, compressed, tmp_path / "absent.png", choice=Choice(AUTOMATIC))
+    assert "80x64 to 160x128" in found[0].text
+    assert found[0].text.endswith("Weights: safmn-x2 (no sign of noise or compression).")
+    assert found[1].text.endswith("Weights: safmn-x4-real, halved (JPEG of quality 20).")
+    assert "Weights" not in found[2].text
+    for outcome, name in zip(found, ("clean.png", "compressed.jpg"), strict=False):
+        assert cli_upscale([str(tmp_path / name), "-o", str(tmp_path / "by_command" / name)]) == 0
+        assert outcome.result is not None
+        assert outcome.result.read_bytes() == (tmp_path / "by_command" / name).read_bytes()
 
 
 def test_without_gradio_one_sentence_says_what_to_install(
@@ -196,8 +210,10 @@ def test_the_page_enlarges_what_is_dropped_and_asks_nothing_of_the_outside(
     wait.until(lambda d: d.find_elements(By.ID, "start"))
     driver.find_element(By.ID, "start").click()
     wait.until(lambda d: "Drop an image first" in d.find_element(By.ID, "status").text)
+    assert "Automatic" in driver.find_element(By.CSS_SELECTOR, "label.selected").text
     said = _status(driver, [_photo(tmp_path / "photo.png"), bad, large])
     assert "photo.png: 80x64 to 160x128" in said
+    assert "Weights: safmn-x2 (no sign of noise or compression)." in said
     assert "failed: bad.jpg" in said
     assert "failed: large.png" in said
     images = driver.find_elements(By.CSS_SELECTOR, "#slider img")

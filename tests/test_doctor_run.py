@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from skimage import data
 
 from safmn.cli import main
 from safmn.doctor.findings import Finding, State
 from safmn.doctor.option_file import examine_file
+from safmn.doctor.pairs import Compared, other_kernel
 from safmn.imaging import imresize, write_image
 
 Edit = Callable[[dict[str, Any], Path], None]
@@ -183,6 +185,34 @@ def _batch(options: dict[str, Any], run: Path) -> None:
     options["datasets"]["train"]["batch_size_per_gpu"] = 7
 
 
+def _exchange(options: dict[str, Any], run: Path) -> None:
+    for path in (run / "train/LR").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path))[..., ::-1])
+
+
+def _half_an_lmdb(options: dict[str, Any], run: Path) -> None:
+    assert main(["prepare", "lmdb", "train/HR"]) == 0
+    assert main(["prepare", "lmdb", "train/LR", "--drop", "x2"]) == 0
+    for path in run.rglob("data.mdb"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    section = options["datasets"]["train"]
+    section |= {"dataroot_gt": "train/HR.lmdb", "dataroot_lq": "train/LR.lmdb", "io_backend": {"type": "lmdb"}}
+    section.pop("filename_tmpl")
+
+
+def _list(options: dict[str, Any], run: Path) -> None:
+    (run / "meta.txt").write_text("q0.png (96,120,3)\n")
+    options["datasets"]["train"]["meta_info_file"] = "meta.txt"
+
+
+def _other_network(options: dict[str, Any], run: Path) -> None:
+    options["network_g"] = {"type": "SAFMN", "num_block": 23, "upscaling_factor": 2}
+
+
+def _other_scale(options: dict[str, Any], run: Path) -> None:
+    options["network_g"]["upscaling_factor"] = 4
+
+
 FAULTS: dict[str, tuple[Edit, str]] = {
     "LQ of another image": (_swap, r"p4.png and .*p4x2.png do not show the same picture"),
     "LQ shifted": (_shift, r"p3x2.png is shifted against .*p3.png by -[12].[0-9], 3.0 LQ pixels"),
@@ -197,6 +227,11 @@ FAULTS: dict[str, tuple[Edit, str]] = {
     "weights": (_weights, r"safmn-x4: these weights have dim 36, but the option file says 8"),
     "learning rate": (_rate, r"NaN or Inf.*lower the learning rate"),
     "batch": (_batch, r"7"),
+    "red and blue exchanged": (_exchange, r"red and blue are exchanged between .*p0.png and .*p0x2.png"),
+    "half of an lmdb": (_half_an_lmdb, r"6 of 6: .*HR.lmdb/data.mdb ends too early [^;]*safmn prepare lmdb$"),
+    "list of other images": (_list, r"images that meta.txt lists are not in train/HR: q0.png"),
+    "key of another network": (_other_network, r"no argument 'num_block'"),
+    "scale of the network": (_other_scale, r"upscaling_factor: is 4, but the top-level `scale` is 2"),
 }
 
 
@@ -212,7 +247,7 @@ def test_what_would_be_better_is_said(run: Path) -> None:
     def edit(options: dict[str, Any], run: Path) -> None:
         for kind in ("HR/p0.png", "LR/p0x2.png"):
             shutil.copy(run / "train" / kind, run / "val" / kind)
-        cv2.imwrite(str(run / "train/HR/p1.jpg"), _picture(1), [cv2.IMWRITE_JPEG_QUALITY, 95])
+        cv2.imwrite(str(run / "train/HR/p1.jpg"), _picture(1)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
         (run / "train/HR/p1.png").unlink()
         write_image(run / "train/HR/p2.png", np.full((96, 120, 3), 200, np.uint8))
         write_image(run / "train/LR/p2x2.png", np.full((48, 60, 3), 200, np.uint8))
@@ -237,6 +272,54 @@ def test_what_would_be_better_is_said(run: Path) -> None:
         "gt_size: gives LQ patches of 10 pixels",
     ):
         assert re.search(expected, better), f"{expected}\n{better}"
+
+
+def test_settings_that_spoil_a_run_are_said(run: Path) -> None:
+    def edit(options: dict[str, Any], run: Path) -> None:
+        for path in (run / "train/LR").iterdir():
+            gt = cv2.imread(str(run / "train/HR" / f"{path.stem[:-2]}.png"))
+            cv2.imwrite(str(path), cv2.resize(gt, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_CUBIC))
+        options["train"]["optim_g"]["lr"] = 0.3
+        options["train"]["scheduler"] = {"type": "MultiStepLR", "milestones": [50, 400]}
+        options["val"]["metrics"]["psnr"]["crop_border"] = 0
+
+    findings = edited(run, edit)
+    assert not texts(findings, State.FAILS)
+    better = texts(findings, State.BETTER)
+    for expected in (
+        r"train \(train images\): the LQ images were made by OpenCV's bicubic, which does not smooth, not by MATLAB's",
+        "optim_g: a learning rate of 0.3 is very high for Adam",
+        "loss: rises from",
+        "scheduler: 1 of 2 milestones come after total_iter 100",
+        "val.metrics.psnr: crop_border is 0; papers leave out 2",
+    ):
+        assert re.search(expected, better), f"{expected}\n{better}"
+
+
+def test_a_batch_that_does_not_fit_is_not_tried(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safmn.doctor.run.free_bytes", lambda device: 1_000_000)
+
+    def edit(options: dict[str, Any], run: Path) -> None:
+        options["datasets"]["train"] |= {"batch_size_per_gpu": 500, "dataset_enlarge_ratio": 100}
+
+    failing = texts(edited(run, edit), State.FAILS)
+    assert re.search(
+        r"memory: a batch of 500 needs about \d+ GB.*batch_size_per_gpu: \d+ with train.accumulate", failing
+    )
+
+
+def test_kernels_are_told_apart() -> None:
+    gt = [np.ascontiguousarray(data.astronaut()[top : top + 96, 100:220]) for top in (60, 160, 260)]
+
+    def kernel(reduce: Callable[[np.ndarray], np.ndarray]) -> str | None:
+        return other_kernel([Compared(one, reduce(one), "gt", "lq", 2) for one in gt])
+
+    noise = np.random.default_rng(0)
+    assert kernel(lambda one: imresize(one, 0.5)) is None
+    assert kernel(lambda one: (imresize(one, 0.5) * 0.9 + noise.integers(0, 9, (48, 60, 3))).astype(np.uint8)) is None
+    assert kernel(lambda one: one[::2, ::2]) == "leaving out pixels (nearest)"
+    area = cv2.INTER_AREA
+    assert "blocks" in str(kernel(lambda one: cv2.resize(one, None, fx=0.5, fy=0.5, interpolation=area)))
 
 
 def test_images_are_read_once_and_again_when_they_change(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

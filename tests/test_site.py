@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -14,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from documented import PAGES, commands_of, inline_commands_of
 from skimage import data
 
 from safmn import cli
@@ -21,8 +23,6 @@ from safmn.imaging import write_image
 from safmn.system.console import ArgumentParser
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "datasets/README.md", *(REPOSITORY / "docs").rglob("*.md")])
-_BLOCK = re.compile(r"^```(?:sh|bash|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def _missing(*modules: str) -> list[str]:
@@ -30,13 +30,8 @@ def _missing(*modules: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """The lines of a page's shell blocks that call ``safmn``, without comments, with continued lines joined."""
-    lines = []
-    for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
-        for line in block.replace("\\\n", " ").splitlines():
-            if re.match(r"safmn [a-z]+( |$)", line.strip()):
-                lines.append(line.split(" # ")[0].strip())
-    return lines
+    """Return the commands of a page that call ``safmn``, in blocks of lines."""
+    return [command.line for command in commands_of(page) if command.line.startswith("safmn ")]
 
 
 class _Parsed(BaseException):
@@ -63,12 +58,35 @@ def parse_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
 def test_commands_in_documents_have_the_arguments_of_their_verb(page: Path) -> None:
     for line in commands(page):
-        verb, *arguments = shlex.split(line)[1:]
+        verb, *arguments = shlex.split(re.sub(r"\$\w+", "4", line))[1:]
         arguments = [each for each in arguments if each not in ("...", "|", "&&")]
         assert verb in cli.VERBS, line
         main = importlib.import_module(cli.VERBS[verb][0]).main
         with pytest.raises(_Parsed):
             main(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_commands_in_sentences_name_options_of_their_verb(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may leave out arguments, so only the names of verbs and options are checked."""
+    unknown: list[str] = []
+
+    def parsed(parser: ArgumentParser, arguments: list[str], *_: object) -> None:
+        given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+        choices = [action.choices for action in parser._actions if isinstance(action.choices, dict)]  # of subcommands
+        parts = [each[name] for each in choices for name in each if name in arguments]
+        known = {name for part in (parser, *parts) for name in getattr(part, "_option_string_actions", ())}
+        unknown.extend(f"{line}: {name}" for name in given if name not in known)
+        raise _Parsed
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(ArgumentParser, name, parsed, raising=False)
+    for line in inline_commands_of(page):
+        verb, *arguments = shlex.split(line)[1:]
+        assert verb in cli.VERBS, line
+        with contextlib.suppress(_Parsed):
+            importlib.import_module(cli.VERBS[verb][0]).main(arguments)
+    assert not unknown
 
 
 @pytest.mark.usefixtures("parse_only")
@@ -106,6 +124,22 @@ def test_from_your_own_photographs_to_your_own_weights(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     for name in ("my_x4.html", "crops.png", "large/chelsea.png", "my_x4.onnx"):
         assert (tmp_path / name).is_file(), name
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """MkDocs refuses others, and is not installed everywhere."""
+    navigation = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    listed = set(re.findall(r"[\w/.-]+\.md", navigation))
+    docs = REPOSITORY / "docs"
+    assert {page.relative_to(docs).as_posix() for page in docs.rglob("*.md")} == {
+        n for n in listed if (docs / n).is_file()
+    }
+    assert all(
+        (docs / n).is_file()
+        or n in ("index.md", "notebook.md", "api.md")
+        or (REPOSITORY / n.removeprefix("repository/")).is_file()
+        for n in listed
+    )
 
 
 class _References(HTMLParser):

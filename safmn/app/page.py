@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safmn.app.work import Choice, Outcome, Workshop
+from safmn.app.work import AUTOMATIC, Choice, Outcome, Workshop
 from safmn.errors import OptionError, UserError
+from safmn.inference.choices import CLEAN_WEIGHTS
 from safmn.system.extras import EXTRAS
 from safmn.weights import zoo
 
@@ -17,7 +18,10 @@ _HOUR = 3600  # seconds: older uploads and results are deleted, and all of them 
 _WAITING = 20  # requests in the queue
 _FONTS = ["system-ui", "sans-serif"]  # of the visitor's computer: nothing is fetched
 _USES = {"clean": "clean images", "real": "photographs that are noisy, blurred or JPEG"}
-_CLEAN = "Clean images are drawings, renderings, screenshots, and photographs that were shrunk and never compressed."
+_CLEAN = (
+    "Automatic says which weights it took, and why. Clean images are drawings, renderings, screenshots, "
+    "and photographs that were shrunk and never compressed."
+)
 _CSS = """
 footer {display: none !important}
 .gradio-container {max-width: 1200px !important; margin: 0 auto !important}
@@ -59,7 +63,7 @@ class Page:
         self.choices = _choices(weights)
         self.workshop = Workshop(self.folder / "uploads" / "results", device=device, max_pixels=max_pixels)
         self._gradio = gradio()
-        for name in list(self.choices)[: 1 if not weights else None]:
+        for name in (CLEAN_WEIGHTS, *weights):
             self.workshop.upscaler(Choice(name))  # a file that cannot be used is refused before the page opens
 
     def blocks(self, *, where: str) -> Any:
@@ -182,7 +186,7 @@ class Page:
 
 def _choices(files: list[str]) -> dict[str, str]:
     """Return the weights that the page offers: name -> label."""
-    choices = {}
+    choices = {AUTOMATIC: "Automatic: x2, with weights that suit the image"}
     for name, entry in zoo.entries().items():
         use = _USES["real" if name.endswith("-real") else "clean"]
         choices[name] = f"x{entry.card['scale']}, for {use}"

@@ -21,12 +21,15 @@ from safmn.inference.file_jobs import plan
 from safmn.inference.file_run import Run
 from safmn.inference.pictures import Picture, read_picture
 from safmn.inference.pictures.fitting import fitted
+from safmn.inference.suited import Suited
 from safmn.inference.upscaler import Upscaler
 from safmn.value_types import Array
 
 _QUALITY = 95
 _LONGEST_SHOWN = 4096  # pixels along the longer side of a picture in the slider
 _KEPT_UPSCALERS = 4
+AUTOMATIC = "automatic"
+"""The choice that leaves the weights of each image to SAFMN, as ``safmn upscale`` does without ``--weights``."""
 
 Progress = Callable[[float, str], None]
 
@@ -35,7 +38,8 @@ class Choice(NamedTuple):
     """What a visitor chose.
 
     Attributes:
-        weights: name of weights that come with the package, or a file that the owner of the page named.
+        weights: name of weights that come with the package, a file that the owner of the page named, or
+            :data:`AUTOMATIC`.
         ensemble: average over the eight flips and rotations.
         whole: compute the image in one piece, without tiles.
     """
@@ -103,17 +107,23 @@ class Workshop:
         """
         outcomes = []
         with self._lock:
-            upscaler = self.upscaler(choice)
+            chosen: dict[Path, str] = {}
+            suited = None
+            if choice.weights == AUTOMATIC:
+                suited = Suited(lambda name: self.upscaler(choice._replace(weights=name)), chosen.__setitem__)
+            upscaler = self.upscaler(choice) if suited is None else suited.clean
             for number, file in enumerate(map(Path, files)):
 
                 def on_part(part: float, number: int = number, name: str = file.name) -> None:
                     progress((number + part) / len(files), name)
 
                 on_part(0.0)
-                outcomes.append(self._one(upscaler, file, on_part))
+                outcome = self._one(upscaler, suited, file, on_part)
+                weights = f" Weights: {chosen[file]}." if file in chosen and outcome.result else ""
+                outcomes.append(outcome._replace(text=outcome.text + weights))
         return outcomes
 
-    def _one(self, upscaler: Upscaler, file: Path, on_part: Callable[[float], None]) -> Outcome:
+    def _one(self, upscaler: Upscaler, suited: Suited | None, file: Path, on_part: Callable[[float], None]) -> Outcome:
         target = self.folder / secrets.token_hex(8)
         target.mkdir(parents=True)
         started = time.perf_counter()
@@ -121,7 +131,7 @@ class Workshop:
             [job] = plan([str(file)], str(target)).jobs
             if job.is_film:
                 return Outcome(file.name, "a film; `safmn upscale` enlarges films")
-            run = Run(upscaler, _QUALITY, self.max_pixels, compare=False, overwrite=True, watch=on_part)
+            run = Run(upscaler, _QUALITY, self.max_pixels, compare=False, overwrite=True, watch=on_part, suited=suited)
             with _warnings(file) as warned:
                 run.all([job])
             if run.failures:

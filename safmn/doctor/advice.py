@@ -7,21 +7,45 @@ from collections.abc import Callable, Iterator
 import torch
 
 from safmn.doctor.findings import Finding, State
+from safmn.evaluation.published import SETS
 from safmn.options import Options
 from safmn.options.types import TrainSection
 from safmn.prepare.parallel import default_jobs
 from safmn.registry import ARCH_REGISTRY, build, find
 
 _Found = Iterator[tuple[str, str]]
+_HIGHEST_RATE = 5e-3  # of Adam and its relatives
 
 
 def examine_options(options: Options) -> list[Finding]:
     """Return what would be better in a file for training that can be used as it is: subject and advice."""
     train = options.train
-    if train is None:
-        return []
-    rules: tuple[Callable[[Options, TrainSection], _Found], ...] = (_schedule, _frequencies, _average, _machine, _patch)
-    return [Finding(State.BETTER, subject, text) for rule in rules for subject, text in rule(options, train)]
+    found = list(_measures(options))
+    if train is not None:
+        rules: tuple[Callable[[Options, TrainSection], _Found], ...] = (
+            *(_schedule, _rate, _frequencies, _average, _machine, _patch),
+        )
+        found += [each for rule in rules for each in rule(options, train)]
+    return [Finding(State.BETTER, subject, text) for subject, text in found]
+
+
+def _measures(options: Options) -> _Found:
+    """PSNR and SSIM that do not compare with the field's tables."""
+    names = {section.get("name", key) for key, section in options.datasets.items()}
+    for name, section in (options.val.metrics if options.val is not None else {}).items():
+        if section["type"] not in ("calculate_psnr", "calculate_ssim"):
+            continue
+        where = f"val.metrics.{name}"
+        if options.scale > 1 and section.get("crop_border") != options.scale:
+            yield where, f"crop_border is {section.get('crop_border')}; papers leave out {options.scale}, the scale"
+        if options.train is None and names & set(SETS) and not section.get("test_y_channel"):
+            yield where, "measures RGB; papers measure Y on these sets: test_y_channel: true"
+
+
+def _rate(options: Options, train: TrainSection) -> _Found:
+    kind, rate = str(train.optim_g.get("type")), train.optim_g.get("lr")
+    if "adam" in kind.lower() and isinstance(rate, (int, float)) and rate > _HIGHEST_RATE:
+        yield "optim_g", f"a learning rate of {rate:g} is very high for {kind}: these networks train with 1e-4 to 1e-3"
 
 
 def _schedule(options: Options, train: TrainSection) -> _Found:
@@ -37,6 +61,9 @@ def _schedule(options: Options, train: TrainSection) -> _Found:
     milestones = section.get("milestones")
     if isinstance(milestones, list) and milestones and min(milestones) >= last:
         yield "scheduler", f"no milestone comes before total_iter {last}: the learning rate stays constant"
+    elif isinstance(milestones, list) and milestones and max(milestones) >= last:
+        beyond = sum(each >= last for each in milestones)
+        yield "scheduler", f"{beyond} of {len(milestones)} milestones come after total_iter {last} and have no effect"
 
 
 def _frequencies(options: Options, train: TrainSection) -> _Found:

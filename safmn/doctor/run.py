@@ -34,6 +34,10 @@ _UNTIMED = 2
 _IMAGES = 2  # validation images of each set
 _LOADER_BATCHES, _LOADER_SECONDS = 12, 15.0
 _GB = 1e9
+_RISING = 3.0  # by what factor the loss must rise in the trial to be reported
+_MUCH_VALIDATION = 0.6  # share of the time of a run
+_LIKELY_BYTES = 12_000  # that a step takes for each LQ pixel, roughly; above, a small batch is tried first
+_PROBED = 2  # images in it
 _TIGHT = 0.9  # share of the free memory or disk that a run may use
 
 
@@ -72,9 +76,11 @@ class Measured:
         memory: bytes of the tensors that a step makes.
         validation: seconds of one validation of all sets, estimated from the first images.
         loaded: batches that the loader delivers per second.
+        losses: sum of the losses of each step.
     """
 
     def __init__(self) -> None:
+        self.losses: list[float] = []
         self.steps: list[float] = []
         self.memory = 0
         self.validation = 0.0
@@ -104,6 +110,8 @@ def try_run(path: str, overrides: Sequence[str], notes: Notes) -> list[Finding]:
     try:
         with _no_traceback() as failed:
             options = load_options(path, mode="train", overrides=[*overrides, *temporary])
+            if (too_large := _too_large(path, [*overrides, *temporary], options, notes)) is not None:
+                return [too_large]
             measured = Measured()
             _train(options, measured, notes)
             size = _resume(options, notes)
@@ -179,6 +187,33 @@ def _train(options: Options, measured: Measured, notes: Notes) -> None:
     measured.loaded = _loading_rate(options, trainer)
 
 
+def _too_large(path: str, overrides: Sequence[str], options: Options, notes: Notes) -> Finding | None:
+    """Return a finding if a step does not fit into the memory of a CPU, where a trial would end the process.
+
+    A GPU reports it. So only a batch on a CPU that may be too large is estimated, from a step with a small one.
+    """
+    section = options.datasets["train"]
+    on_gpu = options.num_gpu != 0 and torch.cuda.is_available()
+    batch, patch, free = section["batch_size_per_gpu"], section.get("gt_size"), free_bytes(torch.device("cpu")) * _TIGHT
+    if on_gpu or not isinstance(patch, int) or batch <= _PROBED:
+        return None
+    if batch * (patch / options.scale) ** 2 * _LIKELY_BYTES < free / 4:
+        return None
+    small = [*overrides, f"datasets:train:batch_size_per_gpu={_PROBED}"]
+    measured = Measured()
+    trainer = _build(load_options(path, mode="train", overrides=small), notes, last=2)
+    trainer.validator.datasets = {}
+    trainer.model.training_step = _timed(trainer, measured)  # type: ignore[method-assign]
+    trainer.run()
+    needed = measured.memory / _PROBED * batch
+    if needed < free:
+        return None
+    text = f"a batch of {batch} needs about {needed / _GB:.0f} GB, {free / _GB:.0f} GB are free"
+    fits = max(int(free / needed * batch), 1)
+    advice = f"batch_size_per_gpu: {fits} with train.accumulate: {-(-batch // fits)} makes about the same steps"
+    return Finding(State.FAILS, "memory", f"{text}: {advice}")
+
+
 def _timed(trainer: Trainer, measured: Measured) -> Callable[..., Any]:
     """Return the training step with a clock; the second step is also watched for the memory that it takes."""
     step, device = trainer.model.training_step, trainer.model.execution.device
@@ -190,6 +225,7 @@ def _timed(trainer: Trainer, measured: Measured) -> Callable[..., Any]:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         measured.steps.append(time.perf_counter() - began)
+        measured.losses.append(sum(float(loss) for loss in result.losses.values()))
         return result
 
     return timed_step
@@ -254,12 +290,21 @@ def _costs(options: Options, measured: Measured, disk: int) -> list[Finding]:
         f"about {_duration(iterations + validations * measured.validation)}: {train.total_iter} iterations of "
         f"{_seconds(measured.step)}, {validations} validations of {_seconds(measured.validation)}"
     )
-    return [
+    found = [
         Finding(State.FINE, "time", text),
         _memory(options, measured),
         _room(options, disk),
         _waiting(measured),
     ]
+    share = validations * measured.validation / (iterations + validations * measured.validation)
+    if share > _MUCH_VALIDATION:
+        advice = "raise val.val_freq, or validate on fewer images"
+        found.append(Finding(State.BETTER, "validation", f"takes {share:.0%} of the time: {advice}"))
+    first, last = measured.losses[0], measured.losses[-1]
+    if last > _RISING * first > 0:
+        text = f"rises from {first:.3g} to {last:.3g} in {len(measured.losses)} steps: lower the learning rate"
+        found.append(Finding(State.BETTER, "loss", text))
+    return found
 
 
 def _memory(options: Options, measured: Measured) -> Finding:

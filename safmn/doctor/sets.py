@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import msgspec
 import numpy as np
 
@@ -22,8 +21,8 @@ from safmn.data import build_dataset
 from safmn.data.sample_keys import SampleKey, sample_rng
 from safmn.data.sources import Pair, check_sizes
 from safmn.doctor.findings import Finding, State
+from safmn.doctor.pairs import Compared, mismatch, other_kernel
 from safmn.errors import UserError, first_line
-from safmn.imaging import rgb_to_y
 from safmn.options import Options
 from safmn.prepare.hints import absence
 from safmn.prepare.parallel import default_jobs, in_order, progress
@@ -31,10 +30,8 @@ from safmn.system.files import cache_folder, write_atomically
 from safmn.value_types import Array
 
 _NAMED = 3  # images that a finding names
+_REDUCED = 4  # pairs whose kernel is looked for
 _TRIED = 100  # samples that are drawn from a data set whose files are unknown
-_UNLIKE = 0.5  # correlation below which LQ and GT do not show the same
-_SHIFT = 0.9  # LQ pixels of displacement that are refused
-_SURE = 0.5  # response of the phase correlation above which a displacement is believed
 _FLAT = 1.0  # levels: standard deviation of an image of one colour
 
 
@@ -128,9 +125,28 @@ def _examine(subject: str, dataset: Any, phase: str, options: Options) -> tuple[
         for result in progress(results, len(items), subject):
             looked.append(result())
     memory.keep(items, looked)
-    return _judge(subject, looked, is_pair=items[0].lq is not None), {
-        one.content: one.name for one in looked if one.content
-    }
+    findings = _judge(subject, looked, is_pair=items[0].lq is not None)
+    if not any(one.problem for one in looked):
+        findings += _kernel(subject, items, options.scale)
+    return findings, {one.content: one.name for one in looked if one.content}
+
+
+def _kernel(subject: str, items: Sequence[_Item], scale: int) -> list[Finding]:
+    """Return a finding if the LQ images of a few pairs, which are sound, were made by another kernel than MATLAB's."""
+    chosen = items[:: -(-len(items) // _REDUCED)]
+    pairs = [
+        Compared(item.gt_reader.read(item.gt), item.lq_reader.read(item.lq), item.gt, item.lq, scale)
+        for item in chosen
+        if item.lq is not None
+    ]
+    name = other_kernel(pairs)
+    if name is None:
+        return []
+    text = (
+        f"the LQ images were made by {name}, not by MATLAB's bicubic: scores do not compare with published ones, and "
+        "networks trained for the one do worse on the other; safmn prepare lr makes MATLAB's"
+    )
+    return [Finding(State.BETTER, subject, text)]
 
 
 def _look(item: _Item, scale: int, patch: int, *, training: bool) -> Looked:
@@ -142,7 +158,7 @@ def _look(item: _Item, scale: int, patch: int, *, training: bool) -> Looked:
             lq = item.lq_reader.read(item.lq)
             forms.append(_form("LQ", item.lq, lq))
             check_sizes(gt, lq, scale, Pair(item.gt, item.lq), training=training)
-            problem = _displaced(gt, lq, item, scale)
+            problem = mismatch(Compared(gt, lq, item.gt, item.lq, scale))
             smallest = min(lq.shape[:2])
         else:
             problem, smallest = None, min(gt.shape[:2]) // scale
@@ -162,38 +178,15 @@ def _form(role: str, path: str, pixels: Array) -> str:
     return f"{role} {kind}, {8 if pixels.dtype == np.uint8 else 16} bits"
 
 
-def _displaced(gt: Array, lq: Array, item: _Item, scale: int) -> str | None:
-    """Return why LQ cannot be a reduction of GT, None if it may be: other content, or content that is shifted."""
-    height, width = lq.shape[:2]
-    small = cv2.resize(_levels(gt[: height * scale, : width * scale]), (width, height), interpolation=cv2.INTER_AREA)
-    other = _levels(lq)
-    if min(small.std(), other.std()) < _FLAT or min(height, width) < 16:
-        return None
-    likeness = float(np.corrcoef(small.ravel(), other.ravel())[0, 1])
-    (across, down), response = cv2.phaseCorrelate(small, other, cv2.createHanningWindow((width, height), cv2.CV_32F))
-    shifted = response > _SURE and max(abs(across), abs(down)) > _SHIFT
-    if likeness < _UNLIKE and not shifted:
-        return f"{item.gt} and {item.lq} do not show the same picture (correlation {likeness:.2f})"
-    if shifted:
-        return (
-            f"{item.lq} is shifted against {item.gt} by {across:.1f}, {down:.1f} LQ pixels: make the LQ image again "
-            "(safmn prepare lr)"
-        )
-    return None
-
-
-def _levels(image: Array) -> Array:
-    levels: Array = rgb_to_y(image if image.dtype == np.uint8 else image / 257.0)
-    return np.ascontiguousarray(levels, np.float32)
-
-
 def _judge(subject: str, looked: Sequence[Looked], *, is_pair: bool) -> list[Finding]:
     """Return the findings about one data set."""
     findings = []
-    problems = [one.problem for one in looked if one.problem]
+    problems = [one.problem.rstrip(".") for one in looked if one.problem]
     if problems:
+        count = len(problems)
+        problems = list(dict.fromkeys(problems))  # a damaged lmdb has the same for all images
         more = f", and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        text = f"{len(problems)} of {len(looked)}: {'; '.join(problems[:_NAMED])}{more}"
+        text = f"{count} of {len(looked)}: {'; '.join(problems[:_NAMED])}{more}"
         findings.append(Finding(State.FAILS, subject, text))
     else:
         kinds = Counter(form for one in looked for form in one.forms)

@@ -83,7 +83,7 @@ def score_folders(
         OptionError: without GT images no metric is left.
     """
     names = None if gt is None else {image_name(str(path)): path for path in list_images(gt)}
-    title = "images" if gt is None else gt.resolve().name
+    title = "images" if gt is None else _set_name(gt.resolve())
     methods: list[Method] = []
     results: dict[str, dict[str, SetResult]] = {}
     for folder in folders:
@@ -97,6 +97,11 @@ def score_folders(
         methods.append(method)
         results[method.key] = {title: result}
     return methods, results
+
+
+def _set_name(gt: Path) -> str:
+    """Return the name of the set of a folder of GT images: that of ``Set5/HR`` is Set5."""
+    return gt.parent.name if gt.name == "HR" else gt.name
 
 
 def per_image_table(methods: Sequence[Method], results: Results, metrics: Mapping[str, Mapping[str, Any]]) -> Table:

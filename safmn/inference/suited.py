@@ -18,6 +18,10 @@ from safmn.value_types import Array
 logger = logging.getLogger("safmn.weights")
 
 
+def _log(source: Path, choice: str) -> None:
+    logger.info("%s: %s.", source, choice)
+
+
 class Halved:
     """An upscaler whose result is shrunk by two, with MATLAB's bicubic: weights for x4 at x2.
 
@@ -51,10 +55,12 @@ class Suited:
     Args:
         build: returns the upscaler of weights; it is called for those for photographs at the first picture that needs
             them.
+        tell: receives the file of each picture, and which weights were chosen for it and why.
     """
 
-    def __init__(self, build: Callable[[str], Upscaler]) -> None:
+    def __init__(self, build: Callable[[str], Upscaler], tell: Callable[[Path, str], None] | None = None) -> None:
         self._build = build
+        self._tell = tell or _log
         self.clean = build(CLEAN_WEIGHTS)
         self._real: Halved | None = None
 
@@ -69,7 +75,7 @@ class Suited:
             real, why = False, "it has transparency"
         else:
             real, why = suitable(examine(pixels, quality_of(source)))
-        logger.info("%s: %s (%s).", source, f"{REAL_WEIGHTS}, halved" if real else CLEAN_WEIGHTS, why)
+        self._tell(source, f"{f'{REAL_WEIGHTS}, halved' if real else CLEAN_WEIGHTS} ({why})")
         if not real:
             return self.clean
         if self._real is None:

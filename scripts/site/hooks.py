@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
@@ -46,7 +46,8 @@ def on_files(files: Files, config: Any) -> Files:
         for _, target, _ in _LINK.findall(text):
             path = _in_repository(uri, target)
             if path is not None and path.is_file() and files.get_file_from_path(_site_uri(path)) is None:
-                files.append(File.generated(config, _site_uri(path), content=path.read_bytes()))
+                place = {"content": path.read_bytes(), "inclusion": InclusionLevel.NOT_IN_NAV}
+                files.append(File.generated(config, _site_uri(path), **place))
     return files
 
 
