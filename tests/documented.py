@@ -36,7 +36,7 @@ def commands_of(page: Path) -> list[Command]:
     found = []
     for language, block in _FENCE.findall(page.read_text(encoding="utf-8")):
         for line in block.replace("\\\n", " ").splitlines() if language in _LANGUAGES else ():
-            text = re.sub(r"\s+#.*", "", " ".join(line.split()))
+            text = re.sub(r"\s+(#|> ).*", "", " ".join(line.split()))  # without comment and redirection
             words = _ASSIGNMENT.sub("", text).split()
             if len(words) > 1 and words[0] in _PROGRAMS and not words[1].endswith(":"):
                 found.append(Command(page.relative_to(REPOSITORY).as_posix(), text))

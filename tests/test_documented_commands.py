@@ -37,6 +37,7 @@ ELSEWHERE = {
     r"train_real_gan_ldl_x4|train_real_gan_x4|train_real_x4.yml --auto|options/test_real_x4": (
         "a step of these networks takes minutes on a CPU; tests/test_real_models.py trains small ones"
     ),
+    r"train -opt peers/": "needs the data of a published recipe; tests train the networks on other data",
     r"train_theirs.yml": "a file of another repository; tests/test_others.py has such files",
     r"docs/performance.md: python|guard.py|measure_upscaling|scripts/demo": "measures for minutes; has its own tests",
 }
