@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a second row for each set: mean of 8 flips and rotations (8 times the work)",
     )
     parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="N",
+        help="compute images in tiles of N LQ pixels; 0: whole images (default: val.tile of the option file, or 0)",
+    )
+    parser.add_argument(
         "--require_all",
         action="store_true",
         help="fail if any set is missing, even one that its authors only give on request",
@@ -102,6 +108,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         for name in ("scale", "save_img", "kernels"):
             if getattr(arguments, name) != parser.get_default(name):
                 parser.error(f"--{name} is only allowed with --weights or with --set or --benchmark")
+    if arguments.tile is not None and arguments.tile < 0:
+        parser.error("--tile must be 0 or more")
     return arguments
 
 
@@ -147,14 +155,14 @@ def _from_options(arguments: argparse.Namespace) -> int:
                     require_all=arguments.require_all,
                     ensemble=arguments.ensemble,
                 )
-            return testing.run(plan, ranks, device)
+            return testing.run(testing.in_tiles(plan, arguments.tile), ranks, device)
     finally:
         distributed.leave()
 
 
 def _on_own_sets(arguments: argparse.Namespace) -> int:
     from safmn.evaluation import benchmark as testing
-    from safmn.inference.sources import load_named
+    from safmn.inference.sources import load_named, network_from_options, options_named
     from safmn.runtime import distributed
     from safmn.runtime.agreement import together
 
@@ -164,14 +172,13 @@ def _on_own_sets(arguments: argparse.Namespace) -> int:
         name = _results_name(Path(arguments.weights)) if arguments.weights else Path(arguments.opt).stem
         with together():
             with testing.results_folder(name, ranks) as folder:
-                network = load_named(
-                    arguments.weights,
-                    arguments.opt,
-                    overrides=arguments.force_yml,
-                    imports=arguments.imports,
-                    device=device,
-                    scale=arguments.scale,
-                )
+                given = {"imports": arguments.imports, "scale": arguments.scale}
+                if arguments.opt:
+                    overrides, tolerant = arguments.force_yml, arguments.tolerant
+                    options = options_named(arguments.opt, overrides=overrides, tolerant=tolerant, **given)
+                    network, val = network_from_options(options, arguments.weights, device=device), options.val
+                else:
+                    network, val = load_named(arguments.weights, device=device, **given), None
                 plan = testing.plan_of_network(
                     network,
                     arguments.weights,
@@ -183,8 +190,9 @@ def _on_own_sets(arguments: argparse.Namespace) -> int:
                     require_all=arguments.require_all,
                     ensemble=arguments.ensemble,
                     kernels=arguments.kernels,
+                    val=val,
                 )
-            return testing.run(plan, ranks, device)
+            return testing.run(testing.in_tiles(plan, arguments.tile), ranks, device)
     finally:
         distributed.leave()
 

@@ -106,6 +106,15 @@ _SWINIR = {
     "resi_connection": "1conv",
 }  # fmt: skip
 
+_SPAN = {
+    "type": "SPAN", "num_in_ch": 3, "num_out_ch": 3, "feature_channels": 48, "upscale": 4, "bias": True,
+    "img_range": 255.0, "rgb_mean": [0.4488, 0.4371, 0.4040],
+}  # fmt: skip
+_SPAN_ARGUMENTS = (
+    "num_in_ch, num_out_ch, feature_channels=48, upscale=4, bias=True, img_range=255.0, "
+    "rgb_mean=(0.4488, 0.4371, 0.4040)"
+)
+
 PUBLISHED = [
     Published(
         "SMFANet", "train", {"type": "SMFANet", "dim": 36, "n_blocks": 8, "ffn_scale": 2, "upscaling_factor": 4},
@@ -202,6 +211,8 @@ PUBLISHED = [
         "CRAFT", "train", {**_HAT, "type": "CRAFT"}, _HAT_ARGUMENTS, top={"model_type": "CRAFT_Model"},
         train={"ema_decay": 0}, train_set={"meta_info_file": None},
     ),
+    Published("SPAN", "train", _SPAN, _SPAN_ARGUMENTS),
+    Published("SPAN", "test", _SPAN, _SPAN_ARGUMENTS, path={"param_key_g": "params_ema"}),
     Published("SwinIR", "test", _SWINIR, "", top={"model_type": "SwinIRModel"}),
 ]  # fmt: skip
 

@@ -86,8 +86,8 @@ def traits_of(network: nn.Module, *, with_halo: bool = True) -> Traits:
             window = _window(network, scale, side)
             found.append("window")
         smallest = _smallest(network, scale, window)
-        halo = getattr(network, "halo", None)
-        if not _is_whole(halo):
+        halo = stated_halo(network)
+        if halo is None:
             halo = _halo(network, scale, window, smallest) if with_halo else WHOLE_FRAME
             found.append("halo")
         return Traits(scale, window, smallest, halo, tuple(found))
@@ -116,6 +116,12 @@ def known_traits(network: nn.Module) -> Traits:
     if _is_positive(scale) and _is_positive(window):
         return Traits(scale, window, window, getattr(network, "halo", WHOLE_FRAME))
     return traits_of(network, with_halo=False)
+
+
+def stated_halo(network: object) -> int | None:
+    """Return the halo that a network states in its attribute ``halo``, or None."""
+    halo = getattr(network, "halo", None)
+    return halo if _is_whole(halo) else None
 
 
 def padded(x: Tensor, multiple: int, smallest: int = 1) -> Tensor:

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             overrides=options.force_yml,
             imports=options.imports,
             scale=options.scale,
+            tolerant=options.tolerant,
         ),
         options.output,
         format=options.format,

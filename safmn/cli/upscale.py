@@ -158,7 +158,13 @@ def _upscale(options: argparse.Namespace, tile: int | Literal["auto"], planned: 
 
     suited = None
     if options.opt or options.imports:
-        network = load_named(options.weights, options.opt, overrides=options.force_yml, imports=options.imports)
+        network = load_named(
+            options.weights,
+            options.opt,
+            overrides=options.force_yml,
+            imports=options.imports,
+            tolerant=options.tolerant,
+        )
         upscaler = build(network, options.scale)
     elif options.weights:
         upscaler = build(options.weights, options.scale)

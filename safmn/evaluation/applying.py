@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from safmn.archs.probing import WindowFinder
+from safmn.archs.probing import ProbingError, WindowFinder, stated_halo, traits_of
 from safmn.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,15 @@ class Applying:
         tile_overlap: context around each tile in LQ pixels, for a network without a known halo.
         window: images are padded to multiples of this; None: of the network's own windows.
         self_ensemble: average over the eight flips and rotations (Timofte et al., CVPR 2016).
+        halo: the context that makes tiles exact, in LQ pixels, if it was found by trying (:func:`fitted`); None: what
+            the network states, or else ``tile_overlap``.
     """
 
     tile: int | None = None
     tile_overlap: int = 32
     window: int | None = None
     self_ensemble: bool = False
+    halo: int | None = None
 
     def __call__(self, network: Network, lq: Tensor) -> Tensor:
         """Return the network's output (B, C', h * scale, w * scale) for ``lq`` (B, C, h, w) in [0, 1].
@@ -62,8 +66,8 @@ class Applying:
         if self.tile is None or max(height, width) <= self.tile:
             return in_whole_windows(network, lq, self.window)
         window = self.window or window_of(network)
-        halo = getattr(network, "halo", None)
-        context = _aligned(self.tile_overlap if halo is None else int(halo), window)
+        halo = stated_halo(network) if self.halo is None else self.halo
+        context = _aligned(self.tile_overlap if halo is None else halo, window)
         side = _aligned(self.tile, window)
         padded = _padded(lq, -height % window, -width % window)
         rows, columns = padded.shape[-2:]
@@ -94,15 +98,32 @@ def applying_of(section: Any, *, self_ensemble: bool | None = None) -> Applying:
     return Applying(section.tile, section.tile_overlap, section.window, wanted)
 
 
-def warn_of_tiles(network: object, applying: Applying) -> None:
-    """Warn once, before the first image, if tiles change the result because the network's halo is unknown."""
-    if applying.tile is not None and getattr(network, "halo", None) is None:
+def fitted(applying: Applying, network: object) -> Applying:
+    """Return ``applying`` with the halo of this network, found by trying if tiles need it and the network states none.
+
+    If tiles change the result, or if nothing can be found out, there is a warning.
+
+    Args:
+        applying: how the network is applied.
+        network: with its weights, on its device.
+    """
+    if applying.tile is None or stated_halo(network) is not None:
+        return applying
+    name, traits = type(network).__name__, None
+    if isinstance(network, nn.Module) and getattr(network, "halo", True) is not None:  # None: it states to have none
+        with contextlib.suppress(ProbingError):  # a network of one channel, for example
+            traits = traits_of(network)
+    if traits is None or traits.halo is None:
         logger.warning(
-            "val.tile: %s does not state how far a pixel's influence reaches (halo), so tiles with %d pixels of context"
-            " may differ from whole images",
-            type(network).__name__,
+            "val.tile: a pixel of %s may depend on the whole image, so tiles with %d pixels of context may differ from "
+            "whole images",
+            name,
             applying.tile_overlap,
         )
+        return applying
+    logger.info("%s: %s (found by trying)", name, traits)
+    window = applying.window or max(window_of(network), traits.window)
+    return replace(applying, halo=traits.halo, window=window if window > 1 else None)
 
 
 def window_of(network: object) -> int:

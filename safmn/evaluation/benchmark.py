@@ -32,7 +32,7 @@ from safmn.errors import (
     first_line,
     located,
 )
-from safmn.evaluation.applying import WHOLE, Applying, applying_of, warn_of_tiles
+from safmn.evaluation.applying import WHOLE, Applying, applying_of, fitted
 from safmn.evaluation.fast_network import FastNetwork, Kernels, fastest
 from safmn.evaluation.image_sets import paired_section
 from safmn.evaluation.methods import section_of
@@ -45,6 +45,7 @@ from safmn.inference.sources import weights_of
 from safmn.metrics import network_name
 from safmn.options import Expectation, Options
 from safmn.options.datasets import degrades
+from safmn.options.types import ValSection
 from safmn.own_code import full_traceback, is_from_own_code
 from safmn.prepare.hints import absence, hint, is_on_request
 from safmn.registry import ARCH_REGISTRY, build
@@ -209,6 +210,7 @@ def plan_of_network(
     require_all: bool = False,
     ensemble: bool = False,
     kernels: Kernels = "auto",
+    val: ValSection | None = None,
 ) -> TestPlan:
     """Plan the usual test of a network: PSNR and SSIM on the Y channel, cropped by the scale.
 
@@ -222,6 +224,8 @@ def plan_of_network(
             ``datasets/benchmark``.
         save_images: write the output images.
         require_all, ensemble, kernels: see :class:`TestPlan`.
+        val: the section of the network's option file, if it has one: its tiles, windows and self-ensemble are used,
+            and its metrics of other names than ``psnr`` and ``ssim`` are measured, too.
 
     Raises:
         WeightsError: the network has a different scale.
@@ -239,6 +243,8 @@ def plan_of_network(
     if benchmark is not None or not pairs:
         sets |= _benchmark_sections(Path(benchmark or "datasets/benchmark"), found)
     measure = {"crop_border": found, "test_y_channel": True}
+    own = val.metrics if val is not None else {}
+    usual = {"psnr": {"type": "calculate_psnr", **measure}, "ssim": {"type": "calculate_ssim", **measure}}
     return TestPlan(
         name=folder.name,
         folder=folder,
@@ -247,13 +253,19 @@ def plan_of_network(
         weights=None if source is None else files.locate(source),
         scale=found,
         sets={name: {**section, "phase": "test", "scale": found} for name, section in sets.items()},
-        metrics={"psnr": {"type": "calculate_psnr", **measure}, "ssim": {"type": "calculate_ssim", **measure}},
+        metrics={**usual, **{name: section for name, section in own.items() if name not in usual}},
         save_images=save_images,
         suffix=folder.name,
         require_all=require_all,
-        ensemble=ensemble,
+        applying=WHOLE if val is None else applying_of(val, self_ensemble=False),
+        ensemble=ensemble or (val is not None and val.self_ensemble),
         kernels=kernels,
     )
+
+
+def in_tiles(plan: TestPlan, tile: int | None) -> TestPlan:
+    """Return the plan with tiles of this many LQ pixels; 0: whole images, None: as planned."""
+    return plan if tile is None else replace(plan, applying=replace(plan.applying, tile=tile or None))
 
 
 def _pair_section(text: str, scale: int) -> tuple[str, dict[str, Any]]:
@@ -290,8 +302,7 @@ def run(plan: TestPlan, ranks: Ranks, device: torch.device) -> int:
     results: dict[str, SetResult] = {}
     failures: dict[str, str] = {}
     left_out = _left_out(plan)
-    warn_of_tiles(plan.network, plan.applying)
-    plan = prepared(plan, device)
+    plan = prepared(replace(plan, applying=fitted(plan.applying, plan.network)), device)
     try:
         with sigterm_as_ctrl_c():
             for name, section in plan.sets.items():

@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -35,7 +35,9 @@ from safmn.errors import OptionError, UserError, WeightsError, did_you_mean, loc
 from safmn.evaluation.sizes import Size, published_size, size_named, sizes
 from safmn.inference.sources import newest_weights
 from safmn.options import plugins
-from safmn.options.problems import Problems
+from safmn.options.components import check_network
+from safmn.options.inheritance import inherited
+from safmn.options.problems import Problems, apply_edits
 from safmn.options.reader import read_document
 from safmn.options.shipped import find_option_file
 from safmn.registry import ARCH_REGISTRY, build, names
@@ -218,7 +220,7 @@ def _without_weights(text: str) -> Method:
 def _named_networks(left: str, scale: int | None) -> list[tuple[str, str | None, Mapping[str, Any]]]:
     """Return label, published name and section of every network that ``left`` may name; empty if it is a label."""
     if Path(left).suffix in (".yml", ".yaml"):
-        section = _network_section(left)[0]
+        section = _described(left).section
         return [(Path(left).stem, _published_name(section), section)]
     known = names(ARCH_REGISTRY)
     call = re.fullmatch(r"(\w+)\((.*)\)", left)
@@ -274,21 +276,41 @@ def _loaded(
     with located(label):
         network = build(ARCH_REGISTRY, section)
     weights.load_into(network, file, section=section)
-    return _of_network(label, network.to(device), section, file, published)
+    whole = weights.with_interface(network.to(device).eval(), section=section)
+    return _of_network(label, whole, section, file, published)
 
 
 def _from_option_file(text: str, device: torch.device) -> Method:
-    section, file, key = _network_section(text)
+    described = _described(text)
+    section, file = described.section, described.weights
     with located(f"{text}: network_g"):
         network = build(ARCH_REGISTRY, section)
     if file is not None:
         with located(f"{text}: path.pretrain_network_g"):
-            weights.load_into(network, file, param_key=key, section=section)
-    return _of_network(Path(text).stem, network.to(device), section, file, _published_name(section))
+            weights.load_into(network, file, param_key=described.key, section=section)
+    origin = weights.origin_of(section, scale=0, train_set=described.train_set)
+    whole = weights.with_interface(network.to(device).eval(), section=section, mean=origin.mean, std=origin.std)
+    return _of_network(Path(text).stem, whole, section, file, _published_name(section))
 
 
-def _network_section(text: str) -> tuple[dict[str, Any], str | None, str | None]:
-    """Return ``network_g`` of an option file, its weights and their key. Its ``imports`` are imported; no more is used.
+class _Described(NamedTuple):
+    """What an option file says of its network.
+
+    Attributes:
+        section: ``network_g``.
+        weights: file of the weights, or None.
+        key: which of the file's weights are used; None: the default.
+        train_set: the section of the training set, whose normalisation the network needs.
+    """
+
+    section: dict[str, Any]
+    weights: str | None
+    key: str | None
+    train_set: dict[str, Any]
+
+
+def _described(text: str) -> _Described:
+    """Read what an option file says of its network. Its ``imports`` are imported; the rest of the file is not checked.
 
     Raises:
         OptionError: the file cannot be read, an import fails, or there is no network.
@@ -297,21 +319,32 @@ def _network_section(text: str) -> tuple[dict[str, Any], str | None, str | None]
     problems = Problems(file)
     document = read_document(file, problems)
     problems.lines = document.lines
-    plugins.check_files(document.data, problems)
-    section = document.data.get("network_g")
+    data = inherited(document.data, file, problems)
+    plugins.check_files(data, problems)
+    section = data.get("network_g")
     if not isinstance(section, dict) or "type" not in section:
         problems.add(("network_g",), "expected a section with a type: the network")
     problems.raise_all()
-    plugins.import_all(document.data, problems)
+    plugins.import_all(data, problems)
     problems.raise_all()
     assert isinstance(section, dict)
-    places = document.data.get("path")
-    places = places if isinstance(places, dict) else {}
+    problems.tolerant = True  # of keys that the constructor does not know
+    check_network(section, ("network_g",), problems)
+    problems.raise_all()
+    problems.log_warnings()
+    apply_edits(data, problems.edits)
+    places, sets = _section(data, "path"), _section(data, "datasets")
     source, key = places.get("pretrain_network_g"), places.get("param_key_g")
-    if document.data.get("train") is not None:  # then those are the weights that the run starts from
-        newest = newest_weights(places.get("experiments_root"), str(document.data.get("name")))
+    if data.get("train") is not None:  # then those are the weights that the run starts from
+        newest = newest_weights(places.get("experiments_root"), str(data.get("name")))
         source, key = (newest, None) if newest.is_file() else (source, key)
-    return section, None if source is None else str(Path(source).expanduser()), key
+    return _Described(section, None if source is None else str(Path(source).expanduser()), key, _section(sets, "train"))
+
+
+def _section(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of plain data; empty if it is missing or something else."""
+    found = data.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _of_network(

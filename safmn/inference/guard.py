@@ -118,7 +118,8 @@ class Guard:
         photographs = made_up_photographs(side, side).to(self.device)
         try:
             with torch.no_grad():
-                output = self.network(photographs).float().clamp(0, 1)
+                outputs = [self.network(photograph[None]) for photograph in photographs]  # some take no more at once
+                output = torch.cat(outputs).float().clamp(0, 1)
         except RuntimeError as error:  # the network does not take this size, or memory is short
             self._why_off = f"cannot be run on made-up photographs ({first_line(error)})"
             return math.inf

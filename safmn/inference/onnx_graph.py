@@ -6,9 +6,11 @@ graph, but this one takes seconds instead of a minute and needs no package besid
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ def onnx_bytes(network: nn.Module, example: Tensor, *, dynamic: bool = True) -> 
     """
     axes = {0: "batch", 2: "height", 3: "width"}
     buffer = io.BytesIO()
-    with BUILDING, warnings.catch_warnings():  # neither the exporter nor the warning filters are thread-safe
+    with BUILDING, _silent(), warnings.catch_warnings():  # the exporter and the warning filters are not thread-safe
         warnings.simplefilter("ignore", DeprecationWarning)  # this exporter is deprecated
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes compared while tracing: the caller checks them
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)  # :func:`folded` does it
@@ -48,6 +50,17 @@ def onnx_bytes(network: nn.Module, example: Tensor, *, dynamic: bool = True) -> 
             dynamic_axes={INPUT: axes, OUTPUT: {0: "batch", 2: "out_height", 3: "out_width"}} if dynamic else None,
         )
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the exporter from printing the whole graph before it raises an exception, which it does by mistake."""
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 def folded(content: bytes) -> bytes:

@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, default: str | None = None
     )
     group.add_argument("--force_yml", nargs="+", default=(), metavar="A:B=C", help="with -opt: replace values")
     group.add_argument(
+        "--tolerant", action="store_true", help="with -opt: warn about unknown keys instead of refusing the file"
+    )
+    group.add_argument(
         "--imports",
         nargs="+",
         default=(),
@@ -62,11 +65,12 @@ def load_named(
     imports: Sequence[str] = (),
     device: str | torch.device = "cpu",
     scale: int | None = None,
+    tolerant: bool = False,
 ) -> nn.Module:
     """Load the network that a command's arguments name; see :func:`add_arguments`.
 
     Args:
-        weights, option_file, overrides, imports: those arguments.
+        weights, option_file, overrides, imports, tolerant: those arguments.
         device: the device of the network.
         scale: the scale that the network must have; weights that serve several need it.
 
@@ -87,13 +91,35 @@ def load_named(
         except files.OtherScaleError as error:
             message = f"{source}: the network is for scale {error.found}, but --scale is {scale}"
             raise files.OtherScaleError(message, error.found) from error
+    options = options_named(option_file, overrides=overrides, imports=imports, scale=scale, tolerant=tolerant)
+    return network_from_options(options, weights, device=device)
+
+
+def options_named(
+    option_file: str,
+    *,
+    overrides: Iterable[str] = (),
+    imports: Sequence[str] = (),
+    scale: int | None = None,
+    tolerant: bool = False,
+) -> Options:
+    """Load an option file for its network.
+
+    Args:
+        option_file, overrides, imports, tolerant: see :func:`add_arguments`.
+        scale: the scale that the network must have.
+
+    Raises:
+        OptionError: the option file has a mistake, or another scale.
+    """
+    from safmn import weights as files
     from safmn.options import load_options
 
     files.import_code(imports)
-    options = load_options(option_file, mode="network", overrides=overrides)
+    options = load_options(option_file, mode="network", overrides=overrides, tolerant=tolerant)
     if scale not in (None, options.scale):
         raise OptionError(f"{option_file}: the network is for scale {options.scale}, but --scale is {scale}")
-    return network_from_options(options, weights, device=device)
+    return options
 
 
 def network_from_options(

@@ -93,6 +93,8 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not moved:  # all are frozen; for Adam, the steps count from the first gradient
+                continue
             matrices = [parameter for parameter in moved if _is_matrix(parameter)]
             others = [parameter for parameter in moved if not _is_matrix(parameter)]
             if isinstance(group["lr"], Tensor):

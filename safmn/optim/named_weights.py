@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -12,6 +14,8 @@ from torch import nn
 
 from safmn.errors import OptionError
 from safmn.value_types import NotNegative, NotNegativeFloat
+
+_WITHOUT_CHECKPOINTS = ("torch.", "safmn.", "builtins", "typing")  # packages whose layers recompute nothing
 
 
 class NamedWeights(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +51,7 @@ class Groups:
         self.entries = [_entry(section, index) for index, section in enumerate(sections)]
         self._of_entry: list[list[nn.Parameter]] = [[] for _ in self.entries]
         self._others: list[nn.Parameter] = []
+        self._frozen: list[bool] = []  # by entry, in the current iteration
         names = []
         for name, parameter in network.named_parameters():
             if not parameter.requires_grad:
@@ -69,11 +74,46 @@ class Groups:
             groups.append({"params": found, "lr": lr * (entry.lr_factor or 1.0)})  # type: ignore[dict-item]
         return groups
 
-    def frozen(self, iteration: int) -> Iterable[nn.Parameter]:
-        """Yield the weights that must not change in this iteration, counted from 1."""
-        for entry, found in zip(self.entries, self._of_entry, strict=True):
-            if entry.lr_factor == 0 or iteration <= entry.frozen_until:
+    def begin(self, iteration: int, *, without_gradients: bool) -> bool:
+        """Freeze and thaw weights for an iteration, counted from 1; return whether other ones are frozen than before.
+
+        Args:
+            without_gradients: let the backward pass compute no gradients of frozen weights, which saves time. It makes
+                no difference to the others.
+        """
+        frozen = [entry.lr_factor == 0 or iteration <= entry.frozen_until for entry in self.entries]
+        if frozen == self._frozen:
+            return False
+        self._frozen = frozen
+        all_are = all(frozen) and not self._others  # then there would be nothing to compute a gradient of
+        if without_gradients and not all_are:
+            for is_frozen, found in zip(frozen, self._of_entry, strict=True):
+                for parameter in found:
+                    parameter.requires_grad_(not is_frozen)
+        return True
+
+    def frozen(self) -> Iterator[nn.Parameter]:
+        """Yield the weights that must not change in the iteration that :meth:`begin` began."""
+        for is_frozen, found in zip(self._frozen, self._of_entry, strict=True):
+            if is_frozen:
                 yield from found
+
+
+def can_stop(network: nn.Module) -> bool:
+    """Return whether the backward pass may end above frozen weights. It may not in two cases.
+
+    ``torch.utils.checkpoint``, which recomputes activations, gives no gradients at all in its older form if its input
+    needs none. The network's source code is searched for this word. GroupNorm in the format channels_last crashes
+    on a CPU if only its weights need gradients (torch 2.13).
+    """
+    if any(isinstance(module, nn.GroupNorm) for module in network.modules()):
+        return False
+    kinds = {base for module in network.modules() for base in type(module).__mro__}
+    names = {kind.__module__ for kind in kinds if not kind.__module__.startswith(_WITHOUT_CHECKPOINTS)}
+    try:
+        return not any("checkpoint" in inspect.getsource(sys.modules[name]) for name in names)
+    except (OSError, TypeError, KeyError):  # there is no source code
+        return False
 
 
 def _entry(section: Mapping[str, Any], index: int) -> NamedWeights:

@@ -124,10 +124,13 @@ def build_optimizer(
         if kind != "Muon":
             arguments["capturable"] = True
     try:
-        return optimizer(parameters, **arguments)
+        built = optimizer(parameters, **arguments)
     except Exception as error:  # torch rejects a value or a combination of values; a user's optimiser raises anything
         written = {key: value for key, value in section.items() if key != "type"}
         raise OptionError(f"the optimiser {kind} cannot be built from {written}: {described(error)}") from error
+    if graph_on is not None:
+        groups_on(graph_on, built)  # each group has scalars of its own
+    return built
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def check_model(name: Any, section: Any, where: KeyPath, problems: Problems) -> 
             inspect.signature(kind).bind_partial(*MODEL_ARGUMENTS)
         except TypeError:
             message = f"{name} has another constructor than SAFMN's models: subclass safmn.training.models.Model"
-            _unusable_model(where, message, problems)
+            _unusable_model(where, message, section, problems)
             return
         own = section if isinstance(section, Mapping) else {}
         _check({"type": name, **own}, kind, ("model",), problems, without=tuple(inspect.signature(kind).parameters)[:3])
@@ -75,14 +75,21 @@ def check_model(name: Any, section: Any, where: KeyPath, problems: Problems) -> 
     elif not problems.names_may_come:
         near = did_you_mean(name, known)
         message = f"no model named {name!r} is registered.{near}"
-        _unusable_model(where, message, problems, more=f" {registry.known_names(known)}")
+        _unusable_model(where, message, section, problems, more=f" {registry.known_names(known)}")
 
 
-def _unusable_model(where: KeyPath, message: str, problems: Problems, more: str = "") -> None:
-    """Note an unknown model: a mistake, or with ``tolerant`` a warning, and SRModel takes its place."""
+def _unusable_model(where: KeyPath, message: str, section: Any, problems: Problems, more: str = "") -> None:
+    """Note an unknown model: a mistake, or with ``tolerant`` a warning, and SRModel takes its place.
+
+    Args:
+        section: the file's section ``model``, which SRModel does not take.
+    """
     if problems.tolerant:
         problems.warn(where, f"{message} SRModel takes its place (tolerant)")
         problems.edits[where] = "SRModel"
+        if section is not None:
+            problems.warn(("model",), "is left out: it belongs to the unknown model (tolerant)")
+            problems.edits[("model",)] = REMOVED
     else:
         problems.add(where, message + more)
 

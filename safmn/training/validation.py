@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from safmn.evaluation.applying import Applying, Network, applying_of
+from safmn.evaluation.applying import Applying, Network, applying_of, fitted
 from safmn.evaluation.fast_network import FastNetwork, fastest
 from safmn.evaluation.scoring import Interrupted, SetResult, bare, evaluate
 from safmn.imaging import to_uint8
@@ -29,6 +29,7 @@ class Validator:
         self.datasets = datasets
         self.experiment = experiment
         self._network: Network | None = None
+        self._applying = applying_of(self.val)
 
     @property
     def enabled(self) -> bool:
@@ -65,6 +66,7 @@ class Validator:
         """Return the network to validate, with its current weights."""
         network = model.validation_network.eval()
         if bare(self._network) is not network:
+            self._applying = fitted(applying_of(self.val), network)
             self._network = fastest(network, model.execution.device, kernels=self.val.kernels)
         if isinstance(self._network, FastNetwork):
             self._network.renew()
@@ -76,7 +78,7 @@ class Validator:
     ) -> tuple[SetResult, Tensor | None]:
         """Return the scores of one set and the output of its first image, (1, 3, H, W); None if it had no image."""
         val = self.val
-        network = _Watched(fast, stop, applying_of(val))
+        network = _Watched(fast, stop, self._applying)
         result = evaluate(
             network,
             self.datasets[name],

@@ -25,7 +25,7 @@ from safmn import code_identity
 from safmn.errors import UserError, WeightsError
 from safmn.imports import allow, entries_of, import_named, imported
 from safmn.own_code import described
-from safmn.registry import ARCH_REGISTRY, build, import_basicsr, names
+from safmn.registry import ARCH_REGISTRY, build, find, import_basicsr, names
 from safmn.weights.bounds import NetworkTooLarge, bounded_building
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def origin_of(
     Args:
         section: ``network_g`` or ``network_d``.
         scale: scale of the option file.
-        imports: ``imports`` of the option file.
+        imports: ``imports`` of the option file; noted if the network is not one of SAFMN's or BasicSR's.
         train_set: the section of the training set, whose ``mean`` and ``std`` the network's images have.
     """
     given = train_set or {}
@@ -102,7 +102,10 @@ def origin_of(
         type=section["type"],
         arguments={key: value for key, value in section.items() if key != "type"},
         scale=scale,
-        imports=[Code(name=entry.given, files=dict(entry.files)) for entry in entries_of(imports)],
+        imports=[
+            Code(name=entry.given, files=dict(entry.files))
+            for entry in entries_of(imports if _is_own(section["type"]) else ())
+        ],
         **normal,
     )
 
@@ -144,7 +147,7 @@ def network_of(origin: Origin, state_dict: Mapping[str, Tensor], path: Path) -> 
     Raises:
         WeightsError: code that registers the network is missing, changed or not known; or the constructor fails.
     """
-    if origin.type not in names(ARCH_REGISTRY):
+    if not _is_own(origin.type):  # with `imports` in the note, a network of SAFMN with this name is another one
         for code in origin.imports:
             _import_known(code, origin, path)
     if origin.type not in names(ARCH_REGISTRY):
@@ -161,6 +164,11 @@ def network_of(origin: Origin, state_dict: Mapping[str, Tensor], path: Path) -> 
     except (NetworkTooLarge, UserError) as error:
         raise WeightsError(f"{path}: {error}") from error
     return network
+
+
+def _is_own(name: str) -> bool:
+    """Return whether the user's code has registered a network of this name: neither SAFMN's nor BasicSR's."""
+    return name in names(ARCH_REGISTRY) and not find(ARCH_REGISTRY, name).__module__.startswith(("safmn.", "basicsr."))
 
 
 def _check_arguments(origin: Origin, path: Path) -> None:

@@ -165,7 +165,7 @@ def _write(form: Format, job: Job, path: Path) -> Checked:
     except (UserError, OSError):
         raise
     except Exception as error:  # exporters, runtimes and foreign networks raise anything
-        reason = first_line(error).rstrip(".")
+        reason = first_line(error).split(" Please feel free")[0].rstrip(".")
         advice = "a fixed size or another format" if form.fixed and not job.size else "another format"
         raise ExportError(
             f"{job.subject.facts['network']} cannot be written as {form.name}: {reason:.200}. Try {advice}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from safmn.inference.export.formats import ExportError, Format, Job, Onnx, Run, 
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 2e-2, "int8": 0.1}
 """Largest allowed difference from the network's float32 result, relative to the larger of that result and 1."""
+
+
+# Colours of the images: a network that chooses its layers by the image chooses others, which a traced file would not.
+_TINTS = ((1.0, 1.0, 1.0), (0.15, 0.15, 0.15), (1.0, 0.3, 0.1), (0.1, 0.3, 1.0))
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,11 @@ def verify(form: Format, job: Job, path: Path) -> Checked:
     if missing:
         return Checked((), None, (f"NOT CHECKED: {missing}",))
     sizes = [job.size] if job.size else _sizes(job.subject.usual, job.smallest)
-    error = _largest_error(job, form.open(path), sizes)
+    several = not job.size and _takes_batches(job)
+    error = _largest_error(job, form.open(path), sizes, batch=2 if several else 1)
     notes = _opencv(job, path) if isinstance(form, Onnx) and job.size else ()
+    if not job.size and not several:
+        notes = (*notes, "the network takes one image at a time: do not give the file several at once")
     if job.subject.smallest > job.subject.window and not job.size:
         notes = (*notes, f"the network takes images of at least {job.subject.smallest} pixels along each side")
     return Checked(tuple(sizes), error, notes)
@@ -65,13 +73,28 @@ def _sizes(window: int, smallest: int) -> list[Size]:
     return [size for size in sizes if min(size) >= smallest]
 
 
-def _largest_error(job: Job, run: Run, sizes: Sequence[Size]) -> float:
-    """Return the largest difference of the file's results. Raise ExportError if it is too large."""
+def _takes_batches(job: Job) -> bool:
+    """Return whether the network takes several images at once."""
+    side = max(job.subject.usual, job.smallest, 8)
+    try:
+        job.subject(torch.zeros(2, 3, side, side))
+    except Exception:  # a user's network may raise anything
+        return False
+    return True
+
+
+def _largest_error(job: Job, run: Run, sizes: Sequence[Size], *, batch: int) -> float:
+    """Return the largest difference of the file's results. Raise ExportError if it is too large.
+
+    Args:
+        batch: images of a single row are given so many at once.
+    """
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    for height, width in sizes:
-        batch = 1 if job.size or height > 1 else 2
-        x = _image(batch, height, width, generator)
+    for (height, width), tint in zip(
+        list(sizes) * (len(_TINTS) if job.size else 1), itertools.cycle(_TINTS), strict=False
+    ):
+        x = _image(1 if height > 1 else batch, height, width, generator) * torch.tensor(tint).view(3, 1, 1)
         error = difference(run(x), job.subject(x))
         if not error <= TOLERANCE[job.precision]:  # also true for NaN
             raise ExportError(

@@ -729,15 +729,17 @@ class Group {
         convolve(network.to_img, size, kept.last, out, work);
     }
 
-    void backward(const Kept& kept, const Vec* gradient, const Parameters<float>& to) {
+    // `frozen` counts the first stages (to_feat, then the blocks) whose gradients are not needed: they are left out.
+    void backward(const Kept& kept, const Vec* gradient, const Parameters<float>& to, int frozen) {
         const Buffer ends(map(shape.dim)), starts(map(shape.dim)), skip(map(shape.dim));
         Vec *above = ends, *below = starts;
         convolve_backward(network.to_img, size, kept.last, gradient, above, to.to_img, to.to_img_bias, work);
         std::copy_n(above, pixels * shape.dim, skip + 0);
-        for (int i = shape.blocks - 1; i >= 0; --i) {
+        for (int i = shape.blocks - 1; i >= std::max(frozen - 1, 0); --i) {
             block_backward(network.blocks[i], kept.input(i), kept.blocks[i], above, below, to.blocks[i]);
             std::swap(above, below);
         }
+        if (frozen > 0) return;
         for (int k = 0; k < pixels * shape.dim; ++k) above[k] += skip[k];
         convolve_backward(network.to_feat, size, kept.image, above, nullptr, to.to_feat, to.to_feat_bias, work);
     }
@@ -939,9 +941,10 @@ int safmn_train_forward(const float* images, float* out, float* kept, const floa
     });
 }
 
-// The backward pass: set `gradients`, those of the parameters, from the gradient of out.
+// The backward pass: set `gradients`, those of the parameters, from the gradient of out. Those of the first `frozen`
+// stages (to_feat, then the blocks) become 0.
 int safmn_train_backward(const float* gradient, float* kept, const float* parameters, float* gradients, int batch,
-                         int height, int width, int dim, int hidden, int blocks, int scale, int threads) {
+                         int height, int width, int dim, int hidden, int blocks, int scale, int frozen, int threads) {
     const Shape shape{dim, hidden, blocks, scale};
     const Size size{height, width};
     return status_of([&] {
@@ -955,7 +958,7 @@ int safmn_train_backward(const float* gradient, float* kept, const float* parame
                     const Buffer result(std::size_t(size.pixels()) * shape.colours());
                     read_images(gradient, batch, 3, size, scale, i * LANES, result);
                     parts[i].assign(values.count, 0.0f);
-                    group->backward(mine, result, Parameters<float>(parts[i].data(), shape));
+                    group->backward(mine, result, Parameters<float>(parts[i].data(), shape), frozen);
                 });
         std::fill_n(gradients, values.count, 0.0f);
         for (const auto& part : parts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class TrainingKernels:
         self._library.safmn_kept.argtypes = _SIZES
         self._library.safmn_kept.restype = ctypes.c_ssize_t
         self._library.safmn_train_forward.argtypes = (*(_T,) * 4, *_SIZES, _I)
-        self._library.safmn_train_backward.argtypes = (*(_T,) * 4, *_SIZES, _I)
+        self._library.safmn_train_backward.argtypes = (*(_T,) * 4, *_SIZES, _I, _I)
         self.lanes: int = self._library.safmn_lanes()
 
     def kept(self, sizes: tuple[int, ...]) -> int:
@@ -48,6 +49,8 @@ class TrainingKernels:
 
     def call(self, function: str, *tensors: Tensor, sizes: tuple[int, ...]) -> None:
         """Call ``safmn_train_<function>`` on contiguous float32 tensors, with as many threads as torch uses.
+
+        ``sizes`` are the function's whole numbers before the number of threads.
 
         Raises:
             MemoryError: there is not enough memory.
@@ -104,10 +107,23 @@ class _Run(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        flat = torch.empty_like(ctx.flat)
-        ctx.kernels.call("backward", gradient.float().contiguous(), ctx.kept, ctx.flat, flat, sizes=ctx.sizes)
-        parts = flat.split([shape.numel() for shape in ctx.shapes])
-        return None, None, None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes, strict=True))
+        flat, needed = torch.empty_like(ctx.flat), ctx.needs_input_grad[3:]
+        sizes = (*ctx.sizes, _frozen_stages(needed, blocks=ctx.sizes[5]))
+        ctx.kernels.call("backward", gradient.float().contiguous(), ctx.kept, ctx.flat, flat, sizes=sizes)
+        parts = zip(flat.split([shape.numel() for shape in ctx.shapes]), ctx.shapes, needed, strict=True)
+        return None, None, None, *(part.view(shape) if wanted else None for part, shape, wanted in parts)
+
+
+def _frozen_stages(needed: Sequence[bool], *, blocks: int) -> int:
+    """Return how many of the first stages (to_feat, then the blocks) need no gradients: the backward pass ends there.
+
+    Args:
+        needed: for each parameter in state-dict order, whether its gradient is needed.
+        blocks: number of blocks, which have equally many parameters; to_feat and to_img have two each.
+    """
+    each = (len(needed) - 4) // blocks
+    stages = [needed[:2], *(needed[2 + i * each : 2 + (i + 1) * each] for i in range(blocks))]
+    return next((count for count, stage in enumerate(stages) if any(stage)), len(stages))
 
 
 class NativeSAFMN(nn.Module):

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from safmn.archs.peers import in_form
-from safmn.errors import OptionError
 from safmn.kernels.cpu.training import NativeSAFMN
 from safmn.kernels.gpu.training import GPUTrainedSAFMN
 from safmn.optim.ema import MovingAverage
-from safmn.optim.named_weights import Groups
+from safmn.optim.named_weights import Groups, can_stop
 from safmn.optim.optimizers import build_optimizer, groups_on, state_of
 from safmn.optim.schedules import Schedule
 from safmn.runtime.distributed import Ranks
@@ -131,8 +130,8 @@ class TrainedNetwork:
         self.moved = False  # whether the current step has made a change that cannot be undone
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         self._groups = Groups(self.bare, weights_by_name) if weights_by_name else None
-        if self._groups and (execution.cuda_graph or optimizer["type"] == "Muon"):
-            raise OptionError("train.weights_by_name works without cuda_graph, and with other optimisers than Muon")
+        self._stops_gradients = not ranks.distributed and can_stop(self.bare)  # DDP expects them in every step
+        self.freezing_changed = False  # in this iteration: other weights are frozen than in the one before
         grouped = self._groups.for_optimizer(float(optimizer["lr"])) if self._groups else self.parameters
         self.optimizer = build_optimizer(optimizer, grouped, graph_on=self._graph_device)
         self.schedule = schedule
@@ -184,6 +183,8 @@ class TrainedNetwork:
             self.iteration.fill_(iteration)
         else:
             self.iteration = iteration
+        if self._groups:
+            self.freezing_changed = self._groups.begin(iteration, without_gradients=self._stops_gradients)
         for group in self.optimizer.param_groups:
             if "initial_lr" not in group:
                 group["initial_lr"] = float(group["lr"])  # only once, since float() of a GPU tensor waits for the GPU
@@ -227,7 +228,7 @@ class TrainedNetwork:
             Scalar on the device, the same on every rank: 1.0 if nothing was updated because of NaN or Inf, else 0.0.
         """
         if self._groups:
-            for parameter in self._groups.frozen(int(self.iteration)):
+            for parameter in self._groups.frozen():
                 parameter.grad = None  # the optimiser skips it, also its weight decay
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
