@@ -85,10 +85,19 @@ def _import_again(entries: Iterable[Imported]) -> Imports:
     return imported()
 
 
-def missing_file(name: str) -> str | None:
-    """Return a message if a name of ``imports`` is a missing file, otherwise None. Nothing is imported."""
+def missing_file(name: str, option_file: str | Path | None = None) -> str | None:
+    """Return a message if a name of ``imports`` is a missing file, otherwise None. Nothing is imported.
+
+    Args:
+        name: the name.
+        option_file: the option file that has it.
+    """
     path = Path(name).expanduser()
-    return f"there is no file {path}" if name.endswith(".py") and not path.is_file() else None
+    if not name.endswith(".py") or path.is_file():
+        return None
+    beside = Path(option_file).parent / path if option_file is not None else None
+    hint = f"; it is looked for from the working directory: write {beside}" if beside and beside.is_file() else ""
+    return f"there is no file {path}{hint}"
 
 
 def import_named(name: str, *, folder: Path | None = None, given: str | None = None) -> Imported:

@@ -44,6 +44,10 @@ class _Registry:
         present = self._components.get(name)
         if present is not None and present.__module__.startswith("safmn.") and present is not component:
             raise OptionError(f"SAFMN has a {self._name} named {name!r}: give yours another name")
+        if present is not None and present.__module__ != component.__module__:  # the same one: it is imported again
+            raise OptionError(
+                f"{present.__module__} has registered a {self._name} named {name!r}: give it another name"
+            )
         self._components[name] = component
         return component
 
@@ -186,8 +190,15 @@ def construct(component: Callable[..., Any], section: Mapping[str, Any], **runti
     """
     arguments = {key: value for key, value in section.items() if key != "type"}
     try:
-        return component(**arguments, **runtime)
+        built = component(**arguments, **runtime)
     except UserError:
         raise
     except Exception as error:  # a user's constructor may raise any exception
         raise OptionError(f"{section['type']} cannot be built from {arguments}: {described(error)}") from error
+    for layer in built.modules() if hasattr(component, "register_parameter") else ():  # of a torch module
+        if getattr(layer, "has_uninitialized_params", bool)():
+            raise OptionError(
+                f"{section['type']} has a layer without sizes, {type(layer).__name__}: its weights do not exist before "
+                "the first image. Give it its number of input channels"
+            )
+    return built

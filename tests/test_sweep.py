@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,7 @@ import yaml
 from PIL import Image
 
 from safmn.cli.sweep import main
+from safmn.training import sweep
 from safmn.training.sweep import _axis
 
 
@@ -51,6 +57,62 @@ def test_mistakes_are_found_before_training(option_file: Path, capsys: pytest.Ca
         assert main(["-opt", str(option_file), *values]) == 2
         assert message in capsys.readouterr().err
     assert not (option_file.parent / "experiments").exists()
+
+
+STAND_IN = """
+import signal, sys, time
+name = sys.argv[-1].partition("=")[2]
+def save(*_):
+    open(f"{name}.saved", "w").close()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+if name.endswith("16") and "fails" in sys.argv[1]:
+    sys.exit("safmn: error: this one fails\\nand more")
+open(f"{name}.began", "w").close()
+while not "fails" in sys.argv[1]:
+    time.sleep(0.01)
+"""
+
+
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """Let the sweep start a small program in place of training."""
+    (folder / "stand_in.py").write_text(STAND_IN)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sweep, "_TRAIN", (sys.executable, "-S", str(folder / "stand_in.py"), " ".join(words)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes otherwise")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_all_runs(
+    number: int, status: int, option_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sweep passes a signal on to the runs under way, waits for them, and starts no others."""
+    folder = option_file.parent
+    stand_in(folder, monkeypatch)
+
+    def interrupt() -> None:
+        while len(list(folder.glob("*.began"))) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert main(["-opt", str(option_file), "network_g.dim=8,12,16", "--jobs", "2"]) == status
+    thread.join()
+    assert sorted(path.name for path in folder.glob("*.saved")) == ["tiny_dim=12.saved", "tiny_dim=8.saved"]
+    assert not (folder / "tiny_dim=16.began").exists()
+    assert "the same command goes on" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_does_not_stop_the_others(
+    option_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in(option_file.parent, monkeypatch, "fails")
+    assert main(["-opt", str(option_file), "network_g.dim=8,16,12"]) == 1
+    assert {path.name for path in option_file.parent.glob("*.began")} == {"tiny_dim=8.began", "tiny_dim=12.began"}
+    out = capsys.readouterr().out
+    assert "failed: tiny_dim=16: this one fails; its output is in " in out
+    assert out.count("exit status 1") == 2  # a line, and a cell of the table
 
 
 def test_values_may_hold_commas_in_brackets() -> None:

@@ -6,7 +6,7 @@ command goes on with the runs that are not finished. At the end there are a tabl
 experiments/<name>_sweep.
 
 Exit status: 0 all runs are done; 1 a run failed (the others are done); 2 a mistake in the arguments or the option file;
-130 after Ctrl-C: the runs under way are saved.
+130 after Ctrl-C, 143 after SIGTERM: the runs under way are saved.
 """
 
 from __future__ import annotations

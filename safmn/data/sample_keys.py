@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import default_collate
 
 from safmn.data.batch_draws import DRAWS
+from safmn.data.collating import collated
 from safmn.errors import UserError
 from safmn.runtime.random_state import global_generators
 
@@ -147,5 +147,4 @@ class KeyedDataset:
         if hasattr(self.dataset, "batch"):
             batch: Batch = self.dataset.batch(keys, self.seed)
             return batch
-        collated: Batch = default_collate([self[key] for key in keys])
-        return collated
+        return collated([self[key] for key in keys], type(self.dataset).__name__)

@@ -105,6 +105,12 @@ class _Metric:
         parameter = inspect.signature(self.function).parameters.get("img2")
         return parameter is not None and parameter.default is inspect.Parameter.empty
 
+    def takes(self, image: str) -> bool:
+        """Return whether it gets an image: ``lq`` only by that name, the others also by ``**kwargs``."""
+        parameters = inspect.signature(self.function).parameters
+        any_name = image != "lq" and any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+        return image in parameters or any_name
+
     @property
     def takes_exact_y(self) -> bool:
         """Whether this is PSNR or SSIM of Y, which take images of any type."""
@@ -160,6 +166,8 @@ class Scorer:
         images = {"img": _bgr(output)}
         if item.get("gt") is not None:
             images["img2"] = _bgr(matching(to_levels(item["gt"], bits(item)), output, item))
+        if any(metric.takes("lq") for metric in self.metrics.values()):
+            images["lq"] = _bgr(to_levels(item["lq"], bits(item)))
         values = self._measure(index, path, images, None if exact is None else _bgr(exact))
         return Score(index, image, path, values, garbage, self._samples(index, path, images))
 
@@ -186,9 +194,10 @@ class Scorer:
             if metric.takes_exact_y and not luma:  # for PSNR and SSIM together
                 shown = images if exact is None else {**images, "img": exact}
                 luma = {kind: y_of_bgr(image) for kind, image in shown.items()}
-            shown = luma if metric.takes_exact_y else images
+            known = luma if metric.takes_exact_y else images
+            shown = {kind: image for kind, image in known.items() if metric.takes(kind)}
             with self._explained(name, metric.function, index, path, images["img"]):
-                values[name] = float(metric.function(**shown, **metric.arguments))
+                values[name] = _number(metric.function(**shown, **metric.arguments))
         return values
 
     def _samples(self, index: int, path: str, images: Mapping[str, np.ndarray]) -> dict[str, Samples]:
@@ -249,6 +258,18 @@ class Scorer:
         if not self._warned:
             logger.warning("data set %r has no GT images: metrics such as %r are left out", self.set_name, metric)
             self._warned = True
+
+
+def _number(value: Any) -> float:
+    """Return what a metric returned as a number.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"it returns {type(value).__name__} instead of a number") from None
 
 
 def _size(image: np.ndarray) -> str:

@@ -144,6 +144,25 @@ def build_schedule(section: Mapping[str, Any], *, warmup_iter: int = -1) -> Sche
         )
 
     def with_warmup(iteration: int, base: float) -> float:
-        return base * iteration / warmup_iter if iteration < warmup_iter else schedule(iteration, base)
+        if iteration < warmup_iter:
+            return base * iteration / warmup_iter
+        return _checked(schedule(iteration, base), f"train.scheduler: {section['type']}", iteration)
 
     return with_warmup
+
+
+def _checked(rate: Any, name: str, iteration: int) -> float:
+    """Return the learning rate that a schedule gave.
+
+    Raises:
+        OptionError: it is no finite number of at least 0.
+    """
+    try:
+        value = float(rate)
+    except (TypeError, ValueError):
+        raise OptionError(
+            f"{name} gives {type(rate).__name__} for iteration {iteration}, not a learning rate"
+        ) from None
+    if not 0 <= value < math.inf:
+        raise OptionError(f"{name} gives {value:g} for iteration {iteration}; a learning rate is a number from 0 on")
+    return value

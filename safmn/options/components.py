@@ -24,7 +24,7 @@ from safmn.value_types import NotNegative
 
 # Arguments that BasicSR's metrics share. The framework passes (H, W, C) images, and slicing needs an integer border.
 METRIC_ARGUMENTS: dict[str, Any] = {"crop_border": NotNegative, "input_order": Literal["HWC"]}
-METRIC_IMAGES = ("img", "img2")  # the image and its GT, passed by the framework
+METRIC_IMAGES = ("img", "img2", "lq")  # the output, its GT and its LQ image, passed by the framework
 _TENSOR_METRICS = ("calculate_psnr_pt", "calculate_ssim_pt")  # BasicSR's metrics for tensors instead of arrays
 
 _LOSS_KEYS: dict[str, Any] = {field.encode_name: field.type for field in msgspec.structs.fields(EntryKeys)}
@@ -66,6 +66,9 @@ def check_model(name: Any, section: Any, where: KeyPath, problems: Problems) -> 
         except TypeError:
             message = f"{name} has another constructor than SAFMN's models: subclass safmn.training.models.Model"
             _unusable_model(where, message, section, problems)
+            return
+        if missing := sorted(getattr(kind, "__abstractmethods__", ())):
+            problems.add(where, f"{name} lacks {', '.join(missing)}, which a model must have")
             return
         own = section if isinstance(section, Mapping) else {}
         _check({"type": name, **own}, kind, ("model",), problems, without=tuple(inspect.signature(kind).parameters)[:3])
@@ -113,6 +116,13 @@ def check_loss(entry: LossEntry | None, given: Any, where: KeyPath, problems: Pr
     if component is None or entry is None:
         return
     section = entry.section
+    if not isinstance(component, type):
+        problems.add(
+            (*where, "type"),
+            f"{section['type']} is a function; a loss is a class (torch.nn.Module) whose forward(pred, target) returns "
+            "one number",
+        )
+        return
     if entry.role != "adversarial" and is_adversarial(component):
         problems.add(
             (*where, "type"), f"{section['type']} takes a discriminator's output, not images; use it in gan_opt"
@@ -162,8 +172,16 @@ def check_optimiser(section: Mapping[str, Any], where: KeyPath, problems: Proble
 def check_scheduler(section: Mapping[str, Any], where: KeyPath, problems: Problems) -> None:
     """Check ``train.scheduler``."""
     component = find_component(section, finder(registry.SCHEDULE_REGISTRY), where, problems)
-    if component is not None:
-        _check(section, component, where, problems, whole_floats=True)
+    if component is None:
+        return
+    if "optimizer" in _signature(component, ()).required:
+        problems.add(
+            (*where, "type"),
+            f"{section['type']} takes an optimiser, as torch's schedulers do; a schedule is a function of its keys "
+            "that returns a function (iteration, base learning rate) -> learning rate",
+        )
+        return
+    _check(section, component, where, problems, whole_floats=True)
 
 
 def finder(kind: registry.Registry) -> Callable[[str], Callable[..., Any]]:

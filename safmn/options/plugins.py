@@ -23,8 +23,16 @@ def names_of(data: Mapping[str, Any]) -> dict[int, str]:
 def check_files(data: Mapping[str, Any], problems: Problems) -> None:
     """Note missing files as mistakes, without importing anything."""
     for number, name in names_of(data).items():
-        if mistake := missing_file(name):
+        if mistake := missing_file(name, problems.source):
             problems.add(("imports", str(number)), f"{name} cannot be imported: FileNotFoundError: {mistake}")
+
+
+def _as_module(name: str, error: BaseException) -> str:
+    """Return advice if the file belongs to a package, or a folder was given in place of one; else an empty text."""
+    module = name.removesuffix(".py").strip("./").replace("/", ".")
+    relative = isinstance(error, ImportError) and "relative import" in str(error)
+    folder = isinstance(error, ModuleNotFoundError) and "/" in name
+    return f"\n    Name it as a module: imports: [{module}]" if relative or folder else ""
 
 
 def import_all(data: Mapping[str, Any], problems: Problems) -> None:
@@ -39,5 +47,5 @@ def import_all(data: Mapping[str, Any], problems: Problems) -> None:
         try:
             allow(import_named(name))
         except (Exception, SystemExit) as error:  # the user's code may raise anything
-            reason = f"{described(error)}{advice(error)}"
+            reason = f"{described(error)}{advice(error)}{_as_module(name, error)}"
             problems.add(("imports", str(number)), f"{name} cannot be imported: {reason}", cause=error)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from safmn.data import TrainingLoader
+from safmn.data.collating import odd_values
 from safmn.data.loading import start_loading
 from safmn.data.sample_keys import Batch, KeyedDataset
 from safmn.evaluation.applying import applying_of
@@ -30,7 +31,7 @@ from safmn.system.memory import drop_cached_memory
 from safmn.training.device_batches import batches_on_device
 from safmn.training.explained import explained_step
 from safmn.training.models import Model
-from safmn.training.models.base_model import training_section
+from safmn.training.models.base_model import checked_result, training_section
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,15 @@ def check_training(
     """
     began = time.perf_counter()
     failed: Exception | None = None
+    odd: str | None = None
     try:
         with _quiet():
             plain = dataclasses.replace(execution, compile=False, cuda_graph=False)
             seed_everything(options.manual_seed)
             model = build_model(options, plain, Ranks(ranks.rank, 1, ranks.local_rank))
-            _train(model, options, _first_batch(options, loader, build_dataset), ranks)
+            batch = _first_batch(options, loader, build_dataset)
+            odd = odd_values(batch)
+            _train(model, options, batch, ranks)
             _validate(model, options, sets, build_dataset)
     except Exception as error:
         failed = error
@@ -78,6 +82,8 @@ def check_training(
     gc.collect()
     drop_cached_memory(execution.device)
     raise_together(failed)
+    if odd:
+        logger.warning("%s: datasets.train: %s", options.source, odd)
     more = f", one image of {', '.join(sets)} validated and measured" if sets else ""
     logger.info("sanity: one batch trained on a copy%s, in %.1f s", more, time.perf_counter() - began)
 
@@ -121,9 +127,10 @@ def _train(model: Model, options: Options, batch: Batch, ranks: Ranks) -> None:
     iteration = (train.net_d_init_iters // train.net_d_iters + 1) * train.net_d_iters
     (batches,) = batches_on_device(iter([[batch]]), model.execution)
     seed_everything(options.manual_seed, iteration, ranks.rank)
-    model.set_learning_rate(iteration)
+    for each in (1, train.total_iter // 2, train.total_iter, iteration):  # what the schedule gives later, too
+        model.set_learning_rate(max(each, 1))
     with explained_step(options.source, batches, is_first=True):
-        model.training_step(batches, iteration)
+        checked_result(model, model.training_step(batches, iteration))
 
 
 def _validate(model: Model, options: Options, sets: Mapping[str, Any], build_dataset: BuildDataset) -> None:

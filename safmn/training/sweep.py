@@ -9,15 +9,18 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import IO, Any, NamedTuple
 
-from safmn.errors import EXIT_FAILED, OptionError
+from safmn.errors import EXIT_FAILED, EXIT_INTERRUPTED, OptionError
 from safmn.imaging.file_names import folder_mistake
 from safmn.options import Options, load_options
 from safmn.options.reader import parse_value
 from safmn.system.console import say, table
 from safmn.system.files import write_atomically
+from safmn.system.signals import sigterm_as_ctrl_c
 
+_TRAIN = (sys.executable, "-m", "safmn", "train")
 _COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0))
 _WIDTH, _HEIGHT, _MARGIN, _LINE = 900, 480, 60, 18  # of the plot, in pixels
 
@@ -52,10 +55,15 @@ def sweep(option_file: str, entries: Sequence[str], *, jobs: int = 1) -> int:
     say(f"{len(runs)} runs: {', '.join(run.options.name for run in runs)}")
     folder = Path(base.path.experiments_root or "experiments") / f"{base.name}_sweep"
     folder.mkdir(parents=True, exist_ok=True)
-    pool = ThreadPoolExecutor(jobs)
+    pool, trainings = ThreadPoolExecutor(jobs), _Trainings()
     try:
-        states = list(pool.map(lambda run: _train(option_file, run, folder), runs))
-    finally:  # after Ctrl-C, which the runs under way get, too: wait until they are saved, and start no others
+        with sigterm_as_ctrl_c():
+            states = list(pool.map(lambda run: _train(option_file, run, folder, trainings), runs))
+    except KeyboardInterrupt:
+        trainings.stop()
+        say("stopping: the runs under way are saved; the same command goes on with them")
+        raise
+    finally:
         pool.shutdown(cancel_futures=True)
     failed = [run.options.name for run, state in zip(runs, states, strict=True) if state]
     text = _table(runs, states)
@@ -63,8 +71,44 @@ def sweep(option_file: str, entries: Sequence[str], *, jobs: int = 1) -> int:
     _plot(runs, folder / "sweep.png")
     say(f"\n{text}\n\ntable and plot: {folder / 'sweep.md'}, {folder / 'sweep.png'}")
     for name in failed:
-        say(f"failed: {name}; its output is in {folder / name}.txt. The same command tries it again")
+        output = folder / f"{name}.txt"
+        say(f"failed: {name}{_last_error(output)}; its output is in {output}. The same command tries it again")
     return EXIT_FAILED if failed else 0
+
+
+class _Trainings:
+    """The processes of the runs under way. Threads start and end them."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def run(self, command: Sequence[str], output: IO[bytes]) -> int:
+        """Run a command to its end, and return its exit status; after :meth:`stop`, do not start it."""
+        with self._lock:
+            if self._stopped:
+                return EXIT_INTERRUPTED
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+            self._processes.add(process)
+        status = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        return status
+
+    def stop(self) -> None:
+        """Tell the processes to save and end. On Windows they get the user's Ctrl-C, and SIGTERM would kill them."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes if sys.platform != "win32" else ():
+                process.terminate()
+
+
+def _last_error(output: Path) -> str:
+    """Return the last error in a run's output, to be appended to a sentence; empty if there is none."""
+    text = output.read_text(encoding="utf-8", errors="replace")
+    _, found, rest = text.rpartition("safmn: error: ")
+    return f": {rest.splitlines()[0]}" if found and rest.strip() else ""
 
 
 def _axis(entry: str) -> tuple[str, list[str]]:
@@ -100,11 +144,10 @@ def _run(option_file: str, name: str, values: dict[str, str]) -> SweptRun:
     return SweptRun(load_options(option_file, mode="train", overrides=overrides), values, overrides)
 
 
-def _train(option_file: str, run: SweptRun, folder: Path) -> int:
+def _train(option_file: str, run: SweptRun, folder: Path, trainings: _Trainings) -> int:
     """Train one run to its end in a process of its own; its output goes to a file. Return its exit status."""
-    command = [sys.executable, "-m", "safmn", "train", "-opt", option_file, "--auto_resume", "--force_yml"]
     with (folder / f"{run.options.name}.txt").open("ab") as output:
-        status = subprocess.run([*command, *run.overrides], stdout=output, stderr=output).returncode
+        status = trainings.run([*_TRAIN, "-opt", option_file, "--auto_resume", "--force_yml", *run.overrides], output)
     say(f"{run.options.name}: {'done' if not status else f'exit status {status}'}")
     return status
 

@@ -22,7 +22,7 @@ from safmn.training.device_batches import batches_on_device
 from safmn.training.experiment import Experiment
 from safmn.training.explained import explained_step
 from safmn.training.models import Model, StepResult
-from safmn.training.models.base_model import training_section
+from safmn.training.models.base_model import checked_result, training_section
 from safmn.training.progress import Progress
 from safmn.training.reporter import Reporter
 from safmn.training.saving import Saver
@@ -91,7 +91,7 @@ class Trainer:
 
                     self._in_step = True
                     with explained_step(self.options.source, batches, is_first=iteration == first):
-                        result = model.training_step(batches, iteration)  # forward, losses, backward, update
+                        result = checked_result(model, model.training_step(batches, iteration))  # the whole step
                     self._in_step, self._losses_are_due = False, self._log_due(iteration)
 
                     signal_number = interrupt.signal_number

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn import weights
+from safmn.data.collating import image_of
 from safmn.degradations.sharpening import sharpen
 from safmn.errors import CheckpointError, OptionError, located
 from safmn.optim.schedules import build_schedule
@@ -46,6 +47,20 @@ class StepResult:
 
     losses: dict[str, Tensor]
     nonfinite: Tensor
+
+
+def checked_result(model: object, result: Any) -> StepResult:
+    """Return what a model's ``training_step`` returned.
+
+    Raises:
+        TypeError: it is no :class:`StepResult`.
+    """
+    if not isinstance(result, StepResult):
+        name = type(model).__name__
+        raise TypeError(
+            f"{name}.training_step returns {type(result).__name__}; return the StepResult of SRModel's, or one"
+        )
+    return result
 
 
 _PUBLISHED_PERCEPTUAL = ("l_percep", "l_g_percep")  # the style loss of these is called l_style, as in BasicSR
@@ -288,9 +303,8 @@ def target_of(batch: Batch, *, sharpened: bool) -> Tensor:
     A data set that degrades its images gives the sharpened GT as ``gt_usm``; the GT of other pairs is sharpened here.
     """
     if not sharpened:
-        gt: Tensor = batch["gt"]
-        return gt
+        return image_of(batch, "gt")
     if "gt_usm" in batch:
         usm: Tensor = batch["gt_usm"]
         return usm
-    return torch.stack([sharpen(image) for image in batch["gt"]])
+    return torch.stack([sharpen(image) for image in image_of(batch, "gt")])

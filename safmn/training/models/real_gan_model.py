@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from safmn.data.collating import image_of
 from safmn.errors import OptionError
 from safmn.registry import MODEL_REGISTRY, OURS
 from safmn.runtime.distributed import Ranks
@@ -76,14 +77,14 @@ class RealGANModel(Model):
             outputs = []
             with frozen(net_d.bare):
                 for batch in net_g.micro_batches(batches, parts=parts):
-                    output = self._predict(net_g, batch["lq"])  # (B, 3, s*h, s*w)
+                    output = self._predict(net_g, image_of(batch, "lq"))  # (B, 3, s*h, s*w)
                     outputs.append(output.detach())
                     net_g.backward(self._generator_losses(batch, output))
             bad.append(net_g.update())
             losses = net_g.losses
         else:
             with torch.no_grad():
-                outputs = [self._predict(net_g, batch["lq"]) for batch in batches]
+                outputs = [self._predict(net_g, image_of(batch, "lq")) for batch in batches]
             net_g.average_alone()
         pairs = zip(batches, outputs, strict=True)
         judged = [(batch, output, is_real) for batch, output in pairs for is_real in (True, False)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from safmn.data.collating import image_of
 from safmn.errors import OptionError, located
 from safmn.registry import MODEL_REGISTRY, OURS
 from safmn.runtime.cuda_graph import GraphedStep
@@ -85,7 +86,7 @@ class SRModel(Model):
     def _step(self, batches: Sequence[Batch]) -> StepResult:
         net_g = self.net_g
         for batch in net_g.micro_batches(batches, parts=len(batches)):
-            output = self._predict(net_g, batch["lq"])  # (B, 3, s*h, s*w)
+            output = self._predict(net_g, image_of(batch, "lq"))  # (B, 3, s*h, s*w)
             net_g.backward(joined(self._image_losses(batch, output), self._flat_loss(batch)))
         return StepResult(net_g.losses, net_g.update())
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from safmn.archs.peers import in_form
+from safmn.errors import OptionError
 from safmn.kernels.cpu.training import NativeSAFMN
 from safmn.kernels.gpu.training import GPUTrainedSAFMN
 from safmn.optim.ema import MovingAverage
@@ -129,6 +130,8 @@ class TrainedNetwork:
         self._parts = 1
         self.moved = False  # whether the current step has made a change that cannot be undone
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
+        if not self.parameters:
+            raise OptionError(f"{type(network).__name__} has no weights to train")
         self._groups = Groups(self.bare, weights_by_name) if weights_by_name else None
         self._stops_gradients = not ranks.distributed and can_stop(self.bare)  # DDP expects them in every step
         self.freezing_changed = False  # in this iteration: other weights are frozen than in the one before
@@ -210,10 +213,15 @@ class TrainedNetwork:
         """Add the gradients of one micro-batch's weighted losses, and the losses to :attr:`losses`.
 
         Raises:
-            TypeError: a loss is not a single number; names it.
+            TypeError: a loss is not a single number, or no loss depends on the weights; names it.
         """
         losses = {name: _scalar(name, loss) for name, loss in losses.items()}
         total = torch.stack(list(losses.values())).sum() / self._parts
+        if not total.requires_grad:
+            raise TypeError(
+                f"no loss ({', '.join(losses)}) depends on the network's weights: it was computed without gradients, "
+                "or from detached tensors"
+            )
         self.scaler.scale(total).backward()
         for name, loss in losses.items():
             share = loss.detach() / self._parts
