@@ -40,7 +40,8 @@ def collated(samples: Sequence[Any], source: str) -> dict[str, Any]:
 
 def _why(samples: Sequence[Mapping[str, Any]]) -> str | None:
     """Return why samples cannot be put together; None if it is not for their content."""
-    differing = set.union(*map(set, samples)) - set.intersection(*map(set, samples))
+    keys = [set(sample) for sample in samples]
+    differing = set[str]().union(*keys) - keys[0].intersection(*keys)
     if differing:
         return f"not all of them have the key {min(differing)!r}"
     for key in samples[0]:

@@ -61,7 +61,10 @@ class TrainingLoader:
         augmentations: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         if augmentations and getattr(dataset, "on_device", False):
-            raise OptionError("augmentations need a data set in main memory: set device: cpu")
+            raise OptionError(
+                "datasets.train.augmentations: a PatchStore with device: cuda makes its batches on the GPU, without "
+                "augmentations: set datasets.train.device: cpu, or leave augmentations out"
+            )
         self.keyed = KeyedDataset(dataset, seed, Augmenter(augmentations) if augmentations else None)
         self.batch_size, self.rank, self.world_size, self.accumulate = batch_size, rank, world_size, accumulate
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor

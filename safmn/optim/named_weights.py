@@ -74,8 +74,8 @@ class Groups:
             groups.append({"params": found, "lr": lr * (entry.lr_factor or 1.0)})  # type: ignore[dict-item]
         return groups
 
-    def begin(self, iteration: int, *, without_gradients: bool) -> bool:
-        """Freeze and thaw weights for an iteration, counted from 1; return whether other ones are frozen than before.
+    def begin(self, iteration: int, *, without_gradients: bool) -> None:
+        """Freeze and thaw weights for an iteration, counted from 1.
 
         Args:
             without_gradients: let the backward pass compute no gradients of frozen weights, which saves time. It makes
@@ -83,14 +83,13 @@ class Groups:
         """
         frozen = [entry.lr_factor == 0 or iteration <= entry.frozen_until for entry in self.entries]
         if frozen == self._frozen:
-            return False
+            return
         self._frozen = frozen
         all_are = all(frozen) and not self._others  # then there would be nothing to compute a gradient of
         if without_gradients and not all_are:
             for is_frozen, found in zip(frozen, self._of_entry, strict=True):
                 for parameter in found:
                     parameter.requires_grad_(not is_frozen)
-        return True
 
     def frozen(self) -> Iterator[nn.Parameter]:
         """Yield the weights that must not change in the iteration that :meth:`begin` began."""

@@ -130,8 +130,6 @@ def build_optimizer(
         raise OptionError(f"the optimiser {kind} cannot be built from {written}: {described(error)}") from error
     if not isinstance(built, torch.optim.Optimizer):
         raise OptionError(f"{kind} gives a {type(built).__name__}, not a torch.optim.Optimizer")
-    if graph_on is not None:
-        groups_on(graph_on, built)  # each group has scalars of its own
     return built
 
 

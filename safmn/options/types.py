@@ -143,9 +143,9 @@ class ValSection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         save_img: Save the network's output images.
         suffix: Suffix of the names of saved images; null: in training the iteration, in testing the run's name.
         pbar: Show a progress bar over the images.
-        tile: Compute images in tiles of this many LQ pixels, for large images; null: whole. If the network's halo is
-            known, the result is that of the whole image, padded to a multiple of the network's window. Otherwise tiles
-            have ``tile_overlap`` pixels of context, and the result may differ.
+        tile: Compute images in tiles of this many LQ pixels, for large images; null: whole. If the network
+            states its halo, or a trial finds it, the result is that of the whole image, padded to a multiple of the
+            network's window. Otherwise tiles have ``tile_overlap`` pixels of context, and the result may differ.
         tile_overlap: LQ pixels of context around each tile, for networks without a known halo.
         window: Pad images to multiples of this; null: of the network's own windows.
         self_ensemble: Average over the eight flips and rotations, in eight times the time. A test measures with and

@@ -42,12 +42,6 @@ class SRModel(Model):
         self._flat_areas = FlatAreas(self.net_g.whole) if self.train.flat_areas else None
         self._graphed = GraphedStep(self._step) if execution.cuda_graph else None
 
-    def set_learning_rate(self, iteration: int) -> None:
-        """Begin an iteration; a captured CUDA graph is discarded if other weights are frozen from now on."""
-        super().set_learning_rate(iteration)
-        if self._graphed and self.net_g.freezing_changed:
-            self._graphed.reset()
-
     def training_step(self, batches: Sequence[Batch], iteration: int) -> StepResult:
         """Run one iteration: teacher, forward, losses, backward and update."""
         if self._teacher:

@@ -132,9 +132,10 @@ class TrainedNetwork:
         self.parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
         if not self.parameters:
             raise OptionError(f"{type(network).__name__} has no weights to train")
+        if weights_by_name and execution.cuda_graph:
+            raise OptionError("train.weights_by_name works without train.cuda_graph only")
         self._groups = Groups(self.bare, weights_by_name) if weights_by_name else None
         self._stops_gradients = not ranks.distributed and can_stop(self.bare)  # DDP expects them in every step
-        self.freezing_changed = False  # in this iteration: other weights are frozen than in the one before
         grouped = self._groups.for_optimizer(float(optimizer["lr"])) if self._groups else self.parameters
         self.optimizer = build_optimizer(optimizer, grouped, graph_on=self._graph_device)
         self.schedule = schedule
@@ -187,7 +188,7 @@ class TrainedNetwork:
         else:
             self.iteration = iteration
         if self._groups:
-            self.freezing_changed = self._groups.begin(iteration, without_gradients=self._stops_gradients)
+            self._groups.begin(iteration, without_gradients=self._stops_gradients)
         for group in self.optimizer.param_groups:
             if "initial_lr" not in group:
                 group["initial_lr"] = float(group["lr"])  # only once, since float() of a GPU tensor waits for the GPU
