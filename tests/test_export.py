@@ -535,6 +535,36 @@ class EvenOnly(nn.Module):
         return x + 0
 
 
+class OneByOne(nn.Module):
+    """A network that takes one image at a time, as SeemoRe does; bright images go through another layer."""
+
+    scale = 1
+
+    def __init__(self, chooses: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)])
+        self.chooses = chooses
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = int(x.mean() > 0.3) if self.chooses else 0
+        result: Tensor = self.layers[index](x.squeeze(0)[None] if len(x) == 1 else x.squeeze(0)[:, 0])
+        return result
+
+
+def test_a_network_that_takes_one_image_at_a_time_is_exported(tmp_path: Path) -> None:
+    exported = export_network(OneByOne(chooses=False), tmp_path / "a.onnx")
+    assert exported.error is not None
+    assert any("one image at a time" in note for note in exported.notes)
+
+
+@pytest.mark.parametrize("size", [None, (16, 16)])
+def test_a_file_that_always_takes_the_layers_of_one_image_is_refused(
+    size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="wrong for an image"):
+        export_network(OneByOne(chooses=True), tmp_path / "a.onnx", size=size)
+
+
 @pytest.mark.parametrize(("name", "advice"), [("onnx", "a fixed size or another format"), ("torch", "another format")])
 def test_an_error_of_the_network_is_named_and_leaves_no_file(name: str, advice: str, tmp_path: Path) -> None:
     file = tmp_path / f"even{FORMATS[name].ending}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import safmn
-from safmn import code_identity, weights
+from safmn import code_identity, imports, weights
 from safmn import test as testing
 from safmn.archs.complexity import complexity
 from safmn.archs.probing import ProbingError, WindowFinder, traits_of
@@ -334,6 +334,75 @@ def test_code_of_a_weight_file_is_not_run_unasked(
     assert "must not run" not in text
     status, text = run(elsewhere, "--imports", str(trained / "own_parts.py"), cache=tmp_path / "unused")
     assert status == 0, text
+
+
+def test_own_weights_are_not_taken_for_a_network_of_ours_with_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SMFANet is one of SAFMN's, but the user's file registers another one, as its authors' file would."""
+    monkeypatch.setenv("SAFMN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    text = PARTS.format(name="SMFANet").replace("blocks_SMFANet", "blocks_of_their_smfanet")
+    (tmp_path / "their_smfanet.py").write_text(text)
+    (tmp_path / "blocks_of_their_smfanet.py").write_text(BLOCKS)
+    monkeypatch.setattr("safmn.imports._imported", {})
+    find(ARCH_REGISTRY, "SMFANet")  # ours is registered
+    imports.allow(imports.import_named("their_smfanet.py"))
+    try:
+        section = {"type": "SMFANet", "dim": 12}
+        network = find(ARCH_REGISTRY, "SMFANet")(dim=12)
+        origin = weights.origin_of(section, scale=2, imports=["their_smfanet.py"])
+        weights.save_weights(tmp_path / "a.pth", params=network.state_dict(), metadata=origin.metadata())
+        ours = weights.origin_of({"type": "SAFMN"}, scale=4, imports=["their_smfanet.py"])
+        assert ours.imports == []  # a network of ours needs no file of the user's
+        monkeypatch.delitem(ARCH_REGISTRY._obj_map, "SMFANet")
+        sys.modules.pop("their_smfanet")
+        monkeypatch.setattr("safmn.imports._imported", {})
+        loaded = weights.load_network(tmp_path / "a.pth")
+        image = torch.rand(1, 3, 8, 8)
+        assert torch.equal(loaded(image), network(image))
+    finally:
+        ARCH_REGISTRY._obj_map.pop("SMFANet", None)
+
+
+class Normalised(Plain):
+    """Adds its input's mean, so that a wrong normalisation shows."""
+
+    def forward(self, x: Tensor) -> Any:
+        return nn.functional.interpolate(x, scale_factor=4.0) * 2
+
+
+def test_methods_follow_inheritance_and_normalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``safmn bench`` and ``compare`` read ``base``, null arguments, and the normalisation of the training set."""
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, "Normalised", Normalised)
+    (tmp_path / "base.yml").write_text(
+        "scale: 4\nnetwork_g: {type: Normalised, scale: 4, dim: 12}\n"
+        "datasets: {train: {type: PairedImageDataset, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}}\n"
+    )
+    (tmp_path / "mine.yml").write_text("base: base.yml\nnetwork_g: {dim: ~}\n")
+    method = _from_option_file(str(tmp_path / "mine.yml"), torch.device("cpu"))
+    assert method.network is not None
+    assert (method.scale, method.network.halo) == (4, 0)
+    assert method.section == {"type": "Normalised", "scale": 4}
+    grey = torch.full((1, 3, 8, 8), 0.75)  # (0.75 - 0.5) / 0.5 = 0.5; twice that is 1, which is 1 * 0.5 + 0.5
+    assert torch.allclose(method.network(grey), torch.ones(1, 3, 32, 32))
+
+
+def test_own_sets_are_tested_as_the_option_file_says(
+    trained: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    pair = f"Mine={images / 'val/hr'},{images / 'val/lr'}"
+    metric = "val:metrics:error={type: calculate_max_error, crop_border: 2, better: lower}"
+    options = ["-opt", "options.yml", "--set", pair, "--force_yml", metric]
+    assert testing.main([*options, "val:self_ensemble=true", "--tile", "16"]) == 0
+    out, err = capfd.readouterr()
+    assert "exact tiles with 2 pixels around them" in err
+    [header, _, plain, ensemble] = [line for line in out.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in header.split("|")][1:-1] == ["set", "images", "psnr", "ssim", "error"]
+    assert "Mine (self-ensemble)" in ensemble
+    assert testing.main(options) == 0
+    assert plain in capfd.readouterr().out  # tiles change nothing
 
 
 def test_an_option_file_is_a_network_for_every_command(
