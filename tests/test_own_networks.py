@@ -402,7 +402,7 @@ def test_own_sets_are_tested_as_the_option_file_says(
     assert [cell.strip() for cell in header.split("|")][1:-1] == ["set", "images", "psnr", "ssim", "error"]
     assert "Mine (self-ensemble)" in ensemble
     assert testing.main(options) == 0
-    assert plain in capfd.readouterr().out  # tiles change nothing
+    assert plain.split("|", 2)[2] in capfd.readouterr().out  # tiles change nothing
 
 
 def test_an_option_file_is_a_network_for_every_command(
