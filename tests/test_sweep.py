@@ -89,6 +89,7 @@ def test_a_signal_stops_all_runs(
     """The sweep passes a signal on to the runs under way, waits for them, and starts no others."""
     folder = option_file.parent
     stand_in(folder, monkeypatch)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background processes ignore it
 
     def interrupt() -> None:
         while len(list(folder.glob("*.began"))) < 2:
@@ -97,7 +98,10 @@ def test_a_signal_stops_all_runs(
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert main(["-opt", str(option_file), "network_g.dim=8,12,16", "--jobs", "2"]) == status
+    try:
+        assert main(["-opt", str(option_file), "network_g.dim=8,12,16", "--jobs", "2"]) == status
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert sorted(path.name for path in folder.glob("*.saved")) == ["tiny_dim=12.saved", "tiny_dim=8.saved"]
     assert not (folder / "tiny_dim=16.began").exists()
