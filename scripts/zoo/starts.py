@@ -18,9 +18,9 @@ from safmn.system.console import say
 from safmn.system.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMIT = "99dd631"  # the last commit with all of them
+COMMIT = "99dd631"  # the last commit with all but the last one
 SCALES = ("x2", "x3", "x4")
-# name of the weights -> path in that commit
+# name of the weights -> path in that commit, or commit:path
 STARTS = {
     "gpu_x4_19500": "docs/runs/gpu_x4_19500.safetensors",
     **{
@@ -31,20 +31,22 @@ STARTS = {
     **{f"drawings_{scale}": f"safmn/zoo/safmn-{scale}.safetensors" for scale in SCALES},
     **{f"{run}_real_x4": f"docs/runs/{run}_real_x4.safetensors" for run in ("long", "longer")},
     "longest_real_x4": "safmn/zoo/safmn-x4-real.safetensors",
+    "flat_x4": "53c705e:safmn/weights/zoo/safmn-x4.safetensors",
 }
 
 
 def content(place: str) -> bytes:
-    """Return the content of a file in that commit.
+    """Return the content of a file, ``path`` in that commit or ``commit:path``.
 
     Raises:
         UserError: the clone does not have the commit.
     """
-    command = ["git", "-C", str(ROOT), "show", f"{COMMIT}:{place}"]
+    commit, path = place.split(":") if ":" in place else (COMMIT, place)
+    command = ["git", "-C", str(ROOT), "show", f"{commit}:{path}"]
     shown = subprocess.run(command, capture_output=True)
     if shown.returncode:
         raise UserError(
-            f"commit {COMMIT} is not in this clone; get the whole history: git fetch --unshallow "
+            f"commit {commit} is not in this clone; get the whole history: git fetch --unshallow "
             f"({shown.stderr.decode(errors='replace').strip()})"
         )
     return shown.stdout
