@@ -12,6 +12,7 @@ from PIL import Image
 from skimage import data
 
 from safmn.cli.upscale import main
+from safmn.data.drawing import KINDS
 from safmn.imaging import imresize, read_rgb, write_image
 from safmn.inference import suited
 from safmn.inference.condition import examine, jpeg_quality, quality_of, suitable
@@ -72,10 +73,32 @@ def test_noise_is_told_from_texture(photograph: np.ndarray) -> None:
     assert suitable(examine(grey[..., 0]))[0]
 
 
+@pytest.mark.parametrize("quality", [20, 30, 50, 75])
+def test_the_quality_of_an_earlier_compression_is_found(photograph: np.ndarray, quality: int) -> None:
+    image = decoded(compressed(photograph, quality))
+    assert examine(image).earlier == pytest.approx(quality, abs=1)
+    assert examine(image.astype(np.uint16) * 257).earlier == examine(image).earlier
+    grey = decoded(compressed(photograph[..., 1], quality))
+    assert examine(grey[..., 0]).earlier == pytest.approx(quality, abs=1)
+    again = decoded(compressed(image, 92))
+    assert examine(again, 92).earlier == pytest.approx(quality, abs=1)
+    assert suitable(examine(again, 92))[0] == (quality < 65)
+    assert examine(np.maximum(image, 128)).earlier in (None, pytest.approx(quality, abs=8))  # most blocks are cut
+
+
+def test_images_that_were_never_compressed_show_no_quality(photograph: np.ndarray) -> None:
+    drawings = [KINDS[kind][0](np.random.default_rng(seed), 192) for kind in sorted(KINDS) for seed in (0, 1)]
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    stripes = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (64, 8))[..., None].repeat(3, axis=2)
+    for image in (photograph, noise, stripes, data.grass(), data.brick(), *drawings):
+        assert examine(image).earlier is None
+
+
 def test_blocks_of_an_earlier_compression_are_found_wherever_they_begin(photograph: np.ndarray) -> None:
     image = decoded(compressed(photograph, 25))
-    assert suitable(examine(image)) == (True, "blocks of an earlier JPEG compression")
-    assert suitable(examine(image[3:, 5:]))[0]
+    assert suitable(examine(image)) == (True, "JPEG of quality 25 before")
+    assert suitable(examine(image[3:, 5:])) == (True, "blocks of an earlier JPEG compression")
     assert suitable(examine(image, 25)) == (True, "JPEG of quality 25")
     assert not examine(photograph).blocked
     chess = np.kron(np.indices((24, 24)).sum(axis=0) % 2, np.ones((8, 8)))

@@ -15,26 +15,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from safmn.inference.earlier_jpeg import BLOCK, earlier_quality, standard_tables
 from safmn.value_types import Array
 
 Plane = NDArray[np.float32]
 
-_BLOCK = 8  # pixels along each side of JPEG's blocks
 _LEAST_SHARE = 0.4  # of the borders of blocks
 _FEWEST = 6  # borders of blocks along each side, below which blocks are not looked for
 _PATCH = 16  # pixels along each side of the patches in which noise is measured
 _LARGEST = 1024  # noise and blocks are measured on at most this many rows and columns, in the middle
-# JPEG qualities, each with the detail up to which an image needs weights for compressed ones: these smooth, so the more
-# detail an image has, the stronger the compression must be.
-_LIMITS = ((65, math.inf), (77, 4.0), (87, 1.5))
-_NOISY_COLOUR, _NOISY_GREY = 3.5, 9.0  # levels; a grey texture can look like noise of a few levels
-_EVEN_COLOUR, _EVEN_GREY = 1.4, 1.3  # roughness of the whole image / of its plainest parts, up to which it is noise
-# The table for luminance of ITU-T T.81, K.1, in the order of the file (zigzag).
-_LUMINANCE = np.fromstring(
-    "16 11 12 14 12 10 16 14 13 14 18 17 16 19 24 40 26 24 22 22 24 49 35 37 29 40 58 51 61 60 57 51 56 55 64 72 92 78 "
-    "64 68 87 69 55 56 80 109 81 87 95 98 103 104 103 62 77 113 121 112 100 120 92 101 103 99",
-    sep=" ",
-)
+_POOR, _POOR_WITH_EDGES = 65, 72  # highest JPEG qualities that need weights for compressed images
+_FLAT, _EDGES = 0.02, 5.0  # levels: drawings and screenshots are flatter in parts, or rougher as a whole
+_NOISY_COLOUR = 3.5  # levels
+_STRONG = 4.9  # levels of noise in the differences of the channels, from which on the detail does not matter
+_MOST_DETAIL = 5.5  # levels in the whole image, above which smoothing costs more than weaker noise
+_EVEN_COLOUR = 1.6  # roughness of the whole image / of its plainest parts, up to which it is noise
+# Grey noise: least levels, highest kurtosis, and most evenness as above. Textures and text look like noise by one of
+# these, but not by all.
+_NOISY_GREY = ((6.5, 3.85, math.inf), (9.0, 5.0, 1.3))
 
 
 class Roughness(NamedTuple):
@@ -43,14 +41,12 @@ class Roughness(NamedTuple):
     Attributes:
         plain: in the plainest tenth of an image, where it is noise if there is any.
         whole: in the whole image: noise, and everything that is as fine.
+        kurtosis: of the plainest fifth of an image: 3 for noise, and more for textures; 0 for an area of one value.
     """
 
     plain: float
     whole: float
-
-    def is_noise(self, least: float, even: float) -> bool:
-        """Return whether it is at least ``least``, and at most ``even`` times as much in the whole image."""
-        return self.plain >= least and self.whole <= even * self.plain
+    kurtosis: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,7 @@ class Condition:
 
     Attributes:
         quality: quality of the JPEG file, 1 to 100; None if it is no JPEG file.
+        earlier: quality of the JPEG compression that the pixels show signs of, 5 to 96; None without signs.
         blocked: whether neighbours differ more at the borders of 8x8 blocks than beside them, as JPEG leaves it.
         grey: roughness of the mean of the channels.
         colour: roughness of the differences of the channels, in which textures mostly cancel out and noise does not;
@@ -66,6 +63,7 @@ class Condition:
     """
 
     quality: int | None
+    earlier: int | None
     blocked: bool
     grey: Roughness
     colour: Roughness
@@ -81,8 +79,7 @@ def jpeg_quality(tables: dict[int, Any] | None) -> int | None:
         return None
     table = np.sort(np.asarray(tables[min(tables)], np.float64).ravel())
     qualities = np.arange(1, 101)
-    factors = np.where(qualities < 50, 5000 / qualities, 200 - 2 * qualities)  # of the IJG's library
-    standard = np.sort(np.clip((np.outer(factors, _LUMINANCE) + 50) // 100, 1, 255), axis=1)
+    standard = np.sort(standard_tables(qualities), axis=1)
     distance = np.abs(np.log(standard) - np.log(np.maximum(table, 1))).sum(axis=1)
     return int(qualities[np.flatnonzero(distance == distance.min())[-1]])
 
@@ -101,7 +98,7 @@ def quality_of(path: str | os.PathLike[str]) -> int | None:
 def _middle(pixels: Array) -> Plane:
     """Return the middle of an image as float32 (H, W, 1 or 3) in [0, 255]."""
     height, width = pixels.shape[:2]
-    top, left = (max((side - _LARGEST) // 2, 0) // _BLOCK * _BLOCK for side in (height, width))
+    top, left = (max((side - _LARGEST) // 2, 0) // BLOCK * BLOCK for side in (height, width))
     part = pixels[top : top + _LARGEST, left : left + _LARGEST]
     part = part.reshape(*part.shape[:2], -1)
     part = part[..., :3] if part.shape[2] >= 3 else part[..., :1]
@@ -117,11 +114,11 @@ def is_blocked(plane: Plane) -> bool:
     shares, borders = [], 0
     for values in (plane, plane.T):
         steps = np.abs(np.diff(values, axis=1)).mean(axis=0)  # (columns - 1,)
-        if len(steps) < _FEWEST * _BLOCK:
+        if len(steps) < _FEWEST * BLOCK:
             return False
         higher = (steps[1:-1] > 1.05 * steps[:-2]) & (steps[1:-1] > 1.05 * steps[2:])
-        shares.append(max(float(higher[phase::_BLOCK].mean()) for phase in range(_BLOCK)))
-        borders += len(steps) // _BLOCK
+        shares.append(max(float(higher[phase::BLOCK].mean()) for phase in range(BLOCK)))
+        borders += len(steps) // BLOCK
     # Without blocks the shares are about a third, with a spread of chance.
     return min(shares) >= _LEAST_SHARE and sum(shares) / 2 >= _LEAST_SHARE + 0.7 / math.sqrt(borders)
 
@@ -135,10 +132,15 @@ def roughness(plane: Plane) -> Roughness:
     residual = cv2.filter2D(plane, cv2.CV_32F, kernel)[1:-1, 1:-1]
     rows, columns = (side // _PATCH for side in residual.shape)
     if not rows * columns:
-        return Roughness(0.0, 0.0)
+        return Roughness(0.0, 0.0, 0.0)
     patches = residual[: rows * _PATCH, : columns * _PATCH].reshape(rows, _PATCH, columns, _PATCH)
-    powers = np.square(patches).mean(axis=(1, 3))
-    return Roughness(float(np.sqrt(np.quantile(powers, 0.1))), float(np.sqrt(powers.mean())))
+    powers = np.square(patches).mean(axis=(1, 3)).ravel()
+    plainest = np.argsort(powers)[: math.ceil(0.2 * len(powers))]
+    fourth = np.square(np.square(patches)).mean(axis=(1, 3)).ravel()
+    kurtosis = fourth[plainest] / np.maximum(np.square(powers[plainest]), 1e-12)
+    return Roughness(
+        float(np.sqrt(np.quantile(powers, 0.1))), float(np.sqrt(powers.mean())), float(np.median(kurtosis))
+    )
 
 
 def examine(pixels: Array, quality: int | None = None) -> Condition:
@@ -150,27 +152,42 @@ def examine(pixels: Array, quality: int | None = None) -> Condition:
     """
     channels = _middle(pixels)
     grey = np.ascontiguousarray(channels.mean(axis=2))
-    colour = Roughness(0.0, 0.0)
+    colour = Roughness(0.0, 0.0, 0.0)
     if channels.shape[2] == 3:
         red, green, blue = (channels[..., channel] for channel in range(3))
         pair = [roughness(np.ascontiguousarray(one - green) / np.float32(math.sqrt(2))) for one in (red, blue)]
         colour = min(pair)
-    return Condition(quality, is_blocked(grey), roughness(grey), colour)
+    return Condition(quality, earlier_quality(channels), is_blocked(grey), roughness(grey), colour)
 
 
 def suitable(condition: Condition) -> tuple[bool, str]:
     """Return whether an image needs weights that remove noise and compression, and why, as a phrase."""
-    quality = condition.quality
-    if quality is not None:
-        limit = next((detail for best, detail in _LIMITS if quality <= best), 0.0)
-        if condition.grey.whole <= limit:
-            return True, f"JPEG of quality {quality}" + ("" if math.isinf(limit) else " without much detail")
-    if condition.colour.is_noise(_NOISY_COLOUR, _EVEN_COLOUR):
-        return True, f"noise of about {condition.colour.plain:.0f} levels"
-    if condition.grey.is_noise(_NOISY_GREY, _EVEN_GREY):
-        return True, f"noise of about {condition.grey.plain:.0f} levels"
-    if quality is None and condition.blocked:
+    noise = _noise(condition)
+    if noise:
+        return True, f"noise of about {noise:.0f} levels"
+    qualities = [quality for quality in (condition.quality, condition.earlier) if quality is not None]
+    if qualities:
+        quality, grey = min(qualities), condition.grey
+        name = f"JPEG of quality {quality}" if quality == condition.quality else f"JPEG of quality {quality} before"
+        if quality <= _POOR:
+            return True, name
+        if quality <= _POOR_WITH_EDGES and (grey.plain <= _FLAT or grey.whole >= _EDGES):
+            return True, f"{name}, with strong edges"
+        return False, f"{name}, good enough"
+    if condition.blocked:
         return True, "blocks of an earlier JPEG compression"
-    if quality is not None:
-        return False, f"JPEG of quality {quality}, good enough for its detail"
     return False, "no sign of noise or compression"
+
+
+def _noise(condition: Condition) -> float:
+    """Return the noise of an image in levels, if it is worth removing; otherwise 0."""
+    grey, colour = condition.grey, condition.colour
+    is_even = colour.plain >= _NOISY_COLOUR and colour.whole <= _EVEN_COLOUR * colour.plain
+    if is_even and (colour.plain >= _STRONG or grey.whole <= _MOST_DETAIL):
+        return colour.plain
+    if any(
+        grey.plain >= least and grey.kurtosis <= kurtosis and grey.whole <= even * grey.plain
+        for least, kurtosis, even in _NOISY_GREY
+    ):
+        return grey.plain
+    return 0.0

@@ -55,6 +55,7 @@ def versions(lq: np.ndarray, rng: np.random.Generator) -> Iterator[Version]:
         yield f"JPEG {quality}", pixels, stated
         if quality in (30, 50):
             yield f"PNG of JPEG {quality}", pixels, None
+            yield f"JPEG 90 of JPEG {quality}", *as_jpeg(pixels, 90)
     for sigma in NOISE:
         noisy = lq + rng.normal(0, sigma, lq.shape)
         yield f"noise {sigma}", np.clip(np.rint(noisy), 0, 255).astype(np.uint8), None
