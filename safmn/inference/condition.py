@@ -25,7 +25,9 @@ _FEWEST = 6  # borders of blocks along each side, below which blocks are not loo
 _PATCH = 16  # pixels along each side of the patches in which noise is measured
 _LARGEST = 1024  # noise and blocks are measured on at most this many rows and columns, in the middle
 _POOR, _POOR_WITH_EDGES = 65, 72  # highest JPEG qualities that need weights for compressed images
-_FLAT, _EDGES = 0.02, 5.0  # levels: drawings and screenshots are flatter in parts, or rougher as a whole
+# Drawings and screenshots have flat parts (levels, at most), or strong edges (levels, at least), or few of them
+# (kurtosis, at least).
+_FLAT, _EDGES, _FEW_EDGES = 0.02, 5.0, 13.0
 _NOISY_COLOUR = 3.5  # levels
 _STRONG = 4.9  # levels of noise in the differences of the channels, from which on the detail does not matter
 _MOST_DETAIL = 5.5  # levels in the whole image, above which smoothing costs more than weaker noise
@@ -171,7 +173,8 @@ def suitable(condition: Condition) -> tuple[bool, str]:
         name = f"JPEG of quality {quality}" if quality == condition.quality else f"JPEG of quality {quality} before"
         if quality <= _POOR:
             return True, name
-        if quality <= _POOR_WITH_EDGES and (grey.plain <= _FLAT or grey.whole >= _EDGES):
+        has_edges = grey.plain <= _FLAT or grey.whole >= _EDGES or grey.kurtosis >= _FEW_EDGES
+        if quality <= _POOR_WITH_EDGES and has_edges:
             return True, f"{name}, with strong edges"
         return False, f"{name}, good enough"
     if condition.blocked:
