@@ -347,22 +347,20 @@ def test_own_weights_are_not_taken_for_a_network_of_ours_with_the_same_name(
     (tmp_path / "blocks_of_their_smfanet.py").write_text(BLOCKS)
     monkeypatch.setattr("safmn.imports._imported", {})
     find(ARCH_REGISTRY, "SMFANet")  # ours is registered
+    monkeypatch.setattr(ARCH_REGISTRY, "_obj_map", dict(ARCH_REGISTRY._obj_map))  # and again after this test
     imports.allow(imports.import_named("their_smfanet.py"))
-    try:
-        section = {"type": "SMFANet", "dim": 12}
-        network = find(ARCH_REGISTRY, "SMFANet")(dim=12)
-        origin = weights.origin_of(section, scale=2, imports=["their_smfanet.py"])
-        weights.save_weights(tmp_path / "a.pth", params=network.state_dict(), metadata=origin.metadata())
-        ours = weights.origin_of({"type": "SAFMN"}, scale=4, imports=["their_smfanet.py"])
-        assert ours.imports == []  # a network of ours needs no file of the user's
-        monkeypatch.delitem(ARCH_REGISTRY._obj_map, "SMFANet")
-        sys.modules.pop("their_smfanet")
-        monkeypatch.setattr("safmn.imports._imported", {})
-        loaded = weights.load_network(tmp_path / "a.pth")
-        image = torch.rand(1, 3, 8, 8)
-        assert torch.equal(loaded(image), network(image))
-    finally:
-        ARCH_REGISTRY._obj_map.pop("SMFANet", None)
+    section = {"type": "SMFANet", "dim": 12}
+    network = find(ARCH_REGISTRY, "SMFANet")(dim=12)
+    origin = weights.origin_of(section, scale=2, imports=["their_smfanet.py"])
+    weights.save_weights(tmp_path / "a.pth", params=network.state_dict(), metadata=origin.metadata())
+    ours = weights.origin_of({"type": "SAFMN"}, scale=4, imports=["their_smfanet.py"])
+    assert ours.imports == []  # a network of ours needs no file of the user's
+    del ARCH_REGISTRY._obj_map["SMFANet"]
+    sys.modules.pop("their_smfanet")
+    monkeypatch.setattr("safmn.imports._imported", {})
+    loaded = weights.load_network(tmp_path / "a.pth")
+    image = torch.rand(1, 3, 8, 8)
+    assert torch.equal(loaded(image), network(image))
 
 
 class Normalised(Plain):

@@ -31,8 +31,8 @@ def collated(samples: Sequence[Any], source: str) -> dict[str, Any]:
     try:
         batch: dict[str, Any] = default_collate(list(samples))
     except (TypeError, RuntimeError, KeyError) as error:
-        reason = _why(samples)
-        if reason is None:  # memory, for example
+        reason = None if "memory" in str(error) else _why(samples)
+        if reason is None:  # it is not for their content
             raise
         raise DataError(f"the samples of the data set {source} cannot be put into a batch: {reason}") from error
     return batch

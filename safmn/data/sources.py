@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -160,17 +161,23 @@ class StoreReader:
 
 
 _environments: WeakValueDictionary[str, Any] = WeakValueDictionary()
+_opening = threading.Lock()
 
 
 def _open(folder: str) -> Any:
     """Return the lmdb environment of a folder; all readers share it because lmdb allows only one per process."""
-    environment = _environments.get(folder)
-    if environment is None:
-        _check_header(folder)
-        environment = lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
-        check_whole(folder, environment)
-        _environments[folder] = environment
-    return environment
+    with _opening:
+        environment = _environments.get(folder)
+        if environment is None:
+            _check_header(folder)
+            environment = lmdb.open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+            try:
+                check_whole(folder, environment)
+            except DataError:
+                environment.close()  # else another thread cannot open it, and says so instead
+                raise
+            _environments[folder] = environment
+        return environment
 
 
 def _check_header(folder: str) -> None:

@@ -116,10 +116,14 @@ constexpr int cells_of(int channels) {
     return (channels + Factor::DEPTH - 1) / Factor::DEPTH;
 }
 
-// sums[o][v] += weights[k][o] * inputs[k][v] for k < count and o < M. Most of the time is spent in this loop.
+// sums[o][v] += weights[k][o] * inputs[k][v] for k < count and o < M. Most of the time is spent in this loop. Its copy of
+// the sums stays in registers; Clang keeps `sums` itself in memory.
 template <int M, int N, typename Factor>
 INLINE void multiply_part(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights, const float* inputs,
                      std::ptrdiff_t step, int count) {
+    Vec copy[M][N];
+    for (int o = 0; o < M; ++o)
+        for (int v = 0; v < N; ++v) copy[o][v] = sums[o][v];
     for (int k = 0; k < count; ++k, weights += BLOCK, inputs += step) {
         decltype(Factor::cells(inputs)) x[N];
 #pragma GCC unroll 4
@@ -128,9 +132,11 @@ INLINE void multiply_part(Vec (&sums)[BLOCK][N], const typename Factor::Cell* we
         for (int o = 0; o < M; ++o) {
             const auto w = Factor::weight(weights, o);
 #pragma GCC unroll 4
-            for (int v = 0; v < N; ++v) sums[o][v] = Factor::fused(sums[o][v], w, x[v]);
+            for (int v = 0; v < N; ++v) copy[o][v] = Factor::fused(copy[o][v], w, x[v]);
         }
     }
+    for (int o = 0; o < M; ++o)
+        for (int v = 0; v < N; ++v) sums[o][v] = copy[o][v];
 }
 
 // The same for the first `outputs` sums: the last block is often not full.
