@@ -109,7 +109,9 @@ class Chart {
     });
     const below = steps(x0, x1, Math.max(2, Math.floor(width / 110)));
     for (const tick of below.found.filter((each) => Number.isInteger(each))) {
-      shape("text", { x: px(tick), y: height - 8, "text-anchor": "middle" }, svg).textContent = tick.toLocaleString("en");
+      const label = tick.toLocaleString("en");
+      const last = width - label.length * 3.5; // its centre, so that a label at the right edge is not cut off
+      shape("text", { x: Math.min(px(tick), last), y: height - 8, "text-anchor": "middle" }, svg).textContent = label;
     }
     const id = `clip${redraws.length}-${Math.random().toString(36).slice(2)}`;
     const clip = shape("clipPath", { id }, shape("defs", {}, svg));
