@@ -46,7 +46,7 @@ def make(world: Path) -> None:
     _runs(world)
     for gt in (world / "datasets/benchmark").glob("*/HR"):
         for name in ("theirs", "mine"):
-            shutil.copytree(gt, world / "results" / name / gt.parent.name)
+            shutil.copytree(gt, world / "outputs" / name / gt.parent.name)
     if importlib.util.find_spec("av") is not None:
         for name in ("film.mp4", "film.mkv", "dv.avi", "holiday.mp4"):
             _film(world / name, photo)

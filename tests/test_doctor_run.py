@@ -274,6 +274,35 @@ def test_what_would_be_better_is_said(run: Path) -> None:
         assert re.search(expected, better), f"{expected}\n{better}"
 
 
+def test_photographs_of_an_installed_package_are_no_fault(run: Path) -> None:
+    def edit(options: dict[str, Any], run: Path) -> None:
+        for section in options["datasets"].values():
+            for key in ("dataroot_gt", "dataroot_lq", "filename_tmpl"):
+                section.pop(key, None)
+        options["datasets"]["train"] |= {"type": "BundledPhotos", "names": ["coffee.png", "chelsea.png"]}
+        options["datasets"]["val"] |= {"type": "BundledPhotos", "names": ["coffee.png", "chelsea.png"]}
+
+    findings = edited(run, edit)
+    assert not texts(findings, State.FAILS)
+    assert "train (train images): 2 images; 2 samples were drawn" in texts(findings, State.FINE)
+
+
+@pytest.mark.parametrize("is_expected", [False, True])
+def test_a_set_that_is_given_on_request_only_is_left_out(is_expected: bool, run: Path) -> None:
+    absent = {"name": "Manga109", "type": "PairedImageDataset", "dataroot_gt": "datasets/benchmark/Manga109/HR"}
+    absent |= {"dataroot_lq": "datasets/benchmark/Manga109/LR_bicubic/X2", "filename_tmpl": "{}x2"}
+
+    def edit(options: dict[str, Any], run: Path) -> None:
+        for key in ("train", "logger"):
+            del options[key]
+        options["datasets"] = {"test_1": options["datasets"]["val"], "test_2": absent}
+        options["expect"] = {"Manga109": {"psnr": 30.0}} if is_expected else {}
+
+    findings = edited(run, edit)
+    assert ("Manga109" in texts(findings, State.FAILS)) == is_expected
+    assert ("test_2 (Manga109): is left out" in texts(findings, State.BETTER)) != is_expected
+
+
 def test_settings_that_spoil_a_run_are_said(run: Path) -> None:
     def edit(options: dict[str, Any], run: Path) -> None:
         for path in (run / "train/LR").iterdir():

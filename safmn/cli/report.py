@@ -1,7 +1,7 @@
 """``safmn report``: show training runs and tests in one HTML file, which needs no network.
 
 Give folders that training (experiments/<name>) or testing (results/<name>) wrote, also while a run goes on, and runs
-of BasicSR. With --paper, figures and tables for a paper are written, too.
+of BasicSR. --paper writes figures and tables for a paper, and with -o also the HTML file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a training run or of a test")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html"
+        "-o", "--output", type=Path, metavar="FILE", help="default: report.html; with --paper, no page without -o"
     )
     parser.add_argument(
         "--images",
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     paper = parser.add_argument_group("figures and tables for a paper")
     paper.add_argument(
-        "--paper", type=Path, metavar="DIR", help="also write curves.pdf, a grid of crops, and tables (LaTeX, CSV)"
+        "--paper", type=Path, metavar="DIR", help="write curves.pdf, a grid of crops, and tables (LaTeX, CSV)"
     )
     paper.add_argument("--image", metavar="NAME", help="image of the grid: NAME or SET/NAME (default: most different)")
     paper.add_argument(
@@ -64,8 +64,10 @@ def _megabytes(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report and return the exit status."""
     arguments = _parser().parse_args(argv)
-    output: Path = arguments.output
-    if output.suffix.lower() not in (".html", ".htm"):
+    output: Path | None = arguments.output
+    if output is None and arguments.paper is None:
+        output = Path("report.html")
+    if output is not None and output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"-o {output}: the report is an HTML file; give a name that ends in .html")
     box = None if arguments.box is None else box_of(arguments.box)
     if arguments.paper is None and (box or arguments.image):
@@ -75,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     log_warnings_to_stderr()
     sources = read_sources(arguments.runs)
-    page = build_page(sources, images=arguments.images, megabytes=arguments.size)
-    text = page.render()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, text)
-    say_line(f"{output}: {len(text.encode()) / 1e6:.1f} MB")
+    if output is not None:
+        text = build_page(sources, images=arguments.images, megabytes=arguments.size).render()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, text)
+        say_line(f"{output}: {len(text.encode()) / 1e6:.1f} MB")
     if arguments.paper is not None:
         from safmn.report.paper import write_paper
 

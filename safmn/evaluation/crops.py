@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from safmn.errors import DataError
+from safmn.imaging.lettering import broken, fitting_size, font, shortened
 from safmn.inference.side_by_side import Box, densest_box
 from safmn.value_types import Array
 
 _WHITE, _BLACK, _GREY, _FRAME = (255, 255, 255), (20, 20, 20), (90, 90, 90), (220, 38, 38)
 _GAP = 10
 _CELL = 200  # pixels of a crop's longer side
+_LINE = 17  # height of a line of text
 _PART = 0.18  # side of a chosen box relative to the shorter side of the image
 
 
@@ -68,7 +70,9 @@ def grid(gt: Array, crops: Sequence[Crop], box: Box, *, name: str = "", metrics:
                 f"{crop.label}: the image is {crop.image.shape[1]}x{crop.image.shape[0]}, but the GT image is "
                 f"{gt.shape[1]}x{gt.shape[0]}"
             )
-    cells = [_cell(crop, box) for crop in (Crop("GT", metrics, gt), *crops)]
+    shown = (Crop("GT", metrics, gt), *crops)
+    lines = max(len(broken(crop.label, _cell_size(box)[0])) for crop in shown)
+    cells = [_cell(crop, box, lines) for crop in shown]
     width, height = cells[0].size
     across = -(-len(cells) // 2) if len(cells) > 2 else len(cells)
     down = -(-len(cells) // across)
@@ -111,30 +115,37 @@ def caption(scores: Mapping[str, float]) -> str:
     return " / ".join(f"{scores[name]:.2f}" if "psnr" in name else f"{scores[name]:.4f}" for name in names)
 
 
-def _cell(crop: Crop, box: Box) -> Image.Image:
-    """Return the enlarged crop with two lines of text below."""
+def _cell_size(box: Box) -> tuple[int, int, int]:
+    """Return the width of a cell, and the width and the height of the enlarged crop in it."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    factor = _CELL / max(width, height)
+    enlarged = max(round(width * factor), 1), max(round(height * factor), 1)
+    return max(enlarged[0], _CELL * 3 // 4), *enlarged
+
+
+def _cell(crop: Crop, box: Box, lines: int) -> Image.Image:
+    """Return the enlarged crop with its label below, in so many lines, and a line of scores."""
     left, top, right, bottom = box
     detail = crop.image[top:bottom, left:right]
+    width, *size = _cell_size(box)
     factor = _CELL / max(detail.shape[:2])
-    size = max(round(detail.shape[1] * factor), 1), max(round(detail.shape[0] * factor), 1)
     way = cv2.INTER_NEAREST if factor >= 2 else cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     enlarged = cv2.resize(detail, size, interpolation=way)
-    width = max(size[0], _CELL * 3 // 4)
-    line = 17
-    picture = Image.new("RGB", (width, size[1] + 2 * line + 4), _WHITE)
+    picture = Image.new("RGB", (width, size[1] + (lines + 1) * _LINE + 4), _WHITE)
     picture.paste(Image.fromarray(enlarged), ((width - size[0]) // 2, 0))
     draw = ImageDraw.Draw(picture)
-    _centred(draw, crop.label, width, size[1] + 3, _BLACK)
-    _centred(draw, crop.scores, width, size[1] + 3 + line, _GREY)
+    label = broken(crop.label, width)
+    _write(draw, label, width, size[1] + 3, _BLACK)
+    _write(draw, [crop.scores], width, size[1] + 3 + len(label) * _LINE, _GREY)
     return picture
 
 
-def _centred(draw: ImageDraw.ImageDraw, text: str, width: int, top: int, colour: tuple[int, int, int]) -> None:
-    """Write a line in the middle, smaller if it is too long."""
-    size = 14
-    while size > 8 and draw.textlength(text, font=ImageFont.load_default(size=size)) > width:
-        size -= 1
-    draw.text((width / 2, top), text, fill=colour, font=ImageFont.load_default(size=size), anchor="ma")
+def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], width: int, top: int, colour: tuple[int, int, int]) -> None:
+    """Write lines in the middle, all of one size: smaller if one is too long, and shortened if it is still too long."""
+    size = min(fitting_size(text, width) for text in lines)
+    for number, text in enumerate(lines):
+        place = (width / 2, top + number * _LINE)
+        draw.text(place, shortened(text, width), fill=colour, font=font(size), anchor="ma")
 
 
 def _whole(gt: Array, box: Box, name: str, tall: int) -> Image.Image:
@@ -148,5 +159,5 @@ def _whole(gt: Array, box: Box, name: str, tall: int) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     left, top, right, bottom = (round(value * ratio) for value in box)
     draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=_FRAME, width=3)
-    _centred(draw, name, size[0], size[1] + 3, _BLACK)
+    _write(draw, [name], size[0], size[1] + 3, _BLACK)
     return picture

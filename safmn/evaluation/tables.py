@@ -168,6 +168,7 @@ def _page(tables: Sequence[Table]) -> str:
 
 
 _TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "−": "$-$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_TEX |= {sign: f"${sign}$" for sign in "<>|"}  # other characters in LaTeX's default font encoding
 
 
 def _tex(text: str) -> str:
@@ -177,4 +178,4 @@ def _tex(text: str) -> str:
     'RFDN\\\\_x4 (5\\\\%)'
     """
     text = re.sub(r"^-(?=\d)", "−", text)  # a minus sign, no hyphen
-    return re.sub(r"[\\±−~^&%$#_{}]", lambda found: _TEX.get(found[0], f"\\{found[0]}"), text)
+    return re.sub(r"[\\±−~^&%$#_{}<>|]", lambda found: _TEX.get(found[0], f"\\{found[0]}"), text)

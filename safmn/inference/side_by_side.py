@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from safmn.errors import DataError
+from safmn.imaging import lettering
 from safmn.value_types import Array
 
 Box: TypeAlias = tuple[int, int, int, int]
@@ -89,7 +90,7 @@ def _column(label: str, image: Array, box: Box, width: int) -> Array:
         raise DataError(f"box {box} lies outside the image of {image.shape[1]}x{image.shape[0]} pixels")
     detail_height = max(round(detail.shape[0] * width / detail.shape[1]), 1)
     enlarged = cv2.resize(detail, (width, detail_height), interpolation=cv2.INTER_NEAREST)
-    font = ImageFont.load_default(size=max(width // 20, 12))
+    font = lettering.font(max(width // 20, 12))
     bar = int(font.size * 1.8) if isinstance(font, ImageFont.FreeTypeFont) else 24
     picture = Image.new("RGB", (width, bar + height + detail_height + 2 * _MARGIN), _BACKGROUND)
     picture.paste(Image.fromarray(shrunk), (0, bar))

@@ -42,9 +42,15 @@ for _tag, _pattern, _first in RESOLVERS:
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _first)
 
 
-def to_yaml(data: Any) -> str:
-    """Return plain data as YAML text that reads back as the same data."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+def to_yaml(data: Any, *, in_one_line: bool = False) -> str:
+    """Return plain data as YAML text that reads back as the same data.
+
+    Args:
+        in_one_line: with braces and brackets, as ``{type: L1Loss, loss_weight: 1.0}``.
+    """
+    flow, width = (True, 10**9) if in_one_line else (False, 120)
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)
+    return text.removesuffix("...\n").rstrip("\n") if in_one_line else text
 
 
 def dump(options: Options) -> str:

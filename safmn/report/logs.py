@@ -40,6 +40,7 @@ class LogContent:
         options: the options of the newest start; empty if the log has none.
         environment: versions, machine and command of the newest start.
         starts: how often the run was started.
+        stopped: the error with which the newest start ended; empty if the log names none.
     """
 
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class LogContent:
     options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     starts: int = 0
+    stopped: str = ""
 
 
 def read_logs(paths: list[Path]) -> LogContent:
@@ -109,9 +111,11 @@ def _note_environment(entry: str, content: LogContent) -> None:
     for line in entry.splitlines() if "Version Information" in entry else [entry]:
         if found := _FACT.fullmatch(line.strip()):
             if found[1] == "safmn":
-                content.environment = {}
+                content.environment, content.stopped = {}, ""
                 content.starts += 1
             content.environment[found[1]] = found[2].strip()
+    if entry.startswith("stopped: "):
+        content.stopped = entry.removeprefix("stopped: ").partition("\n")[0]
     if entry.startswith("computing on "):
         content.environment["device"] = entry.removeprefix("computing on ")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from safmn.errors import DataError, UserError
+from safmn.errors import DataError, UserError, first_line
 from safmn.evaluation.crops import Crop, caption, caption_names, grid, most_different_box
 from safmn.evaluation.scatter import check_installed
 from safmn.evaluation.tables import Column, Table, write
@@ -22,11 +22,13 @@ from safmn.report.results import Test
 from safmn.report.runs import Run
 from safmn.report.scenes import SourceImages, home_of, named_images, open_saved, sources_of, validation_sections
 from safmn.report.scores import decimals
+from safmn.report.training import unit_of
 from safmn.system.files import atomic_path
 from safmn.value_types import Array
 
 _COLOURS = ("#1f6fd0", "#d1561b", "#1a8a5f", "#a23fa5", "#8a6d00", "#c2255c", "#0b7f95", "#5f5f6b")
 _SMOOTHING = 0.6
+_WITH_DOTS = 40  # points of a curve that are shown as dots, too; one alone would be no line
 _DPI = 300  # of the grid in the PDF
 
 
@@ -61,8 +63,12 @@ def write_paper(sources: Sources, folder: Path, *, image: str | None = None, box
         written += _tables([images_table(sources.tests)], folder, "images")
     lines = [str(folder / name) for name in written]
     candidates = list(_test_candidates(sources.tests) if sources.tests else _run_candidates(sources.runs))
-    if candidates or image is not None or box is not None:
+    try:
         lines += _write_grid(sources, candidates, folder, image, box)
+    except UserError as error:
+        if image is not None or box is not None:
+            raise
+        lines.append(f"no grid of crops: {first_line(error)}")
     return lines
 
 
@@ -76,7 +82,8 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
         panels.append((name, {run.name: run.losses.get(name, []) for run in runs}, True))
     for set_name, metric in {(s, m): None for run in runs for s, means in run.scores.items() for m in means}:
         points = {run.name: run.scores.get(set_name, {}).get(metric, []) for run in runs}
-        panels.append((f"{metric}, {set_name}", points, False))
+        unit = f" ({unit_of(metric)})" if unit_of(metric) else ""
+        panels.append((f"{metric}, {set_name}{unit}", points, False))
     panels.append(("learning rate", {run.name: run.learning_rate for run in runs}, False))
     across = min(3, len(panels))
     down = -(-len(panels) // across)
@@ -84,13 +91,14 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
     FigureCanvasPdf(figure)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis, (title, curves, noisy) in zip(axes, panels, strict=False):
-        for index, (name, points) in enumerate(curves.items()):
+        for index, points in enumerate(curves.values()):
             x, y = [i for i, _ in points], [value for _, value in points]
-            look = {"color": _COLOURS[index % 8], "linestyle": ("-", "--", ":", "-.")[index // 8 % 4]}
+            look: dict[str, Any] = {"color": _COLOURS[index % 8], "linestyle": ("-", "--", ":", "-.")[index // 8 % 4]}
             if noisy:
                 axis.plot(x, y, linewidth=0.5, alpha=0.3, **look)
-            axis.plot(x, smoothed(y, _SMOOTHING) if noisy else y, linewidth=1.2, label=name, **look)
-        axis.set_title(title, fontsize=9)
+            dots = {"marker": "o", "markersize": 2.5} if len(points) <= _WITH_DOTS else {}
+            axis.plot(x, smoothed(y, _SMOOTHING) if noisy else y, linewidth=1.2, **look, **dots)
+        axis.set_title(title, fontsize=9, parse_math=False)
         axis.set_xlabel("iteration", fontsize=8)
         axis.tick_params(labelsize=7, which="both")
         axis.grid(alpha=0.3, linewidth=0.5)
@@ -98,8 +106,14 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
             axis.set_yscale("log")
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(runs)), fontsize=8, frameon=False)
+    lines = figure.axes[0].get_lines()
+    handles = lines[1::2] if panels[0][2] else lines  # of noisy curves, the smoothed ones
+    labels = [f" {run.name}" for run in runs]  # matplotlib would leave out a name that begins with _
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(4, len(runs)), fontsize=8, frameon=False
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # $ in a name is a $
     import matplotlib
 
     with matplotlib.rc_context({"pdf.fonttype": 42}), atomic_path(path) as temporary:  # fonts that publishers take
@@ -271,7 +285,8 @@ def _as_in_papers(owner: Run | Test, scale: int) -> bool:
 def _chosen(candidates: Sequence[_Candidate], image: str | None) -> _Candidate:
     if not candidates:
         raise UserError(
-            "no saved image is there for a grid of crops: val.save_img, or safmn test --save_img, saves them"
+            "there is no image of which all of them saved their output: val.save_img, or safmn test --save_img, saves "
+            "images"
         )
     if image is None:
         return max(candidates, key=lambda each: each.spread)

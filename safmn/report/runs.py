@@ -104,6 +104,8 @@ def read_run(folder: Path) -> Run:
     run.events = _events(folder)
     run.options = content.options or _copied_options(folder, run.notes)
     run.environment = content.environment
+    if content.stopped:
+        run.notes.append(f"It ended with an error: {content.stopped}")
     run.seconds, run.waiting = _points(content.seconds), _points(content.waiting)
     if record.is_file():
         _read_record(record, run)
@@ -133,9 +135,9 @@ def age(seconds_since_1970: float) -> str:
 
 
 def make_names_unique(runs: Iterable[Any]) -> None:
-    """Give runs or tests of the same name longer names: with as many parents as it takes to tell them apart."""
+    """Give runs or tests of the same name others: their folders, with as many parents as it takes to differ."""
     runs = list(runs)
-    for depth in range(2, 8):
+    for depth in range(1, 8):
         names = [run.name for run in runs]
         for run in runs:
             if names.count(run.name) > 1:
@@ -174,13 +176,13 @@ def _read_record(record: Path, run: Run) -> None:
             entry = json.loads(line)
             iteration = int(entry["iter"])
             if "set" in entry:
-                for metric in entry.keys() - {"iter", "set"}:
+                for metric in (key for key in entry if key not in ("iter", "set")):  # in the option file's order
                     scores.setdefault(entry["set"], {}).setdefault(metric, {})[iteration] = float(entry[metric])
             elif "skipped" in entry:
                 run.skipped[iteration] = [str(sample) for sample in entry["skipped"]]
             else:
                 rates[iteration] = float(entry["lr"])
-                for name in entry.keys() - set(_NO_LOSSES):
+                for name in (key for key in entry if key not in _NO_LOSSES):
                     losses.setdefault(name, {})[iteration] = float(entry[name])
         except (ValueError, TypeError, KeyError, AttributeError):
             if number < len(lines) or line.endswith(b"\n"):  # else the run is writing it
@@ -188,9 +190,9 @@ def _read_record(record: Path, run: Run) -> None:
     if damaged:
         numbers = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
         run.notes.append(f"{record}: these lines are damaged and left out: {numbers}.")
-    run.losses = {name: _points(values) for name, values in sorted(losses.items())}
+    run.losses = {name: _points(values) for name, values in losses.items()}
     run.learning_rate = _points(rates)
-    run.scores = {name: {m: _points(v) for m, v in sorted(sets.items())} for name, sets in scores.items()}
+    run.scores = {name: {m: _points(v) for m, v in sets.items()} for name, sets in scores.items()}
 
 
 def _take_log(content: LogContent, run: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from safmn.imaging.file_names import image_name
 from safmn.report import widgets
+from safmn.report.comparable import incomparable
 from safmn.report.page import JPEG_QUALITY, MAX_SIDE, Page, middle
 from safmn.report.results import Test
 from safmn.report.scenes import Scene, SourceImages, detail_of, home_of, open_saved
-from safmn.report.training import gt_views, reference_views
+from safmn.report.training import gt_views, other_size, reference_views, unit_of
 from safmn.report.widgets import View, note, number
 from safmn.value_types import Array
 
@@ -55,7 +56,8 @@ def add_tests(page: Page, tests: Sequence[Test], *, images: int) -> None:
         having = [test for test in tests if set_name in test.sets]
         methods = [Method(test.name, test.sets[set_name].per_image, test.sets[set_name].mean) for test in having]
         lower = _lower_is_better(tests)
-        content = per_image_table(methods, lower)
+        reasons = incomparable(having, [metric for method in methods for metric in method.mean])
+        content = per_image_table(methods, lower, incomparable_metrics=reasons)
         page.add_section(set_name, content + _pictures(page, having, set_name, methods, lower, images))
     page.add_section("How it was tested", _facts(tests))
 
@@ -74,8 +76,9 @@ def _means(tests: Sequence[Test]) -> str:
         header += [metric, f"{metric} published"] if metric in published else [metric]
     rows: list[list[object]] = []
     best: dict[tuple[str, str], float] = {}
+    reasons = incomparable(tests, metrics)
     for set_name in dict.fromkeys(name for test in tests for name in test.sets):
-        for metric in metrics:
+        for metric in (each for each in metrics if each not in reasons):
             values = [t.sets[set_name].mean.get(metric, math.nan) for t in tests if set_name in t.sets]
             finite = [value for value in values if not math.isnan(value)]
             if len(finite) > 1:
@@ -95,7 +98,8 @@ def _means(tests: Sequence[Test]) -> str:
                 if metric in published:
                     row.append(number(scored.published.get(metric), 2 if decimals(metric) == 3 else 4))
             rows.append(row)
-    failed = [f"{test.name}, {text}" for test in tests for text in test.failed.values()]
+    failed = [*dict.fromkeys(reasons.values())]
+    failed += [f"{test.name}, {text}" for test in tests for text in test.failed.values()]
     return widgets.table(header, rows, marked=marked) + "".join(note(text, warning=True) for text in failed)
 
 
@@ -118,10 +122,12 @@ def worst_first(methods: Sequence[Method], lower_is_better: set[str]) -> list[st
     return sorted(names, key=key)
 
 
-def per_image_table(methods: Sequence[Method], lower_is_better: set[str]) -> str:
+def per_image_table(
+    methods: Sequence[Method], lower_is_better: set[str], *, incomparable_metrics: Collection[str] = ()
+) -> str:
     """Return a table with a row for each image, worst first, a column for each method and metric.
 
-    Of several methods, the best value of each image is marked.
+    Of several methods, the best value of each image is marked, unless a metric is not comparable.
     """
     metrics = list(dict.fromkeys(metric for method in methods for metric in method.of_images()))
     header = ["image"]
@@ -134,6 +140,7 @@ def per_image_table(methods: Sequence[Method], lower_is_better: set[str]) -> str
             values = [method.scores.get(image, {}).get(metric, math.nan) for method in methods]
             finite = [value for value in values if not math.isnan(value)]
             best = (min if metric in lower_is_better else max)(finite) if len(finite) > 1 else None
+            best = None if metric in incomparable_metrics else best
             for value in values:
                 if best is not None and value == best:
                     marked[len(rows), len(row)] = "best"
@@ -152,7 +159,8 @@ def error_map(image: Array, gt: Array) -> Array:
 
 def scores_text(scores: Mapping[str, float]) -> str:
     """Return the scores of one image in one line."""
-    return ", ".join(f"{metric} {value:.{decimals(metric) - 1}f}" for metric, value in scores.items())
+    texts = {metric: f"{metric} {value:.{decimals(metric) - 1}f} {unit_of(metric)}" for metric, value in scores.items()}
+    return ", ".join(text.rstrip() for text in texts.values())
 
 
 def method_scene(
@@ -217,8 +225,13 @@ def _pictures(
         for test in tests:
             path = test.picture(set_name, image)
             pixels = None if path is None else open_saved(path)
-            if pixels is not None and all(pixels.shape == other.shape for other in outputs.values()):
+            first = next(iter(outputs.values()), pixels)
+            if pixels is None or first is None:
+                continue
+            if pixels.shape == first.shape:
                 outputs[test.name] = pixels
+            else:
+                sources.notes.append(other_size(test.name, set_name, (pixels.shape[:2], first.shape[:2])))
         scores = {m.name: scores_text(m.scores[image]) for m in methods if image in m.scores}
         if outputs:
             parts.append(method_scene(page, scene, outputs, scores, owner.scale, title=image_name(image)))

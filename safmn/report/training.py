@@ -12,6 +12,7 @@ from tqdm import tqdm
 from safmn.metrics import psnr
 from safmn.options.differences import MISSING, differences, to_yaml
 from safmn.report import widgets
+from safmn.report.comparable import incomparable, scale_of, scales_of
 from safmn.report.page import JPEG_QUALITY, MAX_SIDE, Page, middle
 from safmn.report.runs import Points, Run, age
 from safmn.report.scenes import (
@@ -49,30 +50,49 @@ def add_training(page: Page, runs: Sequence[Run], *, images: int) -> None:
 
 
 def _overview(runs: Sequence[Run]) -> str:
-    sets = {(name, metric): None for run in runs for name, means in run.scores.items() for metric in means}
-    header = ["run", "iteration", "last written", *(f"best {metric}, {name}" for name, metric in sets)]
+    with_scale = len(scales_of(runs)) > 1
+    header = ["run", *(["scale"] if with_scale else []), "iteration", "last written"]
     header += ["last loss", "s / iteration", "skipped"]
     rows: list[list[object]] = []
     for run in runs:
-        total = run.total
+        total, scale = run.total, scale_of(run)
         done = f"{run.iteration:,}" + (f" of {total:,} ({100 * run.iteration / total:.0f} %)" if total else "")
-        row: list[object] = [run.name, (run.iteration, done), (-run.changed, age(run.changed))]
-        for name, metric in sets:
-            row.append(_best(run, name, metric))
+        row: list[object] = [run.name, *([number(scale, 0)] if with_scale else [])]
+        row += [(run.iteration, done), (-run.changed, age(run.changed))]
         last = [points[-1][1] for points in run.losses.values() if points]
         seconds = statistics.median(value for _, value in run.seconds) if run.seconds else None
         row += [number(sum(last) if last else None, 5), number(seconds, 4), (len(run.skipped), str(len(run.skipped)))]
         rows.append(row)
-    marked: dict[tuple[int, int], str] = {}
-    for column, (_, metric) in enumerate(sets, 3):
-        values = {row: cell[0] for row, each in enumerate(rows) for cell in [each[column]] if isinstance(cell, tuple)}
-        finite = {row: value for row, value in values.items() if value == value}
-        if len(finite) > 1:
-            pick = min if runs[0].better(metric) == "lower" else max
-            best = pick(finite.values())
-            marked |= {(row, column): "best" for row, value in finite.items() if value == best}
     notes = "".join(note(f"{run.name}: {text}", warning=True) for run in runs for text in run.notes)
-    return widgets.table(header, rows, marked=marked) + notes
+    return widgets.table(header, rows) + notes
+
+
+def _best_results(runs: Sequence[Run]) -> str:
+    """Return the table of the best validation results. Its rows are the runs or the metrics, whichever are more."""
+    runs = [run for run in runs if run.scores]
+    pairs = list({(name, metric): None for run in runs for name, means in run.scores.items() for metric in means})
+    incomparable_metrics = incomparable(runs, list(dict.fromkeys(metric for _, metric in pairs)))
+    cells = {(r, p): _best(run, *pair) for r, run in enumerate(runs) for p, pair in enumerate(pairs)}
+    marked: dict[tuple[int, int], str] = {}  # (run, pair) -> class
+    for p, (_, metric) in enumerate(pairs):
+        finite = {r: cells[r, p][0] for r in range(len(runs)) if cells[r, p][0] == cells[r, p][0]}
+        if len(finite) > 1 and metric not in incomparable_metrics:
+            best = (min if _is_lower_better(runs, metric) else max)(finite.values())
+            marked |= {(r, p): "best" for r, value in finite.items() if value == best}
+    notes = "".join(note(text, warning=True) for text in dict.fromkeys(incomparable_metrics.values()))
+    if len(runs) >= len(pairs):
+        header = ["run", *(f"best {metric}, {name}" for name, metric in pairs)]
+        rows: list[list[object]] = [[run.name, *(cells[r, p] for p in range(len(pairs)))] for r, run in enumerate(runs)]
+        places = {(r, p + 1): kind for (r, p), kind in marked.items()}
+    else:
+        header = ["best", "of", *(run.name for run in runs)]
+        rows = [[metric, name, *(cells[r, p] for r in range(len(runs)))] for p, (name, metric) in enumerate(pairs)]
+        places = {(p, r + 2): kind for (r, p), kind in marked.items()}
+    return widgets.table(header, rows, marked=places) + notes
+
+
+def _is_lower_better(runs: Sequence[Run], metric: str) -> bool:
+    return any(run.better(metric) == "lower" for run in runs)
 
 
 def _best(run: Run, set_name: str, metric: str) -> tuple[float, str]:
@@ -104,16 +124,23 @@ def _validation(runs: Sequence[Run]) -> str:
     parts = []
     for name, metric in pairs:
         points = {i: run.scores.get(name, {}).get(metric, []) for i, run in enumerate(runs)}
-        unit = "dB" if "psnr" in metric.lower() else ""
-        parts.append(chart(f"{metric}, {name}", _curves(runs, points), unit=unit))
-    return widgets.charts(parts)
+        hint = "lower is better" if _is_lower_better(runs, metric) else ""
+        parts.append(chart(f"{metric}, {name}", _curves(runs, points), unit=unit_of(metric), hint=hint))
+    return _best_results(runs) + widgets.charts(parts)
+
+
+def unit_of(metric: str) -> str:
+    """Return the unit of a metric: decibels for PSNR, none for others."""
+    return "dB" if "psnr" in metric.lower() else ""
 
 
 def _speed(runs: Sequence[Run]) -> str:
     if not any(run.seconds for run in runs):
         return note("The logs of these runs are missing, so their speed is unknown: record.jsonl has no clock times.")
     parts = [
-        chart("Seconds per iteration", _curves(runs, {i: run.seconds for i, run in enumerate(runs)}), noisy=True),
+        chart(
+            "Time per iteration", _curves(runs, {i: run.seconds for i, run in enumerate(runs)}), unit="s", noisy=True
+        ),
         chart("Waiting for data", _curves(runs, {i: _percent(run.waiting) for i, run in enumerate(runs)}), unit="%"),
     ]
     text = "Means between two lines of the log, by the wall clock. They include validation and saving (the peaks)."
@@ -140,7 +167,7 @@ def _pictures(page: Page, runs: Sequence[Run], count: int) -> str:
             notes.append(f"{set_name}: {len(chosen)} of {len(names)} images are shown; --images N shows more.")
         for name in tqdm(chosen, desc=f"images of {set_name}", unit="image", disable=None):
             scene = sources.scene(set_name, name, section)
-            parts.append(_scene(page, runs, saved, scene, sources.scale))
+            parts.append(_scene(page, runs, saved, scene, sources.scale, notes))
         notes += sources.notes
     if page.left_out:
         notes.append(f"{page.left_out} images are left out because of the size limit (--size).")
@@ -165,8 +192,24 @@ def spread(iterations: Sequence[int], count: int = STEPS) -> list[int]:
     return [ordered[place] for place in places]
 
 
-def _scene(page: Page, runs: Sequence[Run], saved: Mapping[int, SavedImages], scene: Scene, scale: int) -> str:
-    """Return the comparison of one image: LQ, bicubic, each run's output over time, GT."""
+def other_size(name: str, set_name: str, sizes: Sequence[tuple[int, ...]]) -> str:
+    """Return the sentence about pictures that are left out, because their size is not that of the others.
+
+    Args:
+        sizes: (height, width) of the picture, and of the others.
+    """
+    one, other = (f"{size[1]}x{size[0]}" for size in sizes)
+    where = f"where their size ({one}) is not that of the first one ({other})"
+    return f"{set_name}: pictures of {name} are left out {where}."
+
+
+def _scene(
+    page: Page, runs: Sequence[Run], saved: Mapping[int, SavedImages], scene: Scene, scale: int, notes: list[str]
+) -> str:
+    """Return the comparison of one image: LQ, bicubic, each run's output over time, GT.
+
+    Runs whose output has another size are left out; ``notes`` says so.
+    """
     outputs: dict[int, dict[int, Array]] = {}
     for index in range(len(runs)):
         found: Mapping[int, Path | bytes] = saved[index].of_set.get(scene.set_name, {}).get(scene.image, {})
@@ -179,6 +222,8 @@ def _scene(page: Page, runs: Sequence[Run], saved: Mapping[int, SavedImages], sc
     views = reference_views(page, scene, scale, size)
     first = len(views)
     for index, run in enumerate(runs):
+        others = {pixels.shape[:2]: None for pixels in outputs[index].values() if pixels.shape[:2] != size}
+        notes += [other_size(run.name, scene.set_name, (other, size)) for other in others]
         keys = {step: page.image(middle(pixels)) for step, pixels in outputs[index].items() if pixels.shape[:2] == size}
         versions = {step: key for step, key in keys.items() if key is not None}
         if versions:
@@ -247,7 +292,9 @@ def _options(runs: Sequence[Run]) -> str:
             marked |= {(row, i + 2): "differs" for i, other in enumerate(others) if other.name in news}
             cells = [old, *(news.get(other.name, old) for other in others)]
             rows.append([key, *("(not given)" if cell is MISSING else widgets.value_text(cell) for cell in cells)])
-        parts.append(widgets.table(["option", *(run.name for run in known)], rows, marked=marked) if rows else "")
+        parts.append(
+            widgets.table(["option", *(run.name for run in known)], rows, marked=marked, kind="keys") if rows else ""
+        )
         if not rows:
             parts.append(note("The options of these runs are equal, apart from the name."))
     for run in known:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from safmn.options.differences import to_yaml
 from safmn.report.page import escape, to_json
 
 MAX_POINTS = 20_000
@@ -44,12 +45,19 @@ class View:
 
 
 def chart(
-    title: str, curves: Sequence[Curve], *, unit: str = "", noisy: bool = False, marks: Sequence[tuple[int, int]] = ()
+    title: str,
+    curves: Sequence[Curve],
+    *,
+    unit: str = "",
+    hint: str = "",
+    noisy: bool = False,
+    marks: Sequence[tuple[int, int]] = (),
 ) -> str:
     """Return a line chart over iterations.
 
     Args:
-        unit: of the values, such as ``dB``.
+        unit: of the values, such as ``dB``; it is shown beside the title.
+        hint: a few words, shown beside the title.
         noisy: whether the page's smoothing applies, and its logarithmic scale.
         marks: (series, iteration) to mark at the axis, such as skipped steps.
     """
@@ -60,9 +68,10 @@ def chart(
         points = curve.points[::every]
         drawn.append({"series": curve.series, "x": [x for x, _ in points], "y": [y for _, y in points]})
     data = {"title": title, "unit": unit, "noisy": noisy, "curves": drawn, "marks": [list(mark) for mark in marks]}
-    caption = escape(title) + (f" <small>(every {step}th point)</small>" if step > 1 else "")
+    words = ", ".join(each for each in (unit, hint, f"every {step}th point" if step > 1 else "") if each)
+    small = f" <small>({escape(words)})</small>" if words else ""
     return (
-        f'<figure class="chart" tabindex="0"><figcaption>{caption}</figcaption><div class="plot"></div>'
+        f'<figure class="chart" tabindex="0"><figcaption>{escape(title)}{small}</figcaption><div class="plot"></div>'
         f'<script type="application/json">{to_json(data)}</script></figure>'
     )
 
@@ -93,6 +102,7 @@ def table(
     sort: tuple[int, bool] | None = None,
     marked: Mapping[tuple[int, int], str] | None = None,
     limit: int | None = None,
+    kind: str = "",
 ) -> str:
     """Return a table that is sorted by a click on a heading. Numbers are aligned at the right.
 
@@ -101,6 +111,7 @@ def table(
         sort: (column, ascending) by which the rows are sorted already.
         marked: (row, column) -> class of a cell, such as ``best`` or ``differs``.
         limit: rows shown at first; a button shows the others.
+        kind: class of the table: ``keys`` makes the first column wide enough for the keys of an option file.
     """
     heads = []
     for index, name in enumerate(header):
@@ -110,21 +121,21 @@ def table(
     for number, row in enumerate(rows):
         cells = []
         for index, cell in enumerate(row):
-            kind = (marked or {}).get((number, index), "")
+            look = (marked or {}).get((number, index), "")
             tag = ' scope="row"' if index == 0 else ""
             name = "th" if index == 0 else "td"
             if isinstance(cell, tuple):
                 value = "" if cell[0] is None or math.isnan(cell[0]) else repr(float(cell[0]))
-                cells.append(f'<{name}{tag} class="number {kind}" data-value="{value}">{escape(cell[1])}</{name}>')
+                cells.append(f'<{name}{tag} class="number {look}" data-value="{value}">{escape(cell[1])}</{name}>')
             else:
-                cells.append(f'<{name}{tag} class="{kind}">{escape(cell)}</{name}>')
+                cells.append(f'<{name}{tag} class="{look}">{escape(cell)}</{name}>')
         hidden = ' class="more"' if limit is not None and number >= limit else ""
         lines.append(f"<tr{hidden}>{''.join(cells)}</tr>")
     more = ""
     if limit is not None and len(rows) > limit:
         more = f'<button type="button" class="show-more">Show all {len(rows)} rows</button>'
     return (
-        f'<div class="table"><table class="sortable"><thead><tr>{"".join(heads)}</tr></thead>'
+        f'<div class="table"><table class="{f"sortable {kind}".strip()}"><thead><tr>{"".join(heads)}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>{more}"
     )
 
@@ -196,9 +207,5 @@ def details(summary: str, content: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a value of an option file as text: as in YAML, with null and booleans in their words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
+    """Return a value of an option file as text in one line: as in YAML, without the quotes of a single text."""
+    return value if isinstance(value, str) else to_yaml(value, in_one_line=True)

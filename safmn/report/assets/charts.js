@@ -131,7 +131,8 @@ class Chart {
     for (const [series, x] of this.data.marks) {
       if (!hidden.has(series)) shape("path", { d: `M${px(x)} ${frame.bottom}l-4 8h8z`, style: `fill:${colour(series)}` }, inside);
     }
-    if (!curves.length) shape("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, svg).textContent = "Every run is hidden";
+    const empty = !curves.length ? "Every run is hidden" : curves.every((curve) => curve.y.every((value) => value === null)) ? "No finite value" : "";
+    if (empty) shape("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, svg).textContent = empty;
     this.overlay = shape("g", {}, svg);
     this.listen(svg, width);
     this.plot.replaceChildren(svg);
