@@ -445,6 +445,20 @@ def test_codecs(options: FilmOptions, target: str, codec: str, pix_fmt: str, tmp
     assert np.allclose(ours, (220, 40, 30), atol=5)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_film_of_few_frames_can_be_written_as_hevc(frames: int, tmp_path: Path) -> None:
+    """Without more frames, x265's decoding times are random."""
+    write_film(tmp_path / "a.mkv", "ffv1", frames=frames)
+    for _ in range(3):
+        upscale_video(tmp_path / "a.mkv", tmp_path / "b.mp4", repeated, options=FilmOptions(codec="hevc"))
+        with av.open(str(tmp_path / "b.mp4")) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        assert len(packets) == frames
+        shown = sorted(float(packet.pts * packet.time_base) for packet in packets)
+        assert np.allclose(np.diff(shown), 0.1)
+        assert all(abs(packet.pts - packet.dts) * packet.time_base < 1 for packet in packets)
+
+
 @pytest.mark.parametrize(
     ("options", "suffix", "match"),
     [

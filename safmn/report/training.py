@@ -138,9 +138,7 @@ def _speed(runs: Sequence[Run]) -> str:
     if not any(run.seconds for run in runs):
         return note("The logs of these runs are missing, so their speed is unknown: record.jsonl has no clock times.")
     parts = [
-        chart(
-            "Time per iteration", _curves(runs, {i: run.seconds for i, run in enumerate(runs)}), unit="s", noisy=True
-        ),
+        chart("Seconds per iteration", _curves(runs, {i: run.seconds for i, run in enumerate(runs)}), noisy=True),
         chart("Waiting for data", _curves(runs, {i: _percent(run.waiting) for i, run in enumerate(runs)}), unit="%"),
     ]
     text = "Means between two lines of the log, by the wall clock. They include validation and saving (the peaks)."

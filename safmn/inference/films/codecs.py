@@ -18,6 +18,7 @@ _NAMES = {
     **{"h264": "libx264", "avc": "libx264", "x264": "libx264", "hevc": "libx265", "h265": "libx265", "x265": "libx265"},
     **{"av1": "libsvtav1", "vp9": "libvpx-vp9", "vp8": "libvpx", "prores": "prores_ks", "mpeg2": "mpeg2video"},
 }
+_REORDERED = 2  # frames by which x265 shows frames later than it decodes them
 _SUGGESTED = ("h264", "hevc", "av1", "vp9", "vp8", "prores", "ffv1")
 _IN_TRANSPORT_STREAM = (
     "h264",
@@ -140,6 +141,23 @@ class Encoder:
         if _codec(self.name).canonical_name == "hevc" and writer.format.name in ("mp4", "mov", "ipod"):
             stream.codec_context.codec_tag = "hvc1"  # Apple's players require this tag
         return stream
+
+
+def with_decoding_times(packets: list[Any], encoder: str, frames: int) -> list[Any]:
+    """Return the last packets of a film with decoding times that can be written.
+
+    x265 takes the decoding times from a table of the first frames that is longer than a film of one or two frames, and
+    what stands there is random. So few frames are decoded in the order in which they are shown.
+
+    Args:
+        packets: the packets that an encoder returns at the end.
+        encoder: its name.
+        frames: how many frames the film has.
+    """
+    if encoder == "libx265" and frames <= _REORDERED:
+        for packet in packets:
+            packet.dts = packet.pts
+    return packets
 
 
 def _av() -> Any:

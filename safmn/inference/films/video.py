@@ -191,7 +191,7 @@ class _Transcoder:
             raise DataError(f"{self.source.path}: no frame of this film can be decoded")
         for track in self.tracks.values():
             self.writer.mux(track.end())
-        self.writer.mux(self.stream.encode(None))
+        self.writer.mux(film_codecs.with_decoding_times(self.stream.encode(None), self.encoder.name, frames))
         return frames
 
     def _pass_on(self, packet: Any) -> None:
