@@ -76,7 +76,7 @@ class Page:
         with gr.Blocks(title="SAFMN", analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as blocks:
             gr.Markdown(f"# Enlarge images\nSAFMN super-resolution. {where}")
             outcomes = gr.State([])
-            limits = f"Images, each up to {self.max_megabytes} MB and {self.max_pixels / 1e6:.0f} million pixels"
+            limits = f"Images, each up to {self.max_megabytes} MB and {_in_words(self.max_pixels)} pixels"
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
                     files = gr.File(file_count="multiple", label=limits, height=180)
@@ -167,7 +167,9 @@ class Page:
                 quiet=True,
                 show_error=True,
                 max_file_size=f"{self.max_megabytes}mb",
-                theme=gr.themes.Base(font=_FONTS, font_mono=["ui-monospace", "monospace"]),
+                theme=gr.themes.Base(font=_FONTS, font_mono=["ui-monospace", "monospace"]).set(
+                    block_info_text_color="*neutral_600"  # Gradio's own is hard to read on white
+                ),
                 css=_CSS,
                 footer_links=[],
                 run_history=False,
@@ -182,6 +184,15 @@ class Page:
     def close(self) -> None:
         """Delete all uploads and results."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _in_words(count: int) -> str:
+    """Return a count in words.
+
+    >>> _in_words(24_000_000), _in_words(1_500_000), _in_words(20_000)
+    ('24 million', '1.5 million', '20,000')
+    """
+    return f"{count / 1e6:.3g} million" if count >= 1e6 else f"{count:,}"
 
 
 def _choices(files: list[str]) -> dict[str, str]:
