@@ -97,7 +97,7 @@ def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     """Each test starts without the choices of "auto" and the scores of other tests and of the user, and leaves none."""
     folder = tmp_path_factory.getbasetemp() / "remembered" / secrets.token_hex(8)
     monkeypatch.setattr("safmn.inference.backends.remembered.cache_folder", lambda: folder)
-    monkeypatch.setattr("safmn.evaluation.score_cache.cache_folder", lambda: folder)
+    monkeypatch.setattr("safmn.evaluation.kept_lines.cache_folder", lambda: folder)
 
 
 @pytest.fixture(scope="session")

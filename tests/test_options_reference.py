@@ -89,6 +89,37 @@ def test_the_schema_rejects_mistakes(keys: tuple[str, ...], value: object, where
     assert where in leaves
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"network_g": {"dim": 48}},
+        {"train": {"optim_g": {"lr": 1e-4}, "scheduler": {"eta_mins": [1e-6]}}},
+        {"datasets": {"train": {"batch_size_per_gpu": 4, "dataroot_gt": None}, "val": None}},
+        {"val": {"metrics": {"psnr": {"crop_border": 2}}}},
+    ],
+)
+def test_a_file_with_a_base_may_leave_out_what_the_base_has(changes: dict[str, Any], schema: dict[str, Any]) -> None:
+    assert mistakes(schema, {"base": "train_x4", **changes}) == []
+    assert mistakes(schema, changes)  # without a base, much is missing
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network_g": {"dimm": 48}},
+        {"network_g": {"dim": "48"}},
+        {"network_g": {"type": "SAFMN", "n_block": 8}},
+        {"train": {"optim_g": {"lrr": 1e-4}}},
+        {"datasets": {"train": {"gt_sise": 256}}},
+        {"train": {"losses": [{"loss_weight": 1.0}]}},  # lists replace those of the base
+        {"trian": {}},
+    ],
+)
+def test_the_schema_rejects_mistakes_in_a_file_with_a_base(changes: dict[str, Any], schema: dict[str, Any]) -> None:
+    assert mistakes(schema, {"base": "train_x4", **changes})
+
+
 def _leaves(error: Any) -> list[Any]:
     return [leaf for inner in error.context for leaf in _leaves(inner)] if error.context else [error]
 

@@ -105,7 +105,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six GT images in ``gt``, darker ones in ``dark`` and noisy ones in ``noisy``."""
-    monkeypatch.setattr("safmn.evaluation.score_cache.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("safmn.evaluation.kept_lines.cache_folder", lambda: tmp_path / "cache")
     rng = np.random.default_rng(0)
     for number in range(6):
         gt = (np.kron(rng.random((5, 6, 3)), np.ones((8, 8, 1))) * 255).astype(np.uint8)

@@ -14,7 +14,7 @@ from safmn.inference.choices import BACKEND_MODULES, PRECISIONS, unknown_backend
 from safmn.system.console import ArgumentParser, complain, say
 
 if TYPE_CHECKING:
-    from safmn.evaluation.speed import Protocol
+    from safmn.evaluation.speed_sides import Protocol
 
 _TABLES = ("efficient", "classic", "runtime", "winners")
 _FIGURES = (".pdf", ".svg", ".png")
@@ -24,7 +24,7 @@ _RUNS = 50
 VERBS = {
     "complexity": "parameters, multiply-adds and activations, by fvcore's rules",
     "quality": "PSNR and SSIM on benchmark sets; only what is new is measured",
-    "speed": "time and memory, by the paper's protocol, all sides in turn",
+    "speed": "time and memory, by the paper's protocol, all sides in turn; only what is new is measured",
     "table": "rebuild a table of the paper with measured columns",
     "plot": "draw PSNR over cost; the area of a circle is the number of parameters",
 }
@@ -75,6 +75,7 @@ def _speed(p: argparse.ArgumentParser) -> None:
     p.add_argument("--size", default="1280x720", metavar="WxH", help="size of the output (default: 1280x720)")
     _protocol(p)
     p.add_argument("--no-memory", action="store_true", help="do not measure memory (a process for each side)")
+    shared.add_again(p)
     shared.add_output(p)
 
 
@@ -180,7 +181,8 @@ def quality(arguments: argparse.Namespace) -> int:
 def speed(arguments: argparse.Namespace) -> int:
     """Time networks."""
     from safmn.evaluation.paper_tables import networks_of
-    from safmn.evaluation.speed import measure, speed_table, with_values
+    from safmn.evaluation.speed import measure, speed_table
+    from safmn.evaluation.speed_sides import with_values
 
     methods = shared.opened(arguments, with_values=True) or [
         with_values(method) for method in networks_of(arguments.table, arguments.scale or 4)
@@ -238,13 +240,20 @@ def plot(arguments: argparse.Namespace) -> int:
 def _opened_protocol(arguments: argparse.Namespace, size: tuple[int, int], *, memory: bool = True) -> Protocol:
     import torch
 
-    from safmn.evaluation.speed import WARM_UP, Protocol
+    from safmn.evaluation.speed_sides import WARM_UP, Protocol
     from safmn.runtime.execution import named_device
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     warm_up = min(WARM_UP, arguments.runs)
-    return Protocol(named_device(arguments.device), arguments.runs, warm_up, output=size, memory=memory)
+    return Protocol(
+        named_device(arguments.device),
+        arguments.runs,
+        warm_up,
+        output=size,
+        memory=memory,
+        remember=not arguments.again,
+    )
 
 
 def _report(failures: Sequence[str]) -> int:

@@ -50,6 +50,11 @@ def add_data(parser: argparse.ArgumentParser, **more: Any) -> None:
         "made with MATLAB's bicubic), NAME=HR_DIR,LR_DIR, or benchmark: datasets/benchmark; may be repeated",
         **more,
     )
+    add_again(parser)
+
+
+def add_again(parser: argparse.ArgumentParser) -> None:
+    """Add the choice to measure all."""
     parser.add_argument("--again", action="store_true", help="measure again what was measured before")
 
 

@@ -17,7 +17,8 @@ from safmn.evaluation.paper_tables import Entry, entries, networks_of, paper_tab
 from safmn.evaluation.published import rows
 from safmn.evaluation.quality import score
 from safmn.evaluation.scoring import SetResult
-from safmn.evaluation.speed import Protocol, Speed, measure, notes, with_values
+from safmn.evaluation.speed import Speed, measure, notes
+from safmn.evaluation.speed_sides import Protocol, with_values
 from safmn.evaluation.tables import Table
 from safmn.weights import zoo
 
@@ -142,7 +143,7 @@ def all_entries(
         of_table = [method for each in scales for method in networks_of(name, each)]
         networks = [*(method for method in of_table if (method.published, method.scale) not in taken), *given]
         speeds, left_out = measure([with_values(method) for method in networks], protocol)
-        remarks += [*notes(protocol), *left_out]
+        remarks += [*notes(speeds, protocol), *(f"not timed: {reason}" for reason in left_out)]
     found = {each: entries(name, each, mine, scores.results, speeds) for each in scales}
     return found, scores.failures, remarks
 

@@ -11,13 +11,13 @@ from safmn.evaluation.methods import Method
 from safmn.evaluation.metric_choice import decimals, settings
 from safmn.evaluation.paired import LEVEL, Difference, paired
 from safmn.evaluation.published import published, rows_of
+from safmn.evaluation.quality_notes import quality_note
 from safmn.evaluation.scoring import SetResult
 from safmn.evaluation.tables import Column, Table
 
 Results = Mapping[str, Mapping[str, SetResult]]
 """Key of a method -> set -> scores."""
 
-ROUNDING = 0.006  # dB: half a unit of the published digits, and a little for the order of sums
 _PRINTED = {"psnr": (0, 2), "ssim": (1, 4)}  # metric -> its place in a published pair, and the decimals printed
 
 
@@ -128,22 +128,12 @@ def _notes(
     if with_published:
         rows = {m.label: rows_of(m.published, m.scale) for m in methods if m.published}
         notes += sources(row for each in rows.values() for row in each if row.quality)
-        differ = {m.label for m in methods if _differs(m, results.get(m.key, {}))}
-        reasons = {name: row.quality_note for name, each in rows.items() for row in each if row.quality_note}
-        notes += [f"{label}: {reason}." for label, reason in reasons.items() if label in differ]
+        for method in methods:
+            for row in rows.get(method.label, ()):
+                notes += quality_note(method.label, row, results.get(method.key, {}), method.source)
     if with_differences and len(methods) > 1:
         notes.append(
             f"against the first: mean over the images of the difference to {methods[0].label}, ± half of its "
             f"{LEVEL:.0%} interval (Student's t, paired by image); *: the interval leaves out zero."
         )
     return notes
-
-
-def _differs(method: Method, results: Mapping[str, SetResult]) -> bool:
-    """Return whether the PSNR on some set is not the published one, rounded."""
-    for name, result in results.items():
-        pair = published(method.published, method.scale, name) if method.published else None
-        value = result.mean.get("psnr")
-        if pair is not None and value is not None and abs(value - pair[0]) > ROUNDING:
-            return True
-    return False

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from safmn.errors import OptionError
 from safmn.evaluation import costs
 from safmn.evaluation.costs import Cost, cost_of
-from safmn.evaluation.method_tables import ROUNDING
 from safmn.evaluation.methods import Method, untrained
-from safmn.evaluation.published import SETS, Row, rows
+from safmn.evaluation.published import SETS, Row, joined_row, rows
+from safmn.evaluation.quality_notes import quality_note
 from safmn.evaluation.scoring import SetResult
 from safmn.evaluation.sizes import size_named
 from safmn.evaluation.speed import Speed
@@ -26,7 +26,7 @@ class Entry:
     Attributes:
         label: name of the row.
         scale: scale of super-resolution.
-        row: the published row; None for a method that is not in the table.
+        row: the published row, of other tables for a method that is not in this one; None if there is none.
         cost: the counted network; None if it cannot be built here.
         quality: set -> scores (``psnr``, ``ssim``).
         speed: time and memory.
@@ -100,8 +100,9 @@ def entries(
         )
     for method in waiting:
         speed = by_speed.get(method.key)
-        cost = cost_of(method) if method.network is not None else None
-        found.append(Entry(method.label, scale, None, cost, quality.get(method.key, {}), speed, method.source))
+        other = joined_row(method.published, scale) if method.published else None
+        cost = Cost(method, cost_of(method).counted, other) if method.network is not None else None
+        found.append(Entry(method.label, scale, other, cost, quality.get(method.key, {}), speed, method.source))
     return found
 
 
@@ -123,7 +124,8 @@ def paper_table(title: str, found: Sequence[Entry], notes: Sequence[str] = ()) -
     absent = [entry.label for entry in found if entry.row and entry.row.params and entry.cost is None]
     table.notes += [f"not built here: {', '.join(absent)}."] if absent else []
     table.notes += costs.differences(entry.cost for entry in found if entry.cost is not None)
-    table.notes += quality_differences(found)
+    for each in found:
+        table.notes += quality_note(each.label, each.row, each.quality, each.source)
     table.notes += list(notes)
     return table.without_empty_columns()
 
@@ -164,17 +166,3 @@ def _speed_cells(entry: Entry) -> list[str]:
     time = "" if speed is None else f"{speed.timing.median * 1e3:.2f}"
     peak = "" if speed is None or speed.peak is None else f"{speed.peak:.1f}"
     return [time, row.time.text if row and row.time else "", peak, row.memory.text if row and row.memory else ""]
-
-
-def quality_differences(found: Sequence[Entry]) -> list[str]:
-    """Return a sentence for each set on which a mean differs from the published one by more than rounding."""
-    notes = []
-    for entry in found:
-        for name, result in entry.quality.items():
-            printed = entry.row.quality.get(name) if entry.row is not None else None
-            measured = result.mean.get(_PSNR)
-            gap = 0.0 if printed is None or measured is None else measured - printed[0]
-            if abs(gap) > ROUNDING:
-                reason = f": {entry.row.quality_note}" if entry.row is not None and entry.row.quality_note else ""
-                notes.append(f"{entry.label} on {name}: {gap:+.3f} dB from the published row ({entry.source}){reason}.")
-    return notes

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,6 +136,23 @@ def published(network: str, scale: int, set_name: str) -> tuple[float, float | N
 def rows_of(network: str, scale: int) -> tuple[Row, ...]:
     """Return the rows of all tables of a network at a scale; case does not matter."""
     return tuple(row for row in rows(None, scale) if row.network.lower() == network.lower())
+
+
+def joined_row(network: str, scale: int) -> Row | None:
+    """Return what all tables say of a network at a scale, in one row: of each figure the first that is printed."""
+    found = rows_of(network, scale)
+    if not found:
+        return None
+    quality = {name: pair for row in reversed(found) for name, pair in row.quality.items()}
+    text = {
+        name: "; ".join(dict.fromkeys(value for row in found if (value := getattr(row, name))))
+        for name in ("source", "note", "quality_note")
+    }
+    figures = {
+        name: next((value for row in found if (value := getattr(row, name)) is not None), None)
+        for name in ("params", "madds", "acts", "memory", "time")
+    }
+    return replace(found[0], quality=quality, **figures, **text)
 
 
 def network_name(section: Mapping[str, Any]) -> str | None:

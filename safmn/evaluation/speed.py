@@ -1,39 +1,31 @@
 """Measure how long networks take and how much memory they need, on this machine, by the protocol of the paper.
 
 One image whose output is 1280x720 (320x180 at x4), 50 runs after a warm-up. All sides (network, back end, precision)
-take turns, so that a change of the machine's speed affects all of them alike.
+take turns, so that a change of the machine's speed affects all of them alike. Each time is kept as soon as it is
+measured, so that an interrupted measurement goes on where it was, and a second one times only what is new.
 """
 
 from __future__ import annotations
 
-import math
-import multiprocessing
-import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from pathlib import Path
+from dataclasses import dataclass
 
 import psutil
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from safmn.archs.peers import folded
 from safmn.errors import OptionError, UserError, first_line
-from safmn.evaluation.costs import OUTPUT, published_row, sources, windows_of
-from safmn.evaluation.methods import Method, open_methods
+from safmn.evaluation.costs import OUTPUT, published_row, sources
+from safmn.evaluation.methods import Method
+from safmn.evaluation.peak_memory import peak_of
+from safmn.evaluation.speed_sides import EAGER, Protocol, Side, sides_of
 from safmn.evaluation.tables import Column, Table
 from safmn.evaluation.timing import Timing, compare
-from safmn.imports import Imports, imported
-from safmn.inference.backends import NAMES, available_backends, make_backend
-from safmn.inference.samples import made_up_photographs
 from safmn.kernels.cpu.build import processor
+from safmn.system.load import OtherPrograms
 
-RUNS = 50
-WARM_UP = 5
-EAGER = "eager"
-_MEGABYTE = 2**20
+_BUSY = 0.2  # cores
 
 
 @dataclass(frozen=True)
@@ -47,6 +39,8 @@ class Speed:
         input: height and width of the input.
         timing: the measured seconds.
         peak: memory in MB; None if it was not measured.
+        since: when an earlier command began to measure it, in seconds since 1970; None if it was measured now.
+        others: how many cores other programs used meanwhile.
     """
 
     method: Method
@@ -55,38 +49,8 @@ class Speed:
     input: tuple[int, int]
     timing: Timing
     peak: float | None = None
-
-
-@dataclass(frozen=True)
-class _Side:
-    method: Method
-    backend: str
-    precision: str
-    x: Tensor
-    run: Callable[[Tensor], Tensor]
-
-    @property
-    def name(self) -> str:
-        return f"{self.method.label} {self.backend} {self.precision}"
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How to measure.
-
-    Attributes:
-        device: device of the networks.
-        runs: timed runs of each side.
-        warm_up: runs before them.
-        output: height and width of the output.
-        memory: measure memory, too.
-    """
-
-    device: torch.device
-    runs: int = RUNS
-    warm_up: int = WARM_UP
-    output: tuple[int, int] = OUTPUT
-    memory: bool = True
+    since: float | None = None
+    others: float = 0.0
 
 
 def measure(
@@ -110,68 +74,65 @@ def measure(
     Raises:
         OptionError: a back end does not exist, or no side can run.
     """
-    left_out: list[str] = []
-    sides: list[_Side] = []
-    for method in methods:
-        for backend in _backends(backends, protocol.device):
-            for precision in precisions:
-                try:
-                    sides.append(_side(method, backend, precision, protocol))
-                except UserError as error:
-                    left_out.append(f"{method.label}, {backend}, {precision}: {first_line(error)}")
+    sides, left_out = _ready(sides_of(methods, protocol, backends, precisions))
     if not sides:
         raise OptionError("nothing can be measured: " + "; ".join(left_out))
-    wait = _synchronizer(protocol.device)
-    total = len(sides) * (protocol.runs + protocol.warm_up)
-    with tqdm(total=total, desc="timing", unit="run", leave=False, disable=None) as bar:
-        timings = compare(
-            {str(number): lambda side=side: side.run(side.x) for number, side in enumerate(sides)},  # type: ignore[misc]
-            rounds=protocol.runs,
-            warmup=protocol.warm_up,
-            synchronize=wait,
-            on_call=bar.update,
-        )
-    found = [
-        Speed(side.method, side.backend, side.precision, (side.x.shape[2], side.x.shape[3]), timings[str(number)])
-        for number, side in enumerate(sides)
-    ]
-    if protocol.memory:
-        found = [replace(speed, peak=_peak(side, protocol)) for speed, side in zip(found, sides, strict=True)]
-    return found, left_out
+    _time(sides, protocol)
+    for side in sides:
+        if protocol.memory and side.kept.peak is None and (peak := peak_of(side)) is not None:
+            side.kept.set_peak(peak)
+    return [_speed(side) for side in sides], left_out
 
 
-def with_values(method: Method) -> Method:
-    """Return a method whose network can run: an untrained one gets random weights, which take as long as others."""
-    network = method.network
-    if network is None or not any(each.is_meta for each in (*network.parameters(), *network.buffers())):
-        return method
-    (opened,) = open_methods([method.text], scale=method.scale, with_values=True)
-    return opened
+def _ready(sides: Sequence[Side]) -> tuple[list[Side], list[str]]:
+    """Return the sides whose times are known or that run, and one sentence for each other one."""
+    ready, left_out = [], []
+    for side in sides:
+        try:
+            if _missing(side):
+                _ = side.run
+            ready.append(side)
+        except UserError as error:
+            left_out.append(f"{side.name}: {first_line(error)}")
+    return ready, left_out
 
 
-def _backends(wanted: Sequence[str], device: torch.device) -> list[str]:
-    if list(wanted) != ["all"]:
-        return list(wanted)
-    missing = available_backends(device)
-    return [name for name in NAMES if name != "auto" and missing[name] is None]
+def _missing(side: Side) -> int:
+    """Return how many runs are still to be timed."""
+    return max(side.protocol.runs - len(side.kept.seconds), 0)
 
 
-def _side(method: Method, backend: str, precision: str, protocol: Protocol) -> _Side:
-    """Build a side and run it once, so that a back end that compiles for a size has done so."""
-    if method.network is None:
-        raise OptionError("only networks can be timed")
-    network = folded(method.network)
-    step = windows_of(network) if backend == EAGER else int(getattr(network, "window", windows_of(network)))
-    height, width = (math.ceil(side / method.scale / step) * step for side in protocol.output)
-    x = made_up_photographs(height, width)[:1].to(protocol.device)
-    run = make_backend(backend, network.to(protocol.device), device=protocol.device, precision=precision)
+def _time(sides: Sequence[Side], protocol: Protocol) -> None:
+    """Time the runs that are missing, and keep each."""
+    missing = {str(number): _missing(side) for number, side in enumerate(sides) if _missing(side)}
+    calls = {name: _call(sides[int(name)]) for name in missing}
+    total = sum(protocol.warm_up + runs for runs in missing.values())
+    load = OtherPrograms()
     try:
-        run(x)
-    except UserError:
-        raise
-    except Exception as error:  # a user's network may raise any exception
-        raise OptionError(f"it fails on an image of {width}x{height}: {type(error).__name__}: {error}") from error
-    return _Side(method, backend, precision, x, run)
+        with tqdm(total=total, desc="timing", unit="run", leave=False, disable=None) as bar:
+            compare(
+                calls,
+                rounds=missing,
+                warmup=protocol.warm_up,
+                synchronize=_synchronizer(protocol.device),
+                on_call=bar.update,
+                on_time=lambda name, seconds: sides[int(name)].kept.add(seconds),
+            )
+    finally:  # the times of an interrupted measurement are kept, too
+        for name in missing:
+            sides[int(name)].kept.add_others(load.cores())
+
+
+def _call(side: Side) -> Callable[[], object]:
+    run, x = side.run, side.x
+    return lambda: run(x)
+
+
+def _speed(side: Side) -> Speed:
+    timing = Timing(tuple(side.kept.seconds[-side.protocol.runs :]))
+    peak = side.kept.peak if side.protocol.memory else None
+    kept = side.kept
+    return Speed(side.method, side.backend, side.precision, side.input, timing, peak, kept.since, kept.others)
 
 
 def _synchronizer(device: torch.device) -> Callable[[], object] | None:
@@ -181,63 +142,6 @@ def _synchronizer(device: torch.device) -> Callable[[], object] | None:
     return lambda: module.synchronize()
 
 
-def _peak(side: _Side, protocol: Protocol) -> float | None:
-    """Return the memory of a side in MB: on a CUDA GPU that of its tensors, elsewhere that of a process of its own."""
-    if protocol.device.type == "cuda":
-        torch.cuda.synchronize(protocol.device)
-        before = torch.cuda.memory_allocated(protocol.device)
-        torch.cuda.reset_peak_memory_stats(protocol.device)
-        side.run(side.x)
-        assert side.method.network is not None
-        weights: int = sum(each.nbytes for each in side.method.network.parameters())
-        return (torch.cuda.max_memory_allocated(protocol.device) - before + weights) / _MEGABYTE
-    if protocol.device.type != "cpu":
-        return None
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    bare = replace(side.method, network=None)  # the process opens the network itself, which its memory includes
-    process = context.Process(target=_child, args=(send, imported(), bare, side.backend, side.precision, protocol))
-    process.start()
-    send.close()
-    try:
-        found = receive.recv()
-    except EOFError:  # the process was killed, most likely for memory
-        found = None
-    process.join()
-    return found if isinstance(found, float) else None
-
-
-def _child(
-    send: Connection, imports: Imports, method: Method, backend: str, precision: str, protocol: Protocol
-) -> None:
-    """Send the memory in MB that a network needs beyond torch; None if this system does not tell."""
-    before = _resident()
-    (opened,) = open_methods([method.text], scale=method.scale, with_values=True)
-    side = _side(opened, backend, precision, protocol)
-    for _ in range(2):
-        side.run(side.x)
-    peak = _highest()
-    send.send(None if peak is None else (peak - before) / _MEGABYTE)
-
-
-def _resident() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
-def _highest() -> int | None:
-    """Return the highest number of bytes in memory of this process; None if the system does not tell."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    status = Path("/proc/self/status")
-    if status.exists():  # not getrusage, whose peak includes that of the process that started this one
-        return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) * 1024
-    if sys.platform == "darwin":
-        import resource
-
-        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return None
-
-
 def _processor_name() -> str:
     """Return the first line of the processor's description, such as ``AMD EPYC``."""
     first = processor().splitlines()[0]
@@ -245,7 +149,7 @@ def _processor_name() -> str:
 
 
 def speed_table(speeds: Sequence[Speed], protocol: Protocol) -> Table:
-    """Return a table of measured times and memory beside the published ones."""
+    """Return a table of measured times and memory, beside the published ones if they are of images of this size."""
     columns = [
         Column("network"),
         Column("back end"),
@@ -258,7 +162,8 @@ def speed_table(speeds: Sequence[Speed], protocol: Protocol) -> Table:
         Column("memory (MB)", "published"),
     ]
     table = Table(f"Time and memory for one output image of {protocol.output[1]}x{protocol.output[0]}", columns)
-    rows = [published_row(speed.method, "runtime", measured="time") for speed in speeds]
+    comparable = protocol.output == OUTPUT
+    rows = [published_row(speed.method, "runtime", measured="time") if comparable else None for speed in speeds]
     for speed, row in zip(speeds, rows, strict=True):
         height, width = speed.input
         table.rows.append(
@@ -274,22 +179,46 @@ def speed_table(speeds: Sequence[Speed], protocol: Protocol) -> Table:
                 row.memory.text if row and row.memory else "",
             ]
         )
-    table.notes += notes(protocol)
-    table.notes += sources(row for row in rows if row and row.time)
+    timed = [row for row in rows if row and row.time]
+    table.notes += notes(speeds, protocol, with_published=bool(timed))
+    table.notes += sources(timed)
     return table.without_empty_columns()
 
 
-def notes(protocol: Protocol) -> list[str]:
+def notes(speeds: Sequence[Speed], protocol: Protocol, *, with_published: bool = True) -> list[str]:
     """Return the sentences that say how times were measured."""
     gpu = protocol.device.type == "cuda"
     where = (
         torch.cuda.get_device_name(protocol.device)
         if gpu
-        else f"{_processor_name()}, {torch.get_num_threads()} threads"
+        else f"{_processor_name()}, threads: {torch.get_num_threads()}"
     )
     memory = "that of the tensors" if gpu else "that of a process of its own, beyond Python and torch"
-    return [
-        f"measured on {where}: median of {protocol.runs} runs after {protocol.warm_up}, all rows in turn; spread: "
-        f"(slowest - fastest) / median; memory: {memory}.",
-        "published: on the authors' GPU; only ratios between rows can be compared.",
+    found = [
+        f"time and memory measured on {where}: median of {protocol.runs} runs after {protocol.warm_up}, all rows in "
+        f"turn; spread: (slowest - fastest) / median; memory: {memory}."
     ]
+    if with_published:
+        found.append(
+            "time and memory published: on the authors' GPU, with PyTorch in fp32; only ratios between rows can be "
+            "compared."
+        )
+    elif protocol.output != OUTPUT:
+        found.append(f"published times are left out: they are for an output of {OUTPUT[1]}x{OUTPUT[0]}.")
+    busiest = max((speed.others for speed in speeds), default=0.0)
+    if busiest > _BUSY and not gpu:
+        found.append(
+            f"other programs used up to {busiest:.1f} of {psutil.cpu_count()} cores meanwhile, so the times are too "
+            "long; measure on an idle machine with --again."
+        )
+    before = [f"{speed.method.label} ({_date(speed.since)})" for speed in speeds if speed.since is not None]
+    if before:
+        found.append(
+            f"timed by an earlier command: {', '.join(before)}. The machine may have been busier then; --again "
+            "measures all."
+        )
+    return found
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

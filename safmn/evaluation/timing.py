@@ -31,30 +31,38 @@ class Timing:
 def compare(
     sides: Mapping[str, Callable[[], object]],
     *,
-    rounds: int = 7,
+    rounds: int | Mapping[str, int] = 7,
     warmup: int = 2,
     synchronize: Callable[[], object] | None = None,
     on_call: Callable[[], object] | None = None,
+    on_time: Callable[[str, float], object] | None = None,
 ) -> dict[str, Timing]:
     """Time the sides in turn, and return the timing of each by name.
 
     Args:
         sides: functions to time, by name.
-        rounds: timed rounds; each calls every side once.
+        rounds: timed rounds, each of which calls every side once; or how often each side is timed, by name.
         warmup: rounds before the timed ones.
         synchronize: called before and after each call; ``torch.cuda.synchronize`` on a GPU.
         on_call: called after each call, outside of the measured time, for a progress bar.
+        on_time: called with the name and the seconds of each timed call.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
+    wanted = {name: warmup + (rounds if isinstance(rounds, int) else rounds[name]) for name in sides}
     wait = synchronize or (lambda: None)
-    for number in range(warmup + rounds):
+    for number in range(max(wanted.values(), default=0)):
         for name, side in sides.items():
+            if number >= wanted[name]:
+                continue
             wait()
             start = time.perf_counter()
             side()
             wait()
+            spent = time.perf_counter() - start
             if number >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(spent)
+                if on_time is not None:
+                    on_time(name, spent)
             if on_call is not None:
                 on_call()
     return {name: Timing(tuple(values)) for name, values in seconds.items()}

@@ -3,11 +3,14 @@
 ``python -m safmn.options.reference`` writes it to ``safmn/options/schema.json``. The first line of every file in
 ``options/`` names that file. The schema does not contain users' own components, which only
 :func:`safmn.options.load_options` can check.
+
+A file with ``base`` changes another one. It may leave any key out, also the type of a component. So ``$defs`` says for
+each section which keys it may have, and, in the entries named ``whole ...``, what it must have without a base.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -46,44 +49,57 @@ _NULL = {"type": "null"}
 
 def json_schema() -> Schema:
     """Return the schema of a whole option file, with the arguments of all components of SAFMN, BasicSR and torch."""
-    sections = {kind.__name__: _section(described.section(kind)) for kind in _SECTIONS}
-    loss = described.installed(described.losses())
-    sections |= {
-        "network": _by_type(described.installed(described.networks())),
-        "loss": _by_type(loss),
-        "listed_loss": _by_type(loss, beside=described.loss_keys().keys),
-        "metric": _by_type(described.installed(described.metrics()), beside=[_better()]),
-        "optimiser": _by_type(described.optimisers()),
-        "scheduler": _by_type(described.schedules()),
-        "dataset": _by_type(described.installed(described.data_sets()), beside=_beside_data_sets()),
+    kinds = {kind.__name__: described.section(kind) for kind in _SECTIONS}
+    components = {
+        "network": described.installed(described.networks()),
+        "loss": described.installed(described.losses()),
+        "listed_loss": described.installed(described.losses()),
+        "metric": described.installed(described.metrics()),
+        "optimiser": described.optimisers(),
+        "scheduler": described.schedules(),
+        "dataset": described.installed(described.data_sets()),
     }
+    beside = {
+        "listed_loss": described.loss_keys().keys,
+        "metric": [_better()],
+        "dataset": _beside_data_sets(),
+    }
+    sections = {name: _section(kind) for name, kind in kinds.items()}
+    sections |= {name: _by_type(name, each, beside=beside.get(name, ())) for name, each in components.items()}
+    whole = {name: _needs(kind) for name, kind in kinds.items()}
+    whole |= {name: _needs_by_type(each) for name, each in components.items()}
     top = _section(described.section(OptionFile))
-    places = {
-        "network_g": _ref("network"),
-        "network_d": _or_null(_ref("network")),
-        "datasets": {"type": "object", "additionalProperties": _or_null(_ref("dataset"))},
-        "model_type": {"type": "string", "enum": [model.name for model in described.installed(described.models())]},
-        "path": _or_null(_ref("PathOptions")),
-        "train": _or_null(_ref("TrainSection")),
-        "val": _or_null(_ref("ValSection")),
-        "logger": _or_null(_ref("LoggerSection")),
-        "dist_params": _or_null(_ref("DistParams")),
-        "<<": {},
-    }
-    for name, schema in places.items():
-        top["properties"][name] = {**top["properties"].get(name, {}), **schema}
-    _place(sections["TrainSection"], {key: _or_null(_ref("loss")) for key in PUBLISHED})
-    _place(sections["TrainSection"], {"losses": _or_null({"type": "array", "items": _ref("listed_loss")})})
-    _place(sections["TrainSection"], {"optim_g": _ref("optimiser"), "optim_d": _or_null(_ref("optimiser"))})
-    _place(sections["TrainSection"], {"scheduler": _ref("scheduler"), "teacher": _or_null(_ref("TeacherSection"))})
-    _place(sections["TrainSection"], {"flat_areas": _or_null(_ref("FlatAreasSection"))})
-    metric_list = {"type": "object", "additionalProperties": _or_null(_ref("metric"))}
-    _place(sections["ValSection"], {"metrics": _or_null(metric_list)})
-    _place(
-        sections["LoggerSection"], {"wandb": _or_null(_ref("WandbOptions")), "mlflow": _or_null(_ref("MlflowOptions"))}
-    )
+    models = [model.name for model in described.installed(described.models())]
+    _place(top, {"model_type": {"type": "string", "enum": models}, "<<": {}})
+    _place_sections(top, sections, _ref)
+    needed = _needs(described.section(OptionFile))
+    _place_sections(needed, whole, lambda name: _ref(f"whole {name}"))
+    top |= {"if": {"properties": {"base": {"type": "string"}}, "required": ["base"]}, "else": needed}
     draft = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": draft, "title": "SAFMN option file", **top, "$defs": sections}
+    definitions = {**sections, **{f"whole {name}": each for name, each in whole.items()}}
+    return {"$schema": draft, "title": "SAFMN option file", **top, "$defs": definitions}
+
+
+def _place_sections(top: Schema, sections: dict[str, Schema], ref: Callable[[str], Schema]) -> None:
+    """Put the schemas of sections in the places where option files have them. Every section may be null."""
+
+    def one(name: str) -> Schema:
+        return _or_null(ref(name))
+
+    def named(name: str) -> Schema:
+        return _or_null({"type": "object", "additionalProperties": one(name)})
+
+    _place(top, {"network_g": one("network"), "network_d": one("network"), "datasets": named("dataset")})
+    _place(top, {"path": one("PathOptions"), "train": one("TrainSection"), "val": one("ValSection")})
+    _place(top, {"logger": one("LoggerSection"), "dist_params": one("DistParams")})
+    train = sections["TrainSection"]
+    _place(train, {key: one("loss") for key in PUBLISHED})
+    entry = {"allOf": [_ref("listed_loss"), _ref("whole listed_loss")]}  # lists are not merged with those of the base
+    _place(train, {"losses": _or_null({"type": "array", "items": entry})})
+    _place(train, {"optim_g": one("optimiser"), "optim_d": one("optimiser"), "scheduler": one("scheduler")})
+    _place(train, {"teacher": one("TeacherSection"), "flat_areas": one("FlatAreasSection")})
+    _place(sections["ValSection"], {"metrics": named("metric")})
+    _place(sections["LoggerSection"], {"wandb": one("WandbOptions"), "mlflow": one("MlflowOptions")})
 
 
 def _ref(name: str) -> Schema:
@@ -95,9 +111,12 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _place(section: Schema, keys: Schema) -> None:
+    """Set the schemas of keys. Their descriptions stay, and what a key needs."""
+    properties = section.setdefault("properties", {})
     for name, schema in keys.items():
-        text = section["properties"].get(name, {}).get("description")
-        section["properties"][name] = {**schema, **({"description": text} if text else {})}
+        text = properties.get(name, {}).get("description")
+        needs = {"not": properties[name]["not"]} if "not" in properties.get(name, {}) else {}
+        properties[name] = {**schema, **needs, **({"description": text} if text else {})}
 
 
 def _better() -> DescribedKey:
@@ -114,13 +133,18 @@ def _beside_data_sets() -> list[DescribedKey]:
 
 
 def _section(kind: Described) -> Schema:
+    """Return which keys a section may have."""
     return {"type": "object", "description": kind.text, "additionalProperties": False, **_properties(kind.keys)}
 
 
-def _by_type(kinds: Sequence[Described], *, beside: Sequence[DescribedKey] = ()) -> Schema:
-    """Return the schema of a section whose ``type`` is one of the components and whose other keys are its arguments.
+def _by_type(name: str, kinds: Sequence[Described], *, beside: Sequence[DescribedKey] = ()) -> Schema:
+    """Return which keys a section may have whose ``type`` is one of the components, and whose other keys are arguments.
+
+    Without a type, which a base then has, it may have the keys of any one of the components.
 
     Args:
+        name: the entry of ``$defs`` for the result.
+        kinds: the components.
         beside: keys that are accepted for every component.
     """
     cases = []
@@ -129,21 +153,37 @@ def _by_type(kinds: Sequence[Described], *, beside: Sequence[DescribedKey] = ())
         accepted = _properties([*kind.keys, *(key for key in beside if key.name not in own)])
         accepted["properties"] |= {"type": {"const": kind.name, "description": kind.text}, "<<": {}}
         accepted["additionalProperties"] = kind.is_open
-        cases.append({"if": {"properties": {"type": {"const": kind.name}}}, "then": accepted})
+        cases.append({"if": _of_type(kind), "then": accepted})
     names = {"enum": [kind.name for kind in kinds]}
-    return {"type": "object", "required": ["type"], "properties": {"type": names}, "allOf": cases}
+    any_kind = [_ref(f"{name}/allOf/{number}/then") for number in range(len(cases))]
+    no_type = {"if": {"not": {"required": ["type"]}}, "then": {"anyOf": any_kind}}
+    return {"type": "object", "properties": {"type": names}, "allOf": [*cases, no_type]}
+
+
+def _of_type(kind: Described) -> Schema:
+    return {"properties": {"type": {"const": kind.name}}, "required": ["type"]}
 
 
 def _properties(keys: Sequence[DescribedKey]) -> Schema:
-    required = [key.name for key in keys if key.default is REQUIRED]
-    properties = {key.name: _property(key) for key in keys}
-    return {"properties": properties, **({"required": required} if required else {})}
+    return {"properties": {key.name: _property(key) for key in keys}}
+
+
+def _needs(kind: Described) -> Schema:
+    """Return what a section must have without a base: each required key, and no null there."""
+    required = [key.name for key in kind.keys if key.default is REQUIRED]
+    return {"required": required, "properties": {name: {"not": _NULL} for name in required}} if required else {}
+
+
+def _needs_by_type(kinds: Sequence[Described]) -> Schema:
+    """Return what a component's section must have without a base."""
+    cases = [{"if": _of_type(kind), "then": needs} for kind in kinds if (needs := _needs(kind))]
+    return {"required": ["type"], **({"allOf": cases} if cases else {})}
 
 
 def _property(key: DescribedKey) -> Schema:
-    """Return the schema of a key. A key with a default may also be null, which means "not given"."""
+    """Return the schema of a key. It may also be null: that means "not given", or removes the key of the base."""
     schema = _type(key.hint)
-    if key.default is not REQUIRED and schema:
+    if schema:
         schema = _or_null(schema) if schema.get("anyOf", [None])[-1] != _NULL else schema
     if key.text:
         schema = {**schema, "description": key.text}
