@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,20 @@ from safmn.archs import PEERS
 from safmn.archs.complexity import complexity
 from safmn.cli.bench import main
 from safmn.errors import OptionError, WeightsError
-from safmn.evaluation import quality
+from safmn.evaluation import quality, speed_sides
 from safmn.evaluation.costs import cost_of, cost_table
 from safmn.evaluation.methods import Method, import_files, open_methods, untrained
 from safmn.evaluation.metric_choice import sections
-from safmn.evaluation.published import SETS, TABLES, Figure, published, rows
+from safmn.evaluation.published import SETS, TABLES, Figure, joined_row, published, rows
+from safmn.evaluation.quality_notes import quality_note
 from safmn.evaluation.score_cache import ScoreCache
+from safmn.evaluation.scoring import SetResult
 from safmn.evaluation.sizes import published_size, size_named, sizes
+from safmn.evaluation.speed import Speed, measure, speed_table
+from safmn.evaluation.speed_sides import Protocol
 from safmn.evaluation.tables import Column, Table, write
-from safmn.imaging import imresize, write_image
+from safmn.evaluation.timing import Timing
+from safmn.imaging import imresize, mod_crop, read_rgb, rgb_to_y, write_image
 from safmn.metrics import psnr
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -298,13 +304,50 @@ def test_a_damaged_cache_costs_only_the_damaged_line() -> None:
     cache = ScoreCache({"a": 1})
     cache.put("x", "psnr", 30.5)
     cache.put("y", "psnr", float("inf"))
-    assert cache._file is not None
-    with cache._file.open("a", encoding="utf-8") as file:
+    assert cache._lines._file is not None
+    with cache._lines._file.open("a", encoding="utf-8") as file:
         file.write('\n{"image": "z", "metr')
     ScoreCache({"a": 1}).put("w", "psnr", 1.0)
     again = ScoreCache({"a": 1})
     assert [again.get(image, "psnr") for image in "xyzw"] == [30.5, float("inf"), None, 1.0]
     assert len(ScoreCache({"a": 2})) == 0
+
+
+def test_what_differs_from_a_published_score_is_named_with_its_reason() -> None:
+    row = rows("efficient", 4)[0]
+    assert row.network == "Bicubic"
+    scores = {"Set5": SetResult("Set5", {}, {"psnr": 28.43, "ssim": 0.8104}, 0.0)}
+    (note,) = quality_note("Bicubic", row, scores, "MATLAB's rule")
+    assert note.startswith("Bicubic: Set5 +0.010 dB from the published row: the paper reduces and enlarges Y")
+    assert quality_note("Bicubic", row, {"Set5": SetResult("Set5", {}, {"psnr": 28.424}, 0.0)}, None) == []
+    only_ssim = {"Set5": SetResult("Set5", {}, {"psnr": 28.42, "ssim": 0.8111}, 0.0)}
+    assert "Set5 +0.0007 SSIM from" in quality_note("Bicubic", row, only_ssim, None)[0]
+    vague = next(each for each in rows("efficient", 4) if each.network == "IMDN")
+    mine = {"Set5": SetResult("Set5", {}, {"psnr": 30.0}, 0.0)}
+    assert "(mine.pth)" in quality_note("IMDN", vague, mine, "mine.pth")[0]
+    assert "safmn-x4 was trained for this package" in quality_note("SAFMN", vague, mine, "safmn-x4")[0]
+
+
+def test_a_method_of_another_table_has_the_figures_of_all_tables() -> None:
+    row = joined_row("RLFN", 4)
+    assert row is not None
+    assert set(row.quality) == {"Set5", "Set14", "B100"}
+    assert row.madds is not None
+    assert row.source == "arXiv 2302.13800; RLFN, CVPRW 2022"
+    assert joined_row("TinyMine", 4) is None
+
+
+def test_the_published_bicubic_is_that_of_y(benchmark_dir: Path) -> None:
+    """As the note of its row says: Y of 8 bits is reduced and enlarged, and the result has 8 bits."""
+    for scale in (2, 3, 4):
+        found = []
+        for file in sorted((benchmark_dir / "Set5" / "HR").glob("*.png")):
+            y = rgb_to_y(mod_crop(read_rgb(file), scale)).round()
+            enlarged = imresize(imresize((y / 255).astype(np.float32), 1 / scale), scale)
+            found.append(psnr(np.clip(enlarged * 255, 0, 255).round(), y, crop=scale))
+        expected = published("Bicubic", scale, "Set5")
+        assert expected is not None
+        assert np.mean(found) == pytest.approx(expected[0], abs=0.006)
 
 
 # --- tables and files
@@ -386,6 +429,54 @@ def test_published_points_are_in_the_plot(own: Path, tmp_path: Path) -> None:
     assert main(["plot", "safmn-x4", "--data", str(own / "sets" / "Tiny" / "HR"), "-o", str(tmp_path / "p.svg")]) == 0
     svg = (tmp_path / "p.svg").read_text("utf-8")
     assert all(name in svg for name in ("VDSR", "IMDN", "ShuffleMixer", "SAFMN", "Set14, x4"))
+
+
+def test_times_are_kept_and_an_interrupted_measurement_goes_on(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = open_methods([f"MineBench={own / 'mine_x2.pth'}"])[0]
+    protocol = Protocol(torch.device("cpu"), runs=4, warm_up=1, output=(32, 32), memory=False)
+    calls: list[int] = []
+    real = speed_sides.make_backend
+
+    def counted(*arguments: object, **more: object) -> object:
+        run = real(*arguments, **more)  # type: ignore[arg-type]
+
+        def call(x: torch.Tensor) -> torch.Tensor:
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            calls.append(1)
+            return run(x)
+
+        return call
+
+    monkeypatch.setattr(speed_sides, "make_backend", counted)
+    stop_at = 4  # building, a warm-up, two timed runs
+    with pytest.raises(KeyboardInterrupt):
+        measure([method], protocol)
+    stop_at = -1
+    (found,), _ = measure([method], protocol)
+    assert len(calls) == 4 + 1 + 1 + 2  # building, a warm-up, and the two runs that were missing
+    assert len(found.timing.seconds) == 4
+    assert found.since is not None
+    assert measure([method], protocol)[0][0].timing == found.timing  # nothing is built or run
+    assert len(calls) == 8
+    measure([method], replace(protocol, output=(64, 64)))
+    assert len(calls) == 8 + 6  # another size
+    again = measure([method], replace(protocol, remember=False))[0][0]
+    assert len(calls) == 14 + 6
+    assert measure([method], protocol)[0][0].timing == again.timing
+
+
+def test_published_times_are_beside_times_of_the_same_size_only() -> None:
+    method = untrained(size_named("SAFMN x4"))  # type: ignore[arg-type]
+    protocol = Protocol(torch.device("cpu"), runs=1, warm_up=0)
+    timed = Speed(method, "eager", "fp32", (180, 320), Timing((0.1,)), others=1.5)
+    table = speed_table([timed], protocol)
+    assert "10.71" in table.rows[0]
+    assert any("other programs used up to 1.5 of" in note for note in table.notes)
+    small = speed_table([replace(timed, others=0.0)], replace(protocol, output=(144, 256)))
+    assert "10.71" not in small.rows[0]
+    assert any("published times are left out: they are for an output of 1280x720" in note for note in small.notes)
+    assert not any("other programs" in note or "published:" in note for note in small.notes)
 
 
 @pytest.mark.slow

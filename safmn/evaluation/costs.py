@@ -142,5 +142,5 @@ def _named(method: Method) -> str:
 
 def sources(rows: Iterable[Row | None]) -> list[str]:
     """Return the sentence that names the sources of published rows."""
-    found = dict.fromkeys(row.source for row in rows if row is not None)
+    found = dict.fromkeys(source for row in rows if row is not None for source in row.source.split("; "))
     return [f"published: {', '.join(found)}."] if found else []

@@ -143,16 +143,12 @@ def joined_row(network: str, scale: int) -> Row | None:
     found = rows_of(network, scale)
     if not found:
         return None
-    quality = {name: pair for row in reversed(found) for name, pair in row.quality.items()}
-    text = {
-        name: "; ".join(dict.fromkeys(value for row in found if (value := getattr(row, name))))
-        for name in ("source", "note", "quality_note")
-    }
-    figures = {
-        name: next((value for row in found if (value := getattr(row, name)) is not None), None)
-        for name in ("params", "madds", "acts", "memory", "time")
-    }
-    return replace(found[0], quality=quality, **figures, **text)
+    joined: dict[str, Any] = {"quality": {name: pair for row in reversed(found) for name, pair in row.quality.items()}}
+    for name in ("source", "note", "quality_note"):
+        joined[name] = "; ".join(dict.fromkeys(text for row in found if (text := getattr(row, name))))
+    for name in ("params", "madds", "acts", "memory", "time"):
+        joined[name] = next((figure for row in found if (figure := getattr(row, name)) is not None), None)
+    return replace(found[0], **joined)
 
 
 def network_name(section: Mapping[str, Any]) -> str | None:

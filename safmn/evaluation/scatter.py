@@ -139,10 +139,14 @@ def _scale_axes(axes: Any, found: Sequence[Point]) -> None:
 
 
 def _label(figure: Any, axes: Any, found: Sequence[Point]) -> None:
-    """Write each name beside its circle, at the first place where it covers no circle and no other name."""
+    """Write each name beside its circle, at the first place where it covers no circle and no other name.
+
+    Circles of one name that cover each other get one name. The line from a name to its circle crosses no other name.
+    """
     taken = [_circle(figure, axes, point) for point in found]
+    names: list[Any] = []  # boxes
     edge = axes.get_window_extent()
-    for point in sorted(found, key=lambda each: each.params):
+    for point in _named(figure, axes, found):
         radius = math.sqrt(_area(point) / math.pi)
         best, least = None, math.inf
         for dx, dy, across, up, near in _places(radius):
@@ -162,6 +166,7 @@ def _label(figure: Any, axes: Any, found: Sequence[Point]) -> None:
             box = _extent(text)
             outside = box.x0 < edge.x0 or box.x1 > edge.x1 or box.y0 < edge.y0 or box.y1 > edge.y1
             covered = sum(_overlap(box, other) for other in taken) + (1e6 if outside else 0)
+            covered += 0 if near else 100 * sum(_crosses(box, _circle(figure, axes, point), name) for name in names)
             if covered < least:
                 if best is not None:
                     best.remove()
@@ -172,6 +177,25 @@ def _label(figure: Any, axes: Any, found: Sequence[Point]) -> None:
                 break
         if best is not None:
             taken.append(_extent(best))
+            names.append(_extent(best))
+
+
+def _named(figure: Any, axes: Any, found: Sequence[Point]) -> list[Point]:
+    """Return the points that get a name, the smallest first."""
+    result: list[Point] = []
+    for point in sorted(found, key=lambda each: (not each.measured, each.params)):
+        circle = _circle(figure, axes, point)
+        if not any(each.label == point.label and _overlap(circle, _circle(figure, axes, each)) for each in result):
+            result.append(point)
+    return sorted(result, key=lambda each: each.params)
+
+
+def _crosses(box: Any, circle: Any, name: Any) -> int:
+    """Return how many of the points on the line from a name's box to its circle lie in another name's box."""
+    steps = [step / 12 for step in range(1, 12)]
+    (x0, y0), (x1, y1) = (((b.x0 + b.x1) / 2, (b.y0 + b.y1) / 2) for b in (box, circle))
+    on_line = [(x0 + (x1 - x0) * step, y0 + (y1 - y0) * step) for step in steps]
+    return sum(name.x0 <= x <= name.x1 and name.y0 <= y <= name.y1 for x, y in on_line)
 
 
 def _extent(annotation: Any) -> Any:

@@ -97,9 +97,10 @@ def _largest_error(job: Job, run: Run, sizes: Sequence[Size], *, batch: int) -> 
         x = _image(1 if height > 1 else batch, height, width, generator) * torch.tensor(tint).view(3, 1, 1)
         error = difference(run(x), job.subject(x))
         if not error <= TOLERANCE[job.precision]:  # also true for NaN
+            fixed = "" if job.size else ", or a fixed size (--size WxH)"
             raise ExportError(
                 f"the file for {job.subject.facts['network']} is wrong for an image of {width}x{height} pixels, by "
-                f"{error:.2g}; it was removed. Try another format, or a fixed size."
+                f"{error:.2g}; it was removed. Try another format{fixed}."
             )
         worst = max(worst, error)
     return worst
