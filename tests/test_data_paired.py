@@ -378,3 +378,50 @@ def test_an_lmdb_with_an_impossible_header_is_named(folders: tuple[Path, Path], 
             LmdbReader(folder).read("a")
     (folder / "data.mdb").write_bytes(content)
     assert LmdbReader(folder).read("a").ndim == 3
+
+
+def test_several_folders_are_read_one_after_the_other(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    hr, lr = folders
+    more = make_folders(tmp_path / "more", sizes=SIZES[:2])
+    lists = paired_section([hr, more[0]], [lr, more[1]])  # type: ignore[arg-type]
+    lists |= {"dataroot_gt": [str(hr), str(more[0])], "dataroot_lq": [str(lr), str(more[1])]}
+    dataset = build_dataset(lists, phase="train", scale=2)
+    assert [pair.gt for pair in dataset.pairs] == [
+        *(pair.gt for pair in build_dataset(paired_section(hr, lr), phase="train", scale=2).pairs),
+        *(pair.gt for pair in build_dataset(paired_section(*more), phase="train", scale=2).pairs),
+    ]
+    made = build_dataset({**lists, "dataroot_lq": None, "filename_tmpl": "{}"}, phase="train", scale=2)
+    assert len(made) == len(dataset) == len(SIZES) + 2
+    for keys, words in (
+        ({"dataroot_lq": [str(lr)]}, "must be lists of equally many folders"),
+        ({"dataroot_lq": str(lr)}, "must be lists of equally many folders"),
+        ({"meta_info_file": "list.txt"}, "work with io_backend disk and without meta_info_file"),
+        ({"io_backend": {"type": "lmdb"}}, "work with io_backend disk and without meta_info_file"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            build_dataset({**lists, **keys}, phase="train", scale=2)
+    with pytest.raises(DataError, match="nowhere"):
+        build_dataset({**lists, "dataroot_gt": [str(hr), str(tmp_path / "nowhere")]}, phase="train", scale=2)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_small_images_are_enlarged_where_the_file_asks_for_it(dtype: type, tmp_path: Path) -> None:
+    """HAT does this for ImageNet. The result is OpenCV's bilinear interpolation, and its bicubic reduction."""
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (21, 50, 3)).astype(dtype)
+    write_image(tmp_path / "HR" / "small.png", image)
+    section = paired_section(tmp_path / "HR", tmp_path, dataroot_lq=None, filename_tmpl="{}")
+    section |= {"use_hflip": False, "use_rot": False}
+    refusing = build_dataset(section, phase="train", scale=2)
+    with pytest.raises(DataError, match="smaller than the 16x16 crop"):
+        refusing.sample(0, sample_rng(0, SampleKey(0, 0)))
+    dataset = build_dataset({**section, "lq": {"enlarge": True}}, phase="train", scale=2)
+    sample = dataset.sample(0, sample_rng(0, SampleKey(0, 0)))
+    assert (sample["gt"].shape, sample["lq"].shape) == ((3, 32, 32), (3, 16, 16))
+    large = cv2.resize(image[:20], (50, 32), interpolation=cv2.INTER_LINEAR) / np.iinfo(dtype).max
+    found = [
+        left
+        for left in range(0, 20, 2)
+        if np.allclose(sample["gt"].permute(1, 2, 0).numpy(), large[:, left : left + 32], atol=1e-6)
+    ]
+    assert len(found) == 1
+    assert dataset[0]["gt"].shape == (3, 20, 50)  # whole images, for validation, stay as they are

@@ -55,17 +55,13 @@ def test_the_table_has_more_than_eight_repositories() -> None:
 @pytest.mark.parametrize("facts", PUBLISHED, ids=NAMES)
 def test_published_option_files_load(facts: Published, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = option_file(facts)
-    if facts.tolerant:
-        with pytest.raises(OptionError, match="mini_batch_sizes"):
-            load(tmp_path, data, facts.mode)
-        caplog.clear()
-    options = load(tmp_path, data, facts.mode, tolerant=facts.tolerant)
+    options = load(tmp_path, data, facts.mode)
     assert options.network_g["type"] == facts.network["type"]
     warned = [record.getMessage().split("options.yml: ")[1].split(":")[0] for record in caplog.records]
     assert len(warned) == len(set(warned))  # each once
     refused = ("task", "use_chop", "flip_seq", "param_key", "use_flip", "tile", "geometric_augs")
     assert not [key for key in warned if key.split(".")[-1] in refused]
-    assert load(tmp_path, options.raw, facts.mode, tolerant=facts.tolerant).raw == options.raw
+    assert load(tmp_path, options.raw, facts.mode).raw == options.raw
 
 
 @pytest.mark.usefixtures("networks")
@@ -87,6 +83,23 @@ def test_keys_of_others_become_ours(tmp_path: Path) -> None:
     )
     assert restormer.val is not None
     assert restormer.val.window == 8
+    progressive = load(tmp_path, find("Restormer", "train")).datasets["train"]
+    assert progressive["gt_sizes"] == [128, 160, 192, 256, 320, 384]
+    assert progressive["augmentations"] == [{"type": "MixUp", "prob": 0.5, "alpha": 1.2}]
+    imagenet = load(tmp_path, find("HAT (ImageNet)", "train")).datasets["train"]
+    assert (imagenet["type"], imagenet["dataroot_lq"], imagenet["lq"]) == (
+        "PairedImageDataset", None, {"enlarge": True},
+    )  # fmt: skip
+    assert load(tmp_path, find("HAT (real)", "train")).datasets["train"]["meta_info"] == "data/list.txt"
+    plksr = load(tmp_path, find("PLKSR", "train")).train
+    assert plksr is not None
+    assert plksr.precision == "fp16"
+    ensemble = load(tmp_path, find("CAT (self-ensemble)", "test"), "test").val
+    assert ensemble is not None
+    assert ensemble.self_ensemble
+    tiles = load(tmp_path, find("CAMixerSR (tiles)", "test"), "test").val
+    assert tiles is not None
+    assert tiles.tile == 64
     atd = load(tmp_path, find("ATD", "train"))
     assert atd.val is not None
     assert atd.val.metrics["psnr"]["test_y_channel"] is True

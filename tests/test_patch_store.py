@@ -140,8 +140,8 @@ def test_batches_from_the_device_equal_those_from_the_file(store: Path, monkeypa
                 assert one["lq_path"] == other["lq_path"]
         for loader in loaders:
             loader.close()
-    assert on_device._device_pixels is not None  # its batches were gathered from the copy
-    assert from_file._device_pixels is None
+    assert on_device._device_pixels  # its batches were gathered from the copy
+    assert not from_file._device_pixels
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,6 +15,7 @@ from safmn.data.options import CropOptions, read_options
 from safmn.data.sample_keys import Sample, SampleKey, sample_rng
 from safmn.degradations import draw_recipe, make_pair, parse_options
 from safmn.degradations.keys import BlurKeys
+from safmn.degradations.options import with_patch
 from safmn.errors import OptionError
 from safmn.imaging import imresize, to_tensor
 from safmn.registry import DATASET_REGISTRY
@@ -145,6 +147,12 @@ class DegradedDrawings(torch.utils.data.Dataset[Sample]):
         self.degradation = parse_options(opt.get("degradation", {}), opt, scale=self.options.scale, where=where)
         if self.degradation.mode != "per_sample":
             raise OptionError(f"data set {self.options.name!r}: DegradedDrawings needs degradation: mode: per_sample")
+
+    def with_gt_size(self, gt_size: int) -> DegradedDrawings:
+        """Return the same data set with GT patches of another size."""
+        other = copy.copy(self)
+        other.degradation = with_patch(self.degradation, gt_size)
+        return other
 
     def __len__(self) -> int:
         return self.options.length

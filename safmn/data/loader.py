@@ -39,6 +39,8 @@ class TrainingLoader:
         pin_memory: page-locked batches, for asynchronous copies to a CUDA device; no effect without one.
         prefetch_factor: micro-batches loaded ahead, per worker.
         augmentations: the training set's key of this name.
+        gt_size: side that the GT patches must have; larger ones are cut.
+        first_epoch: number of the first epoch, for a stage that follows others.
 
     Raises:
         OptionError: an augmentation is wrong, or the data set makes its batches on the GPU, where there are none.
@@ -59,13 +61,17 @@ class TrainingLoader:
         pin_memory: bool = False,
         prefetch_factor: int = 2,
         augmentations: Sequence[Mapping[str, Any]] = (),
+        gt_size: int | None = None,
+        first_epoch: int = 0,
     ) -> None:
         if augmentations and getattr(dataset, "on_device", False):
             raise OptionError(
                 "datasets.train.augmentations: a PatchStore with device: cuda makes its batches on the GPU, without "
                 "augmentations: set datasets.train.device: cpu, or leave augmentations out"
             )
-        self.keyed = KeyedDataset(dataset, seed, Augmenter(augmentations) if augmentations else None)
+        augmenter = Augmenter(augmentations) if augmentations else None
+        self.keyed = KeyedDataset(dataset, seed, augmenter, gt_size=gt_size)
+        self.first_epoch = first_epoch
         self.batch_size, self.rank, self.world_size, self.accumulate = batch_size, rank, world_size, accumulate
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
         self.pin_memory = pin_memory and torch.cuda.is_available()
@@ -85,17 +91,23 @@ class TrainingLoader:
             )
 
     @property
+    def parts(self) -> list[TrainingLoader]:
+        """The loader of each stage: this one alone."""
+        return [self]
+
+    @property
     def iterations_per_epoch(self) -> int:
         """Iterations (optimiser steps) per epoch."""
         return self.enlarged_length // self.global_batch
 
     def epoch_of(self, iteration: int) -> int:
         """Return the epoch (from 0) of an iteration (from 1)."""
-        return max(iteration - 1, 0) // self.iterations_per_epoch
+        return self.first_epoch + max(iteration - 1, 0) // self.iterations_per_epoch
 
     def keys(self, start: int) -> Iterator[list[SampleKey]]:
         """Yield the keys of this rank's micro-batches from iteration ``start + 1`` on, without end."""
         epoch, position = divmod(start, self.iterations_per_epoch)
+        epoch += self.first_epoch
         stride = self.world_size * self.batch_size
         while True:
             order = self._order(epoch)

@@ -27,11 +27,14 @@ class MadeLQ(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         grey_noise: Probability that all channels get the same noise.
         jpeg: JPEG quality, 1 to 100: a number, or a range to draw from; null: no JPEG. For images of 8 bits with one or
             three channels.
+        enlarge: In training, enlarge GT images that are smaller than the patch, by bilinear interpolation, as HAT does
+            for ImageNet. Otherwise they are refused.
     """
 
     noise: Level = 0.0
     grey_noise: Annotated[float, Meta(ge=0, le=1)] = 0.0
     jpeg: Quality | None = None
+    enlarge: bool = False
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -45,6 +48,13 @@ class MadeLQ(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             first, last = value if isinstance(value, tuple) else (value, value)
             if not low <= first <= last <= high:
                 raise ValueError(f"{name}: {value} is not in [{low}, {high}], or not a range from low to high")
+
+    def enlarged(self, gt: Array, least: int) -> Array:
+        """Return a GT image (H, W, C); with ``enlarge``, its sides have at least ``least`` pixels."""
+        height, width = (max(edge, least) for edge in gt.shape[:2])
+        if not self.enlarge or (height, width) == gt.shape[:2]:
+            return gt
+        return np.asarray(cv2.resize(gt, (width, height), interpolation=cv2.INTER_LINEAR)).reshape(height, width, -1)
 
     def whole(self, gt: Array, scale: int, rng: np.random.Generator) -> Array:
         """Return the LQ image of a whole GT image (H, W, C) whose sides are multiples of the scale."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ import torch
 
 from safmn.data.options import CommonOptions, read_options
 from safmn.data.sample_keys import Sample
+from safmn.data.stages import of_size
 from safmn.errors import OptionError, did_you_mean
 from safmn.registry import DATASET_REGISTRY, find
 
@@ -20,6 +22,8 @@ _PATHS = ("dataroot", "dataroot_gt", "dataroot_lq", "meta_info", "meta_info_file
 
 def _expanded(value: Any) -> Any:
     """Replace a leading ``~`` by the home folder, as is done for the paths of a section outside a mixture."""
+    if isinstance(value, list):
+        return [_expanded(each) for each in value]
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
@@ -98,6 +102,12 @@ class MixedDataset(torch.utils.data.Dataset[Sample]):
         if not np.isfinite(values).all() or (values < 0).any() or not values.any():
             raise OptionError(f"data set {self.options.name!r}: shares must be 0 or more, and not all 0")
         return values / values.sum()
+
+    def with_gt_size(self, gt_size: int) -> MixedDataset:
+        """Return the same mixture with GT patches of another size; parts that are not SAFMN's stay as they are."""
+        other = copy.copy(self)
+        other.parts = {name: of_size(part, gt_size) for name, part in self.parts.items()}
+        return other
 
     def __len__(self) -> int:
         return max(map(len, self.parts.values()))

@@ -46,11 +46,12 @@ class PairedOptions(CropOptions, frozen=True, kw_only=True):
     """Keys of :class:`PairedImageDataset`.
 
     Attributes:
-        dataroot_gt: Folder of the GT images, or an lmdb.
-        dataroot_lq: Folder of the LQ images, or an lmdb; null: LQ images are made from the GT images, by MATLAB-exact
-            bicubic reduction and what ``lq`` adds.
+        dataroot_gt: Folder of the GT images, a list of folders, or an lmdb.
+        dataroot_lq: Folder of the LQ images, a list with as many folders, or an lmdb; null: LQ images are made from the
+            GT images, by MATLAB-exact bicubic reduction and what ``lq`` adds.
         lq: With ``dataroot_lq: null``: ``noise`` (a standard deviation of 0 to 255, or a range), ``grey_noise`` (a
-            probability) and ``jpeg`` (a quality, or a range) of the LQ images.
+            probability) and ``jpeg`` (a quality, or a range) of the LQ images; ``enlarge: true`` enlarges GT images
+            that are smaller than ``gt_size``, instead of refusing them.
         meta_info_file: A text file that lists the GT images to use; null: all images of the folder.
         filename_tmpl: Name of an LQ image, where ``{}`` is the name of its GT image, both without file ending; for
             example ``{}x4``.
@@ -61,8 +62,8 @@ class PairedOptions(CropOptions, frozen=True, kw_only=True):
         std: One number per channel; values are divided by it after the subtraction.
     """
 
-    dataroot_gt: str
-    dataroot_lq: str | None
+    dataroot_gt: str | list[str]
+    dataroot_lq: str | list[str] | None
     lq: MadeLQ | None = None
     meta_info_file: str | None = None
     filename_tmpl: str = "{}"
@@ -148,10 +149,12 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
 
     def _find(self) -> list[Pair]:
         options = self.options
-        if options.dataroot_lq is None:
-            return self._find_gt()
-        if options.lq is not None:
+        if options.dataroot_lq is not None and options.lq is not None:
             raise OptionError(f"data set {options.name!r}: lq is for LQ images that are made; remove dataroot_lq")
+        if isinstance(options.dataroot_gt, list) or isinstance(options.dataroot_lq, list):
+            return self._find_in_lists(options.dataroot_gt, options.dataroot_lq)
+        if options.dataroot_lq is None:
+            return self._find_gt(options.dataroot_gt)
         if options.io_backend.type == "lmdb":
             _say_unread(options.meta_info_file, options.name)
             gt, lq = (LmdbReader(folder, options.color) for folder in (options.dataroot_gt, options.dataroot_lq))
@@ -163,16 +166,28 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
             )
         return pairs_from_folders(options.dataroot_gt, options.dataroot_lq, options.filename_tmpl)
 
-    def _find_gt(self) -> list[Pair]:
-        """Return the GT images, each in the place of its LQ image, too."""
+    def _find_in_lists(self, gt: str | list[str], lq: str | list[str] | None) -> list[Pair]:
+        """Return the pairs of several folders, one after the other."""
+        options, where = self.options, f"data set {self.options.name!r}"
+        if options.io_backend.type != "disk" or options.meta_info_file is not None:
+            raise OptionError(f"{where}: lists of folders work with io_backend disk and without meta_info_file")
+        if lq is not None and (isinstance(gt, str) or isinstance(lq, str) or len(gt) != len(lq)):
+            raise OptionError(f"{where}: dataroot_gt and dataroot_lq must be lists of equally many folders")
+        if lq is None:
+            return [pair for folder in gt for pair in self._find_gt(folder)]
+        folders = zip(gt, lq, strict=True)
+        return [pair for one, other in folders for pair in pairs_from_folders(one, other, options.filename_tmpl)]
+
+    def _find_gt(self, folder: str) -> list[Pair]:
+        """Return the GT images of a folder or an lmdb, each in the place of its LQ image, too."""
         options = self.options
         if options.io_backend.type == "lmdb":
             _say_unread(options.meta_info_file, options.name)
-            self.gt_reader = reader = LmdbReader(options.dataroot_gt, options.color)
+            self.gt_reader = reader = LmdbReader(folder, options.color)
             return [Pair(key, key) for key in sorted(reader.keys())]
         listed = options.meta_info_file
-        names = list_images(options.dataroot_gt) if listed is None else names_from_meta_info(listed)
-        paths = [os.path.join(options.dataroot_gt, name) for name in names]
+        names = list_images(folder) if listed is None else names_from_meta_info(listed)
+        paths = [os.path.join(folder, name) for name in names]
         missing = [] if listed is None else [path for path in paths if not os.path.isfile(path)]
         if missing:
             raise DataError(f"{listed} lists {missing[0]}, which does not exist")
@@ -182,6 +197,11 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
     def makes_lq(self) -> bool:
         """Whether LQ images are made from the GT images."""
         return getattr(self.options, "dataroot_lq", "") is None
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether GT images that are smaller than the patch are enlarged."""
+        return self._made.enlarge
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -206,7 +226,7 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
         lq: np.ndarray | None = None
         if self.makes_lq:
             pair = self.pairs[index]
-            gt = mod_crop(self.gt_reader.read(pair.gt), scale)
+            gt = self._made.enlarged(mod_crop(self.gt_reader.read(pair.gt), scale), side * scale)
             height, width = (edge // scale for edge in gt.shape[:2])
         else:
             gt, lq, pair = self._read(index)

@@ -160,7 +160,7 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
         self.store = StoreFile(self.options.dataroot)
         self.images = self.store.index.images
         self.scale = self.store.index.source.scale
-        self._device_pixels: Tensor | None = None
+        self._device_pixels: dict[str, Tensor] = {}  # shared by copies with other patches
         self._gt = _Planes.of(self.images, [image.offset for image in self.images], self.scale)
         self._lq = _Planes.of(self.images, [image.lq_offset(self.scale) for image in self.images], 1)
         if self.store.index.source.gt_alone:
@@ -281,9 +281,10 @@ class PatchStore(torch.utils.data.Dataset[Sample]):
 
     def _uploaded(self) -> Tensor:
         """Return the bytes of the store in the memory of ``options.device``; the first call copies them there."""
-        if self._device_pixels is None:
-            self._device_pixels = _upload(self.store, torch.device(self.options.device))
-        return self._device_pixels
+        device = self.options.device
+        if device not in self._device_pixels:
+            self._device_pixels[device] = _upload(self.store, torch.device(device))
+        return self._device_pixels[device]
 
 
 def _to_device(addresses: np.ndarray, device: torch.device) -> Tensor:

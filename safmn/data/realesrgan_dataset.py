@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from safmn.degradations import DegradationOptions, apply_recipe, draw_recipe, ma
 from safmn.degradations.apply import DegradedPair
 from safmn.degradations.keys import BlurKeys
 from safmn.degradations.operations import from_uint8
+from safmn.degradations.options import with_patch
 from safmn.degradations.pool import pooled
 from safmn.errors import DataError, OptionError
 from safmn.imaging import mod_crop
@@ -127,6 +129,12 @@ class RealESRGANDataset(torch.utils.data.Dataset[Sample]):
         if missing:
             raise DataError(f"{len(missing)} images that {names} lists are not in {folder}, the first is {missing[0]}")
         return paths
+
+    def with_gt_size(self, gt_size: int) -> RealESRGANDataset:
+        """Return the same data set with GT patches of another size."""
+        other = copy.copy(self)
+        other.degradation = with_patch(self.degradation, gt_size)
+        return other
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from safmn.data.batch_draws import DRAWS
 from safmn.data.collating import collated
+from safmn.data.stages import cut_patches
 from safmn.errors import UserError
 from safmn.runtime.random_state import global_generators
 
@@ -98,12 +99,14 @@ class KeyedDataset:
         dataset: has ``__len__`` and one of ``batch``, ``sample``, ``__getitem__``.
         seed: the run's seed (``manual_seed``), not negative.
         augmenter: changes the images of a batch; see :class:`safmn.data.augmentations.Augmenter`.
+        gt_size: side that the GT patches must have; larger ones are cut. None: as the data set gives them.
     """
 
-    def __init__(self, dataset: Any, seed: int, augmenter: Any = None) -> None:
+    def __init__(self, dataset: Any, seed: int, augmenter: Any = None, *, gt_size: int | None = None) -> None:
         self.dataset = dataset
         self.seed = seed
         self.augmenter = augmenter
+        self.gt_size = gt_size
         self.length = len(dataset)
 
     @property
@@ -146,5 +149,6 @@ class KeyedDataset:
         """Return the samples without augmentations."""
         if hasattr(self.dataset, "batch"):
             batch: Batch = self.dataset.batch(keys, self.seed)
-            return batch
-        return collated([self[key] for key in keys], type(self.dataset).__name__)
+        else:
+            batch = collated([self[key] for key in keys], type(self.dataset).__name__)
+        return batch if self.gt_size is None else cut_patches(batch, keys, self.seed, self.gt_size)

@@ -277,6 +277,14 @@ def _check_sizes(keys: DegradationKeys, blur: BlurKeys, scale: int) -> int:
     return gt_size
 
 
+def with_patch(options: DegradationOptions, gt_size: int) -> DegradationOptions:
+    """Return the options with another side of the GT patch, at most that of the degraded crop."""
+    _require(gt_size % options.scale == 0, "gt_size", f"{gt_size} is not a multiple of scale, {options.scale}")
+    largest = options.crop_size
+    _require(gt_size <= largest, "gt_size", f"{gt_size} is larger than the degraded image, {largest} pixels")
+    return msgspec.structs.replace(options, gt_size=gt_size)
+
+
 def _check_pool(keys: DegradationKeys, blur: BlurKeys) -> None:
     batch = blur.batch_size_per_gpu
     fits = keys.mode == "per_sample" or batch is None or keys.queue_size % batch == 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from safmn.data.stages import patch_sizes
 from safmn.doctor.findings import Finding, State
 from safmn.evaluation.published import SETS
 from safmn.options import Options
@@ -117,11 +118,13 @@ def _window(options: Options) -> int | None:
 
 
 def _patch(options: Options, train: TrainSection) -> _Found:
-    size = options.datasets.get("train", {}).get("gt_size")
+    data = options.datasets.get("train", {})
     window = _window(options)
-    if isinstance(size, int) and window and size // options.scale % window:
+    for size in dict.fromkeys(patch_sizes(data)) if data else ():
+        if size is None or not window or not size // options.scale % window:
+            continue
         yield (
-            "gt_size",
+            "gt_sizes" if data.get("gt_sizes") else "gt_size",
             f"gives LQ patches of {size // options.scale} pixels; the network works in windows of {window}: take a "
             f"multiple of {window * options.scale}",
         )

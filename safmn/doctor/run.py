@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from safmn.data.stages import LISTS, Stage, heaviest, largest_patch, stages_of
 from safmn.doctor.findings import Finding, State
 from safmn.errors import UserError, first_line
 from safmn.evaluation.benchmark import plan_from_options
@@ -109,13 +110,14 @@ def try_run(path: str, overrides: Sequence[str], notes: Notes) -> list[Finding]:
     ]
     try:
         with _no_traceback() as failed:
+            given = load_options(path, mode="train", overrides=overrides)
+            temporary += _heaviest_stage(given)
             options = load_options(path, mode="train", overrides=[*overrides, *temporary])
             if (too_large := _too_large(path, [*overrides, *temporary], options, notes)) is not None:
                 return [too_large]
             measured = Measured()
             _train(options, measured, notes)
             size = _resume(options, notes)
-            given = load_options(path, mode="train", overrides=overrides)
             return [
                 Finding(State.FINE, "trial run", f"{_STEPS} steps, validation, saving and resuming work"),
                 *_costs(given, measured, size),
@@ -124,6 +126,17 @@ def try_run(path: str, overrides: Sequence[str], notes: Notes) -> list[Finding]:
     finally:
         distributed.leave()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _heaviest_stage(options: Options) -> list[str]:
+    """Return overrides for a trial with the sizes of the stage that needs the most memory; none without stages."""
+    section = options.datasets["train"]
+    if not section.get("iters"):
+        return []
+    stage = heaviest(section)
+    changed = [f"datasets:train:{key}=~" for key in LISTS]
+    changed.append(f"datasets:train:batch_size_per_gpu={stage.batch_size}")
+    return changed if stage.gt_size is None else [*changed, f"datasets:train:gt_size={stage.gt_size}"]
 
 
 def try_test(options: Options, sets: Mapping[str, Any]) -> list[Finding]:
@@ -284,11 +297,12 @@ def _costs(options: Options, measured: Measured, disk: int) -> list[Finding]:
     """Return what the run takes: time, memory and disk, and what it waits for."""
     assert options.train is not None
     train = options.train
-    iterations = train.total_iter * measured.step
+    iterations = _seconds_of_steps(options, measured)
+    each = "" if len(stages_of(options.datasets["train"])) == 1 else " in the largest stage"
     validations = 0 if options.val is None else -(-train.total_iter // options.val.val_freq)
     text = (
         f"about {_duration(iterations + validations * measured.validation)}: {train.total_iter} iterations of "
-        f"{_seconds(measured.step)}, {validations} validations of {_seconds(measured.validation)}"
+        f"{_seconds(measured.step)}{each}, {validations} validations of {_seconds(measured.validation)}"
     )
     found = [
         Finding(State.FINE, "time", text),
@@ -307,12 +321,29 @@ def _costs(options: Options, measured: Measured, disk: int) -> list[Finding]:
     return found
 
 
+def _seconds_of_steps(options: Options, measured: Measured) -> float:
+    """Return the seconds of all steps, where the step of a smaller stage takes time in proportion to its pixels."""
+    assert options.train is not None
+    section, total = options.datasets["train"], options.train.total_iter
+    limit = largest_patch(section) or 1
+
+    def pixels(stage: Stage) -> int:
+        return stage.batch_size * (stage.gt_size or limit) ** 2
+
+    largest = pixels(heaviest(section))
+    counts = [max(min(stage.last or total, total) - stage.first + 1, 0) for stage in stages_of(section)]
+    shares = zip(stages_of(section), counts, strict=True)
+    return measured.step * sum(count * pixels(stage) / largest for stage, count in shares)
+
+
 def _memory(options: Options, measured: Measured) -> Finding:
     cuda = torch.cuda.is_available() and options.num_gpu != 0
     free = free_bytes(torch.device("cuda" if cuda else "cpu")) * _TIGHT
-    batch = options.datasets["train"]["batch_size_per_gpu"]
+    stages = stages_of(options.datasets["train"])
+    largest = heaviest(options.datasets["train"])
+    batch, of = largest.batch_size, f" ({largest})" if len(stages) > 1 else ""
     each = measured.memory / batch
-    text = f"a step takes {measured.memory / _GB:.2f} GB for a batch of {batch}"
+    text = f"a step takes {measured.memory / _GB:.2f} GB for a batch of {batch}{of}"
     if each:
         text += f"; {free / _GB:.1f} GB are free, enough for a batch of about {max(int(free / each), 1)}"
     return Finding(State.FINE, "memory", text)

@@ -129,7 +129,8 @@ def _examine(subject: str, dataset: Any, phase: str, options: Options) -> tuple[
     items = _items(dataset)
     if items is None:
         return [_draw_samples(subject, dataset, phase, options)], {}
-    patch = getattr(dataset, "lq_patch", 0) if phase == "train" else 0
+    is_cut = phase == "train" and not getattr(dataset, "enlarges", False)
+    patch = getattr(dataset, "lq_patch", 0) if is_cut else 0
     memory = _Memory(subject, items, options.scale, patch)
 
     def look(item: _Item) -> Looked:

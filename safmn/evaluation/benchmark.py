@@ -342,7 +342,7 @@ def _left_out(plan: TestPlan) -> dict[str, str]:
         name: hint(section["dataroot_gt"])
         for name, section in plan.sets.items()
         if name not in plan.expect
-        and section.get("dataroot_gt")
+        and isinstance(section.get("dataroot_gt"), str)
         and is_on_request(section["dataroot_gt"])
         and not os.path.exists(section["dataroot_gt"])
     }

@@ -39,12 +39,19 @@ class LoaderOptions(Struct, frozen=True, kw_only=True):
             of the list are used more often than the others in every epoch, as in BasicSR.
         augmentations: A list of augmentations of the patches: ``type`` (``Blend``, ``RGBPermutation``, ``Cutout``,
             ``MixUp``, ``CutMix``, ``CutMixUp``, ``CutBlur``, ``OneOf``), ``prob`` and further keys; see recipes.md.
+        iters: Progressive training: the number of iterations of each stage. The last stage lasts until the end.
+        gt_sizes: Side of the GT patches in each stage; ``gt_size`` is the largest. Empty: ``gt_size``.
+        mini_batch_sizes: Samples per micro-batch and process in each stage, at most ``batch_size_per_gpu``. Empty:
+            ``batch_size_per_gpu``.
     """
 
     batch_size_per_gpu: Positive
     num_worker_per_gpu: NotNegative = 0
     dataset_enlarge_ratio: PositiveFloat = 1
     augmentations: list[dict[str, Any]] = []
+    iters: list[Positive] = []
+    gt_sizes: list[Positive] = []
+    mini_batch_sizes: list[Positive] = []
 
 
 class BasicSRIoBackend(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -177,6 +177,8 @@ def _dataset(name: str, section: dict[str, Any], scale: int, degradation: dict[s
 
 
 def _home(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_home(each) for each in value]
     return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 

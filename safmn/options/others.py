@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from safmn.options.problems import KeyPath, Problems
+from safmn.options.typed import is_whole
 
 _NAFNET_CLIP = 0.01  # maximum norm of the gradient in NAFNet's and Restormer's models, a constant in their code
 _CHOP, _CHOP_OVERLAP = 200, 16  # largest side and overlap of the parts in DAT's `use_chop`, in LQ pixels
+_MIXUP_BETA = 1.2  # Restormer's default
 _CLIPPING_MODELS = ("ImageRestorationModel",)  # they clip unless `use_grad_clip` is false
 _FLOAT_METRICS = "has no effect: metrics are always measured on images that are rounded to 8 bits"
 
@@ -37,6 +39,7 @@ _IDLE = (
     _Idle("top", "print_network", None),
     _Idle("top", "suffix", (None,), "has no effect here; give val.suffix"),
     _Idle("top", "save_img", (None, False), "has no effect here; give val.save_img"),
+    _Idle("top", "crop_border", (None,), "has no effect here; give crop_border to each metric"),
     _Idle("path", "param_key", (None,), "has no effect, as in BasicSR; give param_key_g"),
     _Idle("path", "visualization", (None,), "has no effect: images are saved in the run's folder"),
     _Idle("val", "flip_seq", None),  # for videos only
@@ -46,7 +49,7 @@ _IDLE = (
     _Idle("val", "grids", (None, False), "has no effect; to validate in tiles, give val.tile"),
     _Idle("val", "max_minibatch", None),
 )
-_TASKS = ("sr", "lightsr", "classicalsr", "realsr")  # values of `task` that leave the images as they are
+_TASKS = ("sr", "lightsr", "classicalsr", "realsr", "car")  # values of `task` that leave the images as they are
 
 
 def translate(data: dict[str, Any], problems: Problems) -> None:
@@ -61,6 +64,8 @@ def translate(data: dict[str, Any], problems: Problems) -> None:
             _TRANSLATIONS[section](values, where, problems)
     _translate_tiles(data, problems)
     _translate_clipping(data)
+    _translate_mixing(data, problems)
+    _translate_amp(data, problems)
 
 
 def _sections(data: dict[str, Any]) -> Iterator[tuple[str, KeyPath, dict[str, Any]]]:
@@ -91,11 +96,20 @@ def _translate_data(section: dict[str, Any], where: KeyPath, problems: Problems)
     _move(section, "use_flip", "use_hflip", where, problems)  # BasicSR's first versions, NAFNet
     if section.get("type") == "Dataset_PairedImage":  # Restormer's name of the same data set
         section["type"] = "PairedImageDataset"
+    if section.get("type") == "ImageNetPairedDataset":  # HAT: LQ images are made, small GT images enlarged
+        section |= {"type": "PairedImageDataset", "dataroot_lq": None, "lq": {"enlarge": True}}
+    if section.get("type") == "RealESRGANDataset":
+        _move(section, "meta_info_file", "meta_info", where, problems)  # HAT, DRCT
     if "geometric_augs" in section:  # Restormer: the eight flips and rotations
         wanted = section.pop("geometric_augs")
         for key in ("use_hflip", "use_rot"):
             if section.get(key) is None:
                 section[key] = wanted
+    _translate_task(section)
+
+
+def _translate_task(section: dict[str, Any]) -> None:
+    """Read ``task`` of DAT, CAT and MambaIR: a name without effect, or noise that is added to the GT images."""
     task = section.get("task")
     if "task" in section and (task is None or str(task).lower() in _TASKS):
         section.pop("task")
@@ -109,6 +123,7 @@ def _translate_data(section: dict[str, Any], where: KeyPath, problems: Problems)
 
 def _translate_val(section: dict[str, Any], where: KeyPath, problems: Problems) -> None:
     _move(section, "window_size", "window", where, problems)  # Restormer: pad to multiples of this
+    _move(section, "selfensemble_testing", "self_ensemble", where, problems)  # CAT
     if section.pop("use_chop", False):  # DAT, CAT, RGT, SeemoRe: validate in parts
         section.setdefault("tile", _CHOP)
         section.setdefault("tile_overlap", _CHOP_OVERLAP)
@@ -119,8 +134,10 @@ _TRANSLATIONS: dict[str, _Translation] = {"dataset": _translate_data, "val": _tr
 
 
 def _translate_tiles(data: dict[str, Any], problems: Problems) -> None:
-    """Read HAT's top-level section ``tile`` as ``val.tile`` and ``val.tile_overlap``."""
+    """Read HAT's top-level section ``tile`` as ``val.tile`` and ``val.tile_overlap``; CAMixerSR has a number."""
     given = data.get("tile")
+    if is_whole(given):  # CAMixerSR's TileModel
+        given = data["tile"] = {"tile_size": given}
     if not isinstance(given, dict) or not set(given) <= {"tile_size", "tile_pad"}:
         return
     data.pop("tile")
@@ -141,3 +158,34 @@ def _translate_clipping(data: dict[str, Any]) -> None:
     clips = train.pop("use_grad_clip", data.get("model_type") in _CLIPPING_MODELS)
     if clips is True:
         train.setdefault("grad_clip", _NAFNET_CLIP)
+
+
+def _translate_mixing(data: dict[str, Any], problems: Problems) -> None:
+    """Read Restormer's ``mixing_augs`` as the augmentation MixUp. With ``use_identity``, half of the patches get it."""
+    train, sets = data.get("train"), data.get("datasets")
+    section = train.get("mixing_augs") if isinstance(train, dict) else None
+    training_set = sets.get("train") if isinstance(sets, dict) else None
+    known = ("mixup", "mixup_beta", "use_identity")
+    if not isinstance(section, dict) or not set(section) <= set(known) or not isinstance(training_set, dict):
+        return
+    assert isinstance(train, dict)
+    del train["mixing_augs"]
+    if section.get("mixup") is not True:
+        return
+    if training_set.get("augmentations"):
+        problems.add(("train", "mixing_augs"), "is given beside datasets.train.augmentations; put MixUp there")
+        return
+    probability = 0.5 if section.get("use_identity") else 1.0
+    alpha = section.get("mixup_beta", _MIXUP_BETA)
+    training_set["augmentations"] = [{"type": "MixUp", "prob": probability, "alpha": alpha}]
+
+
+def _translate_amp(data: dict[str, Any], problems: Problems) -> None:
+    """Read PLKSR's top-level ``use_amp`` (float16 with a loss scale) as ``train.precision``."""
+    train, wanted = data.get("train"), data.get("use_amp")
+    if not isinstance(wanted, bool):
+        return
+    del data["use_amp"]
+    if wanted and isinstance(train, dict):
+        train.setdefault("precision", "fp16")
+        problems.lines.setdefault(("train", "precision"), problems.lines.get(("use_amp",), 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -19,7 +19,8 @@ from safmn.options import components
 from safmn.options.datasets import check_dataset, degrades, degrades_any
 from safmn.options.losses import LossEntry, given_losses, loss_entries
 from safmn.options.problems import KeyPath, Problems
-from safmn.options.typed import show, to_struct, to_type
+from safmn.options.progressive import check_stages
+from safmn.options.typed import is_whole, show, to_struct, to_type
 from safmn.options.types import OptionFile, TrainSection
 
 PHASES = ("train", "val", "test")
@@ -104,20 +105,16 @@ def _check_scale(data: Mapping[str, Any], signature: Any, problems: Problems) ->
     section, scale = data["network_g"], data.get("scale")
     fixed = getattr(registry.find(registry.ARCH_REGISTRY, section["type"]), "FIXED_SCALE", None)
     if fixed is not None:
-        if _is_whole(scale) and scale != fixed:
+        if is_whole(scale) and scale != fixed:
             problems.add(("scale",), f"is {scale}, but {section['type']} is for scale {fixed}")
         return
     for key in _SCALE_ARGUMENTS:
         if key in signature.hints:
             given = section.get(key, components.default_of(signature, key))
-            if _is_whole(given) and _is_whole(scale) and scale >= 1 and given != scale:
+            if is_whole(given) and is_whole(scale) and scale >= 1 and given != scale:
                 how = "" if key in section else " (its default)"
                 problems.add(("network_g", key), f"is {given}{how}, but the top-level `scale` is {scale}")
             return
-
-
-def _is_whole(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_datasets(data: Mapping[str, Any], mode: str, problems: Problems) -> None:
@@ -179,6 +176,7 @@ def check_sense(file: OptionFile, data: Mapping[str, Any], mode: str, problems: 
     elif mode == "test" and not any(phase_of(name) in ("val", "test") for name in file.datasets):
         problems.add(("datasets",), "there is no data set to test on; add a section 'test_1'")
     _check_gt_size(file, problems)
+    check_stages(file, problems)
     _check_validation(file, mode, problems)
     _check_expectations(file, problems)
     if mode == "train":
@@ -239,8 +237,10 @@ def _check_discriminator(
     elif has_discriminator is False:
         idle: list[KeyPath] = [("train", name) for name in _GAN_ONLY if getattr(train, name) != _DEFAULTS[name]]
         idle += [entry.where for entry in entries if entry.role != "image"]
+        alone = file.network_d is None and len(idle) == 1
         for where in idle:
-            problems.add(where, f"has no effect: {file.model_type} has no discriminator")
+            note = problems.warn if alone and where[-1] == "optim_d" else problems.add  # in files of HAT and DRCT
+            note(where, f"has no effect: {file.model_type} has no discriminator")
         if file.network_d is not None:
             problems.add(("network_d",), f"has no effect: {file.model_type} has no discriminator")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeGuard, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import inspect as describe_type
@@ -46,6 +46,11 @@ def to_struct(kind: type[S], value: Any, where: KeyPath, problems: Problems) -> 
             continue
         converted[field.name] = to_type(field.type, value[name], (*where, name), problems)
     return kind(**converted) if len(problems) == before else None
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Return whether a value is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def accepts_null(hint: Any) -> bool:

@@ -34,7 +34,9 @@ def absence(section: Mapping[str, Any]) -> str | None:
     """Return which folders or files of a data set's section are missing, with the command that gets them; or None."""
     inner = [part for value in section.values() for part in (value if isinstance(value, list) else [value])]
     nested = (absence(part) for part in inner if isinstance(part, Mapping))
-    missing = [section[key] for key in _PLACES if section.get(key) and not os.path.exists(section[key])]
+    given = [section[key] for key in _PLACES if section.get(key)]
+    places = [place for value in given for place in (value if isinstance(value, list) else [value])]
+    missing = [place for place in places if not os.path.exists(place)]
     if missing:
         return f"there is no {' and no '.join(map(str, missing))}. {hint(missing[0])}"
     return next(filter(None, nested), None)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from safmn.data import TrainingLoader, build_dataset
+from safmn.data.progressive import ProgressiveLoader
+from safmn.data.stages import stages_of
 from safmn.errors import DataError, OptionError, UserError
 from safmn.evaluation.scoring import check_first_pair
 from safmn.imports import log_imports
@@ -109,7 +111,7 @@ def _build_dataset(section: Mapping[str, Any], options: Options, *, phase: str) 
         raise
 
 
-def build_loader(options: Options, execution: Execution, ranks: Ranks) -> TrainingLoader:
+def build_loader(options: Options, execution: Execution, ranks: Ranks) -> TrainingLoader | ProgressiveLoader:
     """Return the endless loader of the ``train`` data set.
 
     Raises:
@@ -119,18 +121,21 @@ def build_loader(options: Options, execution: Execution, ranks: Ranks) -> Traini
     if section is None:
         raise OptionError(f"{options.source}: datasets.train is missing")
     dataset = _build_dataset(section, options, phase="train")
-    loader = TrainingLoader(
-        dataset,
-        batch_size=section["batch_size_per_gpu"],
-        seed=options.manual_seed,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        accumulate=training_section(options).accumulate,
-        enlarge_ratio=section.get("dataset_enlarge_ratio", 1),
-        num_workers=section.get("num_worker_per_gpu", 0),
-        pin_memory=execution.device.type == "cuda",
-        augmentations=section.get("augmentations") or (),
-    )
+    arguments: dict[str, Any] = {
+        "seed": options.manual_seed,
+        "rank": ranks.rank,
+        "world_size": ranks.world_size,
+        "accumulate": training_section(options).accumulate,
+        "enlarge_ratio": section.get("dataset_enlarge_ratio", 1),
+        "num_workers": section.get("num_worker_per_gpu", 0),
+        "pin_memory": execution.device.type == "cuda",
+        "augmentations": section.get("augmentations") or (),
+    }
+    loader: TrainingLoader | ProgressiveLoader
+    if section.get("iters"):
+        loader = ProgressiveLoader(dataset, stages_of(section), **arguments)
+    else:
+        loader = TrainingLoader(dataset, batch_size=section["batch_size_per_gpu"], **arguments)
     logger.info("training data: %s images, %s iterations per epoch", len(dataset), loader.iterations_per_epoch)
     return loader
 

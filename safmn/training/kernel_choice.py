@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from safmn.archs import SAFMN
+from safmn.data.stages import patch_sizes, stages_of
 from safmn.errors import first_line
 from safmn.kernels.checks import WINDOW
 from safmn.kernels.cpu.build import can_load
@@ -49,7 +50,8 @@ def choose_kernels(options: Options, device: torch.device, *, began_with: str | 
     """
     reason, error = _BEGAN if began_with == "torch" else _why_not(options, device), 0.0
     if reason is None:
-        reason, error = _checked(options.network_g, options.datasets["train"]["batch_size_per_gpu"])
+        smallest = min(stage.batch_size for stage in stages_of(options.datasets["train"]))
+        reason, error = _checked(options.network_g, smallest)
     reasons = [each for each in on_all_ranks(reason) if each is not None]
     if not reasons:
         return Choice("native", f"which agree with torch to {max(error, 1e-7):.0e}")
@@ -65,8 +67,8 @@ def _why_not(options: Options, device: torch.device) -> str | None:
         return "they are for SAFMN on a CPU"
     if train.precision not in (None, "fp32") or train.compile:
         return "they compute in fp32 and without compile"
-    side = None if data is None else data.get("gt_size")
-    if side is None or side % (WINDOW * options.scale):
+    sides = [None] if data is None else patch_sizes(data)
+    if any(side is None or side % (WINDOW * options.scale) for side in sides):
         return f"they need a gt_size that is a multiple of {WINDOW} * scale"
     if not can_load():
         return f"they need a C++ compiler: {how_to_get_a_compiler()}"

@@ -19,7 +19,9 @@ from typing import Any
 from safmn.data import TrainingLoader
 from safmn.data.collating import odd_values
 from safmn.data.loading import start_loading
+from safmn.data.progressive import ProgressiveLoader
 from safmn.data.sample_keys import Batch, KeyedDataset
+from safmn.data.stages import of_size
 from safmn.evaluation.applying import applying_of
 from safmn.evaluation.scoring import evaluate
 from safmn.options import Options
@@ -43,13 +45,13 @@ def check_training(
     options: Options,
     execution: Execution,
     ranks: Ranks,
-    loader: TrainingLoader,
+    loader: TrainingLoader | ProgressiveLoader,
     sets: Mapping[str, Any],
     *,
     build_model: BuildModel,
     build_dataset: BuildDataset,
 ) -> None:
-    """Train one micro-batch and validate one image of each set, with a model that is dropped afterwards.
+    """Train one micro-batch of each stage and validate one image of each set, with a model that is dropped afterwards.
 
     Every rank checks alone, with the samples of its own first batch. ``compile`` and ``cuda_graph`` are left out: they
     do not change what is computed, and take long to start.
@@ -72,9 +74,10 @@ def check_training(
             plain = dataclasses.replace(execution, compile=False, cuda_graph=False)
             seed_everything(options.manual_seed)
             model = build_model(options, plain, Ranks(ranks.rank, 1, ranks.local_rank))
-            batch = _first_batch(options, loader, build_dataset)
-            odd = odd_values(batch)
-            _train(model, options, batch, ranks)
+            for part in loader.parts:
+                batch = _first_batch(options, part, build_dataset)
+                odd = odd or odd_values(batch)
+                _train(model, options, batch, ranks)
             _validate(model, options, sets, build_dataset)
     except Exception as error:
         failed = error
@@ -85,7 +88,8 @@ def check_training(
     if odd:
         logger.warning("%s: datasets.train: %s", options.source, odd)
     more = f", one image of {', '.join(sets)} validated and measured" if sets else ""
-    logger.info("sanity: one batch trained on a copy%s, in %.1f s", more, time.perf_counter() - began)
+    trained = "one batch" if len(loader.parts) == 1 else f"one batch of each of {len(loader.parts)} stages"
+    logger.info("sanity: %s trained on a copy%s, in %.1f s", trained, more, time.perf_counter() - began)
 
 
 @contextlib.contextmanager
@@ -107,7 +111,8 @@ def _first_batch(options: Options, loader: TrainingLoader, build_dataset: BuildD
     """
     keyed = loader.keyed
     if not loader.num_workers and not is_unchanging(keyed.dataset):
-        keyed = KeyedDataset(build_dataset(options.datasets["train"]), options.manual_seed)
+        dataset = of_size(build_dataset(options.datasets["train"]), keyed.gt_size)
+        keyed = KeyedDataset(dataset, options.manual_seed, gt_size=keyed.gt_size)
     keys = itertools.islice(loader.keys(0), 1)
     loading = start_loading(keyed, keys, workers=min(loader.num_workers, 1), ahead=1, pin_memory=False)
     try:

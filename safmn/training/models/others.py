@@ -16,9 +16,12 @@ from safmn.training.models.sr_model import SRModel
 _SAME_AS: dict[str, type[Model]] = {
     "ATDModel": SRModel,
     "CATModel": SRModel,
+    "CATSEModel": SRModel,  # with self-ensemble
     "CRAFT_Model": SRModel,
     "DATModel": SRModel,
     "DATModle": SRModel,  # as DAT's first option files spell it
+    "DRCTModel": SRModel,
+    "ESRModel": SRModel,  # PLKSR
     "HATModel": SRModel,
     "ImageCleanModel": SRModel,  # Restormer
     "ImageRestorationModel": SRModel,  # NAFNet
@@ -27,6 +30,9 @@ _SAME_AS: dict[str, type[Model]] = {
     "MambaIRv2Model": SRModel,
     "RGTModel": SRModel,
     "SRFormerModel": SRModel,
+    "TileModel": SRModel,  # CAMixerSR
+    "RealDRCTGANModel": RealESRGANModel,
+    "RealDRCTMSEModel": RealESRNetModel,
     "RealHATMSEModel": RealESRNetModel,
     "RealHATGANModel": RealESRGANModel,
 }
