@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from PIL import Image
 
 from safmn.cli.sweep import main
 from safmn.training import sweep
+from safmn.training.experiment import Experiment
 from safmn.training.sweep import _axis
 
 
@@ -121,3 +123,63 @@ def test_a_run_that_fails_does_not_stop_the_others(
 
 def test_values_may_hold_commas_in_brackets() -> None:
     assert _axis("train:optim_g:betas=[0.9,0.99],[0.9,0.999]") == ("train.optim_g.betas", ["[0.9,0.99]", "[0.9,0.999]"])
+
+
+def test_a_command_ends_with_the_process_that_started_it() -> None:
+    """Its standard input is a pipe, which closes however that process ends."""
+    program = "import sys, time; from safmn.system.guarded import end_with_starter as e; e(); print(1); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-uc", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "1\n"
+    assert process.poll() is None
+    process.stdin.close()
+    process.stdout.close()
+    assert process.wait(timeout=30) in (-signal.SIGTERM, signal.SIGTERM, 3)  # 3: Windows
+
+
+def test_a_sweep_waits_for_a_run_that_another_process_trains(
+    option_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = sweep._run(str(option_file), "tiny", {"network_g.dim": "8"})
+    other = Experiment.of(run.options)
+    other.lock()
+    waiting = threading.Thread(target=sweep._wait_until_free, args=(run, sweep._Trainings()))
+    waiting.start()
+    waiting.join(timeout=0.2)
+    assert waiting.is_alive()
+    other.unlock()
+    waiting.join(timeout=30)
+    assert not waiting.is_alive()
+    assert f"tiny_dim=8: waiting for process {os.getpid()} on " in capsys.readouterr().out
+    assert other.in_use_by() is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_run(tmp_path: Path) -> None:
+    """Its runs save and end although it was killed; the same command ends with the bytes of one that was not."""
+    tiny_run.make_images(tmp_path)
+    records, weights = [], []
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+        data = tiny_run.options(tmp_path, total_iter=60, fft_opt=None)
+        data["path"]["experiments_root"] = str(tmp_path / folder)
+        option_file = tiny_run.write_options(tmp_path / folder, data)
+        command = [sys.executable, "-m", "safmn", "sweep", "-opt", str(option_file), "network_g.dim=8,12"]
+        if folder == "killed":
+            process = subprocess.Popen([*command, "--jobs", "2"])
+            while len(list(tmp_path.glob("killed/tiny_*/training_states/0*"))) < 2:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+            process.wait()
+        subprocess.run(command, check=True)
+        records.append([(tmp_path / folder / f"tiny_dim={dim}/record.jsonl").read_text() for dim in (8, 12)])
+        weights.append([(tmp_path / folder / f"tiny_dim={dim}/models/net_g_60.pth").read_bytes() for dim in (8, 12)])
+        assert not list((tmp_path / folder).glob("*archived*"))
+    assert records[0] == records[1]
+    assert weights[0] == weights[1]
+    assert "resumed from" in (tmp_path / "killed/tiny_sweep/tiny_dim=8.txt").read_text()

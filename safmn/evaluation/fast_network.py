@@ -16,6 +16,7 @@ from safmn.kernels.cpu.planning.graph import Unsupported
 from safmn.kernels.cpu.programs import Program, translate
 from safmn.kernels.cpu.support import why_not
 from safmn.runtime.threads import Lock
+from safmn.weights.networks import kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class FastNetwork:
         """Log how the network runs, unless it was said before."""
         way = text.split(":")[0]
         if way != self._said:
-            logger.log(level, "native kernels for testing %s: %s", type(self.network).__name__, text)
+            logger.log(level, "native kernels for testing %s: %s", kind_of(self.network), text)
             self._said = way
 
     def __call__(self, lq: Tensor) -> Tensor:

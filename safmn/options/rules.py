@@ -217,6 +217,8 @@ def _check_training(file: OptionFile, train: TrainSection, problems: Problems) -
             and not _model_may_be_imported(file, problems)
         ):
             problems.add(("train", key), f"is not supported by {file.model_type}, only by SRModel and RealSRModel")
+    if train.weights_by_name and train.cuda_graph:
+        problems.add(("train", "weights_by_name"), "does not work with cuda_graph; remove one of them")
     for index, section in enumerate(train.weights_by_name):
         to_struct(NamedWeights, section, ("train", "weights_by_name", index), problems)
     _check_schedule(train, problems)

@@ -66,6 +66,15 @@ class Experiment:
             )
         self.root.mkdir(parents=True, exist_ok=True)
 
+    def in_use_by(self) -> str | None:
+        """Return the process that has locked the folder, such as ``process 123 on myhost``; None if none has."""
+        if not self.root.exists():
+            return None
+        if not self._lock.take():
+            return self._lock.owner
+        self._lock.release()
+        return None
+
     def unlock(self) -> None:
         """Release the lock."""
         self._lock.release()

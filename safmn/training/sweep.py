@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,8 +20,10 @@ from safmn.options.reader import parse_value
 from safmn.system.console import say, table
 from safmn.system.files import write_atomically
 from safmn.system.signals import sigterm_as_ctrl_c
+from safmn.training.experiment import Experiment
 
-_TRAIN = (sys.executable, "-m", "safmn", "train")
+_TRAIN = (sys.executable, "-m", "safmn.system.guarded", "train")
+_POLL = 0.5  # seconds between looks at a run that another process trains
 _COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0))
 _WIDTH, _HEIGHT, _MARGIN, _LINE = 900, 480, 60, 18  # of the plot, in pixels
 
@@ -35,7 +38,7 @@ class SweptRun(NamedTuple):
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return Path(self.options.path.experiments_root or "experiments") / self.options.name
+        return Experiment.of(self.options).root
 
 
 def sweep(option_file: str, entries: Sequence[str], *, jobs: int = 1) -> int:
@@ -89,12 +92,20 @@ class _Trainings:
         with self._lock:
             if self._stopped:
                 return EXIT_INTERRUPTED
-            process = subprocess.Popen(command, stdout=output, stderr=output)
+            # The pipe closes when this process ends, even if it is killed; the run then saves and ends.
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
             self._processes.add(process)
         status = process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
         with self._lock:
             self._processes.discard(process)
         return status
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no more processes are started."""
+        return self._stopped
 
     def stop(self) -> None:
         """Tell the processes to save and end. On Windows they get the user's Ctrl-C, and SIGTERM would kill them."""
@@ -146,10 +157,24 @@ def _run(option_file: str, name: str, values: dict[str, str]) -> SweptRun:
 
 def _train(option_file: str, run: SweptRun, folder: Path, trainings: _Trainings) -> int:
     """Train one run to its end in a process of its own; its output goes to a file. Return its exit status."""
+    _wait_until_free(run, trainings)
     with (folder / f"{run.options.name}.txt").open("ab") as output:
         status = trainings.run([*_TRAIN, "-opt", option_file, "--auto_resume", "--force_yml", *run.overrides], output)
     say(f"{run.options.name}: {'done' if not status else f'exit status {status}'}")
     return status
+
+
+def _wait_until_free(run: SweptRun, trainings: _Trainings) -> None:
+    """Wait for a process that trains the run already, such as one of a sweep that was killed and that still saves."""
+    experiment, said = Experiment.of(run.options), False
+    while not trainings.stopped:
+        owner = experiment.in_use_by()
+        if owner is None:
+            return
+        if not said:
+            say(f"{run.options.name}: waiting for {owner}, which trains it")
+        said = True
+        time.sleep(_POLL)
 
 
 def _scores(run: SweptRun) -> dict[str, list[tuple[int, float]]]:
