@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import linecache
 import os
 import sys
@@ -139,6 +140,23 @@ def _shown(file: str) -> str:
     with contextlib.suppress(ValueError, OSError):
         return str(Path(file).resolve().relative_to(Path.cwd()))
     return file
+
+
+def defined_at(thing: object) -> str:
+    """Return `` (my_parts.py, line 12)`` for a class, function or object of the user's code, to append to its name.
+
+    It is empty for others.
+    """
+    return _defined_at(thing if isinstance(thing, type) or inspect.isroutine(thing) else type(thing))
+
+
+@lru_cache(maxsize=256)  # it reads the source, and a training step asks for it
+def _defined_at(kind: object) -> str:
+    try:
+        file, line = inspect.getsourcefile(kind) or "", inspect.getsourcelines(kind)[1]  # type: ignore[arg-type]
+    except (TypeError, OSError):  # built in, or made by exec
+        return ""
+    return f" ({_shown(file)}, line {line})" if is_own(file) else ""
 
 
 def full_traceback(error: BaseException) -> str:

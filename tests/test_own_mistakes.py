@@ -30,12 +30,15 @@ from safmn.registry import (
     SCHEDULE_REGISTRY,
     build,
 )
+from safmn.runtime.distributed import Ranks
 from safmn.train import main
 from safmn.training.models import SRModel
-from safmn.training.models.base_model import Model
+from safmn.training.models.base_model import Criterion, Model, image_loss
+from safmn.training.step_flags import StepFlags
 
 # --- data sets --------------------------------------------------------------------------------------------------------
 
+PLACE = r"\S*test_own_mistakes\.py, line \d+"
 LQ, GT = torch.zeros(3, 8, 8), torch.zeros(3, 16, 16)
 
 
@@ -86,6 +89,14 @@ def test_what_a_batch_may_hold() -> None:
 def test_images_must_be_float32(batch: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         image_of(batch, "gt")
+
+
+def test_the_data_set_of_a_batch_is_named_with_its_place() -> None:
+    batch = KeyedDataset(Items({"lq": LQ, "hr": GT}), 0).batch([SampleKey(0, 0)])
+    with pytest.raises(DataError, match=rf"the training set Items \({PLACE}\) gives no 'gt', only 'lq', 'hr'; an item"):
+        image_of(batch, "gt")
+    with pytest.raises(DataError, match=rf"data set 'Set' \({PLACE}\): lq of item 0 is not a tensor"):
+        evaluate(Plain(), Items({"lq": LQ.numpy()}), name="Set", metrics={}, device="cpu", progress=False)
 
 
 def test_values_of_0_to_255_are_noticed() -> None:
@@ -216,6 +227,45 @@ def test_a_schedule_must_give_a_learning_rate(value: Any, words: str, monkeypatc
     assert schedule(1, 1.0) == 0.5
     with pytest.raises(OptionError, match=rf"train\.scheduler: Own .*{words}"):
         schedule(3, 1.0)
+
+
+def test_a_schedule_that_fails_is_named_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(iterations: int) -> Callable[..., float]:
+        return lambda iteration: 1.0
+
+    def divides(iterations: int) -> Callable[..., float]:
+        return lambda iteration, base: base / iterations
+
+    for function, words in ((wrong, "TypeError: .*takes 1 positional argument"), (divides, "ZeroDivisionError: ")):
+        monkeypatch.setitem(SCHEDULE_REGISTRY._components, "Own", function)
+        with pytest.raises(OptionError, match=rf"Own \({PLACE}\) fails in iteration 3: {words}"):
+            build_schedule({"type": "Own", "iterations": 0})(3, 1.0)
+    monkeypatch.setitem(SCHEDULE_REGISTRY._components, "Own", lambda iterations: "none")
+    with pytest.raises(OptionError, match=rf"Own \({PLACE}\) returns a str, not a function"):
+        build_schedule({"type": "Own", "iterations": 1})
+
+
+class Elementwise(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x - y
+
+
+def test_losses_and_outputs_of_a_wrong_shape_are_named_with_their_place() -> None:
+    criterion = Criterion("l_own", Elementwise(), "image", None, {})
+    with pytest.raises(OptionError, match=rf"the loss l_own \({PLACE}\) returns shape \(1, 3, 16, 16\)"):
+        image_loss(criterion, GT[None], GT[None])
+    with pytest.raises(OptionError, match=r"network_g gives images of shape \(1, 3, 8, 8\), but the GT"):
+        image_loss(criterion, LQ[None], GT[None])
+
+
+def test_a_step_with_nan_names_its_losses_and_samples() -> None:
+    flags = StepFlags(torch.device("cpu"), Ranks())
+    losses = {"l_good": torch.ones(()), "l_bad": torch.full((), float("nan"))}
+    batches = [{"lq": LQ, "gt_path": ["a.png"]}, {"lq": LQ, "keys": [SampleKey(1, 5)]}]
+    (found,) = flags.push(3, torch.ones(()), stop=0, batches=batches, losses=losses)
+    assert (found.losses, found.samples) == (["l_bad"], ["a.png", "index 5 of epoch 1"])
+    (found,) = flags.push(4, torch.zeros(()), stop=0, batches=batches, losses=losses)
+    assert not found.losses
 
 
 def test_an_optimiser_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:

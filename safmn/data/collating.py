@@ -12,6 +12,8 @@ from safmn.errors import DataError, first_line
 
 _LARGEST = 30.0
 """Largest absolute value that an image may have after a normalisation; 0 to 255 exceeds it."""
+SOURCE = "data_set"
+"""Key of a batch: a data set of the user's, with its place, for messages."""
 _ITEM = 'a dict with the images "lq" and "gt", float32 tensors (3, h, w) in [0, 1]'
 
 
@@ -64,12 +66,12 @@ def image_of(batch: Mapping[str, Any], key: str) -> torch.Tensor:
         DataError: the data set does not give them, or not as float32.
     """
     if key not in batch:
-        given = ", ".join(repr(name) for name in batch if name != "keys")
-        raise DataError(f"the training set gives no {key!r}, only {given}; an item is {_ITEM}")
+        given = ", ".join(repr(name) for name in batch if name not in ("keys", SOURCE))
+        raise DataError(f"{batch.get(SOURCE, 'the training set')} gives no {key!r}, only {given}; an item is {_ITEM}")
     value = batch[key]
     if not torch.is_tensor(value) or value.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         found = str(value.dtype).removeprefix("torch.") if torch.is_tensor(value) else type(value).__name__
-        raise DataError(f"the training set gives {key!r} as {found}; an item is {_ITEM}")
+        raise DataError(f"{batch.get(SOURCE, 'the training set')} gives {key!r} as {found}; an item is {_ITEM}")
     images: torch.Tensor = value
     return images
 

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safmn.data.batch_draws import DRAWS
-from safmn.data.collating import collated
+from safmn.data.collating import SOURCE, collated
 from safmn.data.stages import cut_patches
 from safmn.errors import UserError
+from safmn.own_code import defined_at
 from safmn.runtime.random_state import global_generators
 
 Sample = dict[str, Any]
@@ -108,6 +109,8 @@ class KeyedDataset:
         self.augmenter = augmenter
         self.gt_size = gt_size
         self.length = len(dataset)
+        place = defined_at(dataset)
+        self._source = f"the training set {type(dataset).__name__}{place}" if place else ""
 
     @property
     def is_pure(self) -> bool:
@@ -143,6 +146,8 @@ class KeyedDataset:
         if self.augmenter is not None:
             batch = self.augmenter(batch, keys, self.seed, self.length, self._plain)
         batch["keys"] = list(keys)
+        if self._source:
+            batch[SOURCE] = self._source
         return batch
 
     def _plain(self, keys: Sequence[SampleKey]) -> Batch:

@@ -22,7 +22,7 @@ from safmn.imaging import to_levels, write_image
 from safmn.imaging.file_names import image_name
 from safmn.metrics.fidelity import calculate_psnr, calculate_ssim, y_of_bgr
 from safmn.metrics.set_metric import SetMetric, set_metric_of
-from safmn.own_code import described
+from safmn.own_code import defined_at, described
 from safmn.registry import METRIC_REGISTRY, find
 from safmn.runtime.random_state import global_generators, named_rng
 
@@ -197,7 +197,7 @@ class Scorer:
             known = luma if metric.takes_exact_y else images
             shown = {kind: image for kind, image in known.items() if metric.takes(kind)}
             with self._explained(name, metric.function, index, path, images["img"]):
-                values[name] = _number(metric.function(**shown, **metric.arguments))
+                values[name] = _number(metric.function(**shown, **metric.arguments), defined_at(metric.function))
         return values
 
     def _samples(self, index: int, path: str, images: Mapping[str, np.ndarray]) -> dict[str, Samples]:
@@ -260,8 +260,8 @@ class Scorer:
             self._warned = True
 
 
-def _number(value: Any) -> float:
-    """Return what a metric returned as a number.
+def _number(value: Any, place: str) -> float:
+    """Return what a metric, defined at a place of the user's code, returned as a number.
 
     Raises:
         DataError: it is none.
@@ -269,7 +269,7 @@ def _number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise DataError(f"it returns {type(value).__name__} instead of a number") from None
+        raise DataError(f"it returns {type(value).__name__} instead of a number{place}") from None
 
 
 def _size(image: np.ndarray) -> str:

@@ -26,7 +26,7 @@ from safmn.evaluation.applying import WHOLE, Applying, in_whole_windows
 from safmn.evaluation.scorer import Draws, Output, Score, Scorer, bits, matching
 from safmn.imaging import to_levels, to_uint8
 from safmn.inference.guard import Guard
-from safmn.own_code import described
+from safmn.own_code import defined_at, described
 from safmn.runtime.agreement import raise_together
 from safmn.runtime.distributed import on_all_ranks
 from safmn.runtime.execution import Execution, Precision, comparable_convolutions
@@ -271,7 +271,7 @@ def _item(dataset: Any, index: int, draws: Draws) -> Mapping[str, Any]:
         with draws.of(dataset, index, "data"):
             item = dataset[index]
         if not torch.is_tensor(item["lq"]) or item["lq"].ndim != 3:
-            raise TypeError("its lq is not a tensor (C, h, w)")
+            raise DataError(f"data set {name!r}{defined_at(dataset)}: lq of item {index} is not a tensor (C, h, w)")
     except (UserError, OSError, *OUT_OF_MEMORY):
         raise
     except Exception as error:

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from safmn.errors import OptionError, located
-from safmn.registry import SCHEDULE_REGISTRY, build
+from safmn.own_code import defined_at, described
+from safmn.registry import SCHEDULE_REGISTRY, build, find
 from safmn.value_types import NotNegative, NotNegativeFloat, Positive, PositiveFloat
 
 Schedule = Callable[[int, float], float]  # (iteration from 1, base learning rate) -> learning rate
@@ -139,14 +140,21 @@ def build_schedule(section: Mapping[str, Any], *, warmup_iter: int = -1) -> Sche
         schedule: Schedule = build(SCHEDULE_REGISTRY, section)
     if not callable(schedule):
         raise OptionError(
-            f"train.scheduler: {section['type']} returns a {type(schedule).__name__}, not a function "
+            f"train.scheduler: {section['type']}{defined_at(find(SCHEDULE_REGISTRY, section['type']))} returns a "
+            f"{type(schedule).__name__}, not a function "
             "(iteration, base learning rate) -> learning rate"
         )
+
+    name = f"train.scheduler: {section['type']}{defined_at(find(SCHEDULE_REGISTRY, section['type']))}"
 
     def with_warmup(iteration: int, base: float) -> float:
         if iteration < warmup_iter:
             return base * iteration / warmup_iter
-        return _checked(schedule(iteration, base), f"train.scheduler: {section['type']}", iteration)
+        try:
+            rate = schedule(iteration, base)
+        except Exception as error:
+            raise OptionError(f"{name} fails in iteration {iteration}: {described(error)}") from error
+        return _checked(rate, name, iteration)
 
     return with_warmup
 

@@ -24,7 +24,7 @@ def check_files(data: Mapping[str, Any], problems: Problems) -> None:
     """Note missing files as mistakes, without importing anything."""
     for number, name in names_of(data).items():
         if mistake := missing_file(name, problems.source):
-            problems.add(("imports", str(number)), f"{name} cannot be imported: FileNotFoundError: {mistake}")
+            problems.add(("imports", number), f"{name} cannot be imported: FileNotFoundError: {mistake}")
 
 
 def _as_module(name: str, error: BaseException) -> str:
@@ -48,4 +48,4 @@ def import_all(data: Mapping[str, Any], problems: Problems) -> None:
             allow(import_named(name))
         except (Exception, SystemExit) as error:  # the user's code may raise anything
             reason = f"{described(error)}{advice(error)}{_as_module(name, error)}"
-            problems.add(("imports", str(number)), f"{name} cannot be imported: {reason}", cause=error)
+            problems.add(("imports", number), f"{name} cannot be imported: {reason}", cause=error)

@@ -14,6 +14,8 @@ from safmn.own_code import described
 from safmn.runtime.agreement import explain_lost_ranks
 from safmn.system.memory import OUT_OF_MEMORY, is_out_of_memory
 
+_BUGS = (AttributeError, NameError, ImportError, SyntaxError)
+
 
 @contextlib.contextmanager
 def explained_step(source: object, batches: Sequence[Mapping[str, Any]], *, is_first: bool) -> Iterator[None]:
@@ -61,6 +63,8 @@ def _explain_misfit(source: object, batches: Sequence[Mapping[str, Any]]) -> Ite
             raise
         advice = "\n    Try train.channels_last: false" if "view size is not compatible" in str(error) else ""
         shapes = {key: tuple(value.shape) for key, value in batches[0].items() if torch.is_tensor(value)}
+        if isinstance(error, _BUGS):  # it has nothing to do with the shapes
+            raise OptionError(f"{source}: the first training step failed: {described(error)}") from error
         raise OptionError(
             f"{source}: the first training step failed: network, losses and data do not fit together. Batch: "
             f"{', '.join(f'{key} {shape}' for key, shape in shapes.items())}. {described(error)}{advice}"

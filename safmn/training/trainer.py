@@ -95,7 +95,10 @@ class Trainer:
                     self._in_step, self._losses_are_due = False, self._log_due(iteration)
 
                     signal_number = interrupt.signal_number
-                    flags = self.flags.push(iteration, result.nonfinite, stop=signal_number, batches=batches)
+                    losses = {} if model.execution.cuda_graph else result.losses  # a graph overwrites them
+                    flags = self.flags.push(
+                        iteration, result.nonfinite, stop=signal_number, batches=batches, losses=losses
+                    )
                     if self._log_due(iteration):
                         self._log(log, result)
                     log.step()
@@ -153,7 +156,9 @@ class Trainer:
         for of in flags:
             if not of.nonfinite:
                 continue
-            where = f"iteration {of.iteration}: a loss or gradient is NaN or Inf; samples: {', '.join(of.samples)}"
+            named = f" ({', '.join(of.losses)})" if of.losses else ""
+            samples = ", ".join(of.samples)
+            where = f"iteration {of.iteration}: a loss or gradient is NaN or Inf{named}; samples: {samples}"
             if train.on_nonfinite == "stop":
                 if len(self.model.networks) == 1 and of.iteration > 1:
                     self.progress.iteration = of.iteration - 1

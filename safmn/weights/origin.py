@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from safmn import code_identity
 from safmn.errors import UserError, WeightsError
-from safmn.imports import allow, entries_of, import_named, imported
+from safmn.imports import allow, entries_of, import_named, imported, missing_file
 from safmn.own_code import described
 from safmn.registry import ARCH_REGISTRY, build, find, import_basicsr, names
 from safmn.weights.bounds import NetworkTooLarge, bounded_building
@@ -130,6 +130,8 @@ def import_code(names: Sequence[str]) -> None:
     if names:
         import_basicsr()
     for name in names:
+        if missing := missing_file(name):
+            raise UserError(f"--imports {name}: {missing}")
         try:
             allow(import_named(name))
         except (Exception, SystemExit) as error:  # the user's code may raise anything

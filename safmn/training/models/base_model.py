@@ -22,10 +22,11 @@ from safmn.optim.schedules import build_schedule
 from safmn.options.losses import Role, loss_entries
 from safmn.options.problems import show_path
 from safmn.options.types import NETWORK_KEYS
+from safmn.own_code import defined_at
 from safmn.registry import ARCH_REGISTRY, LOSS_REGISTRY, build
 from safmn.runtime.distributed import Ranks
 from safmn.runtime.execution import Execution
-from safmn.training.models.trained_network import Batch, TrainedNetwork
+from safmn.training.models.trained_network import Batch, TrainedNetwork, scalar
 
 if TYPE_CHECKING:
     from safmn.options import Options
@@ -234,13 +235,15 @@ class Model(ABC):
         """Return the losses between the network's output and the GT, (B, 3, s*h, s*w) float32 in [0, 1], by name."""
         targets: dict[bool, Tensor] = {}
         losses: dict[str, Tensor] = {}
+        network = self.networks["net_g"].bare
+        by = f"network_g, {type(network).__name__}{defined_at(network)},"
         for criterion in self.criteria:
             if criterion.role != "image":
                 continue
             sharpened = self._sharpened(criterion)
             if sharpened not in targets:
                 targets[sharpened] = target_of(batch, sharpened=sharpened)
-            losses = joined(losses, image_loss(criterion, output, targets[sharpened]))
+            losses = joined(losses, image_loss(criterion, output, targets[sharpened], by=by))
         return losses
 
     def _predict(self, network: TrainedNetwork, lq: Tensor) -> Tensor:
@@ -248,7 +251,10 @@ class Model(ABC):
         with self.execution.autocast():
             output = network.forward(lq)
         if not torch.is_tensor(output):
-            raise TypeError(f"{type(network.bare).__name__} gives a {type(output).__name__}, not images (B, 3, H, W)")
+            raise OptionError(
+                f"{type(network.bare).__name__}{defined_at(network.bare)} gives a {type(output).__name__}, not images "
+                "(B, 3, H, W)"
+            )
         return output.float()
 
 
@@ -263,23 +269,26 @@ def training_section(options: Options) -> TrainSection:
     return options.train
 
 
-def image_loss(criterion: Criterion, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+def image_loss(criterion: Criterion, prediction: Tensor, target: Tensor, *, by: str = "network_g") -> dict[str, Tensor]:
     """Return the weighted loss between prediction and target, (B, 3, h, w) float32 in [0, 1], by its name.
 
     A criterion that returns a pair, like BasicSR's ``PerceptualLoss``, gives a perceptual and a style loss; either may
     be None.
 
+    Args:
+        by: the network, for messages.
+
     Raises:
-        OptionError: prediction and target differ in shape.
+        OptionError: prediction and target differ in shape, or the loss is not one number.
     """
     if prediction.shape != target.shape:
         raise OptionError(
-            f"network_g gives images of shape {tuple(prediction.shape)}, but the GT has shape {tuple(target.shape)} "
+            f"{by} gives images of shape {tuple(prediction.shape)}, but the GT has shape {tuple(target.shape)} "
             "(images, channels, height, width): its scale or number of channels differs from the option file's"
         )
     value = criterion.module(prediction, target)
     if not isinstance(value, tuple):
-        return {criterion.name: value}
+        return {criterion.name: scalar(f"{criterion.name}{defined_at(criterion.module)}", value)}
     style = "l_style" if criterion.name in _PUBLISHED_PERCEPTUAL else f"{criterion.name}_style"
     parts = dict(zip((criterion.name, style), value, strict=True))
     return {name: loss for name, loss in parts.items() if loss is not None}

@@ -70,15 +70,15 @@ def _twin(network: nn.Module, rebuild: Callable[[], nn.Module] | None) -> nn.Mod
     return twin
 
 
-def _scalar(name: str, loss: Any) -> Tensor:
+def scalar(name: str, loss: Any) -> Tensor:
     """Return a loss with one element as a scalar.
 
     Raises:
-        TypeError: it is not a tensor with one element; the message names the loss.
+        OptionError: it is not a tensor with one element; the message names the loss.
     """
     if not torch.is_tensor(loss) or loss.numel() != 1:
         found = f"shape {tuple(loss.shape)}" if torch.is_tensor(loss) else type(loss).__name__
-        raise TypeError(f"the loss {name} returns {found} instead of one number")
+        raise OptionError(f"the loss {name} returns {found} instead of one number")
     return loss.reshape(())
 
 
@@ -214,12 +214,12 @@ class TrainedNetwork:
         """Add the gradients of one micro-batch's weighted losses, and the losses to :attr:`losses`.
 
         Raises:
-            TypeError: a loss is not a single number, or no loss depends on the weights; names it.
+            OptionError: a loss is not a single number, or no loss depends on the weights; names it.
         """
-        losses = {name: _scalar(name, loss) for name, loss in losses.items()}
+        losses = {name: scalar(name, loss) for name, loss in losses.items()}
         total = torch.stack(list(losses.values())).sum() / self._parts
         if not total.requires_grad:
-            raise TypeError(
+            raise OptionError(
                 f"no loss ({', '.join(losses)}) depends on the network's weights: it was computed without gradients, "
                 "or from detached tensors"
             )
