@@ -107,7 +107,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.opt and not _own_sets(arguments):
         for name in ("scale", "save_img", "kernels"):
             if getattr(arguments, name) != parser.get_default(name):
-                parser.error(f"--{name} is only allowed with --weights or with --set or --benchmark")
+                instead = " (for the sets of -opt: --force_yml val:save_img=true)" if name == "save_img" else ""
+                parser.error(f"--{name} is only allowed with --weights or with --set or --benchmark{instead}")
     if arguments.tile is not None and arguments.tile < 0:
         parser.error("--tile must be 0 or more")
     return arguments

@@ -19,6 +19,8 @@ from safmn.data import PairedImageDataset, SingleImageDataset
 from safmn.errors import OptionError
 from safmn.evaluation.scoring import evaluate
 from safmn.imaging import imresize, read_image, write_image
+from safmn.prepare.image_lmdb import make_lmdb
+from safmn.prepare.lr import make_lr
 from safmn.test import main as run_test
 from safmn.train import main as train
 
@@ -72,6 +74,27 @@ def test_pixels_keep_their_values(color: str, dtype: type, tmp_path: Path) -> No
     saved = read_image(tmp_path / "out/0.png")
     assert saved.dtype == dtype
     assert (saved.reshape(24, 32, channels) == read_image(tmp_path / "hr/0.png").reshape(24, 32, channels)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("color", ["rgb", "grey", "rgba"])
+def test_an_lmdb_and_made_lr_images_keep_the_pixels(color: str, dtype: type, tmp_path: Path) -> None:
+    """Also alpha, which both left out before."""
+    section = {**make_set(tmp_path, CASES[color], dtype), "color": color}
+    for kind in ("hr", "lr"):
+        make_lmdb(tmp_path / kind, tmp_path / f"{kind}.lmdb", jobs=1)
+        assert make_lmdb(tmp_path / kind, tmp_path / f"{kind}.lmdb", jobs=1) == 0  # up to date: the same pixels
+    roots = {f"dataroot_{name}": str(tmp_path / f"{kind}.lmdb") for name, kind in (("gt", "hr"), ("lq", "lr"))}
+    held = PairedImageDataset({**section, **roots, "io_backend": {"type": "lmdb"}})
+    for expected, found in zip(PairedImageDataset(section), held, strict=True):
+        assert torch.equal(expected["lq"], found["lq"])
+        assert torch.equal(expected["gt"], found["gt"])
+        assert expected["bits"] == found["bits"]
+    make_lr(tmp_path / "hr", tmp_path / "small", [2], jobs=1)
+    for number, item in enumerate(PairedImageDataset({**section, "dataroot_lq": None})):
+        image = read_image(tmp_path / f"small/X2/{number}x2.png").reshape(12, 16, -1)
+        assert image.dtype == dtype
+        assert (image == (item["lq"].permute(1, 2, 0).double() * np.iinfo(dtype).max).round().numpy()).all()
 
 
 def test_scores_of_16_bits_see_less_than_a_level_of_8_bits(tmp_path: Path) -> None:

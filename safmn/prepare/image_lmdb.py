@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _META = "meta_info.txt"
 _COMPARED = 8  # compare at least this many of the existing images
 _COMMIT_EVERY = 200  # images
-_CHANNELS_OF_COLOUR_TYPE = {0: 1, 2: 3}  # PNG's colour types
+_CHANNELS_OF_COLOUR_TYPE = {0: 1, 2: 3, 6: 4}  # PNG's colour types
 
 
 def make_lmdb(folder: Path, output: Path, *, drop: str = "", compression: int = 1, jobs: int | None = None) -> int:
@@ -134,7 +134,7 @@ def _another_image(transaction: lmdb.Transaction, paths: dict[str, Path], keys: 
     for key in keys[:: max(1, len(keys) // _COMPARED)]:
         held = cv2.imdecode(np.frombuffer(transaction.get(key.encode(), b"\0"), np.uint8), cv2.IMREAD_UNCHANGED)
         image = read_colours(paths[key])
-        image = image if image.ndim == 2 else image[..., ::-1]  # OpenCV decodes to BGR
+        image = image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]  # OpenCV decodes to BGR(A)
         if held is None or not np.array_equal(held, image):
             return paths[key]
     return None

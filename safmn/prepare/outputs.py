@@ -38,9 +38,11 @@ def named(folder: Path) -> Path:
 
 
 def read_colours(path: Path) -> np.ndarray:
-    """Read an image as stored, but without alpha: (H, W) or (H, W, 3)."""
+    """Read an image as stored, but without an alpha channel that is opaque: (H, W), (H, W, 3) or (H, W, 4)."""
     image = read_image(path)
-    return image[..., :3] if image.ndim == 3 else image
+    if image.ndim == 3 and image.shape[2] == 4 and (image[..., 3] == np.iinfo(image.dtype).max).all():
+        return np.ascontiguousarray(image[..., :3])
+    return image
 
 
 def write_made(path: Path, image: np.ndarray, recipe: str = "") -> None:
