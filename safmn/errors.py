@@ -86,9 +86,14 @@ def status_after(interrupt: KeyboardInterrupt) -> int:
     return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
 
 
+_LONG = 6  # letters: a name of more that begins a known one is meant for it
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'scale'?"`` for the nearest known name, or an empty string if none is similar."""
-    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    text, names = str(name), [str(each) for each in known]
+    longer = [each for each in names if len(text) > _LONG and each.startswith(text)]  # batch_size, batch_size_per_gpu
+    near = longer or difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

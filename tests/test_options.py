@@ -419,7 +419,7 @@ def test_unknown_keys_are_reported_with_line_and_nearest_key(tmp_path: Path, key
         ("name", "a\0b", r"x00.*folder"),
         ("num_gpu", "all", r"whole number, at least 0 .*'auto', got the text 'all'"),
         ("num_gpu", -1, r"got -1"),
-        ("imports", ["nowhere.py"], r"imports\.0: nowhere.py .*FileNotFoundError"),
+        ("imports", ["nowhere.py"], r"imports\[0\]: nowhere.py .*FileNotFoundError"),
         ("imports", ["no.such.module"], r"no.such.module .*ModuleNotFoundError"),
         ("network_g.n_blocks", -1, r"got -1"),
         ("val.metrics.psnr.crop_border", -1, r"got -1"),

@@ -24,7 +24,7 @@ from safmn.errors import WeightsError
 from safmn.evaluation.methods import _from_option_file
 from safmn.evaluation.scoring import evaluate
 from safmn.imaging import read_rgb
-from safmn.inference.export import export_network
+from safmn.inference.export import ExportError, export_network
 from safmn.inference.sources import load_named
 from safmn.registry import ARCH_REGISTRY, find
 from safmn.train import main
@@ -177,6 +177,56 @@ def test_export_asks_the_file_for_sizes_that_the_network_takes(tmp_path: Path) -
     assert exported.error is not None
     assert min(min(size) for size in exported.sizes) >= 12
     assert any("at least 12 pixels" in note for note in exported.notes)
+
+
+class Pooled(nn.Module):
+    """Pools to an eighth of the sides, as SMFANet's published file does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 12, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        small = nn.functional.adaptive_max_pool2d(y, (y.shape[2] // 8, y.shape[3] // 8))
+        return nn.functional.pixel_shuffle(self.last(y * nn.functional.interpolate(small, size=y.shape[2:])), 2)
+
+
+class Routed(nn.Module):
+    """Runs the best of its experts, as SeemoRe's published file does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Conv2d(3, 12, 3, 1, 1) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        best = int(x.mean((2, 3)).argmax(1)[0])  # the strongest colour
+        return nn.functional.pixel_shuffle(self.experts[best](x), 2)
+
+
+def test_export_says_which_sizes_to_try(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    network = weights.with_interface(Pooled())
+    with pytest.raises(ExportError, match=r"Try a fixed size, for example --size 256x256, or another format"):
+        export_network(network, tmp_path / "a.onnx")
+    with pytest.raises(ExportError, match=r"multiples of 16, for example --size 64x48, or another format"):
+        export_network(network, tmp_path / "a.onnx", size=(37, 50))
+    exported = export_network(network, tmp_path / "a.onnx", size=(48, 64))
+    assert exported.error is not None
+    assert exported.error < 1e-5
+
+
+def test_export_explains_a_network_that_chooses_by_the_image(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    network = weights.with_interface(Routed())
+    for size in (None, (16, 24)):
+        with pytest.raises(
+            ExportError, match=r"right for other images of this size: the network chooses its operations"
+        ):
+            export_network(network, tmp_path / "a.onnx", size=size)
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_a_network_trained_on_normalised_images_gets_them() -> None:

@@ -37,6 +37,8 @@ FORMATS: dict[str, Format] = {
     form.name: form for form in (Onnx(), OpenVinoIR(), Ncnn(), TorchScript(), LiteRT(), CoreML())
 }
 
+_MULTIPLE = 16  # pixels: sides that networks with pools or windows of 2, 4, 8 and 16 take
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -166,10 +168,19 @@ def _write(form: Format, job: Job, path: Path) -> Checked:
         raise
     except Exception as error:  # exporters, runtimes and foreign networks raise anything
         reason = first_line(error).split(" Please feel free")[0].rstrip(".")
-        advice = "a fixed size or another format" if form.fixed and not job.size else "another format"
         raise ExportError(
-            f"{job.subject.facts['network']} cannot be written as {form.name}: {reason:.200}. Try {advice}."
+            f"{job.subject.facts['network']} cannot be written as {form.name}: {reason:.200}. {_advice(form, job.size)}"
         ) from error
+
+
+def _advice(form: Format, size: Size | None) -> str:
+    """Return what to try after a format refused a network at a size, (height, width), or at any size."""
+    if size is None and form.fixed:
+        return "Try a fixed size, for example --size 256x256, or another format."
+    if size is not None and any(side % _MULTIPLE for side in size):
+        height, width = (-(-side // _MULTIPLE) * _MULTIPLE for side in size)
+        return f"Try sides that are multiples of {_MULTIPLE}, for example --size {width}x{height}, or another format."
+    return "Try another format."
 
 
 def _put(path: Path, target: Path) -> tuple[Path, ...]:

@@ -24,6 +24,9 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 2e-2, "int8": 0.1}
 _TINTS = ((1.0, 1.0, 1.0), (0.15, 0.15, 0.15), (1.0, 0.3, 0.1), (0.1, 0.3, 1.0))
 
 
+_TRIED = 8  # images of noise, to see why a file is wrong
+
+
 @dataclass(frozen=True)
 class Checked:
     """The result of a check.
@@ -97,13 +100,29 @@ def _largest_error(job: Job, run: Run, sizes: Sequence[Size], *, batch: int) -> 
         x = _image(1 if height > 1 else batch, height, width, generator) * torch.tensor(tint).view(3, 1, 1)
         error = difference(run(x), job.subject(x))
         if not error <= TOLERANCE[job.precision]:  # also true for NaN
-            fixed = "" if job.size else ", or a fixed size (--size WxH)"
             raise ExportError(
                 f"the file for {job.subject.facts['network']} is wrong for an image of {width}x{height} pixels, by "
-                f"{error:.2g}; it was removed. Try another format{fixed}."
+                f"{error:.2g}; it was removed. {_advice(job, run, (height, width))}"
             )
         worst = max(worst, error)
     return worst
+
+
+def _advice(job: Job, run: Run, size: Size) -> str:
+    """Return what to do about a file that is wrong for an image of a size.
+
+    If it is right for other images of this size, the network chooses its operations by the content of the image.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(1, 3, *size, generator=generator) for _ in range(_TRIED)]  # as the one that is traced
+    images += [_image(1, *size, generator) * torch.tensor(tint).view(3, 1, 1) for tint in _TINTS]
+    if any(difference(run(x), job.subject(x)) <= TOLERANCE[job.precision] for x in images):
+        return (
+            "It is right for other images of this size: the network chooses its operations by what the image shows "
+            "(such as the best of several experts), and the file holds one choice. Let `forward` compute all of them "
+            "and weigh them by the routing, 0 for those not chosen."
+        )
+    return "Try another format." if job.size else "Try a fixed size, for example --size 256x256, or another format."
 
 
 def _image(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -124,10 +143,14 @@ def _opencv(job: Job, path: Path) -> tuple[str, ...]:
     """Return a note if OpenCV's DNN, the other program for files of a single size, does not run this one correctly."""
     assert job.size is not None
     x = _image(1, *job.size, torch.Generator().manual_seed(0))
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it prints a line beside the exception
     try:
         error = difference(run_opencv(path)(x), job.subject(x))
     except cv2.error as problem:
         return (f"OpenCV's DNN cannot run it: {first_line(problem):.200}",)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if error <= TOLERANCE[job.precision]:
         return ()
     return (f"OpenCV's DNN {cv2.__version__} gives wrong values, by {error:.2g}: do not use the file there",)
