@@ -565,7 +565,10 @@ def test_a_file_that_always_takes_the_layers_of_one_image_is_refused(
         export_network(OneByOne(chooses=True), tmp_path / "a.onnx", size=size)
 
 
-@pytest.mark.parametrize(("name", "advice"), [("onnx", "a fixed size or another format"), ("torch", "another format")])
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("onnx", "a fixed size, for example --size 256x256, or another format"), ("torch", "another format")],
+)
 def test_an_error_of_the_network_is_named_and_leaves_no_file(name: str, advice: str, tmp_path: Path) -> None:
     file = tmp_path / f"even{FORMATS[name].ending}"
     message = rf"^EvenOnly .*{name}: .*odd width \d+\. Try {advice}\.$"
