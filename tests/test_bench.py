@@ -19,7 +19,7 @@ from safmn.archs import PEERS
 from safmn.archs.complexity import complexity
 from safmn.cli.bench import main
 from safmn.errors import OptionError, WeightsError
-from safmn.evaluation import quality, speed_sides
+from safmn.evaluation import quality, scatter, speed_sides
 from safmn.evaluation.costs import cost_of, cost_table
 from safmn.evaluation.methods import Method, import_files, open_methods, untrained
 from safmn.evaluation.metric_choice import sections
@@ -429,6 +429,22 @@ def test_published_points_are_in_the_plot(own: Path, tmp_path: Path) -> None:
     assert main(["plot", "safmn-x4", "--data", str(own / "sets" / "Tiny" / "HR"), "-o", str(tmp_path / "p.svg")]) == 0
     svg = (tmp_path / "p.svg").read_text("utf-8")
     assert all(name in svg for name in ("VDSR", "IMDN", "ShuffleMixer", "SAFMN", "Set14, x4"))
+
+
+def test_the_plot_shows_large_networks_whole_and_names_as_they_are(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    points = [
+        scatter.Point("a $x_1$ b", 20.0, 29.0, 3.0, measured=True),
+        scatter.Point("EDSR", 9500.0, 31.0, 43000.0, measured=False),
+        scatter.Point("EDSR", 9500.0, 31.001, 43000.0, measured=True),
+    ]
+    scatter.draw(points, tmp_path / "p.svg", set_name="Set5", scale=3, by_time=True)
+    svg = (tmp_path / "p.svg").read_text("utf-8")
+    assert "a $x_1$ b" in svg
+    assert svg.count(">EDSR<") == 1  # one name for two circles that cover each other
+    largest = max(scatter._area(point, scatter._unit(points)) for point in points)
+    assert largest == scatter._MOST
+    assert "40 M parameters" in svg
 
 
 def test_times_are_kept_and_an_interrupted_measurement_goes_on(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

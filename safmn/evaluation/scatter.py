@@ -13,7 +13,8 @@ from safmn.errors import OptionError
 from safmn.evaluation.paper_tables import Entry
 from safmn.system.files import atomic_path
 
-_AREA = 0.35  # points^2 for each thousand parameters
+_AREA = 0.35  # points^2 for each thousand parameters, unless the largest circle is then larger than this:
+_MOST = 1400.0  # points^2
 _LEAST = 12.0  # points^2, so that the smallest networks are seen
 _PUBLISHED, _MEASURED = "#64748b", "#dc2626"
 
@@ -89,14 +90,14 @@ def draw(found: Sequence[Point], path: Path, *, set_name: str, scale: int, by_ti
 
     settings: Any = {"font.size": 9, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "safmn"}
     with matplotlib.rc_context(settings):
-        figure, axes = pyplot.subplots(figsize=(7.5, 5), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
         for measured, colour, name in ((False, _PUBLISHED, "published"), (True, _MEASURED, "PSNR measured here")):
             those = [point for point in found if point.measured == measured]
             if those:
                 axes.scatter(
                     [point.x for point in those],
                     [point.psnr for point in those],
-                    s=[_area(point) for point in those],
+                    s=[_area(point, _unit(found)) for point in those],
                     facecolor=colour,
                     edgecolor=colour,
                     alpha=0.35,
@@ -107,9 +108,9 @@ def draw(found: Sequence[Point], path: Path, *, set_name: str, scale: int, by_ti
         axes.set_ylabel(f"PSNR (dB), {set_name}, x{scale}")
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.set_axisbelow(True)
+        _legend(axes, found)
         figure.canvas.draw()  # the labels are placed by their size in pixels
         _label(figure, axes, found)
-        _legend(axes, found)
         # Without dates, the same numbers give the same file.
         dates: dict[str, Any] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
         with atomic_path(path) as temporary:
@@ -117,8 +118,13 @@ def draw(found: Sequence[Point], path: Path, *, set_name: str, scale: int, by_ti
         pyplot.close(figure)
 
 
-def _area(point: Point) -> float:
-    return max(point.params * _AREA, _LEAST)
+def _unit(found: Sequence[Point]) -> float:
+    """Return the area of a thousand parameters in points^2."""
+    return min(_AREA, _MOST / max(point.params for point in found))
+
+
+def _area(point: Point, unit: float) -> float:
+    return max(point.params * unit, _LEAST)
 
 
 def _scale_axes(axes: Any, found: Sequence[Point]) -> None:
@@ -143,15 +149,16 @@ def _label(figure: Any, axes: Any, found: Sequence[Point]) -> None:
 
     Circles of one name that cover each other get one name. The line from a name to its circle crosses no other name.
     """
-    taken = [_circle(figure, axes, point) for point in found]
+    unit = _unit(found)
+    taken = [_circle(figure, axes, point, unit) for point in found]
     names: list[Any] = []  # boxes
     edge = axes.get_window_extent()
     for point in _named(figure, axes, found):
-        radius = math.sqrt(_area(point) / math.pi)
+        radius = math.sqrt(_area(point, unit) / math.pi)
         best, least = None, math.inf
         for dx, dy, across, up, near in _places(radius):
             text = axes.annotate(
-                point.label,
+                point.label.replace("$", r"\$"),  # otherwise a formula
                 (point.x, point.psnr),
                 (dx, dy),
                 textcoords="offset points",
@@ -166,7 +173,9 @@ def _label(figure: Any, axes: Any, found: Sequence[Point]) -> None:
             box = _extent(text)
             outside = box.x0 < edge.x0 or box.x1 > edge.x1 or box.y0 < edge.y0 or box.y1 > edge.y1
             covered = sum(_overlap(box, other) for other in taken) + (1e6 if outside else 0)
-            covered += 0 if near else 100 * sum(_crosses(box, _circle(figure, axes, point), name) for name in names)
+            covered += (
+                0 if near else 100 * sum(_crosses(box, _circle(figure, axes, point, unit), name) for name in names)
+            )
             if covered < least:
                 if best is not None:
                     best.remove()
@@ -183,9 +192,11 @@ def _label(figure: Any, axes: Any, found: Sequence[Point]) -> None:
 def _named(figure: Any, axes: Any, found: Sequence[Point]) -> list[Point]:
     """Return the points that get a name, the smallest first."""
     result: list[Point] = []
+    unit = _unit(found)
     for point in sorted(found, key=lambda each: (not each.measured, each.params)):
-        circle = _circle(figure, axes, point)
-        if not any(each.label == point.label and _overlap(circle, _circle(figure, axes, each)) for each in result):
+        circle = _circle(figure, axes, point, unit)
+        same = [each for each in result if each.label == point.label]
+        if not any(_overlap(circle, _circle(figure, axes, each, unit)) for each in same):
             result.append(point)
     return sorted(result, key=lambda each: each.params)
 
@@ -226,11 +237,11 @@ def _places(radius: float) -> list[tuple[float, float, str, str, bool]]:
     return places
 
 
-def _circle(figure: Any, axes: Any, point: Point) -> Any:
+def _circle(figure: Any, axes: Any, point: Point, unit: float) -> Any:
     from matplotlib.transforms import Bbox
 
     x, y = axes.transData.transform((point.x, point.psnr))
-    radius = math.sqrt(_area(point) / math.pi) * figure.dpi / 72
+    radius = math.sqrt(_area(point, unit) / math.pi) * figure.dpi / 72
     return Bbox([[x - radius, y - radius], [x + radius, y + radius]])
 
 
@@ -248,12 +259,13 @@ def _legend(axes: Any, found: Sequence[Point]) -> None:
         for measured, colour, name in ((False, _PUBLISHED, "published"), (True, _MEASURED, "PSNR measured here"))
         if any(point.measured == measured for point in found)
     ]
-    largest = max(point.params for point in found)
-    for size in (200, 1000, 5000, 40000):
-        if size <= 1.2 * largest:
-            diameter = 2 * math.sqrt(size * _AREA / math.pi)
-            name = f"{size} K" if size < 1000 else f"{size // 1000} M"
-            circle: dict[str, Any] = {"marker": "o", "linestyle": "", "color": "#cbd5e1", "markersize": diameter}
-            handles.append(Line2D([], [], **circle, label=f"{name} parameters"))
-    wide = {"labelspacing": 1.6, "handletextpad": 1.6, "borderpad": 1.2}
-    axes.legend(handles=handles, loc="lower right", frameon=False, fontsize=8, **wide)
+    largest, unit = max(point.params for point in found), _unit(found)
+    shown = [size for size in (20, 200, 1000, 5000, 40000) if size <= 1.2 * largest and size * unit >= _LEAST / 2]
+    diameters = [2 * math.sqrt(max(size * unit, _LEAST) / math.pi) for size in shown]
+    for size, diameter in zip(shown, diameters, strict=True):
+        name = f"{size} K" if size < 1000 else f"{size // 1000} M"
+        circle: dict[str, Any] = {"marker": "o", "linestyle": "", "color": "#cbd5e1", "markersize": diameter}
+        handles.append(Line2D([], [], **circle, label=f"{name} parameters"))
+    room = max(diameters, default=6.0) / 8  # in units of the font size
+    wide = {"labelspacing": max(1.0, room), "handletextpad": max(1.0, room / 2), "borderpad": max(1.0, room / 2)}
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, **wide)
