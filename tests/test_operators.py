@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from peer_helpers import WEIGHTS
 from test_native import TOLERANCE, lively, random_image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,11 +22,14 @@ from safmn.archs.peers import PEERS
 from safmn.archs.peers.form import folded, in_form
 from safmn.archs.stages import Skip, StageModule, stages_of
 from safmn.errors import OptionError
+from safmn.imaging import read_rgb
 from safmn.inference.backends import make_backend
 from safmn.kernels.cpu import compilation
 from safmn.kernels.cpu.build import build
 from safmn.kernels.cpu.inference import SOURCE, Kernels, this_machine, with_workspace
 from safmn.kernels.cpu.planning.planner import Planner
+from safmn.metrics import psnr
+from safmn.weights import load_network
 
 pytestmark = pytest.mark.skipif(compilation.compiler() is None, reason="no C++ compiler")
 
@@ -79,6 +84,12 @@ def pooled_and_enlarged(a: Tensor, mode: str) -> Tensor:
     return F.interpolate(small.tanh(), size=size, mode=mode)
 
 
+def squeezed(x: Tensor) -> Tensor:
+    """Values times contrast and mean of their channel, as IMDN has them."""
+    mean = x.mean((2, 3), keepdim=True)
+    return x * ((x - mean).pow(2).mean((2, 3), keepdim=True).sqrt() + mean)
+
+
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gelu": lambda a, b: F.gelu(3 * a),
     "gelu, tanh": lambda a, b: F.gelu(3 * a, approximate="tanh"),
@@ -106,6 +117,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean over the frame": lambda a, b: a * b.mean((2, 3), keepdim=True),
     "deviation over the frame": lambda a, b: a * (b - b.mean((2, 3), keepdim=True)).pow(2).mean((2, 3), True).sqrt(),
     "variance over the frame": lambda a, b: a * torch.var(b, dim=(2, 3), unbiased=False, keepdim=True),
+    "statistics of parts": lambda a, b: squeezed(torch.cat([a[:, 3:9], b[:, 1:8], a[:, :7]], 1)) + b,
     "mean over channels": lambda a, b: a - a.mean(1, keepdim=True),
     "unit vectors": lambda a, b: F.normalize(a, dim=1) + b,
     "layer norm": lambda a, b: F.layer_norm(a.permute(0, 2, 3, 1), (20,)).permute(0, 3, 1, 2),
@@ -118,6 +130,21 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations(name: str) -> None:
     check(lively(Between(OPERATIONS[name])), (1, 1), (9, 14), (5, 131))
+
+
+def test_gelu_is_exact_to_a_millionth() -> None:
+    """Everywhere, and also where it is nearly zero. Its argument comes from a convolution that copies the image."""
+
+    class Alone(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.gelu(F.conv2d(x, torch.eye(3)[:, :, None, None].to(x.device)))
+
+    x = torch.cat([torch.linspace(-8, 8, 29993), torch.tensor([0.0, -0.0, 1e-20, -1e-20, -40.0, 40.0, 5.5])])
+    x = x.reshape(1, 3, 100, 100)
+    error = (planned(Alone())(x).double() - F.gelu(x.double())).abs()
+    assert error.max() < 1e-6
+    assert error[x.abs() < 1e-3].max() < 1e-7
+    assert (error[x == 0] == 0).all()
 
 
 class Layers(nn.Module):
@@ -171,6 +198,36 @@ def test_peers(name: str) -> None:
     network = PEERS[name].network
     assert network is not None
     check(in_form(folded(lively(network(**PEERS[name].small)))), (2, 3), (20, 37))
+
+
+TRAINED = [
+    ("RFDN_AIM_x4.pth", 4),
+    ("RLFN_x4.pth", 4),
+    pytest.param("SMFANet_DF2K_x3.pth", 3, marks=pytest.mark.slow),
+    ("SPAN_ch26_NTIRE24_x4.pth", 4),
+]
+
+
+@pytest.mark.parametrize(("file", "scale"), TRAINED)
+def test_trained_peers_make_the_same_images(file: str, scale: int, benchmark_dir: Path) -> None:
+    """On a photograph: 8-bit values differ where they are rounded, by one level; PSNR is equal to 4 decimals."""
+    if not (WEIGHTS / file).is_file():
+        pytest.skip(f"the shared data has no {file}")
+    network = in_form(folded(load_network(WEIGHTS / file, scale=scale)))
+    low = read_rgb(benchmark_dir / f"Set5/LR_bicubic/X{scale}/womanx{scale}.png")
+    high = read_rgb(benchmark_dir / "Set5/HR/woman.png")
+    x = torch.from_numpy(low).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        eager, fast = (
+            (run(x).clamp(0, 1) * 255).round().to(torch.uint8)[0].permute(1, 2, 0).numpy()
+            for run in (network, planned(network))
+        )
+    levels = np.abs(eager.astype(int) - fast)
+    assert levels.max() <= 1
+    assert (levels > 0).mean() < 1e-3
+    qualities = [psnr(image, high[: image.shape[0], : image.shape[1]], crop=scale, y=True) for image in (eager, fast)]
+    assert qualities[0] == pytest.approx(qualities[1], abs=5e-5)
+    assert qualities[0] > 25
 
 
 def modules(chain: Any) -> Iterator[tuple[Any, StageModule]]:

@@ -1,6 +1,7 @@
 // Activation functions of vectors. NaN stays NaN; where eager mode makes infinity or NaN of infinity, so do these.
 #pragma once
 
+#include "gelu.h"
 #include "vectors.h"
 
 namespace {
@@ -34,13 +35,7 @@ template <int N>
 INLINE void activate(const Activation& activation, Vec (&values)[N]) {
     switch (activation.curve) {
         case IDENTITY: break;
-        case GELU: {
-            Vec part[N];
-            evaluate<NormalDistribution>(values, part);
-            for (int v = 0; v < N; ++v)  // the limit keeps the error small, and the product with zero keeps infinity
-                values[v] = part[v] * (values[v] * 0.0f + at_least(-NormalDistribution::LIMIT, values[v]));
-            break;
-        }
+        case GELU: gelu(values, values); break;
         case GELU_TANH:
             for (Vec& x : values) x *= sigmoid(x * (1.5957691216057308f + 0.07135481282989447f * x * x));
             break;

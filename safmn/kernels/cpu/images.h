@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "lines.h"
 #include "maps.h"
 
 namespace {
@@ -50,32 +51,28 @@ void shuffle(const Map& from, int begin, const Map& added, float* image, int sca
         EnlargedRow enlarged;
         Scratch scratch;
         float* sums;
+        std::vector<const float*> rows;
     };
     const int channels = added.channels, width = from.width;
     const auto make = [&] {
-        auto lines = std::unique_ptr<Lines>(new Lines{{added, scale}, {}, nullptr});
-        lines->sums = lines->scratch.take(std::size_t(4) * from.tiles);
+        auto lines = std::unique_ptr<Lines>(new Lines{{added, scale}, {}, nullptr, std::vector<const float*>(4 * scale)});
+        lines->sums = lines->scratch.take(std::size_t(4) * scale * from.tiles);
         return lines;
     };
     for_all(from.height * scale, threads, make, [&](const std::unique_ptr<Lines>& lines, int y) {
         for (int c = 0; c < channels; ++c) {
             if (added.data) lines->enlarged.fill(c, y);
-            float* to = image + (std::ptrdiff_t(c) * from.height * scale + y) * width * scale;
-            for (int first = 0; first < 4 * scale; first += 4) {
-                const float* rows[4];
-                for (int i = 0; i < 4; ++i) {
-                    const int column = first + i, phase = column / scale, part = column % scale;  // of the enlarged tile
-                    const int channel = begin + (c * scale + y % scale) * scale + part;
-                    rows[i] = from.at(channel, y / scale, phase);
-                    if (!added.data) continue;
-                    float* const sum = lines->sums + i * from.tiles;
-                    lines->enlarged.add(rows[i], phase, part, sum);
-                    rows[i] = sum;
-                }
-                if (scale == 1) join(rows, to, 4, width);  // a constant step lets the compiler optimise
-                else if (scale == 4) join(rows, to + first, 16, 4 * width - first);
-                else join(rows, to + first, 4 * scale, width * scale - first);
+            float* const to = image + (std::ptrdiff_t(c) * from.height * scale + y) * width * scale;
+            for (int i = 0; i < 4 * scale; ++i) {
+                const int phase = i / scale, column = i % scale;  // of the enlarged tile
+                const int channel = begin + (c * scale + y % scale) * scale + column;
+                lines->rows[i] = from.at(channel, y / scale, phase);
+                if (!added.data) continue;
+                float* const sum = lines->sums + std::ptrdiff_t(i) * from.tiles;
+                lines->enlarged.add(lines->rows[i], phase, column, sum);
+                lines->rows[i] = sum;
             }
+            join(lines->rows.data(), to, 4 * scale, width * scale);
         }
     });
 }

@@ -1,5 +1,6 @@
 // CPU kernels for the feature mixing modules of SAFMN (built and called by inference.py), and the interface to Python.
 
+#include "lines.h"
 #include "maps.h"
 #include "images.h"
 #include "passes.h"
@@ -215,32 +216,18 @@ void modulate(const Modulation& m, const Map& normed, const Map& x, const Map& o
 
 // ------------------------------------------------------------------------------------------------- loops over a frame
 
-// Write a chunk of four rows to `out`: `result`, plus `add` if it has data.
-template <int N>
-void write_tiles(const float* result, const Map& out, const Map& add, int band, int tile) {
-    for (int place = 0; place < 16; ++place) {
-        const int y = 4 * band + place / 4, p = place % 4;
-        for (int c = 0; c < out.channels && y < out.height; ++c) {
-            const float* from = result + (std::ptrdiff_t(place) * out.channels + c) * CHUNK;
-            float* const to = out.at(c, y, p);
-            for (int v = 0; v < N; ++v) {
-                const Vec value = load(from + v * LANES);
-                const int t = tile + v * LANES;
-                store(to + t, add.data ? value + load(add.at(c, y, p) + t) : value);
-            }
-            out.close(to, p, tile, tile + N * LANES);
-        }
-    }
-}
-
 template <typename Factor>
 void run_conv(const Conv& conv, const Map& in, const Map& out, const Map& add, int threads) {
     const auto make = [&] { return Tiles(conv); };
     for_all((in.height + 3) / 4, threads, make, [&](const Tiles& tiles, int band) {
         for_chunks(in.tiles, [&](auto n, int tile) {
             transform_input<n, Factor>(in, 0, in.channels, band, tile, tiles.inputs);
-            convolve<n, Factor, Single>(conv, tiles.inputs, tiles.products, tiles.result);
-            write_tiles<n>(tiles.result, out, add, band, tile);
+            convolve<n, Factor>(conv, tiles.inputs, tiles.products, [&](int channel, int v, Vec (&pixels)[1][16]) {
+                const int at = tile + v * LANES, places = 4 * std::min(4, out.height - 4 * band);
+                for (int place = 0; add.data && place < places; ++place)
+                    pixels[0][place] += load(add.at(channel, 4 * band + place / 4, place % 4) + at);
+                write_tile(pixels[0], out, channel, band, at);
+            });
         });
     });
 }
@@ -402,7 +389,8 @@ class Strip {
     void mix(int band) {
         for_chunks(in.tiles, [&](auto n, int tile) {
             transform_input<n, Factor>(normed2, 0, normed2.channels, band, tile, tiles.inputs);
-            convolve<n, Factor, Factor>(*block.conv, tiles.inputs, tiles.products, tiles.result);
+            convolve<n, Factor, Factor::DEPTH>(*block.conv, tiles.inputs, tiles.products,
+                                               IntoTiles<Factor>{tiles.result, block.conv->out});
             for (int place = 0; place < 16 && 4 * band + place / 4 < in.height; ++place)
                 mix_back<n>(4 * band + place / 4, place % 4, tile, place);
         });

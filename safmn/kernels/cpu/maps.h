@@ -179,7 +179,11 @@ INLINE void transform(const float* const (&rows)[6], std::ptrdiff_t at, int stri
     }
 }
 
-// Transform `channels` channels of a chunk, from channel `begin` on: [TAPS][cells][CHUNK].
+// Floats between the cells of one tap and those of the next: an odd number of cache lines, so that the taps of a channel
+// do not share one cache set.
+constexpr int tap_step(int cells) { return cells * CHUNK + 16; }
+
+// Transform `channels` channels of a chunk, from channel `begin` on: [TAPS][cells][CHUNK], see tap_step.
 template <int N, typename Factor>
 void transform_input(const Map& map, int begin, int channels, int band, int tile, float* to) {
     const int cells = cells_of<Factor>(channels), line = map.line, stride = map.stride;
@@ -199,7 +203,7 @@ void transform_input(const Map& map, int begin, int channels, int band, int tile
             for (int tap = 0; tap < TAPS; ++tap) {
                 Vec both[Factor::DEPTH];
                 for (int i = 0; i < Factor::DEPTH; ++i) both[i] = parts[i][tap];
-                Factor::pack(to + (std::ptrdiff_t(tap) * cells + k) * CHUNK + v * LANES, both);
+                Factor::pack(to + std::ptrdiff_t(tap) * tap_step(cells) + k * CHUNK + v * LANES, both);
             }
         }
 }
@@ -230,34 +234,62 @@ struct Conv {
     Activation activation;
 };
 
-// Convolve a chunk of four rows: [4 rows][4 phases][cells of the output][CHUNK].
-template <int N, typename Factor, typename Output>
-void convolve(const Conv& conv, const float* inputs, float* products, float* to) {
-    const int cells = cells_of<Factor>(conv.in), out_cells = cells_of<Output>(conv.out);
+struct Nothing {
+    void operator()() const {}
+};
+
+// Writes pixels of a convolution to [4 rows][4 phases][cells of the output][CHUNK].
+template <typename Output>
+struct IntoTiles {
+    static constexpr int DEPTH = Output::DEPTH;
+    float* to;
+    int channels;
+    INLINE void operator()(int channel, int v, const Vec (&pixels)[DEPTH][16]) const {
+        const int cells = cells_of<Output>(channels), cell = channel / DEPTH;
+        for (int place = 0; place < 16; ++place) {
+            Vec packed[DEPTH];
+            for (int i = 0; i < DEPTH; ++i) packed[i] = pixels[i][place];
+            Output::pack(to + (std::ptrdiff_t(place) * cells + cell) * CHUNK + v * LANES, packed);
+        }
+    }
+};
+
+// Write the 4 x 4 pixels of a vector of tiles to the rows of a band that are in the frame.
+INLINE void write_tile(const Vec (&pixels)[16], const Map& map, int channel, int band, int tile) {
+    const int rows = std::min(4, map.height - 4 * band);
+    const bool edge = tile == 0 || tile + LANES >= map.tiles;
+    for (int row = 0; row < rows; ++row) {
+        float* const to = map.at(channel, 4 * band + row, 0) + tile;
+        for (int p = 0; p < 4; ++p) store(to + p * map.stride, pixels[4 * row + p]);
+        for (int p = 0; edge && p < 4; ++p) map.close(to - tile + p * map.stride, p, tile, tile + LANES);
+    }
+}
+
+// Convolve a chunk of four rows. Call put(channel, vector, pixels) for every DEPTH output channels, and `between` once for
+// each tap of a block.
+template <int N, typename Factor, int DEPTH = 1, typename Put, typename Between = Nothing>
+void convolve(const Conv& conv, const float* inputs, float* products, Put&& put, Between&& between = {}) {
+    const int cells = cells_of<Factor>(conv.in);
     auto weights = static_cast<const typename Factor::Cell*>(conv.weights);
     for (int first = 0; first < conv.out; first += BLOCK) {
         const int outputs = std::min(BLOCK, conv.out - first);
         for (int tap = 0; tap < TAPS; ++tap, weights += cells * BLOCK) {
+            between();
             Vec sums[BLOCK][N] = {};
-            multiply<N, Factor>(sums, weights, inputs + std::ptrdiff_t(tap) * cells * CHUNK, CHUNK, cells, outputs);
+            multiply<N, Factor>(sums, weights, inputs + std::ptrdiff_t(tap) * tap_step(cells), CHUNK, cells, outputs);
             for (int o = 0; o < outputs; ++o)
                 for (int v = 0; v < N; ++v) store(products + (tap * BLOCK + o) * CHUNK + v * LANES, sums[o][v]);
         }
-        for (int o = 0; o < outputs; o += Output::DEPTH)
+        for (int o = 0; o < outputs; o += DEPTH)
             for (int v = 0; v < N; ++v) {
-                Vec pixels[Output::DEPTH][16];
-                for (int i = 0; i < Output::DEPTH; ++i) {
+                Vec pixels[DEPTH][16];
+                for (int i = 0; i < DEPTH; ++i) {
                     if (first + o + i < conv.out)
                         transform_back(products + (o + i) * CHUNK + v * LANES, conv.bias[first + o + i], conv.activation,
                                        pixels[i]);
                     else std::fill_n(pixels[i], 16, Vec{});
                 }
-                for (int place = 0; place < 16; ++place) {
-                    Vec channels[Output::DEPTH];
-                    for (int i = 0; i < Output::DEPTH; ++i) channels[i] = pixels[i][place];
-                    const int cell = (first + o) / Output::DEPTH;
-                    Output::pack(to + (std::ptrdiff_t(place) * out_cells + cell) * CHUNK + v * LANES, channels);
-                }
+                put(first + o, v, pixels);
             }
     }
 }
@@ -267,36 +299,8 @@ struct Tiles {
     Scratch scratch;
     float *inputs, *products, *result;
     explicit Tiles(const Conv& conv)
-        : inputs(scratch.take(std::size_t(TAPS) * conv.in * CHUNK)), products(scratch.take(TAPS * BLOCK * CHUNK)),
+        : inputs(scratch.take(std::size_t(TAPS) * tap_step(conv.in))), products(scratch.take(TAPS * BLOCK * CHUNK)),
           result(scratch.take(std::size_t(16) * conv.out * CHUNK)) {}
 };
 
-// --------------------------------------------------------------------------------------------- plain images and maps
-
-// rows[p][t] = from[4 t + p], of `width` values.
-INLINE void part(const float* __restrict from, float* const (&rows)[4], int width) {
-    float *__restrict a = rows[0], *__restrict b = rows[1], *__restrict c = rows[2], *__restrict d = rows[3];
-    for (int t = 0; t < width / 4; ++t) {
-        a[t] = from[4 * t];
-        b[t] = from[4 * t + 1];
-        c[t] = from[4 * t + 2];
-        d[t] = from[4 * t + 3];
-    }
-    for (int x = width / 4 * 4; x < width; ++x) rows[x % 4][x / 4] = from[x];
-}
-
-// to[step t + p] = rows[p][t], for all step t + p < `width`.
-INLINE void join(const float* const (&rows)[4], float* __restrict to, int step, int width) {
-    const float *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
-    int t = 0;
-    for (; step * t + 4 <= width; ++t) {
-        to[step * t] = a[t];
-        to[step * t + 1] = b[t];
-        to[step * t + 2] = c[t];
-        to[step * t + 3] = d[t];
-    }
-    for (int p = 0; p < 4 && step * t + p < width; ++p) to[step * t + p] = rows[p][t];
-}
-
 }  // namespace
-

@@ -1,193 +1,15 @@
 // A pass over a frame: one 3x3 convolution or none, and then operations on each pixel, while its values are in the cache.
-//
-// passes.py makes the code of a pass. An operand is one of
-//   REGISTER  values of the current pixels, of some operation before
-//   HEAD      the convolution's result
-//   MAP       a map in memory
-//   LINES     a small image, enlarged to the frame: nearest neighbours or bilinear
-//   VECTOR    one number for each channel
+// code.h says what it consists of.
 #pragma once
 
-#include <cstring>
 #include <memory>
 
+#include "ahead.h"
+#include "code.h"
+#include "enlarging.h"
 #include "maps.h"
 
 namespace {
-
-enum Place : int { REGISTER, HEAD, MAP, LINES, VECTOR };
-enum Operation : int { PRODUCT, POINT, DEPTHWISE, MEAN, LENGTH, NORMALISE };  // the order of OPERATIONS in passes.py
-enum Arithmetic : int { ONLY_A, ADD, SUBTRACT, MULTIPLY, DIVIDE };
-
-struct Operand {
-    Place place;
-    int index;    // of the first channel of a register, or of a tensor
-    int channel;  // the first one
-    bool one;     // one channel instead of all
-};
-
-// A range of channels that enters a product.
-struct Piece {
-    Operand from;
-    int channels;
-};
-
-struct Instruction {
-    Operation operation;
-    int channels;  // of the result
-    Operand to, a, b;
-    Arithmetic arithmetic;
-    float scale, shift;  // after the arithmetic
-    Activation activation;
-    const float *weights, *bias;
-    std::vector<Piece> pieces;  // of a product's input
-    int inputs;                 // their channels in total, or input channels of a depthwise convolution
-};
-
-struct Tensor {
-    Place place;  // MAP, LINES or VECTOR
-    float* data;
-    int channels, height, width;  // of a map: those of the frame
-    bool bilinear;
-    float row_step, column_step;  // cells per pixel of the frame
-};
-
-// Reads the code: whole numbers, and the bits of real ones.
-class Reader {
-  public:
-    explicit Reader(const int* code) : code(code) {}
-    int number() { return *code++; }
-    float real() {
-        float value;
-        std::memcpy(&value, code++, sizeof value);
-        return value;
-    }
-    Operand operand() {
-        const auto place = Place(number());
-        const int index = number(), channel = number();
-        return {place, index, channel, number() != 0};
-    }
-    Activation activation() {
-        const auto curve = Curve(number());
-        const float first = real();
-        return {curve, first, real()};
-    }
-
-  private:
-    const int* code;
-};
-
-struct Pass {
-    int height, width;
-    bool has_head, half;
-    Conv conv;
-    int source, begin;  // of the convolution: tensor and first channel
-    int registers;      // channels
-    std::vector<Tensor> tensors;
-    std::vector<Instruction> instructions;
-
-    Pass(const int* code, const float* weights, const void* taps, const float* bias, int height, int width,
-         float* const* data)
-        : height(height), width(width) {
-        Reader read(code);
-        has_head = read.number() != 0;
-        half = read.number() != 0;
-        source = read.number();
-        begin = read.number();
-        const int in = read.number(), out = read.number();
-        conv = {taps, bias, in, out, read.activation()};
-        registers = read.number();
-        tensors.resize(std::size_t(read.number()));
-        instructions.resize(std::size_t(read.number()));
-        for (Tensor& tensor : tensors) {
-            const auto place = Place(read.number());
-            const int channels = read.number(), rows = read.number(), columns = read.number();
-            const bool bilinear = read.number() != 0;
-            const float row_step = read.real(), column_step = read.real();
-            tensor = {place, *data++, channels, rows, columns, bilinear, row_step, column_step};
-        }
-        for (Instruction& it : instructions) {
-            it.operation = Operation(read.number());
-            it.channels = read.number();
-            it.to = read.operand();
-            it.a = read.operand();
-            it.b = read.operand();
-            it.arithmetic = Arithmetic(read.number());
-            it.scale = read.real();
-            it.shift = read.real();
-            it.activation = read.activation();
-            it.weights = weights + read.number();
-            it.bias = weights + read.number();
-            it.inputs = read.number();
-            it.pieces.resize(std::size_t(read.number()));
-            for (Piece& piece : it.pieces) {
-                piece.from = read.operand();
-                piece.channels = read.number();
-            }
-        }
-    }
-    Map map(int tensor) const { return Map(tensors[tensor].data, tensors[tensor].channels, height, width); }
-};
-
-// A small image that is enlarged to the rows of one band: [4 rows][channels][4 phases][places].
-class EnlargedLines {
-  public:
-    EnlargedLines(const Tensor& small, int width)
-        : small(small), width(width), places(round_up((width + 3) / 4, CHUNK)), left(std::size_t(4) * places),
-          right(std::size_t(4) * places), share(std::size_t(4) * places) {
-        data = scratch.take(std::size_t(16) * small.channels * places);
-        line = scratch.take(std::size_t(small.width));
-        for (int x = 0; x < width; ++x) {
-            const Source source = source_of(x, small.column_step, small.width);
-            const int at = x % 4 * places + x / 4;
-            left[at] = source.first, right[at] = source.second, share[at] = source.share;
-        }
-    }
-    const float* at(int channel, int row) const { return data + (std::ptrdiff_t(row) * small.channels + channel) * 4 * places; }
-    int step() const { return 4 * places; }
-    int phase(int p) const { return p * places; }
-
-    void fill(int y, int row) {
-        const Source source = source_of(y, small.row_step, small.height);
-        const int count = (width + 3) / 4;
-        for (int c = 0; c < small.channels; ++c) {
-            const float* const plane = small.data + std::ptrdiff_t(c) * small.height * small.width;
-            const float *const above = plane + source.first * small.width, *const below = plane + source.second * small.width;
-            float* const to = data + (std::ptrdiff_t(row) * small.channels + c) * 4 * places;
-            if (!small.bilinear) {
-                for (int i = 0; i < 4 * places; ++i) to[i] = above[left[i]];
-                continue;
-            }
-            for (int i = 0; i < small.width; ++i) line[i] = above[i] * (1.0f - source.share) + below[i] * source.share;
-            for (int p = 0; p < 4; ++p)
-                for (int i = p * places; i < p * places + count; ++i)
-                    to[i] = line[left[i]] * (1.0f - share[i]) + line[right[i]] * share[i];
-        }
-    }
-
-  private:
-    struct Source {
-        int first, second;
-        float share;  // of the second
-    };
-    const Tensor& small;
-    int width, places;
-    std::vector<int> left, right;
-    std::vector<float> share;
-    Scratch scratch;
-    float *data, *line;
-
-    // The cells from which a row or column is made, computed in float32 as torch does.
-    Source source_of(int pixel, float step, int cells) const {
-        if (!small.bilinear) {
-            const int cell = std::min(int(std::floor(float(pixel) * step)), cells - 1);
-            return {cell, cell, 0.0f};
-        }
-        const float real = std::max((float(pixel) + 0.5f) * step - 0.5f, 0.0f);
-        const int cell = std::min(int(real), cells - 1);
-        return {cell, std::min(cell + 1, cells - 1), real - float(cell)};
-    }
-};
 
 // Runs a pass on bands of four rows; every thread has its own.
 template <typename Factor>
@@ -200,6 +22,7 @@ class Worker {
             maps.push_back(Map(tensor.data, tensor.channels, pass.height, pass.width));
             lines.push_back(tensor.place == LINES ? std::make_unique<EnlargedLines>(tensor, pass.width) : nullptr);
         }
+        find_ranges();
     }
 
     void run(int band) {
@@ -207,12 +30,18 @@ class Worker {
         for (const auto& each : lines)
             for (int row = 0; each && row < rows; ++row) each->fill(4 * band + row, row);
         for_chunks(frame.tiles, [&](auto n, int tile) {
+            const bool last = tile + CHUNK >= frame.tiles;
+            look_ahead(last ? band + 1 : band, last ? 0 : tile + CHUNK);
+            const auto fetch = [&] { ahead.fetch(); };
             if (pass.has_head) {
                 transform_input<n, Factor>(maps[pass.source], pass.begin, pass.conv.in, band, tile, tiles->inputs);
-                convolve<n, Factor, Single>(pass.conv, tiles->inputs, tiles->products, tiles->result);
+                convolve<n, Factor>(pass.conv, tiles->inputs, tiles->products, put_head(band, tile), fetch);
             }
             for (int place = 0; place < 4 * rows; ++place)
-                for (const Instruction& it : pass.instructions) execute<n>(it, Pixels{band, place, tile});
+                for (const Instruction& it : pass.instructions) {
+                    execute<n>(it, Pixels{band, place, tile});
+                    if (!pass.has_head) fetch();
+                }
         });
     }
 
@@ -240,6 +69,47 @@ class Worker {
     float* registers;
     std::vector<Map> maps;
     std::vector<std::unique_ptr<EnlargedLines>> lines;
+
+    // Channels of a map that the pass reads or writes.
+    struct Range {
+        int tensor, begin, end;
+        int margin;  // rows above and below that it reads, too
+    };
+    std::vector<Range> ranges;
+    Ahead ahead;
+
+    void find_ranges() {
+        if (pass.has_head) use({MAP, pass.source, pass.begin, false}, pass.conv.in, 1);
+        for (const Output& output : pass.outputs)
+            if (output.tensor >= 0) use({MAP, output.tensor, output.channel, true}, 1);
+        for (const Instruction& it : pass.instructions) {
+            const bool own_count = it.operation == DEPTHWISE || it.operation == MEAN || it.operation == LENGTH;
+            use(it.to, it.channels);
+            if (it.operation != PRODUCT) use(it.a, own_count ? it.inputs : it.channels, it.operation == DEPTHWISE);
+            if (it.arithmetic != ONLY_A) use(it.b, it.channels);
+            for (const Piece& piece : it.pieces) use(piece.from, piece.channels);
+        }
+    }
+    void use(const Operand& operand, int channels, int margin = 0) {
+        if (operand.place != MAP) return;
+        const int begin = operand.channel, end = begin + (operand.one ? 1 : channels);
+        for (Range& range : ranges)
+            if (range.tensor == operand.index) {
+                range = {range.tensor, std::min(range.begin, begin), std::max(range.end, end), std::max(range.margin, margin)};
+                return;
+            }
+        ranges.push_back({operand.index, begin, end, margin});
+    }
+
+    // Begin to bring the maps of another chunk into the cache.
+    void look_ahead(int band, int tile) {
+        ahead.clear();
+        for (const Range& range : ranges)
+            ahead.add(maps[range.tensor], range.begin, range.end - range.begin, 4 * band - range.margin,
+                      4 * band + 4 + range.margin, tile);
+        const int blocks = (pass.conv.out + BLOCK - 1) / BLOCK;
+        ahead.divide(pass.has_head ? TAPS * blocks : 16 * int(pass.instructions.size()));
+    }
 
     Values values(const Operand& from, const Pixels& at) const {
         const int unit = from.one ? 0 : 1;
@@ -275,6 +145,16 @@ class Worker {
         for (int v = 0; v < N; ++v) store(data + v * LANES, values[v]);
         if (to.map && (at.tile == 0 || at.tile + N * LANES >= frame.tiles))
             to.map->close(data - at.tile, at.phase(), at.tile, at.tile + N * LANES);
+    }
+
+    // Return where the convolution writes the pixels of a channel.
+    auto put_head(int band, int tile) const {
+        return [this, band, tile, inner = IntoTiles<Single>{tiles->result, pass.conv.out}](
+                   int channel, int v, const Vec (&pixels)[1][16]) {
+            const Output& output = pass.outputs[channel];
+            if (output.tensor < 0) inner(channel, v, pixels);
+            else write_tile(pixels[0], maps[output.tensor], output.channel, band, tile + v * LANES);
+        };
     }
 
     template <int N>

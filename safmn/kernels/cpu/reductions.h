@@ -1,6 +1,7 @@
 // Operators that need many pixels of a map for each of their values: pooling, and mean and variance of a frame.
 #pragma once
 
+#include "lines.h"
 #include "maps.h"
 
 namespace {

@@ -10,6 +10,7 @@
 // of the output's gradient is used for the gradients of both input and filter. Values that are cheap to recompute
 // (norms, pooled and depthwise levels, GELU) are not kept for the backward pass.
 
+#include "gelu.h"
 #include "vectors.h"
 
 #include <memory>

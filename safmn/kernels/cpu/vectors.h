@@ -1,4 +1,4 @@
-// Shared by the kernels for inference and for training: vectors, GELU, threads, Winograd transforms.
+// Shared by the kernels for inference and for training: vectors, threads, Winograd transforms.
 #pragma once
 
 #include <algorithm>
@@ -58,14 +58,6 @@ INLINE Vec reciprocal_root(Vec value) {
 
 // Coefficients of a polynomial q with f(x) - 1/2 = c q(2 (c / LIMIT)^2 - 1), where c is x clamped to [-LIMIT, LIMIT].
 // f - 1/2 is odd, and constant outside that interval. The error of the fit is 1e-6.
-struct NormalDistribution {  // Phi, the cumulative distribution function
-    static constexpr float LIMIT = 5.2f;
-    static constexpr float COEFFICIENTS[] = {
-        0.1359499841928482f,    -0.06774362176656723f, 0.050025615841150284f, -0.03993198648095131f, 0.03197391703724861f,
-        -0.024698840454220772f, 0.018038777634501457f, -0.012619661167263985f, 0.008365083485841751f,
-        -0.004542309790849686f, 0.0020051931496709585f, -0.001468777540139854f, 0.001188680762425065f,
-        -0.0003882334567606449f};
-};
 struct GeluSlope {  // the derivative of x Phi(x)
     static constexpr float LIMIT = 5.6f;
     static constexpr float COEFFICIENTS[] = {
@@ -92,19 +84,6 @@ INLINE void evaluate(const Vec (&x)[N], Vec (&out)[N]) {
         for (int n = 0; n < N; ++n) q[n] = q[n] * u[n] + F::COEFFICIENTS[i];
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) out[n] = c[n] * q[n] + 0.5f;
-}
-
-template <int N>
-INLINE void gelu(const Vec (&x)[N], Vec (&out)[N]) {
-    evaluate<NormalDistribution>(x, out);
-    for (int n = 0; n < N; ++n) out[n] *= larger(x[n], splat(-NormalDistribution::LIMIT));  // x would magnify errors
-}
-
-INLINE Vec gelu(Vec x) {
-    const Vec in[1] = {x};
-    Vec out[1];
-    gelu(in, out);
-    return out[0];
 }
 
 // Call item(state, i) for all i < count on up to `threads` threads. Each thread has its own state = make(). Threads are

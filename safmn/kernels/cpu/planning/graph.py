@@ -96,8 +96,8 @@ class Node:
     """One operation.
 
     Attributes:
-        kind: one of :data:`IN_MAPS`, or ``image``, ``constant``, ``enlarged``, ``pool``, ``moments``, ``shuffle`` or
-            ``torch``.
+        kind: one of :data:`IN_MAPS`, or ``image``, ``constant``, ``enlarged``, ``pool``, ``moments``, ``statistic``,
+            ``shuffle`` or ``torch``.
         shape: of the result.
         inputs: the values that it is computed from.
         details: what the kind needs: :class:`Weights`, :class:`Point`, :class:`Enlarging`, :class:`Call` and others.

@@ -12,9 +12,10 @@ from torch.utils import _pytree as pytree
 
 from safmn.inference.optimize import IMAGE_CHANNELS
 from safmn.kernels.cpu.inference import Kernels, workspace
+from safmn.kernels.cpu.planning.fusion import Pass
 from safmn.kernels.cpu.planning.graph import IN_MAPS, PIXELWISE, Call, Input, Node, Piece, Value
 from safmn.kernels.cpu.planning.packing import Packing
-from safmn.kernels.cpu.planning.passes import MOST_TENSORS, Code, Coder, Pass
+from safmn.kernels.cpu.planning.passes import MOST_TENSORS, Code, Coder
 
 
 @dataclass
@@ -259,10 +260,19 @@ def _pool_step(node: Node) -> Step:
 def _moments_step(node: Node) -> Step:
     def run(memory: Memory) -> None:
         source, sizes = _of_map(memory, node)
-        made = torch.empty(2, sizes[2], dtype=torch.float64)
-        memory.kernels.call("moments", source, made, *sizes)
-        value = node.details(made[0], made[1], sizes[3] * sizes[4])
-        memory.plain[node] = value.to(torch.float32).reshape(node.shape)
+        memory.plain[node] = torch.empty(node.shape, dtype=torch.float64)
+        memory.kernels.call("moments", source, memory.plain[node], *sizes)
+
+    return run
+
+
+def _statistic_step(node: Node) -> Step:
+    moments = node.inputs[0].pieces[0].node
+    height, width = moments.inputs[0].pieces[0].node.frame
+
+    def run(memory: Memory) -> None:
+        mean, squares = memory.plain[moments]
+        memory.plain[node] = node.details(mean, squares, height * width).to(torch.float32).reshape(node.shape)
 
     return run
 
@@ -294,6 +304,7 @@ _STEPS: dict[str, Callable[[Node], Step]] = {
     "read": _read_step,
     "pool": _pool_step,
     "moments": _moments_step,
+    "statistic": _statistic_step,
     "shuffle": _shuffle_step,
     "torch": _torch_step,
 }

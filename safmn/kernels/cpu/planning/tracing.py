@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from safmn.errors import first_line
-from safmn.kernels.cpu.planning.graph import IN_MAPS, Call, Input, Node, Point, Unsupported, Value, whole
+from safmn.kernels.cpu.planning.graph import IN_MAPS, Call, Input, Node, Piece, Point, Unsupported, Value, whole
 from safmn.kernels.cpu.planning.shapes import SHAPES
 
 _KEEPING = frozenset({"clone", "alias", "detach", "lift_fresh", "contiguous", "_to_copy", "dropout"})
@@ -103,6 +103,7 @@ class Tracer(TorchDispatchMode):
         self._shared: set[int] = set()  # memory of which there are several tensors
         self._count = 0
         self._reads: dict[Node, Node] = {}
+        self._moments: dict[Piece, Node] = {}
         self.remember(image, whole(self.node("image", tuple(image.shape))))
 
     @classmethod
@@ -256,6 +257,12 @@ class Tracer(TorchDispatchMode):
                 piece = type(piece)(self._reads[node], piece.first, piece.count)
             pieces.append(piece)
         return Value(tuple(pieces), value.channels_last)
+
+    def moments(self, piece: Piece) -> Node:
+        """Return the node of means, and of sums of squared distances from them, over all pixels of a map's channels."""
+        if piece not in self._moments:
+            self._moments[piece] = self.node("moments", (2, piece.count), Value((piece,)), reduced=True)
+        return self._moments[piece]
 
     def together(self, value: Value) -> Value:
         """Return the value as one range of channels of one map: what convolutions and pooling read."""
