@@ -1,6 +1,7 @@
 // CPU kernels for the feature mixing modules of SAFMN (built and called by inference.py), and the interface to Python.
 
 #include "lines.h"
+#include "ahead.h"
 #include "maps.h"
 #include "images.h"
 #include "passes.h"
@@ -19,8 +20,9 @@ struct Norm {
 };
 
 // Normalise one row of a chunk. All its vectors are processed together, because their sums do not depend on each other.
-template <int N>
-void normalise(const Norm& norm, const Map& from, const Map& to, int y, int tile) {
+// Call `between` once for each channel.
+template <int N, typename Between>
+void normalise(const Norm& norm, const Map& from, const Map& to, int y, int tile, Between&& between) {
     const int channels = from.channels;
     const std::ptrdiff_t line = from.line;  // of both maps; a store could change a member, as far as the compiler knows
     const float *const weight = norm.weight, *const bias = norm.bias;
@@ -34,7 +36,10 @@ void normalise(const Norm& norm, const Map& from, const Map& to, int y, int tile
             for (int v = 0; v < N; ++v) run(p, v);
     };
     Vec mean[4][N] = {}, scale[4][N] = {};
-    for (int c = 0; c < channels; ++c) each([&](int p, int v) { mean[p][v] += load(in[p] + c * line + v * LANES); });
+    for (int c = 0; c < channels; ++c) {
+        between();
+        each([&](int p, int v) { mean[p][v] += load(in[p] + c * line + v * LANES); });
+    }
     each([&](int p, int v) { mean[p][v] /= float(channels); });
     for (int c = 0; c < channels; ++c)
         each([&](int p, int v) {
@@ -186,10 +191,11 @@ struct Gate {
     const float* at(int channel, int phase) const { return data + (std::ptrdiff_t(channel) * 4 + phase) * places; }
 };
 
-// out = x + gelu(gate + aggregation of the unpooled level) * normed, for one row of a chunk.
-template <int N>
+// out = x + gelu(gate + aggregation of the unpooled level) * normed, for one row of a chunk. Call `between` once for each
+// output.
+template <int N, typename Between>
 void modulate(const Modulation& m, const Map& normed, const Map& x, const Map& out, int y, int tile, const float* lines,
-              const Gate& gate) {
+              const Gate& gate, Between&& between) {
     for (int p = 0; p < 4; ++p)
         for (int first = 0; first < m.channels; first += BLOCK) {
             const int count = std::min(BLOCK, m.channels - first);
@@ -202,6 +208,7 @@ void modulate(const Modulation& m, const Map& normed, const Map& x, const Map& o
             const float *const factor = normed.at(first, y, p) + tile, *const shortcut = x.at(first, y, p) + tile;
             float* const to = out.at(first, y, p);
             for (int o = 0; o < count; ++o) {
+                between();
                 Vec gates[N];
                 gelu(sums[o], gates);
                 for (int v = 0; v < N; ++v) {
@@ -300,6 +307,7 @@ class Strip {
     const int top, bottom, margin;
     std::vector<Level> levels;
     Scratch scratch;
+    Ahead ahead;
     Tiles tiles;
     Map normed1, modulated, normed2;
     float *depthwise, *lines;
@@ -347,8 +355,29 @@ class Strip {
         return most;
     }
 
-    static void normalise_row(const Norm& norm, const Map& from, const Map& to, int y) {
-        for_chunks(from.tiles, [&](auto n, int tile) { normalise<n>(norm, from, to, y, tile); });
+    void normalise_row(const Norm& norm, const Map& from, const Map& to, int y) {
+        for_chunks(from.tiles, [&](auto n, int tile) {
+            const Chunk next = after(y, tile);
+            look_ahead(from.channels, [&] {
+                ahead.add(from, 0, from.channels, next.at, next.at + 1, next.tile);
+                ahead.add(to, 0, to.channels, next.at, next.at + 1, next.tile);
+            });
+            normalise<n>(norm, from, to, y, tile, [&] { ahead.fetch(); });
+        });
+    }
+
+    // The chunk after the one at `tile` in a row or band.
+    struct Chunk {
+        int at, tile;
+    };
+    Chunk after(int at, int tile) const { return tile + CHUNK < in.tiles ? Chunk{at, tile + CHUNK} : Chunk{at + 1, 0}; }
+
+    // Begin to bring what `add` adds into the cache, in `calls` shares.
+    template <typename Add>
+    void look_ahead(int calls, Add&& add) {
+        ahead.clear();
+        add();
+        ahead.divide(calls);
     }
 
     // Normalise and pool the rows before `end`.
@@ -380,17 +409,33 @@ class Strip {
         for (int y = begin; y < end; ++y) {
             gate(y);
             for_chunks(in.tiles, [&](auto n, int tile) {
+                const Chunk next = after(y, tile);
+                look_ahead(4 * in.channels, [&] {
+                    ahead.add(normed1, 0, m.chunk, next.at - 1, next.at + 2, next.tile);
+                    ahead.add(normed1, m.chunk, in.channels - m.chunk, next.at, next.at + 1, next.tile);
+                    ahead.add(in, 0, in.channels, next.at, next.at + 1, next.tile);
+                    ahead.add(modulated, 0, in.channels, next.at, next.at + 1, next.tile);
+                });
                 depthwise_full<n>(m, normed1, y, tile, depthwise);
-                modulate<n>(m, normed1, in, modulated, y, tile, depthwise, Gate{levels[0].enlarged, places()});
+                modulate<n>(m, normed1, in, modulated, y, tile, depthwise, Gate{levels[0].enlarged, places()},
+                            [&] { ahead.fetch(); });
             });
         }
     }
 
     void mix(int band) {
         for_chunks(in.tiles, [&](auto n, int tile) {
+            const Chunk next = after(band, tile);
+            look_ahead(TAPS * ((block.conv->out + BLOCK - 1) / BLOCK), [&] {
+                const int top = 4 * next.at, channels = in.channels;
+                ahead.add(normed2, 0, channels, top - 1, top + 5, next.tile);
+                ahead.add(modulated, 0, channels, top, top + 4, next.tile);
+                ahead.add(out, 0, channels, top, top + 4, next.tile);
+            });
             transform_input<n, Factor>(normed2, 0, normed2.channels, band, tile, tiles.inputs);
             convolve<n, Factor, Factor::DEPTH>(*block.conv, tiles.inputs, tiles.products,
-                                               IntoTiles<Factor>{tiles.result, block.conv->out});
+                                               IntoTiles<Factor>{tiles.result, block.conv->out},
+                                               [&] { ahead.fetch(); });
             for (int place = 0; place < 16 && 4 * band + place / 4 < in.height; ++place)
                 mix_back<n>(4 * band + place / 4, place % 4, tile, place);
         });
