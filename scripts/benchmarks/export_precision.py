@@ -94,7 +94,9 @@ def _kinds(name: str, network: Any, images: Path, folder: Path) -> list[list[Any
         "all": nodes,
     }
     best = _psnr(_session(source), images, scale)
-    trial = quantize.Trial(source, folder, scale, quantize.calibration_images(scale, None))
+    calibration, equal = quantize.calibration_images(scale, None), folder / "equal.onnx"
+    quantize.write_equalised(source, equal, dense, calibration)
+    trial = quantize.Trial(equal, folder, scale, calibration)
     rows = []
     for kind, layers in choices.items():
         trial.write(layers, target)
