@@ -298,9 +298,9 @@ def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in ("openvino", "onnx"):
         backend = {"onnx": "onnxruntime"}.get(name, name)
-        with pytest.raises(OptionError, match=rf"pip install '\.\[{name}\]'"):
+        with pytest.raises(OptionError, match=rf": pip install '{name}>="):
             make_backend(backend, small())
-        assert f"pip install '.[{name}]'" in str(available_backends("cpu")[backend])
+        assert f": pip install '{name}>=" in str(available_backends("cpu")[backend])
 
 
 def test_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

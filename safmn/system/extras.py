@@ -5,6 +5,7 @@ Standard library only, because ``setup.py`` runs this file.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -68,3 +69,8 @@ EXTRAS = {
     "optimizers": Extra("more optimisers", {"pytorch_optimizer": "pytorch-optimizer>=3.5"}),
     "spandrel": Extra("weights of other networks", {"spandrel": "spandrel>=0.4"}),
 }
+
+
+def pip_install(requirements: Iterable[str]) -> str:
+    """Return the command that installs these. It needs no clone, and no name of a wheel."""
+    return "pip install " + " ".join(f"'{line}'" if ">" in line else line for line in requirements)

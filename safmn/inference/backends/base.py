@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from safmn.errors import OptionError
 from safmn.inference.choices import PRECISIONS
 from safmn.runtime.threads import keep_in_forks
+from safmn.system.extras import EXTRAS, pip_install
 
 
 class Backend(ABC):
@@ -112,7 +113,7 @@ def package_missing(package: str, extra: str) -> str | None:
     """Return a sentence that says how to install an optional package; None if it is installed."""
     if importlib.util.find_spec(package) is not None:
         return None
-    return f"the package {package} is not installed: in a clone of SAFMN, pip install '.[{extra}]'"
+    return f"the package {package} is not installed: {pip_install(EXTRAS[extra].packages.values())}"
 
 
 def installed_versions(*packages: str) -> tuple[str, ...]:
