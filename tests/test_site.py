@@ -118,10 +118,15 @@ def test_from_your_own_photographs_to_your_own_weights(tmp_path: Path) -> None:
     assert [line.split()[1] for line in lines] == [
         *("prepare", "prepare", "doctor", "train", "report", "compare", "upscale", "export")
     ]
-    for line in lines:
-        arguments = [sys.executable, "-m", "safmn", *shlex.split(line)[1:]]
-        done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    each = (  # in one process: starting takes longer than the work
+        "import json, sys; from safmn.cli import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    status = main(arguments)\n"
+        "    assert status == 0, (arguments, status)\n"
+    )
+    command = [sys.executable, "-c", each, json.dumps([shlex.split(line)[1:] for line in lines])]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     for name in ("my_x4.html", "crops.png", "large/chelsea.png", "my_x4.onnx"):
         assert (tmp_path / name).is_file(), name
 
