@@ -5,6 +5,7 @@
 - "photographic" moves slowly over a photograph, with noise, so every frame differs everywhere.
 - "screen" is a recording of a screen: a photograph beside text that is typed, a blinking cursor and a clock.
 - "drawing" shows each of its pictures for three frames, as drawn films do.
+- "titles" shows cards of text, each for a second.
 
 The sides:
 
@@ -49,7 +50,7 @@ from safmn.inference.upscaler import Upscaler
 from safmn.system.console import say, table
 
 Array = np.ndarray[Any, np.dtype[Any]]
-FILMS = ("photographic", "screen", "drawing")
+FILMS = ("photographic", "screen", "drawing", "titles")
 RATE = 25
 ENCODER = ["-c:v", "libx264", "-preset", "medium", "-crf", "18", "-pix_fmt", "yuv420p"]
 
@@ -97,6 +98,17 @@ def drawing(count: int, height: int, width: int) -> Iterator[Array]:
         x = int(width * (0.2 + 0.5 * picture / max(count // 3, 1)))
         cv2.circle(frame, (x, height // 2), height // 8, (230, 90, 60), -1, cv2.LINE_AA)
         cv2.circle(frame, (x, height // 2), height // 8, (30, 30, 30), 2, cv2.LINE_AA)
+        yield frame
+
+
+def titles(count: int, height: int, width: int) -> Iterator[Array]:
+    """Yield frames of titles: white text on a dark ground, another card each second."""
+    for number in range(count):
+        frame = np.full((height, width, 3), (16, 18, 24), np.uint8)
+        for line in range(3):
+            place = (width // 5, height * (2 + line) // 6)
+            text = f"Part {number // RATE + 1}, line {line + 1}"
+            cv2.putText(frame, text, place, cv2.FONT_HERSHEY_DUPLEX, height / 480, (235, 235, 235), 1, cv2.LINE_AA)
         yield frame
 
 
