@@ -32,7 +32,10 @@ void winograd(const Conv& conv, const Map& from, const Map& to) {
     for (int band = 0; band < (from.height + 3) / 4; ++band)
         for_chunks(from.tiles, [&](auto n, int tile) {
             transform_input<n, Factor>(from, 0, conv.in, band, tile, tiles.inputs);
-            convolve<n, Factor, Single>(conv, tiles.inputs, tiles.products, tiles.result);
+            convolve<n, Factor, 1>(conv, tiles.inputs, tiles.products, [&](int o, int v, const Vec (&pixels)[1][16]) {
+                for (int place = 0; place < 16; ++place)
+                    store(tiles.result + (std::ptrdiff_t(place) * conv.out + o) * CHUNK + v * LANES, pixels[0][place]);
+            });
             for (int place = 0; to.data && place < 16; ++place)
                 write<n>(tiles.result + std::ptrdiff_t(place) * conv.out * CHUNK, to, 4 * band + place / 4, place % 4,
                          tile, conv.out, CHUNK);
