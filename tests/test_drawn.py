@@ -204,6 +204,10 @@ def test_drawings_are_degraded_like_photographs() -> None:
     fixed = degraded(phase="val", length=2)
     assert len(fixed) == 2
     assert torch.equal(fixed[1]["lq"], degraded(phase="val", length=9)[1]["lq"])
+    assert tuple(fixed[0]["gt"].shape) == (3, 512, 512)  # a whole drawing, large enough for every metric
+    assert tuple(fixed[0]["lq"].shape) == (3, 128, 128)
+    with pytest.raises(IndexError):
+        fixed[2]
 
 
 def test_degraded_and_clean_drawings_can_be_mixed() -> None:

@@ -13,8 +13,10 @@ import torch
 from safmn.data.drawing import draw, shares_of
 from safmn.data.options import CropOptions, read_options
 from safmn.data.sample_keys import Sample, SampleKey, sample_rng
-from safmn.degradations import draw_recipe, make_pair, parse_options
+from safmn.degradations import apply_recipe, draw_recipe, make_pair, parse_options
+from safmn.degradations.apply import DegradedPair
 from safmn.degradations.keys import BlurKeys
+from safmn.degradations.operations import from_uint8
 from safmn.degradations.options import with_patch
 from safmn.errors import OptionError
 from safmn.imaging import imresize, to_tensor
@@ -124,7 +126,8 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
 class DegradedDrawings(torch.utils.data.Dataset[Sample]):
     """Drawings that are degraded like the photographs of :class:`RealESRGANDataset`: for real-world models.
 
-    Without them a network learns that what is compressed or noisy is a photograph, and colours grey text.
+    Without them a network learns that what is compressed or noisy is a photograph, and colours grey text. For
+    validation, LQ images have 128 pixels a side, and image i is always the same.
 
     Args:
         opt: the data set's section of the option file, with ``phase`` and ``scale``; and under ``degradation`` the
@@ -170,18 +173,24 @@ class DegradedDrawings(torch.utils.data.Dataset[Sample]):
         """
         recipe = draw_recipe(self.degradation, rng)
         kind, image = draw(rng, self.degradation.crop_size, self._names, self._probabilities)
-        pair = make_pair(recipe, image, sharpened=self.degradation.needs_sharpened)._asdict()
-        planes = {
-            name: torch.from_numpy(np.ascontiguousarray(part.transpose(2, 0, 1)))
-            for name, part in pair.items()
-            if part is not None
-        }
-        return {**planes, "lq_path": f"drawn_{kind}", "gt_path": f"drawn_{kind}"}
+        return _as_sample(make_pair(recipe, image, sharpened=self.degradation.needs_sharpened), f"drawn_{kind}")
 
     def __getitem__(self, index: int) -> Sample:
-        """Return validation pair ``index``, drawn from seed 0, epoch 0 and the index."""
+        """Return validation pair ``index``, a whole drawing, degraded with seed 0, epoch 0 and the index."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        sample = self.sample(index, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
-        name = f"{sample['gt_path']}_{index:04}"
-        return {**sample, "lq_path": name, "gt_path": name}
+        rng = sample_rng(_VALIDATION_SEED, SampleKey(0, index))
+        recipe = draw_recipe(self.degradation, rng)
+        kind, image = draw(rng, _VALIDATION_SIDE * self.options.scale, self._names, self._probabilities)
+        gt = from_uint8(image)
+        return _as_sample(DegradedPair(apply_recipe(recipe, gt), gt, None), f"drawn_{kind}_{index:04}")
+
+
+def _as_sample(pair: DegradedPair, name: str) -> Sample:
+    """Return the sample of a pair of (H, W, 3) images; an image that is None is left out."""
+    images = {
+        key: torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        for key, image in pair._asdict().items()
+        if image is not None
+    }
+    return {**images, "lq_path": name, "gt_path": name}
