@@ -77,9 +77,17 @@ def test_kinds_are_drawn_by_their_weights() -> None:
     assert found["drawn_flat"] == pytest.approx(300, abs=40)
 
 
+def test_noise_is_added_to_the_reductions_only() -> None:
+    clean, noisy = (drawn(kinds={"leaves": 1}, **more).sample(0, generator(5)) for more in ({}, {"lq": {"noise": 9}}))
+    assert torch.equal(clean["gt"], noisy["gt"])
+    inside = (clean["lq"] > 0.2) & (clean["lq"] < 0.8)  # where nothing is clipped
+    assert 255 * (noisy["lq"] - clean["lq"])[inside].std() == pytest.approx(9, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"lq": {"noise": -1}}, "noise"),
         ({"kinds": {"flatt": 1}}, "'flatt'.*'flat'"),
         ({"kinds": {"flat": -1}}, "flat: -1"),
         ({"kinds": {"flat": 0}}, "above 0"),

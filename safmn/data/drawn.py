@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from safmn.data.drawing import draw, shares_of
+from safmn.data.made_lq import MadeLQ
 from safmn.data.options import CropOptions, read_options
 from safmn.data.sample_keys import Sample, SampleKey, sample_rng
 from safmn.degradations import apply_recipe, draw_recipe, make_pair, parse_options
@@ -19,7 +20,7 @@ from safmn.degradations.keys import BlurKeys
 from safmn.degradations.operations import from_uint8
 from safmn.degradations.options import with_patch
 from safmn.errors import OptionError
-from safmn.imaging import imresize, to_tensor
+from safmn.imaging import to_tensor
 from safmn.registry import DATASET_REGISTRY
 from safmn.value_types import Array
 
@@ -34,10 +35,12 @@ class DrawnOptions(CropOptions, frozen=True, kw_only=True):
         kinds: Relative weight of each kind: flat, edges, gradient, text, icons, screen, chart, halftone, leaves,
             facade, manga, page, window. null: all kinds with the weights of :data:`safmn.data.drawing.KINDS`.
         length: Images per epoch; for validation, the number of images.
+        lq: Noise and JPEG for the LQ images, as for ``PairedImageDataset``: ``noise``, ``grey_noise``, ``jpeg``.
     """
 
     kinds: dict[str, float] | None = None
     length: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    lq: MadeLQ | None = None
 
 
 class DegradedDrawnOptions(BlurKeys, frozen=True, kw_only=True):
@@ -76,6 +79,8 @@ def _image_names(names: list[str], probabilities: Array) -> list[str]:
 class DrawnImages(torch.utils.data.Dataset[Sample]):
     """Drawings (flat colours, text, screens, dead leaves, facades, ...) and their MATLAB-exact bicubic reductions.
 
+    ``lq`` adds noise and JPEG compression to the reductions.
+
     For training, GT images have ``gt_size`` pixels a side, and each sample is drawn from a separate generator, so no
     epoch repeats another. For validation, LQ images have 128 pixels a side, and image i is always the same.
 
@@ -111,7 +116,8 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
         scale = self.options.scale
         kind, gt = draw(rng, self.lq_patch * scale, self._names, self._probabilities)
         path = f"drawn_{kind}"
-        return {"lq": to_tensor(imresize(gt, 1 / scale)), "gt": to_tensor(gt), "lq_path": path, "gt_path": path}
+        lq = (self.options.lq or MadeLQ()).whole(gt, scale, rng)
+        return {"lq": to_tensor(lq), "gt": to_tensor(gt), "lq_path": path, "gt_path": path}
 
     def __getitem__(self, index: int) -> Sample:
         """Return validation pair ``index``, drawn from seed 0, epoch 0 and the index."""
