@@ -82,7 +82,7 @@ def test_the_quality_of_an_earlier_compression_is_found(photograph: np.ndarray, 
     assert examine(grey[..., 0]).earlier == pytest.approx(quality, abs=1)
     again = decoded(compressed(image, 92))
     assert examine(again, 92).earlier == pytest.approx(quality, abs=1)
-    assert suitable(examine(again, 92))[0] == (quality < 65)
+    assert suitable(examine(again, 92))[0]
     assert examine(np.maximum(image, 128)).earlier in (None, pytest.approx(quality, abs=8))  # most blocks are cut
 
 

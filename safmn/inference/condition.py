@@ -24,12 +24,9 @@ _LEAST_SHARE = 0.4  # of the borders of blocks
 _FEWEST = 6  # borders of blocks along each side, below which blocks are not looked for
 _PATCH = 16  # pixels along each side of the patches in which noise is measured
 _LARGEST = 1024  # noise and blocks are measured on at most this many rows and columns, in the middle
-_POOR, _POOR_WITH_EDGES = 65, 72  # highest JPEG qualities that need weights for compressed images
-# Drawings and screenshots have flat parts (levels, at most), or strong edges (levels, at least), or few of them
-# (kurtosis, at least).
-_FLAT, _EDGES, _FEW_EDGES = 0.02, 5.0, 13.0
+_POOR = 78  # highest JPEG quality that needs weights for compressed images
 _NOISY_COLOUR = 3.5  # levels
-_STRONG = 4.9  # levels of noise in the differences of the channels, from which on the detail does not matter
+_STRONG = 4.0  # levels of noise in the differences of the channels, from which on the detail does not matter
 _MOST_DETAIL = 5.5  # levels in the whole image, above which smoothing costs more than weaker noise
 _EVEN_COLOUR = 1.6  # roughness of the whole image / of its plainest parts, up to which it is noise
 # Grey noise: least levels, highest kurtosis, and most evenness as above. Textures and text look like noise by one of
@@ -169,13 +166,10 @@ def suitable(condition: Condition) -> tuple[bool, str]:
         return True, f"noise of about {noise:.0f} levels"
     qualities = [quality for quality in (condition.quality, condition.earlier) if quality is not None]
     if qualities:
-        quality, grey = min(qualities), condition.grey
+        quality = min(qualities)
         name = f"JPEG of quality {quality}" if quality == condition.quality else f"JPEG of quality {quality} before"
         if quality <= _POOR:
             return True, name
-        has_edges = grey.plain <= _FLAT or grey.whole >= _EDGES or grey.kurtosis >= _FEW_EDGES
-        if quality <= _POOR_WITH_EDGES and has_edges:
-            return True, f"{name}, with strong edges"
         return False, f"{name}, good enough"
     if condition.blocked:
         return True, "blocks of an earlier JPEG compression"

@@ -31,7 +31,8 @@ STARTS = {
     **{f"drawings_{scale}": f"safmn/zoo/safmn-{scale}.safetensors" for scale in SCALES},
     **{f"{run}_real_x4": f"docs/runs/{run}_real_x4.safetensors" for run in ("long", "longer")},
     "longest_real_x4": "safmn/zoo/safmn-x4-real.safetensors",
-    "flat_x4": "53c705e:safmn/weights/zoo/safmn-x4.safetensors",
+    **{f"flat_{scale}": f"53c705e:safmn/weights/zoo/safmn-{scale}.safetensors" for scale in SCALES},
+    "flat_real_x4": "53c705e:safmn/weights/zoo/safmn-x4-real.safetensors",
 }
 
 
