@@ -194,15 +194,15 @@ class FilmSource:
 
     def damage(self) -> str | None:
         """Describe in a sentence what is missing from the film; None if it is complete. Call it after the last item."""
-        if self.undecodable:
-            return f"{self.undecodable} of its frames are damaged and cannot be decoded"
         name = self.container.format.name.partition(",")[0]
-        if name == "mov":
+        if name == "mov":  # before the frames: whether half a packet is an error depends on the decoder's threads
             for stream in self.container.streams:
                 stated, read = len(stream.index_entries), self._packets.get(stream.index, 0)
                 if stream.type in ("video", "audio") and read < stated:
                     return f"only {read} of {stated} {stream.type} packets could be read: the file is cut or damaged"
-        elif name in _STATES_LENGTH and self.container.duration:
+        if self.undecodable:
+            return f"{self.undecodable} of its frames are damaged and cannot be decoded"
+        if name in _STATES_LENGTH and self.container.duration:
             stated = (self.container.duration + min(self.container.start_time or 0, 0)) / 1e6
             end = self._end + float(self.shift)
             if end < stated - max(_SLACK, 0.01 * stated):
