@@ -93,6 +93,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'scale'?"`` for the nearest known name, or an empty string if none is similar."""
     text, names = str(name), [str(each) for each in known]
     longer = [each for each in names if len(text) > _LONG and each.startswith(text)]  # batch_size, batch_size_per_gpu
+    longer.sort(key=len)
     near = longer or difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 

@@ -59,6 +59,16 @@ struct GeluTail {
 
 const GeluTail GELU_TAIL;
 
+// Keep the compiler from joining a value with what is computed before and after it. It would do so for some numbers of
+// vectors only, and a pixel would get other bits at another place of an image (tests/test_unchanged.py).
+INLINE void separate(Vec& value) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(value));
+#else
+    asm("" : "+x"(value));
+#endif
+}
+
 // Compute GELU of N vectors at once; `out` may be `x`. NaN stays NaN, and infinity of either sign becomes NaN.
 template <int N>
 INLINE void gelu(const Vec (&x)[N], Vec (&out)[N]) {
@@ -68,9 +78,11 @@ INLINE void gelu(const Vec (&x)[N], Vec (&out)[N]) {
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
         const Vec size = smaller((Vec)((Bits)x[n] & 0x7FFFFFFFu), splat(GeluTail::LIMIT * 0.9999f));
-        const Vec shifted = size * (1.0f / GeluTail::WIDTH) + ROUNDING;
+        Vec place = size * (1.0f / GeluTail::WIDTH);
+        separate(place);
+        const Vec shifted = place + ROUNDING;
         index[n] = (Bits)shifted;
-        t[n] = size * (1.0f / GeluTail::WIDTH) - (shifted - ROUNDING);
+        t[n] = place - (shifted - ROUNDING);
         q[n] = GELU_TAIL.coefficient(GeluTail::DEGREE, index[n]);
     }
 #pragma GCC unroll 8
@@ -78,7 +90,13 @@ INLINE void gelu(const Vec (&x)[N], Vec (&out)[N]) {
 #pragma GCC unroll 4
         for (int n = 0; n < N; ++n) q[n] = q[n] * t[n] + GELU_TAIL.coefficient(k, index[n]);
 #pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) out[n] = q[n] + (x[n] * 0.0f + larger(splat(0.0f), x[n]));
+    for (int n = 0; n < N; ++n) {
+        Vec in = x[n];
+        separate(in);
+        separate(q[n]);
+        out[n] = q[n] + (in * 0.0f + larger(splat(0.0f), in));
+        separate(out[n]);
+    }
 }
 
 #else
