@@ -11,7 +11,7 @@ each section which keys it may have, and, in the entries named ``whole ...``, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -169,9 +169,12 @@ def _properties(keys: Sequence[DescribedKey]) -> Schema:
 
 
 def _needs(kind: Described) -> Schema:
-    """Return what a section must have without a base: each required key, and no null there."""
-    required = [key.name for key in kind.keys if key.default is REQUIRED]
-    return {"required": required, "properties": {name: {"not": _NULL} for name in required}} if required else {}
+    """Return what a section must have without a base: each required key, and null only where it is a value."""
+    required = [key for key in kind.keys if key.default is REQUIRED]
+    if not required:
+        return {}
+    filled = {key.name: {"not": _NULL} for key in required if type(None) not in get_args(key.hint)}
+    return {"required": [key.name for key in required], "properties": filled}
 
 
 def _needs_by_type(kinds: Sequence[Described]) -> Schema:
