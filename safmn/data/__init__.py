@@ -12,6 +12,7 @@ from safmn.data.loader import TrainingLoader
 from safmn.data.mixed import MixedDataset
 from safmn.data.paired import PairedImageDataset, SingleImageDataset
 from safmn.data.patch_store import PatchStore
+from safmn.data.pixel_patterns import PixelPatterns
 from safmn.data.realesrgan_dataset import RealESRGANDataset
 from safmn.data.sample_keys import Batch, KeyedDataset, Patch, Sample, SampleKey, draw_patch, sample_rng
 from safmn.errors import DataError, OptionError, UserError
@@ -30,6 +31,7 @@ __all__ = [
     "PairedImageDataset",
     "Patch",
     "PatchStore",
+    "PixelPatterns",
     "RealESRGANDataset",
     "Sample",
     "SampleKey",
