@@ -16,7 +16,7 @@ def pixel_pattern(rng: np.random.Generator, side: int) -> Array:
     image = blank(side, _contrasts(rng, 1)[0])
     whole = rng.random() < 0.3
     for _ in range(1 if whole else rng.integers(1, 5)):
-        height, width = (side, side) if whole else (round(size(rng, 4, side)) for _ in range(2))
+        height, width = (side, side) if whole else (min(round(size(rng, 4, side)), side) for _ in range(2))
         top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
         image[top : top + height, left : left + width] = _pattern(rng, height, width)
     return image
