@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safmn.archs.blocks import SAFM, ChannelNorm
+from safmn.inference.swin_graph import GraphSwinBlock, is_swin_block
 
 IMAGE_CHANNELS = 12
 """A convolution with at most this many input channels reads the image, not features (3 * 2 * 2: unshuffled by 2)."""
@@ -116,7 +117,8 @@ def replica(network: nn.Module) -> nn.Module:
 
 
 def for_graph(network: nn.Module) -> nn.Module:
-    """Return a copy with norms and modulation rewritten as :class:`PlaneNorm` and :class:`LevelwiseSAFM`.
+    """Return a copy with norms, modulation and Swin blocks rewritten: :class:`PlaneNorm`, :class:`LevelwiseSAFM`,
+    :class:`safmn.inference.swin_graph.GraphSwinBlock`.
 
     The sides of its input must be multiples of the network's window.
     """
@@ -124,9 +126,16 @@ def for_graph(network: nn.Module) -> nn.Module:
     def rule(module: nn.Module) -> nn.Module | None:
         if isinstance(module, ChannelNorm):
             return PlaneNorm(module)
+        if is_swin_block(module):
+            return GraphSwinBlock(module)
         return LevelwiseSAFM(module) if isinstance(module, SAFM) else None
 
     return _replace(frozen_copy(network), rule)
+
+
+def for_trace(network: nn.Module) -> nn.Module:
+    """Return a copy whose trace is right for every size and number of images: only Swin blocks are rewritten."""
+    return _replace(frozen_copy(network), lambda module: GraphSwinBlock(module) if is_swin_block(module) else None)
 
 
 def with_precision(network: nn.Module, precision: str) -> nn.Module:

@@ -59,9 +59,14 @@ class WrappedNetwork(nn.Module):
 
 def kind_of(network: nn.Module) -> str:
     """Return the name of a network's class, without wrappers."""
+    return type(without_wrappers(network)).__name__
+
+
+def without_wrappers(network: nn.Module) -> nn.Module:
+    """Return the network itself, as its author wrote it."""
     while isinstance(network, (WrappedNetwork, OfNormalised, InForm)):
         network = network.network
-    return type(network).__name__
+    return network
 
 
 class ProbedNetwork(WrappedNetwork):

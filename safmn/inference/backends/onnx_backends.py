@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn.inference.backends.base import Backend, example_input, installed_versions, package_missing, register_backend
+from safmn.inference.backends.graph_check import takes_several
 from safmn.inference.onnx_graph import INPUT, OUTPUT, onnx_bytes
 from safmn.inference.optimize import InHalf, for_graph
 from safmn.system.files import cache_folder
@@ -36,9 +37,14 @@ class OnnxRuntime(Backend):
         with torch.no_grad():
             shape = graph.to("meta")(example_input(graph.to("meta"))).shape  # (1, C', h * up, w * up)
         self._out_channels, self._up = shape[1], shape[2] / example_input(graph).shape[2]
+        self._takes_several = True
+        if self.name != "tensorrt":  # it would build an engine for the check, for minutes
+            self._takes_several = takes_several(self, network)
 
     def __call__(self, x: Tensor) -> Tensor:
         """See :class:`Backend`."""
+        if len(x) > 1 and not self._takes_several:
+            return torch.cat([self(image) for image in x.split(1)])
         if self.device.type == "cuda":
             return self._on_gpu(x.contiguous())
         (y,) = self._session.run([OUTPUT], {INPUT: x.detach().numpy()})

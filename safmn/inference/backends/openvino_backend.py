@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from safmn.inference.backends.base import Backend, example_input, installed_versions, package_missing, register_backend
+from safmn.inference.backends.graph_check import takes_several
 from safmn.inference.onnx_graph import onnx_bytes
 from safmn.inference.optimize import for_graph
 from safmn.runtime.threads import BUILDING, Lock, Pool, keep_in_forks
@@ -65,9 +66,13 @@ class OpenVINO(Backend):
         self._static: OrderedDict[tuple[int, ...], Pool[Any]] = OrderedDict()
         self._last: tuple[int, ...] | None = None
         self._compiling: set[tuple[int, ...]] = set()
+        self._takes_several = True
+        self._takes_several = takes_several(self, network)
 
     def __call__(self, x: Tensor) -> Tensor:
         """See :class:`Backend`."""
+        if len(x) > 1 and not self._takes_several:
+            return torch.cat([self(image) for image in x.split(1)])
         with self._requests(tuple(x.shape)).one() as request:
             request.infer({0: self._openvino.Tensor(x.detach().contiguous().numpy(), shared_memory=True)})
             return torch.from_numpy(request.get_output_tensor(0).data.copy())

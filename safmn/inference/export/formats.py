@@ -29,7 +29,7 @@ from safmn.inference.export.ncnn_graph import OUTPUT as NCNN_OUTPUT
 from safmn.inference.export.ncnn_graph import TILED_INPUT, TILED_OUTPUT, any_size, for_tiles
 from safmn.inference.export.quantize import LIMIT, calibration_images, quantise
 from safmn.inference.onnx_graph import INPUT, OPSET, OUTPUT, folded, onnx_bytes
-from safmn.inference.optimize import InHalf, with_precision
+from safmn.inference.optimize import InHalf, for_trace, with_precision
 
 Run = Callable[[Tensor], Tensor]
 Size = tuple[int, int]
@@ -279,7 +279,7 @@ class TorchScript(Format):
     def write(self, job: Job, path: Path) -> tuple[str, ...]:
         """See :class:`Format`."""
         subject, side = job.subject, 2 * job.subject.usual
-        network = with_precision(subject.network, job.precision)
+        network = with_precision(for_trace(subject.network), job.precision)
         traced = _traced(network, torch.rand(1, 3, side, side))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)

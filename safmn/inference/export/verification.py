@@ -97,32 +97,45 @@ def _largest_error(job: Job, run: Run, sizes: Sequence[Size], *, batch: int) -> 
     for (height, width), tint in zip(
         list(sizes) * (len(_TINTS) if job.size else 1), itertools.cycle(_TINTS), strict=False
     ):
-        x = _image(1 if height > 1 else batch, height, width, generator) * torch.tensor(tint).view(3, 1, 1)
+        images = 1 if height > 1 else batch
+        x = _image(images, height, width, generator) * torch.tensor(tint).view(3, 1, 1)
         error = difference(run(x), job.subject(x))
         if not error <= TOLERANCE[job.precision]:  # also true for NaN
             raise ExportError(
-                f"the file for {job.subject.facts['network']} is wrong for an image of {width}x{height} pixels, by "
-                f"{error:.2g}; it was removed. {_advice(job, run, (height, width))}"
+                f"the file for {job.subject.facts['network']} is wrong for "
+                f"{'an image' if images == 1 else f'{images} images at once,'} of {width}x{height} pixels, by "
+                f"{error:.2g}; it was removed. {_advice(job, run, (height, width), x)}"
             )
         worst = max(worst, error)
     return worst
 
 
-def _advice(job: Job, run: Run, size: Size) -> str:
-    """Return what to do about a file that is wrong for an image of a size.
+def _advice(job: Job, run: Run, size: Size, wrong: Tensor) -> str:
+    """Return what to do about a file that is wrong for a batch of images of a size.
 
-    If it is right for other images of this size, the network chooses its operations by the content of the image.
+    If it is right for each of them, the network's number of images is a constant of the file. If it is right for other
+    images of this size, the network chooses its operations by the content of the image.
     """
+    if len(wrong) > 1 and all(_is_right(job, run, x[None]) for x in wrong):
+        return (
+            "It is right for one image at a time: the network computes the number of images in Python (such as "
+            "`int(windows.shape[0] / ...)`), and the file holds it as a constant. Let `forward` use `x.shape[0]`, or "
+            "-1 in `view`; or export a fixed size, for example --size 256x256, which takes one image."
+        )
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(1, 3, *size, generator=generator) for _ in range(_TRIED)]  # as the one that is traced
     images += [_image(1, *size, generator) * torch.tensor(tint).view(3, 1, 1) for tint in _TINTS]
-    if any(difference(run(x), job.subject(x)) <= TOLERANCE[job.precision] for x in images):
+    if any(_is_right(job, run, x) for x in images):
         return (
             "It is right for other images of this size: the network chooses its operations by what the image shows "
             "(such as the best of several experts), and the file holds one choice. Let `forward` compute all of them "
             "and weigh them by the routing, 0 for those not chosen."
         )
     return "Try another format." if job.size else "Try a fixed size, for example --size 256x256, or another format."
+
+
+def _is_right(job: Job, run: Run, x: Tensor) -> bool:
+    return difference(run(x), job.subject(x)) <= TOLERANCE[job.precision]
 
 
 def _image(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
