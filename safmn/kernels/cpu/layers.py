@@ -130,7 +130,7 @@ def _modulation_arguments(safm: SAFM | None, kernels: Kernels) -> tuple[Tensor |
         torch.cat([_copy(conv.weight).flatten(1) for conv in levels]),
         torch.cat([_bias(conv) for conv in levels]),
         packed(full[:, None], kernels.block_size, half=False),
-        torch.stack(coarse),  # (3, channels, chunk)
+        torch.stack([packed(each[:, None], kernels.block_size, half=False) for each in coarse]),
         _bias(safm.aggr),
     )
 
