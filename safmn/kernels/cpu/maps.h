@@ -116,14 +116,16 @@ constexpr int cells_of(int channels) {
     return (channels + Factor::DEPTH - 1) / Factor::DEPTH;
 }
 
-// sums[o][v] += weights[k][o] * inputs[k][v] for k < count and o < M. Most of the time is spent in this loop. Its copy of
-// the sums stays in registers; Clang keeps `sums` itself in memory.
-template <int M, int N, typename Factor>
-INLINE void multiply_part(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights, const float* inputs,
-                     std::ptrdiff_t step, int count) {
-    Vec copy[M][N];
+// end(o, v, begin(o, v) + the sum of weights[k][o] * inputs[k][v] over k < count), for o < M. Most of the time is spent in
+// this loop. Its sums stay in registers.
+template <int M, int N, typename Factor, typename Begin, typename End>
+INLINE void multiply_part(const typename Factor::Cell* weights, const float* inputs, std::ptrdiff_t step, int count,
+                          Begin&& begin, End&& end) {
+    Vec sums[M][N];
+#pragma GCC unroll 16
     for (int o = 0; o < M; ++o)
-        for (int v = 0; v < N; ++v) copy[o][v] = sums[o][v];
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) sums[o][v] = begin(o, v);
     for (int k = 0; k < count; ++k, weights += BLOCK, inputs += step) {
         decltype(Factor::cells(inputs)) x[N];
 #pragma GCC unroll 4
@@ -132,21 +134,31 @@ INLINE void multiply_part(Vec (&sums)[BLOCK][N], const typename Factor::Cell* we
         for (int o = 0; o < M; ++o) {
             const auto w = Factor::weight(weights, o);
 #pragma GCC unroll 4
-            for (int v = 0; v < N; ++v) copy[o][v] = Factor::fused(copy[o][v], w, x[v]);
+            for (int v = 0; v < N; ++v) sums[o][v] = Factor::fused(sums[o][v], w, x[v]);
         }
     }
+#pragma GCC unroll 16
     for (int o = 0; o < M; ++o)
-        for (int v = 0; v < N; ++v) sums[o][v] = copy[o][v];
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) end(o, v, sums[o][v]);
 }
 
-// The same for the first `outputs` sums: the last block is often not full.
+// The same for all o < outputs, and for some more: the last block is often not full.
+template <int N, typename Factor, typename Begin, typename End>
+INLINE void multiply(const typename Factor::Cell* weights, const float* inputs, std::ptrdiff_t step, int count,
+                     int outputs, Begin&& begin, End&& end) {
+    constexpr int PART = BLOCK / 3;
+    if (outputs > 2 * PART) multiply_part<BLOCK, N, Factor>(weights, inputs, step, count, begin, end);
+    else if (outputs > PART) multiply_part<2 * PART, N, Factor>(weights, inputs, step, count, begin, end);
+    else multiply_part<PART, N, Factor>(weights, inputs, step, count, begin, end);
+}
+
+// sums[o][v] += the sum of weights[k][o] * inputs[k][v].
 template <int N, typename Factor>
 INLINE void multiply(Vec (&sums)[BLOCK][N], const typename Factor::Cell* weights, const float* inputs,
                      std::ptrdiff_t step, int count, int outputs = BLOCK) {
-    constexpr int PART = BLOCK / 3;
-    if (outputs > 2 * PART) multiply_part<BLOCK, N, Factor>(sums, weights, inputs, step, count);
-    else if (outputs > PART) multiply_part<2 * PART, N, Factor>(sums, weights, inputs, step, count);
-    else multiply_part<PART, N, Factor>(sums, weights, inputs, step, count);
+    multiply<N, Factor>(weights, inputs, step, count, outputs, [&](int o, int v) { return sums[o][v]; },
+                        [&](int o, int v, Vec sum) { sums[o][v] = sum; });
 }
 
 // ------------------------------------------------------------------------------------------------------ 3x3 convolution
@@ -275,10 +287,10 @@ void convolve(const Conv& conv, const float* inputs, float* products, Put&& put,
         const int outputs = std::min(BLOCK, conv.out - first);
         for (int tap = 0; tap < TAPS; ++tap, weights += cells * BLOCK) {
             between();
-            Vec sums[BLOCK][N] = {};
-            multiply<N, Factor>(sums, weights, inputs + std::ptrdiff_t(tap) * tap_step(cells), CHUNK, cells, outputs);
-            for (int o = 0; o < outputs; ++o)
-                for (int v = 0; v < N; ++v) store(products + (tap * BLOCK + o) * CHUNK + v * LANES, sums[o][v]);
+            float* const to = products + tap * BLOCK * CHUNK;
+            multiply<N, Factor>(weights, inputs + std::ptrdiff_t(tap) * tap_step(cells), CHUNK, cells, outputs,
+                                [](int, int) { return Vec{}; },
+                                [&](int o, int v, Vec sum) { store(to + o * CHUNK + v * LANES, sum); });
         }
         for (int o = 0; o < outputs; o += DEPTH)
             for (int v = 0; v < N; ++v) {
