@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 
@@ -61,5 +62,9 @@ def to_levels(tensor: torch.Tensor, bits: int) -> Array:
     """Convert like :func:`to_uint8` to levels of 8 bits (uint8) or 16 bits (uint16)."""
     kind, white = (np.uint8, 255.0) if bits == 8 else (np.uint16, 65535.0)
     levels = tensor.detach().to(torch.float32).clamp(0, 1).mul_(white).round_()
-    whole = levels.to(torch.uint8 if bits == 8 else torch.int32)  # float32 holds all levels of 16 bits exactly
-    return whole.movedim(-3, -1).contiguous().cpu().numpy().astype(kind, copy=False)
+    with np.errstate(invalid="ignore"):  # NaN
+        planes = levels.cpu().numpy().astype(kind)
+    if planes.ndim == 3 and len(planes) > 1:
+        image: Array = cv2.merge(tuple(planes))  # several times as fast as numpy
+        return image
+    return np.ascontiguousarray(np.moveaxis(planes, -3, -1))
