@@ -63,6 +63,18 @@ int safmn_from_map(const float* map, float* image, const float* shortcut, int to
     return status_of([&] { shuffle(from, begin, added, image, scale, threads); });
 }
 
+// Convolve `channels` channels, from `begin` on, of a map of `total` channels by 3x3 to out_channels, and write them as
+// safmn_from_map does.
+int safmn_conv_to_image(const float* map, float* image, const float* shortcut, int total, int begin, int channels,
+                        int out_channels, int height, int width, int scale, const void* weights, const float* bias,
+                        int half, int threads) {
+    const Conv conv{weights, bias, channels, out_channels, {}};
+    const Map from(map, total, height, width), added(shortcut, out_channels / (scale * scale), height, width);
+    return status_of([&] {
+        (half ? convolve_to_image<Half> : convolve_to_image<Single>)(conv, from, begin, added, image, scale, threads);
+    });
+}
+
 // Pool `channels` channels, from `begin` on, of a map of `total` channels to (channels, rows, columns): the largest value
 // of each cell. Bounds: the first rows of the cells, the ends of their rows, then the same for columns.
 int safmn_pool(const float* map, float* to, int total, int begin, int channels, int height, int width, const int* bounds,

@@ -25,6 +25,7 @@ _T, _I, _D, _R = ctypes.c_void_p, ctypes.c_int, ctypes.c_ssize_t, ctypes.c_float
 _SIGNATURES = {
     "to_map": (_T, _T, _I, _I, _I, _D, _D, _I),
     "from_map": (_T, _T, _T, *[_I] * 7),
+    "conv_to_image": (_T, _T, _T, *[_I] * 7, _T, _T, _I, _I),
     "pool": (_T, _T, *[_I] * 5, _T, _I, _I, _I),
     "moments": (_T, _T, *[_I] * 6),
     "pass": (_T, _T, _T, _T, _I, _I, *[_T] * 12, _I),

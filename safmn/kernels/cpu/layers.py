@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -73,6 +74,38 @@ class Convolution:
         size = (self.in_channels, self.out_channels, frame.height, frame.width)
         frame.kernels.call("conv", source, to, add, *size, self.weights, self.bias, self.half)
         return to
+
+    def to_image(self, frame: FeatureMaps, source: Tensor, scale: int = 1) -> Tensor:
+        """Return ``conv(source)`` as (out_channels / scale**2, h * scale, w * scale) by pixel shuffle."""
+        sizes = (self.in_channels, 0, self.in_channels, self.out_channels, frame.height, frame.width, scale)
+        return to_image(frame.kernels, source, None, sizes, self.weights, self.bias, half=self.half)
+
+
+def to_image(
+    kernels: Kernels,
+    source: Tensor,
+    added: Tensor | None,
+    sizes: Sequence[int],
+    weights: Tensor,
+    bias: Tensor,
+    *,
+    half: bool = False,
+) -> Tensor:
+    """Convolve channels of a map by 3x3, and return the result as an image by pixel shuffle.
+
+    Args:
+        kernels: the kernels.
+        source: a map.
+        added: a map of the image, which is enlarged bilinearly and added; None for nothing.
+        sizes: the map's channels, the first one to convolve, their number, the results', height, width and scale.
+        weights: packed.
+        bias: (results,).
+        half: whether the weights are bfloat16.
+    """
+    *_, outputs, height, width, scale = sizes
+    image = torch.empty(outputs // scale**2, height * scale, width * scale, dtype=torch.float32)
+    kernels.call("conv_to_image", source, image, added, *sizes, weights, bias, half)
+    return image
 
 
 class Block:

@@ -74,7 +74,7 @@ def _safmn(network: Any, kernels: Kernels, half: bool) -> Program:
         frame = FeatureMaps(kernels, *x.shape[1:])
         first = to_feat(frame, frame.read(x, "in"), frame.map("first", to_feat.out_channels))
         features = _through(blocks, frame, first).add_(first)
-        return frame.write(to_img(frame, features, frame.map("out", to_img.out_channels)), 3, network.scale)
+        return to_img.to_image(frame, features, network.scale)
 
     return Program(run)
 
@@ -89,7 +89,7 @@ def _ntire23(network: Any, kernels: Kernels, half: bool) -> Program:
         first = to_feat(frame, frame.read(x, "in"), frame.map("first", channels))
         normed = network.norm(frame.write(first, channels)[None])[0]  # needs the whole frame
         features = _through(blocks, frame, frame.read(normed, "first"))
-        detail = frame.write(to_img(frame, features, frame.map("out", to_img.out_channels)), 3, network.scale)
+        detail = to_img.to_image(frame, features, network.scale)
         return detail.add_(enlarge(x[None], network.scale)[0])
 
     return Program(run)
@@ -110,8 +110,8 @@ def _bcie(network: Any, kernels: Kernels, half: bool) -> Program:
         features = frame.map("group", to_feat.out_channels).copy_(first)
         for blocks, end in groups:
             features = end(frame, _through(blocks, frame, features), features, add=features)
-        features = enlarged(frame, features.add_(first), frame.map("out", enlarged.out_channels))
-        return _convolved(frame.write(features, to_img.in_channels, shuffle.upscale_factor), to_img, kernels)
+        large = enlarged.to_image(frame, features.add_(first), shuffle.upscale_factor)
+        return _convolved(large, to_img, kernels)
 
     return Program(run, multiple=2)  # pixels are unshuffled by 2
 
@@ -150,8 +150,7 @@ def _plain(stage: Any, kernels: Kernels, half: bool) -> Program | None:
 def _convolved(x: Tensor, conv: Convolution, kernels: Kernels, scale: int = 1) -> Tensor:
     """Apply the convolution and a pixel shuffle by ``scale`` to an image (C, h, w)."""
     frame = FeatureMaps(kernels, *x.shape[1:])
-    features = conv(frame, frame.read(x, "in"), frame.map("out", conv.out_channels))
-    return frame.write(features, conv.out_channels // scale**2, scale)
+    return conv.to_image(frame, frame.read(x, "in"), scale)
 
 
 PROGRAMS: dict[type[nn.Module], Callable[[Any, Kernels, bool], Program | None]] = {

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from safmn.inference.optimize import IMAGE_CHANNELS
 from safmn.kernels.cpu.inference import Kernels, workspace
+from safmn.kernels.cpu.layers import to_image
 from safmn.kernels.cpu.planning.fusion import Pass
 from safmn.kernels.cpu.planning.graph import IN_MAPS, PIXELWISE, Call, Input, Node, Piece, Value
 from safmn.kernels.cpu.planning.packing import Packing
@@ -85,6 +86,8 @@ class Plan:
         nodes = _in_order(result)
         self.users = _users(nodes)
         self.steps = _divided(nodes)
+        self._last = _last_convolutions(self.steps, self.users, result)
+        self.steps = [step for step in self.steps if step not in self._last.values()]
         self._store(result)
         self._image = next((node for node in nodes if node.kind == "image"), None)
         self._planned = [self._prepared(step, packing, half) for step in self.steps]
@@ -120,6 +123,10 @@ class Plan:
             read = list(step.outside())
             read += [other for node in read if node.kind == "enlarged" for other in node.inputs[0].nodes]
             return Planned(run, writes=sorted(step.stored, key=lambda node: node.number), reads=read)
+        if step in self._last:
+            source = self._last[step].source
+            reads = [source.node, *(node for value in step.inputs[1:] for node in value.nodes)]
+            return Planned(_convolving_shuffle_step(step, source, packing), reads=reads)
         writes = [step] if step.kind == "read" else []
         reads = [node for value in step.inputs for node in value.nodes]
         return Planned(_STEPS[step.kind](step), writes, reads)
@@ -194,6 +201,20 @@ def _divided(nodes: list[Node]) -> list[Pass | Node]:
             made_by[node] = len(steps)
             steps.append(node)
     return steps
+
+
+def _last_convolutions(
+    steps: list[Pass | Node], users: dict[Node, list[Node]], result: Value
+) -> dict[Pass | Node, Pass]:
+    """Return the passes that are computed together with a pixel shuffle: one convolution, which nothing else reads."""
+    alone = {step.head[0]: step for step in steps if isinstance(step, Pass) and len(step.head) == 1 and not step.nodes}
+    found: dict[Pass | Node, Pass] = {}
+    for step in steps:
+        piece = step.inputs[0].pieces[0] if isinstance(step, Node) and step.kind == "shuffle" else None
+        if piece is not None and piece.is_whole and piece.node in alone:
+            if users[piece.node] == [step] and piece.node not in result.nodes:
+                found[step] = alone[piece.node]
+    return found
 
 
 def _pass(step: Pass | Node) -> Pass:
@@ -281,6 +302,19 @@ def _shuffle_step(node: Node) -> Step:
     def run(memory: Memory) -> None:
         added = node.inputs[1].pieces[0].node if len(node.inputs) > 1 else None
         memory.plain[node] = memory.image(node.inputs[0].pieces[0], node.details, added)
+
+    return run
+
+
+def _convolving_shuffle_step(node: Node, source: Piece, packing: Packing) -> Step:
+    """Return the step of a pixel shuffle and the 3x3 convolution before it."""
+    conv = node.inputs[0].pieces[0].node
+    taps, bias = packing.taps([conv.details], half=False), packing.bias([conv.details])
+    sizes = (source.node.shape[1], source.first, source.count, conv.shape[1], *conv.frame, node.details)
+
+    def run(memory: Memory) -> None:
+        added = memory.maps[node.inputs[1].pieces[0].node] if len(node.inputs) > 1 else None
+        memory.plain[node] = to_image(memory.kernels, memory.maps[source.node], added, sizes, taps, bias)[None]
 
     return run
 
