@@ -211,9 +211,10 @@ def _last_convolutions(
     found: dict[Pass | Node, Pass] = {}
     for step in steps:
         piece = step.inputs[0].pieces[0] if isinstance(step, Node) and step.kind == "shuffle" else None
-        if piece is not None and piece.is_whole and piece.node in alone:
-            if users[piece.node] == [step] and piece.node not in result.nodes:
-                found[step] = alone[piece.node]
+        if piece is None or not piece.is_whole or piece.node not in alone:
+            continue
+        if users[piece.node] == [step] and piece.node not in result.nodes:
+            found[step] = alone[piece.node]
     return found
 
 
