@@ -292,6 +292,49 @@ def test_other_processors(machine: str, tmp_path: Path) -> None:
         check(network, *SIZES[1:], kernels=built)
 
 
+class Enlarging(nn.Module):
+    """Features and a last convolution of 16 of their channels, whose result is enlarged by pixel shuffle."""
+
+    def __init__(self, scale: int, end: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 24, 3, 1, 1), nn.Conv2d(16, 3 * scale**2, 3, 1, 1)
+        self.scale, self.end = scale, end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(x, self.last(F.gelu(self.first(x))[:, 8:]), self.scale)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("end", "joined"),
+    [
+        (lambda x, y, scale: F.pixel_shuffle(y, scale), True),
+        (lambda x, y, scale: F.pixel_shuffle(y, scale) + F.interpolate(x, scale_factor=scale, mode="bilinear"), True),
+        (lambda x, y, scale: F.pixel_shuffle(y, scale) + F.pixel_shuffle(y.tanh(), scale), False),
+        (lambda x, y, scale: F.pixel_shuffle(y * 2, scale), False),
+    ],
+    ids=["alone", "with the image", "used twice", "changed"],
+)
+def test_the_last_convolution_writes_the_image(
+    scale: int, end: Callable[..., Tensor], joined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    call = Kernels.call
+
+    def counted(self: Kernels, name: str, *arguments: Any) -> None:
+        called.append(name)
+        call(self, name, *arguments)
+
+    monkeypatch.setattr(Kernels, "call", counted)
+    check(lively(Enlarging(scale, end)), *SIZES)
+    assert called.count("conv_to_image") == (len(SIZES) if joined else 0)
+    made = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        made.append(planned(lively(Enlarging(scale, end)))(random_image(1, 3, 19, 150)))
+    assert torch.equal(*made)
+
+
 def test_later_calls_do_not_overwrite_results() -> None:
     run = planned(lively(SAFMNPP(dim=9, n_blocks=1)))
     x = random_image(1, 3, 16, 24)
