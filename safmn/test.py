@@ -167,19 +167,22 @@ def _on_own_sets(arguments: argparse.Namespace) -> int:
     from safmn.runtime import distributed
     from safmn.runtime.agreement import together
 
+    given = {"imports": arguments.imports, "scale": arguments.scale}
+    options = None
+    if arguments.opt:
+        how = {"overrides": arguments.force_yml, "tolerant": arguments.tolerant, "debug": arguments.debug}
+        options = options_named(arguments.opt, **how, **given)
+    name = options.name if options is not None else _results_name(Path(arguments.weights))
+    root = options.path.results_root if options is not None else None
     ranks = distributed.join(arguments.launcher, use_cuda=_on_cuda(arguments.device, None))
     try:
         device = _device(arguments.device, None, ranks.local_rank)
-        name = _results_name(Path(arguments.weights)) if arguments.weights else Path(arguments.opt).stem
         with together():
-            with testing.results_folder(name, ranks) as folder:
-                given = {"imports": arguments.imports, "scale": arguments.scale}
-                if arguments.opt:
-                    overrides, tolerant = arguments.force_yml, arguments.tolerant
-                    options = options_named(arguments.opt, overrides=overrides, tolerant=tolerant, **given)
-                    network, val = network_from_options(options, arguments.weights, device=device), options.val
+            with testing.results_folder(name, ranks, root) as folder:
+                if options is None:
+                    network = load_named(arguments.weights, device=device, **given)
                 else:
-                    network, val = load_named(arguments.weights, device=device, **given), None
+                    network = network_from_options(options, arguments.weights, device=device)
                 plan = testing.plan_of_network(
                     network,
                     arguments.weights,
@@ -191,7 +194,7 @@ def _on_own_sets(arguments: argparse.Namespace) -> int:
                     require_all=arguments.require_all,
                     ensemble=arguments.ensemble,
                     kernels=arguments.kernels,
-                    val=val,
+                    options=options,
                 )
             return testing.run(testing.in_tiles(plan, arguments.tile), ranks, device)
     finally:

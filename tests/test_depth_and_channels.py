@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from safmn import registry
 from safmn.data import PairedImageDataset, SingleImageDataset
-from safmn.errors import OptionError
+from safmn.errors import DataError, OptionError
 from safmn.evaluation.scoring import evaluate
 from safmn.imaging import imresize, read_image, write_image
 from safmn.prepare.image_lmdb import make_lmdb
@@ -119,6 +119,25 @@ def test_colours_become_grey_and_alpha_opaque(tmp_path: Path) -> None:
     assert (rgba[3] == 1).all()
     single = SingleImageDataset({"name": "s", "type": "x", "dataroot_lq": section["dataroot_lq"], "color": "grey"})
     assert single[0]["lq"].shape == (1, 12, 16)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("phase", ["train", "val"])
+def test_opaque_lq_images_of_transparent_gt_images_are_refused(phase: str, dtype: type, tmp_path: Path) -> None:
+    """They were made before alpha was kept: a network would learn to make every image transparent."""
+    section = {**make_set(tmp_path, 4, dtype, count=1), "color": "rgba", "phase": phase}
+    if phase == "train":
+        section |= {"gt_size": 16, "use_hflip": True, "use_rot": True}
+    small = read_image(tmp_path / "lr/0.png")
+    write_image(tmp_path / "lr/0.png", small[..., :3])
+    dataset = PairedImageDataset(section)
+    with pytest.raises(DataError, match=r"hr/0\.png is partly transparent, but .*lr/0\.png is opaque: .*prepare lr"):
+        dataset.sample(0, np.random.default_rng(0)) if phase == "train" else dataset[0]
+    for alpha in (np.iinfo(dtype).max, small[..., 3]):  # an opaque GT image, or an LQ image with alpha
+        small[..., 3] = alpha
+        write_image(tmp_path / "hr/0.png", small.repeat(2, 0).repeat(2, 1))
+        write_image(tmp_path / "lr/0.png", small[..., :3] if np.isscalar(alpha) else small)
+        assert PairedImageDataset({**section, "phase": "val"})[0]["lq"].shape == (4, 12, 16)
 
 
 @pytest.mark.parametrize("color", ["grey", "rgba", "y"])

@@ -277,6 +277,29 @@ def test_a_network_with_nan_in_its_output_is_reported(caplog: pytest.LogCaptureF
     assert "lq/image0x2.png holds NaN" in caplog.text
 
 
+@pytest.mark.parametrize(("value", "mean"), [(float("nan"), "nan"), (float("-inf"), "-inf")])
+def test_a_metric_without_a_finite_value_is_reported_once(
+    value: float, mean: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wild(img: np.ndarray) -> float:
+        return value if img[0, 0, 0] > 100 else 1.0
+
+    items = [{**item(index), "lq": torch.full((3, 8, 8), float(index > 0)), "gt": None} for index in range(3)]
+    METRIC_REGISTRY.register(suffix=f"testing{mean}")(wild)
+    result = score(items, metrics={"w": {"type": f"wild_testing{mean}"}})
+    (message,) = [record.getMessage() for record in caplog.records]
+    place = f"data set 'set', {items[1]['lq_path']}: metric 'w' is {mean}"
+    assert message == f"{place}, here and in all for 2 of 3 images; the mean of the set is {mean}"
+    assert str(result.mean["w"]) == mean
+
+
+def test_an_output_that_equals_its_gt_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    same = item(0)
+    result = score([{**same, "gt": enlarge(same["lq"][None])[0]}])
+    assert result.mean["psnr"] == float("inf")
+    assert "metric 'psnr' is inf (the output equals the GT image)" in caplog.text
+
+
 def test_images_of_the_same_name_are_all_kept(caplog: pytest.LogCaptureFixture) -> None:
     first, second = item(0), {**item(1), "lq_path": "other/image0x2.png"}
     result = score([first, second])

@@ -159,3 +159,12 @@ def test_mistakes_are_named(
 ) -> None:
     assert run(tmp_path, total_iter=1, weights_by_name=[entry]) == 2
     assert message in capfd.readouterr().err
+
+
+def test_names_and_a_cuda_graph_are_refused_before_anything_is_built(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    entries = [{"names": ["feats.*"], "lr_factor": 0.5}]
+    assert run(tmp_path, total_iter=1, cuda_graph=True, weights_by_name=entries) == 2
+    assert "train.weights_by_name: does not work with cuda_graph; remove one of them" in capfd.readouterr().err
+    assert not (tmp_path / "experiments").exists()

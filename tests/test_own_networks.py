@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -451,6 +452,21 @@ def test_own_sets_are_tested_as_the_option_file_says(
     assert "Mine (self-ensemble)" in ensemble
     assert testing.main(options) == 0
     assert plain.split("|", 2)[2] in capfd.readouterr().out  # tiles change nothing
+
+
+def test_the_results_of_own_sets_are_named_by_the_option_file_and_kept(
+    trained: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test with a changed value does not overwrite the one before it, and says what it was."""
+    monkeypatch.chdir(trained)
+    command = ["-opt", "options.yml", "--set", f"Mine={images / 'val/hr'},{images / 'val/lr'}", "--force_yml"]
+    named = [*command, "name=kept", f"path:pretrain_network_g={LATEST}"]
+    assert testing.main([*named, "manual_seed=3"]) == 0
+    assert testing.main([*named, "manual_seed=4", "--tile", "16"]) == 0
+    reports = [json.loads(path.read_text()) for path in Path("results").glob("kept*/metrics.json")]
+    assert sorted((report["options"]["manual_seed"], report["tile"]) for report in reports) == [(3, None), (4, 16)]
+    assert testing.main([*command, "path:results_root=elsewhere", "--debug"]) == 0
+    assert Path("elsewhere/debug_tiny/metrics.json").exists()
 
 
 def test_an_option_file_is_a_network_for_every_command(

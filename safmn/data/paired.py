@@ -19,6 +19,7 @@ from safmn.data.sources import (
     LmdbReader,
     Pair,
     Reader,
+    check_alpha,
     check_sizes,
     list_images,
     names_from_meta_info,
@@ -214,6 +215,8 @@ class PairedImageDataset(torch.utils.data.Dataset[Sample]):
         pair = self.pairs[index]
         gt, lq = self.gt_reader.read(pair.gt), self.lq_reader.read(pair.lq)
         check_sizes(gt, lq, self.options.scale, pair, training=self.options.phase == "train")
+        if getattr(self.options, "color", None) == "rgba":
+            check_alpha(gt, lq, pair)
         return gt, lq, pair
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:

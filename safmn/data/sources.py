@@ -313,6 +313,24 @@ def check_sizes(gt: np.ndarray, lq: np.ndarray, scale: int, pair: Pair, *, train
         )
 
 
+def check_alpha(gt: np.ndarray, lq: np.ndarray, pair: Pair) -> None:
+    """Refuse an LQ image that is opaque although its GT image is not: it was made without the alpha channel.
+
+    Args:
+        gt, lq: (H, W, 4), uint8 or uint16, as :func:`with_channels` returns them.
+
+    Raises:
+        DataError: see above; the message names both images.
+    """
+    alpha, white = gt[..., 3], np.iinfo(gt.dtype).max
+    see_through = alpha.min() < white // 2 or alpha.mean() < white * 254 / 255  # more than rounding hides
+    if see_through and lq[..., 3].min() == np.iinfo(lq.dtype).max:
+        raise DataError(
+            f"{pair.gt} is partly transparent, but {pair.lq} is opaque: it was made without the alpha channel. Make "
+            "the LQ images again (safmn prepare lr keeps alpha), or use color: rgb."
+        )
+
+
 def _pair(
     gt_names: Sequence[str], lq_names: Sequence[str], gt_folder: str, lq_folder: str, template: str
 ) -> list[Pair]:

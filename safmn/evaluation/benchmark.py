@@ -45,7 +45,6 @@ from safmn.inference.sources import weights_of
 from safmn.metrics import network_name
 from safmn.options import Expectation, Options
 from safmn.options.datasets import degrades
-from safmn.options.types import ValSection
 from safmn.own_code import full_traceback, is_from_own_code
 from safmn.prepare.hints import absence, hint, is_on_request
 from safmn.registry import ARCH_REGISTRY, build
@@ -210,7 +209,7 @@ def plan_of_network(
     require_all: bool = False,
     ensemble: bool = False,
     kernels: Kernels = "auto",
-    val: ValSection | None = None,
+    options: Options | None = None,
 ) -> TestPlan:
     """Plan the usual test of a network: PSNR and SSIM on the Y channel, cropped by the scale.
 
@@ -224,7 +223,7 @@ def plan_of_network(
             ``datasets/benchmark``.
         save_images: write the output images.
         require_all, ensemble, kernels: see :class:`TestPlan`.
-        val: the section of the network's option file, if it has one: its tiles, windows and self-ensemble are used,
+        options: the network's option file, if it has one: the tiles, windows and self-ensemble of ``val`` are used,
             and its metrics of other names than ``psnr`` and ``ssim`` are measured, too.
 
     Raises:
@@ -243,6 +242,7 @@ def plan_of_network(
     if benchmark is not None or not pairs:
         sets |= _benchmark_sections(Path(benchmark or "datasets/benchmark"), found)
     measure = {"crop_border": found, "test_y_channel": True}
+    val = options.val if options is not None else None
     own = val.metrics if val is not None else {}
     usual = {"psnr": {"type": "calculate_psnr", **measure}, "ssim": {"type": "calculate_ssim", **measure}}
     return TestPlan(
@@ -256,7 +256,10 @@ def plan_of_network(
         metrics={**usual, **{name: section for name, section in own.items() if name not in usual}},
         save_images=save_images,
         suffix=folder.name,
+        option_file=options.source if options is not None else None,
+        options=options.raw if options is not None else None,
         require_all=require_all,
+        seed=options.manual_seed if options is not None else 0,
         applying=WHOLE if val is None else applying_of(val, self_ensemble=False),
         ensemble=ensemble or (val is not None and val.self_ensemble),
         kernels=kernels,
@@ -449,6 +452,7 @@ def _facts(plan: TestPlan, device: torch.device) -> dict[str, Any]:
         "network": dict(plan.section) if plan.section else type(bare(plan.network)).__name__,
         "scale": plan.scale,
         "weights": _identity(plan.weights),
+        "tile": plan.applying.tile,
         "option file": _identity(Path(plan.option_file)) if plan.option_file else None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "versions": environment(),

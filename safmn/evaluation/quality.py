@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from safmn.evaluation.fast_network import fastest
 from safmn.evaluation.image_sets import ImageSet, MadeImages, gt_files
 from safmn.evaluation.methods import Method
 from safmn.evaluation.score_cache import ScoreCache, file_digest
+from safmn.evaluation.scorer import mean_of
 from safmn.evaluation.scoring import SetResult, evaluate
 from safmn.imaging import list_images
 from safmn.metrics.set_metric import set_metric_of
@@ -151,7 +151,7 @@ def _means(per_image: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     for scores in per_image.values():
         for metric, value in scores.items():
             values.setdefault(metric, []).append(value)
-    return {metric: math.fsum(each) / len(each) for metric, each in values.items()}
+    return {metric: mean_of(each) for metric, each in values.items()}
 
 
 def _question(method: Method, device: torch.device, precision: str) -> dict[str, Any] | None:

@@ -229,6 +229,8 @@ class Scorer:
     def means(self, scores: Sequence[Score]) -> dict[str, float]:
         """Return the mean of each metric over the images, and the value of each metric of whole sets.
 
+        A metric with values that are not finite gets one warning.
+
         Raises:
             DataError: a metric of whole sets, maybe a user's, fails.
         """
@@ -237,10 +239,27 @@ class Scorer:
             if name in self.of_sets:
                 samples = [score.samples[name] for score in scores if name in score.samples]
                 found |= {name: self._of_set(name, samples)} if samples else {}
-                continue
-            values = [score.values[name] for score in scores if name in score.values]
-            found |= {name: math.fsum(values) / len(values)} if values else {}
+            elif values := [score.values[name] for score in scores if name in score.values]:
+                found[name] = mean_of(values)
+            self._warn_about_values(name, scores, found.get(name, 0.0))
         return found
+
+    def _warn_about_values(self, metric: str, scores: Sequence[Score], total: float) -> None:
+        """Say which value of a metric is no finite number: that of its first such image, or else that of the set."""
+        odd = [score for score in scores if not math.isfinite(score.values.get(metric, 0.0))]
+        where = f"data set {self.set_name!r}"
+        if odd:
+            value, few = odd[0].values[metric], f"{len(odd)} of {len(scores)} images"
+            equal = " (the output equals the GT image)" if value == math.inf and self._is_psnr(metric) else ""
+            logger.warning(
+                "%s, %s: metric %r is %g%s, here and in all for %s; the mean of the set is %g",
+                where, odd[0].path, metric, value, equal, few, total,
+            )  # fmt: skip
+        elif not math.isfinite(total) and len(scores) > 1:  # of one image it is no fault: the check before training
+            logger.warning("%s: metric %r of the whole set is %g", where, metric, total)
+
+    def _is_psnr(self, metric: str) -> bool:
+        return metric in self.metrics and self.metrics[metric].function is calculate_psnr
 
     def _of_set(self, name: str, samples: Sequence[Samples]) -> float:
         metric = self.of_sets[name]
@@ -258,6 +277,12 @@ class Scorer:
         if not self._warned:
             logger.warning("data set %r has no GT images: metrics such as %r are left out", self.set_name, metric)
             self._warned = True
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean of at least one value; infinity of both signs gives NaN."""
+    finite = all(map(math.isfinite, values))
+    return math.fsum(values) / len(values) if finite else sum(values) / len(values)
 
 
 def _number(value: Any, place: str) -> float:

@@ -102,11 +102,13 @@ def options_named(
     imports: Sequence[str] = (),
     scale: int | None = None,
     tolerant: bool = False,
+    debug: bool = False,
 ) -> Options:
     """Load an option file for its network.
 
     Args:
         option_file, overrides, imports, tolerant: see :func:`add_arguments`.
+        debug: see :func:`safmn.options.load_options`.
         scale: the scale that the network must have.
 
     Raises:
@@ -116,7 +118,7 @@ def options_named(
     from safmn.options import load_options
 
     files.import_code(imports)
-    options = load_options(option_file, mode="network", overrides=overrides, tolerant=tolerant)
+    options = load_options(option_file, mode="network", overrides=overrides, tolerant=tolerant, debug=debug)
     if scale not in (None, options.scale):
         raise OptionError(f"{option_file}: the network is for scale {options.scale}, but --scale is {scale}")
     return options
@@ -164,8 +166,13 @@ def network_from_options(
 
 
 def weights_of(options: Options) -> str | Path | None:
-    """Return the weights of an option file: for training, the newest of its run; else ``path.pretrain_network_g``."""
+    """Return the weights of an option file: for training, the newest of its run; else ``path.pretrain_network_g``.
+
+    In debug mode, they are those of the debug run, or of the real run if there was no debug run.
+    """
     latest = newest_weights(options.path.experiments_root, options.name)
+    if options.debug and not latest.is_file():
+        latest = newest_weights(options.path.experiments_root, options.name.removeprefix("debug_"))
     if options.train is not None and latest.is_file():
         logger.info("%s: using the newest weights of its run, %s", options.source, latest)
         return latest
