@@ -21,16 +21,53 @@ from safmn.system.files import cache_folder
 _NOT_OWN = ("safmn", "basicsr")  # found beside a file if the working directory is a checkout
 
 
+def as_module(name: str, folder: Path | None = None) -> tuple[str, Path | None]:
+    """Return the dotted name of a package that is named by its path, and the folder that contains it.
+
+    Such a path is the package's folder (``parts/``), its ``__init__.py``, or a file in it with relative imports.
+
+    Args:
+        name: an entry of ``imports``.
+        folder: returned with every other name, which is returned unchanged.
+    """
+    path = Path(name).expanduser().resolve()
+    is_file, is_path = name.endswith(".py"), "/" in name or "\\" in name
+    if is_file and (path.name == "__init__.py" or _has_relative_imports(path)):
+        package, last = path.parent, [] if path.name == "__init__.py" else [path.stem]
+    elif is_path and not is_file:
+        package, last = path, []
+    else:
+        return name, folder
+    parts: list[str] = []
+    while (package / "__init__.py").is_file():
+        parts, package = [package.name, *parts], package.parent
+    fits = parts and not any("." in part for part in parts)
+    return (".".join(parts + last), package) if fits else (name, folder)
+
+
+def _has_relative_imports(path: Path) -> bool:
+    return any(isinstance(node, ast.ImportFrom) and node.level > 0 for node in ast.walk(_parsed(path)))
+
+
+def _parsed(path: Path) -> ast.Module:
+    """Return a file's syntax tree; that of an empty file if it is missing or no Python."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ast.Module([], [])
+
+
 def files_of(name: str, folder: Path | None = None) -> dict[str, Path]:
     """Return the source files of a name of ``imports``, by their path relative to the folder of the first one.
 
     Args:
-        name: a file ending in ``.py``, or a module's name.
+        name: a file ending in ``.py``, a package's folder, or a module's name.
         folder: where modules are looked for in addition to the installed ones; default: the working directory.
 
     Returns:
         The files, in a fixed order; the named one is first. Empty if the name cannot be found or is not Python source.
     """
+    name, folder = as_module(name, folder)
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
         return _closure(path.parent, [path]) if path.is_file() else {}
@@ -114,12 +151,8 @@ def _files_named(root: Path, parts: list[str]) -> Iterator[Path]:
 
 def _imports(path: Path, root: Path) -> Iterator[list[str]]:
     """Yield the dotted names that a file imports, as parts relative to ``root``."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return
     package = list(path.relative_to(root).parent.parts)
-    for node in ast.walk(tree):
+    for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

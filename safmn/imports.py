@@ -66,7 +66,8 @@ def imported() -> Imports:
 
 def entries_of(names: Iterable[str]) -> list[Imported]:
     """Return the entries of names in ``imports`` that this process has imported."""
-    targets = [str(Path(name).expanduser().resolve()) if name.endswith(".py") else name for name in names]
+    modules = [code_identity.as_module(name)[0] for name in names]
+    targets = [str(Path(name).expanduser().resolve()) if name.endswith(".py") else name for name in modules]
     return [_imported[target] for target in targets if target in _imported]
 
 
@@ -86,46 +87,64 @@ def _import_again(entries: Iterable[Imported]) -> Imports:
 
 
 def missing_file(name: str, option_file: str | Path | None = None) -> str | None:
-    """Return a message if a name of ``imports`` is a missing file, otherwise None. Nothing is imported.
+    """Return a message if a name of ``imports`` is a missing file or folder, otherwise None. Nothing is imported.
 
     Args:
         name: the name.
         option_file: the option file that has it.
     """
     path = Path(name).expanduser()
-    if not name.endswith(".py") or path.is_file():
+    is_file = name.endswith(".py")
+    if path.is_file() if is_file else ("/" not in name and "\\" not in name) or path.exists():
         return None
     beside = Path(option_file).parent / path if option_file is not None else None
-    hint = f"; it is looked for from the working directory: write {beside}" if beside and beside.is_file() else ""
-    return f"there is no file {path}{hint}"
+    hint = f"; it is looked for from the working directory: write {beside}" if beside and beside.exists() else ""
+    return f"there is no {'file' if is_file else 'folder'} {path}{hint}"
 
 
 def import_named(name: str, *, folder: Path | None = None, given: str | None = None) -> Imported:
-    """Import a file (``my_arch.py``) or an installed module (``hat.archs``), unless it was imported before.
+    """Import a file (``my_arch.py``), package (``parts/``) or module (``hat.archs``), unless it was imported before.
 
     Args:
-        name: the file, ending in ``.py``, or the module's name.
+        name: the file, ending in ``.py``, the package's folder, or the module's name.
         folder: a folder to search for modules in addition to the installed ones; default: the working directory.
         given: the name as the user gave it, if it is not ``name``.
 
     Raises:
+        ImportError: another package has the name of the folder.
         Exception, SystemExit: whatever the imported code raises.
     """
+    given = given or name
+    named_by_path, (name, folder) = name, code_identity.as_module(name, folder)
     if name.endswith(".py"):
         path = Path(name).expanduser().resolve()
         if str(path) not in _imported:
             files = _hashed(code_identity.files_of(name))  # before it runs: it may change them
             module = _import_file(path)
-            entry = Imported(module.__name__, str(path), str(path), str(path.parent), given or name, files)
+            entry = Imported(module.__name__, str(path), str(path), str(path.parent), given, files)
             _imported[str(path)] = entry
         return _imported[str(path)]
     folder = folder or Path.cwd()
     if name not in _imported:
         files = _hashed(code_identity.files_of(name, folder))
         with _on_path(folder):
+            if name != named_by_path:
+                _check_owner(name.partition(".")[0], folder)
             module = importlib.import_module(name)
-        _imported[name] = Imported(name, _origin(module), name, str(folder), given or name, files)
+        _imported[name] = Imported(name, _origin(module), name, str(folder), given, files)
     return _imported[name]
+
+
+def _check_owner(package: str, folder: Path) -> None:
+    """Refuse a package in a folder if Python would import another one of its name.
+
+    Raises:
+        ImportError: the message names the other one.
+    """
+    spec = importlib.util.find_spec(package)
+    origin = spec.origin if spec is not None else None
+    if origin is None or Path(origin).resolve().parent != (folder / package).resolve():
+        raise ImportError(f"Python has another package {package}, {origin or 'without a file'}: rename the folder")
 
 
 def allow(entry: Imported) -> None:

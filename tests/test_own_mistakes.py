@@ -310,15 +310,14 @@ def test_how_to_name_files_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     package = tmp_path / "sub/package_of_the_test"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
     (package / "parts.py").write_text("from . import nothing\n")
+    (tmp_path / "sub/json").mkdir()
+    (tmp_path / "sub/json/__init__.py").touch()
     monkeypatch.chdir(tmp_path / "sub")
     for name, words in (
-        (
-            "package_of_the_test/parts.py",
-            r"line 1: from \. import.*Name it as a module: imports: \[package_of_the_test.parts\]",
-        ),
-        ("package_of_the_test/", r"Name it as a module: imports: \[package_of_the_test\]"),
+        ("package_of_the_test/parts.py", r"line 1: from \. import.*add one, which may be empty"),
+        ("package_of_the_test/", r"package_of_the_test is a package if it has an __init__\.py"),
+        ("./json", r"Python has another package json, .*__init__\.py: rename the folder"),
     ):
         problems = Problems("my.yml")
         plugins.import_all({"imports": [name]}, problems)
@@ -328,5 +327,9 @@ def test_how_to_name_files_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     problems = Problems("sub/my.yml")
     plugins.check_files({"imports": ["beside.py"]}, problems)
-    with pytest.raises(OptionError, match=r"there is no file beside\.py; .*working directory: write sub/beside\.py"):
+    plugins.check_files({"imports": ["beside_it/"]}, problems)
+    with pytest.raises(
+        OptionError, match=r"there is no file beside\.py; .*working directory: write sub/beside\.py"
+    ) as e:
         problems.raise_all()
+    assert "there is no folder beside_it" in str(e.value)

@@ -21,6 +21,7 @@ from safmn import test as testing
 from safmn.archs.complexity import complexity
 from safmn.archs.probing import ProbingError, WindowFinder, traits_of
 from safmn.cli import export, upscale
+from safmn.code_identity import as_module
 from safmn.errors import WeightsError
 from safmn.evaluation.methods import _from_option_file
 from safmn.evaluation.scoring import evaluate
@@ -280,6 +281,34 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("SAFMN_CACHE", str(folder / "cache"))
         assert main(["-opt", "options.yml"]) == 0
     return folder
+
+
+def test_a_package_may_be_named_by_its_path(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is copied into the run as a whole, and its weights find it again, also in the copy."""
+    kind = "PackagedOfFiles"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAFMN_CACHE", str(tmp_path / "cache"))
+    package = tmp_path / "sub" / kind
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from . import network\n")
+    (package / "network.py").write_text(PARTS.format(name=kind).replace("from blocks_", "from .blocks_"))
+    (package / f"blocks_{kind}.py").write_text(BLOCKS)
+    content = tiny_run.options(images, total_iter=1)
+    for name in ("__init__.py", "network.py"):  # relative imports
+        module = kind if name == "__init__.py" else f"{kind}.network"
+        assert as_module(f"sub/{kind}/{name}") == (module, tmp_path / "sub")
+    assert as_module(f"sub/{kind}/blocks_{kind}.py") == (f"sub/{kind}/blocks_{kind}.py", None)
+    content |= {"imports": [f"sub/{kind}/"], "network_g": {"type": kind, "dim": 4}, "path": {}}
+    tiny_run.write_options(tmp_path, content)
+    assert main(["-opt", "options.yml"]) == 0
+    copies = {path.name for path in (tmp_path / "experiments/tiny/code" / kind).iterdir()}
+    assert copies == {"__init__.py", "network.py", f"blocks_{kind}.py"}
+    package.rename(tmp_path / "moved")
+    command = f"import sys, safmn; print(type(safmn.load_network({LATEST!r}).network).__module__)"
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout.strip()) == (0, f"{kind}.network"), run.stderr
 
 
 LATEST = "experiments/tiny/models/net_g_latest.pth"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from safmn import registry
@@ -28,15 +29,16 @@ def check_files(data: Mapping[str, Any], problems: Problems) -> None:
 
 
 def _as_module(name: str, error: BaseException) -> str:
-    """Return advice if the file belongs to a package, or a folder was given in place of one; else an empty text."""
-    module = name.removesuffix(".py").strip("./").replace("/", ".")
-    relative = isinstance(error, ImportError) and "relative import" in str(error)
-    folder = isinstance(error, ModuleNotFoundError) and "/" in name
-    return f"\n    Name it as a module: imports: [{module}]" if relative or folder else ""
+    """Return advice if a file or folder would be a package if it had an ``__init__.py``; else an empty text."""
+    relative = name.endswith(".py") and isinstance(error, ImportError) and "relative import" in str(error)
+    if relative or Path(name).expanduser().is_dir():
+        folder = Path(name).parent if relative else Path(name)
+        return f"\n    {folder} is a package if it has an __init__.py: add one, which may be empty, or name the files."
+    return ""
 
 
 def import_all(data: Mapping[str, Any], problems: Problems) -> None:
-    """Import the files (``my_arch.py``) and installed modules (``hat.archs``) in ``imports``, once per process.
+    """Import the files (``my_arch.py``), packages and modules (``hat.archs``) in ``imports``, once per process.
 
     Any exception that they raise is noted as a mistake in the option file.
     """

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safmn import code_identity
-from safmn.imports import entries_of
+from safmn.imports import Imported, entries_of
 from safmn.options import Options, dump
 from safmn.system.files import set_aside, write_atomically
 from safmn.training.experiment import Experiment
@@ -43,7 +43,7 @@ def advice_on(changed: Mapping[str, str], options: Options, experiment: Experime
     if not is_compared(changed):
         return ""
     code = experiment.root / CODE
-    copies = [code / Path(name).name if name.endswith(".py") else Path(name) for name in options.imports]
+    copies = [_copy_of(entry, code) for entry in entries_of(options.imports)]
     if not all(copy.is_file() or copy.suffix != ".py" for copy in copies):
         return ""
     names = ", ".join(map(str, copies))
@@ -51,6 +51,14 @@ def advice_on(changed: Mapping[str, str], options: Options, experiment: Experime
         f"\nThe code as it was is in {code}. To continue with it: --force_yml 'imports=[{names}]'. To continue with "
         "the changed code: --allow-changes."
     )
+
+
+def _copy_of(entry: Imported, code: Path) -> Path:
+    """Return the copy of an imported file or package in the folder ``code``; of a module without one, its name."""
+    if entry.target.endswith(".py"):
+        return code / Path(entry.target).name
+    package = code.joinpath(*entry.target.split("."))
+    return package if (package / "__init__.py").is_file() else Path(entry.target)
 
 
 def write_identity(options: Options, experiment: Experiment, given: bytes) -> None:

@@ -234,7 +234,8 @@ def _places(code: Code, path: Path) -> list[str]:
     """Return where the code may be: as the option file named it, and the copy in the run's folder."""
     places = [code.name]
     if code.files and path.resolve().parent.name == "models":
-        copy = path.resolve().parent.parent / CODE / Path(code.name).name
-        if code.name.endswith(".py"):
+        first = next(iter(code.files))  # such as mine.py or parts/__init__.py
+        copy = path.resolve().parent.parent / CODE / first
+        if code.name.endswith(".py") or copy.name == "__init__.py":
             places.append(os.path.relpath(copy) if copy.is_relative_to(Path.cwd()) else str(copy))
     return places
