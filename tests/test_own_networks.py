@@ -22,8 +22,8 @@ from safmn.archs.complexity import complexity
 from safmn.archs.probing import ProbingError, WindowFinder, traits_of
 from safmn.cli import export, upscale
 from safmn.code_identity import as_module
-from safmn.errors import WeightsError
-from safmn.evaluation.methods import _from_option_file
+from safmn.errors import OptionError, WeightsError
+from safmn.evaluation.methods import _from_option_file, open_methods
 from safmn.evaluation.scoring import evaluate
 from safmn.imaging import read_rgb
 from safmn.inference.export import ExportError, export_network
@@ -464,6 +464,18 @@ def test_methods_follow_inheritance_and_normalisation(tmp_path: Path, monkeypatc
     assert method.section == {"type": "Normalised", "scale": 4}
     grey = torch.full((1, 3, 8, 8), 0.75)  # (0.75 - 0.5) / 0.5 = 0.5; twice that is 1, which is 1 * 0.5 + 0.5
     assert torch.allclose(method.network(grey), torch.ones(1, 3, 32, 32))
+
+
+def test_a_network_with_an_unknown_argument_is_compared_only_if_the_user_is_tolerant(tmp_path: Path) -> None:
+    """Otherwise a misspelt argument would give the cost of another network."""
+    text = "scale: 4\nnetwork_g: {type: SAFMN, dim: 8, n_blocks: 1, ffn_scle: 2.0, upscaling_factor: 4}\n"
+    file = tmp_path / "misspelt.yml"
+    file.write_text(text)
+    with pytest.raises(OptionError, match=r"line 2: network_g\.ffn_scle: .*Did you mean 'ffn_scale'"):
+        open_methods([str(file)])
+    assert open_methods([str(file)], tolerant=True)[0].scale == 4
+    file.write_text(f"tolerant: true\n{text}")
+    assert open_methods([str(file)])[0].section == {"type": "SAFMN", "dim": 8, "n_blocks": 1, "upscaling_factor": 4}
 
 
 def test_own_sets_are_tested_as_the_option_file_says(

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_run
 import torch
@@ -89,6 +90,19 @@ def test_a_run_has_the_same_bytes_with_and_without(
         log = (tmp_path / str(sanity) / "experiments/tiny/train_tiny.log").read_text()
         assert ("sanity: one batch trained on a copy, one image of val" in log) == sanity
     assert prints[0] == prints[1]
+
+
+def test_a_metric_without_a_finite_value_shows_before_training(images: Path, tmp_path: Path) -> None:
+    METRIC_REGISTRY.register(suffix="sanity")(undefined)
+    content = tiny_run.options(images, total_iter=1)
+    content["val"]["metrics"] = {"nothing": {"type": "undefined_sanity"}}
+    assert run(tmp_path, content) == 0
+    log = (tmp_path / "experiments/tiny/train_tiny.log").read_text()
+    assert log.index("sanity: metric 'nothing' is nan for ") < log.index("sanity: one batch")
+
+
+def undefined(img: np.ndarray) -> float:
+    return float("nan")
 
 
 def test_a_faulty_metric_shows_before_training(

@@ -125,6 +125,20 @@ def test_values_may_hold_commas_in_brackets() -> None:
     assert _axis("train:optim_g:betas=[0.9,0.99],[0.9,0.999]") == ("train.optim_g.betas", ["[0.9,0.99]", "[0.9,0.999]"])
 
 
+def test_unknown_keys_are_mistakes_unless_the_user_is_tolerant(
+    option_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with option_file.open("a", encoding="utf-8") as file:
+        file.write("unknown_key: 1\n")
+    started: list[list[str]] = []
+    monkeypatch.setattr(sweep, "_train", lambda file, run, *_: started.append(run.overrides) or 0)
+    assert main(["-opt", str(option_file), "network_g.dim=8"]) == 2
+    assert "unknown_key: unknown key" in capsys.readouterr().err
+    assert main(["-opt", str(option_file), "network_g.dim=8", "--tolerant"]) == 0
+    assert capsys.readouterr().err.count("left out (tolerant)") == 1
+    assert started == [["network_g:dim=8", "name=tiny_dim=8", "tolerant=true"]]
+
+
 def test_a_command_ends_with_the_process_that_started_it() -> None:
     """Its standard input is a pipe, which closes however that process ends."""
     program = "import sys, time; from safmn.system.guarded import end_with_starter as e; e(); print(1); time.sleep(60)"

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-opt", metavar="FILE", help="option file, or the name of one that `safmn options` lists")
     parser.add_argument("--force_yml", nargs="+", default=(), metavar="A:B=C", help="replace values of the option file")
+    parser.add_argument("--tolerant", action="store_true", help="warn about unknown keys instead of refusing the file")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     arguments = parser.parse_args(argv)
     if arguments.fix:
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.opt is not None and not any(finding.state is State.FAILS for finding in findings):
         from safmn.doctor.option_file import examine_file  # imports torch and BasicSR, which may be missing
 
-        findings += examine_file(arguments.opt, arguments.force_yml)
+        overrides = [*arguments.force_yml, *(["tolerant=true"] if arguments.tolerant else [])]
+        findings += examine_file(arguments.opt, overrides)
     say(as_json(findings) if arguments.json else lists(findings))
     return EXIT_FAILED if any(finding.state is State.FAILS for finding in findings) else 0

@@ -30,6 +30,9 @@ def add_methods(parser: argparse.ArgumentParser, *, nargs: str = "*", text: str 
     parser.add_argument(
         "--imports", action="append", default=[], metavar="FILE", help="a Python file or module with your networks"
     )
+    parser.add_argument(
+        "--tolerant", action="store_true", help="warn about unknown arguments in an option file instead of refusing it"
+    )
     parser.add_argument("--scale", type=int, metavar="N", help="scale, where files or names leave a choice")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, xpu, mps, auto (default: cpu)")
     parser.epilog = METHODS
@@ -100,7 +103,8 @@ def opened(arguments: argparse.Namespace, default: Sequence[str] = (), *, with_v
     import_files(arguments.imports)
     texts = [*arguments.methods, *arguments.opt] or list(default)
     device = named_device(arguments.device)
-    return open_methods(texts, scale=arguments.scale, device=device, with_values=with_values)
+    tolerant = arguments.tolerant
+    return open_methods(texts, scale=arguments.scale, device=device, with_values=with_values, tolerant=tolerant)
 
 
 def show(tables: Sequence[Table], output: Path | None) -> None:

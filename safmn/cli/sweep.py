@@ -24,6 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-opt", required=True, metavar="FILE", help="option file, or a name that `safmn options` lists")
     parser.add_argument("values", nargs="+", metavar="KEY=V1,V2", help="a key of the file and its values")
+    parser.add_argument("--tolerant", action="store_true", help="warn about unknown keys instead of refusing the file")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time; default: 1")
     return parser
 
@@ -37,4 +38,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--jobs must be 1 or more")
     from safmn.training.sweep import sweep
 
-    return sweep(arguments.opt, arguments.values, jobs=arguments.jobs)
+    return sweep(arguments.opt, arguments.values, jobs=arguments.jobs, tolerant=arguments.tolerant)

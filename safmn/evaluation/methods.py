@@ -116,6 +116,7 @@ def open_methods(
     scale: int | None = None,
     device: torch.device | str = "cpu",
     with_values: bool = False,
+    tolerant: bool = False,
 ) -> list[Method]:
     """Open the methods that ``texts`` name (see the module), on a device; labels are made unique.
 
@@ -125,12 +126,14 @@ def open_methods(
             that of the networks, if they agree.
         device: device of the networks.
         with_values: give networks without weights random ones; otherwise they may be on the meta device.
+        tolerant: warn about arguments in an option file that its network does not have, instead of refusing them.
 
     Raises:
-        OptionError: a text names nothing, or bicubic or images have no scale.
+        OptionError: a text names nothing, an option file has a mistake, or bicubic or images have no scale.
         WeightsError: weights cannot be read or do not fit.
     """
-    found = [replace(_open(text, scale, torch.device(device), with_values), text=text) for text in texts]
+    how = _How(scale, torch.device(device), with_values, tolerant)
+    found = [replace(_open(text, how), text=text) for text in texts]
     scales = sorted({method.scale for method in found if method.kind == "network"} if scale is None else {scale})
     result = []
     for method in found:
@@ -152,20 +155,29 @@ def untrained(size: Size, *, with_values: bool = False) -> Method:
     return Method(size.name, "network", size.scale, size.method, network, section, text=size.name)
 
 
-def _open(text: str, scale: int | None, device: torch.device, with_values: bool) -> Method:
+class _How(NamedTuple):
+    """How methods are opened; see :func:`open_methods`."""
+
+    scale: int | None
+    device: torch.device
+    with_values: bool
+    tolerant: bool
+
+
+def _open(text: str, how: _How) -> Method:
     left, equals, right = _split(text)
     if not equals:
-        return _plain(text, scale, device, with_values)
+        return _plain(text, how)
     if not right:
         raise OptionError(f"{text}: give a weight file, folder or option file after '='")
-    networks = _named_networks(left, scale)
+    networks = _named_networks(left, how)
     if not networks or Path(right).expanduser().is_dir():  # a label; a folder holds images
-        method = _plain(right, scale, device, with_values)
+        method = _plain(right, how)
         return replace(method, label=left, published=method.published or _published_as(left))
     errors: list[UserError] = []
     for label, published, section in networks:
         try:
-            return _loaded(label, published, section, right, scale, device)
+            return _loaded(label, published, section, right, how.scale, how.device)
         except WeightsError as error:  # another scale may fit
             errors.append(error)
     raise errors[0]
@@ -183,23 +195,24 @@ def _split(text: str) -> tuple[str, str, str]:
     return text, "", ""
 
 
-def _plain(text: str, scale: int | None, device: torch.device, with_values: bool) -> Method:
+def _plain(text: str, how: _How) -> Method:
     """Open a method without ``=``."""
+    scale, device = how.scale, how.device
     path = Path(text).expanduser()
     if text.lower() == BICUBIC:
         return Method("Bicubic", "bicubic", scale or 0, "Bicubic", source="MATLAB's rule")
     if path.is_dir():
         return Method(path.name, "images", scale or 0, folder=path, source=str(path))
     if path.suffix in (".yml", ".yaml"):
-        return _from_option_file(text, device)
+        return _from_option_file(text, device, tolerant=how.tolerant)
     if path.is_file() or text in zoo.entries():
         network = _network_of(text, scale, device)
         return _of_network(path.stem if path.is_file() else text, network, section_of(network), text)
     size = size_named(text, scale)
     if size is not None:
-        return untrained(size, with_values=with_values)
-    if _named_networks(text, scale):
-        return _without_weights(text)
+        return untrained(size, with_values=how.with_values)
+    if networks := _named_networks(text, how):
+        return _without_weights(*networks[0])
     known = [*zoo.entries(), *dict.fromkeys(size.method for size in sizes()), BICUBIC]
     hint = did_you_mean(text, known)
     raise OptionError(
@@ -208,19 +221,18 @@ def _plain(text: str, scale: int | None, device: torch.device, with_values: bool
     )
 
 
-def _without_weights(text: str) -> Method:
+def _without_weights(label: str, published: str | None, section: Mapping[str, Any]) -> Method:
     """Return a registered network, with random values from seed 0."""
-    label, published, section = _named_networks(text, None)[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build(ARCH_REGISTRY, section)
     return _of_network(label, network, section, None, published)
 
 
-def _named_networks(left: str, scale: int | None) -> list[tuple[str, str | None, Mapping[str, Any]]]:
+def _named_networks(left: str, how: _How) -> list[tuple[str, str | None, Mapping[str, Any]]]:
     """Return label, published name and section of every network that ``left`` may name; empty if it is a label."""
     if Path(left).suffix in (".yml", ".yaml"):
-        section = _described(left).section
+        section = _described(left, how.tolerant).section
         return [(Path(left).stem, _published_name(section), section)]
     known = names(ARCH_REGISTRY)
     call = re.fullmatch(r"(\w+)\((.*)\)", left)
@@ -230,8 +242,8 @@ def _named_networks(left: str, scale: int | None) -> list[tuple[str, str | None,
         section = {"type": call[1], **_keywords(left)}
         return [(left, _published_name(section), section)]
     found = [size for size in sizes() if left.lower() in (size.name.lower(), size.method.lower())]
-    if scale is not None and any(size.scale == scale for size in found):
-        found = [size for size in found if size.scale == scale]
+    if how.scale is not None and any(size.scale == how.scale for size in found):
+        found = [size for size in found if size.scale == how.scale]
     named: list[tuple[str, str | None, Mapping[str, Any]]] = [
         (size.method, size.method, {"type": size.type, **size.arguments}) for size in found
     ]
@@ -280,8 +292,8 @@ def _loaded(
     return _of_network(label, whole, section, file, published)
 
 
-def _from_option_file(text: str, device: torch.device) -> Method:
-    described = _described(text)
+def _from_option_file(text: str, device: torch.device, *, tolerant: bool = False) -> Method:
+    described = _described(text, tolerant)
     section, file = described.section, described.weights
     with located(f"{text}: network_g"):
         network = build(ARCH_REGISTRY, section)
@@ -309,7 +321,7 @@ class _Described(NamedTuple):
     train_set: dict[str, Any]
 
 
-def _described(text: str) -> _Described:
+def _described(text: str, tolerant: bool) -> _Described:
     """Read what an option file says of its network. Its ``imports`` are imported; the rest of the file is not checked.
 
     Raises:
@@ -328,7 +340,7 @@ def _described(text: str) -> _Described:
     plugins.import_all(data, problems)
     problems.raise_all()
     assert isinstance(section, dict)
-    problems.tolerant = True  # of keys that the constructor does not know
+    problems.tolerant = tolerant or data.get("tolerant") is True
     check_network(section, ("network_g",), problems)
     problems.raise_all()
     problems.log_warnings()

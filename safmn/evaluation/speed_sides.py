@@ -146,5 +146,5 @@ def with_values(method: Method) -> Method:
     network = method.network
     if network is None or not any(each.is_meta for each in (*network.parameters(), *network.buffers())):
         return method
-    (opened,) = open_methods([method.text], scale=method.scale, with_values=True)
+    (opened,) = open_methods([method.text], scale=method.scale, with_values=True, tolerant=True)
     return opened

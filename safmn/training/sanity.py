@@ -12,6 +12,7 @@ import dataclasses
 import gc
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -69,6 +70,7 @@ def check_training(
     began = time.perf_counter()
     failed: Exception | None = None
     odd: str | None = None
+    unmeasured: list[str] = []
     try:
         with _quiet():
             plain = dataclasses.replace(execution, compile=False, cuda_graph=False)
@@ -78,7 +80,7 @@ def check_training(
                 batch = _first_batch(options, part, build_dataset)
                 odd = odd or odd_values(batch)
                 _train(model, options, batch, ranks)
-            _validate(model, options, sets, build_dataset)
+            unmeasured = _validate(model, options, sets, build_dataset)
     except Exception as error:
         failed = error
     model = None  # type: ignore[assignment]
@@ -87,6 +89,8 @@ def check_training(
     raise_together(failed)
     if odd:
         logger.warning("%s: datasets.train: %s", options.source, odd)
+    for text in unmeasured:
+        logger.warning("%s", text)
     more = f", one image of {', '.join(sets)} validated and measured" if sets else ""
     trained = "one batch" if len(loader.parts) == 1 else f"one batch of each of {len(loader.parts)} stages"
     logger.info("sanity: %s trained on a copy%s, in %.1f s", trained, more, time.perf_counter() - began)
@@ -138,13 +142,14 @@ def _train(model: Model, options: Options, batch: Batch, ranks: Ranks) -> None:
         checked_result(model, model.training_step(batches, iteration))
 
 
-def _validate(model: Model, options: Options, sets: Mapping[str, Any], build_dataset: BuildDataset) -> None:
-    """Validate one image of each set, without saving anything."""
+def _validate(model: Model, options: Options, sets: Mapping[str, Any], build_dataset: BuildDataset) -> list[str]:
+    """Validate one image of each set, without saving anything. Return sentences about values that are not finite."""
+    found = []
     sections = {section.get("name", key): section for key, section in options.datasets.items()}
     for name, dataset in sets.items():
         assert options.val is not None  # there are no validation sets without it
         if len(dataset):
-            evaluate(
+            result = evaluate(
                 model.validation_network.eval(),
                 _FirstItem(dataset if is_unchanging(dataset) else build_dataset(sections[name])),
                 name=name,
@@ -154,6 +159,10 @@ def _validate(model: Model, options: Options, sets: Mapping[str, Any], build_dat
                 seed=options.manual_seed,
                 applying=applying_of(options.val),
             )
+            for image, values in result.per_image.items():
+                odd = {metric: value for metric, value in values.items() if not math.isfinite(value)}
+                found += [f"sanity: metric {key!r} is {value:g} for {image} of {name}" for key, value in odd.items()]
+    return found
 
 
 class _FirstItem:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import logging
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -41,20 +43,24 @@ class SweptRun(NamedTuple):
         return Experiment.of(self.options).root
 
 
-def sweep(option_file: str, entries: Sequence[str], *, jobs: int = 1) -> int:
+def sweep(option_file: str, entries: Sequence[str], *, jobs: int = 1, tolerant: bool = False) -> int:
     """Train every combination, write the table and the plot, and return the exit status.
 
     Args:
         option_file: the option file.
         entries: ``train.optim_g.lr=1e-3,5e-4``, ...
         jobs: number of runs at a time.
+        tolerant: unknown keys are warnings.
 
     Raises:
         OptionError: an entry is wrong, or one of the combinations is not a valid option file; nothing was trained.
     """
     axes = [_axis(entry) for entry in entries]
-    base = load_options(option_file, mode="train")
-    runs = [_run(option_file, base.name, dict(zip(dict(axes), chosen, strict=True))) for chosen in _combinations(axes)]
+    more = ["tolerant=true"] if tolerant else []
+    chosen = [dict(zip(dict(axes), values, strict=True)) for values in _combinations(axes)]
+    with _warned_once():
+        base = load_options(option_file, mode="train", overrides=more)
+        runs = [_run(option_file, base.name, values, more) for values in chosen]
     say(f"{len(runs)} runs: {', '.join(run.options.name for run in runs)}")
     folder = Path(base.path.experiments_root or "experiments") / f"{base.name}_sweep"
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +83,23 @@ def sweep(option_file: str, entries: Sequence[str], *, jobs: int = 1) -> int:
         output = folder / f"{name}.txt"
         say(f"failed: {name}{_last_error(output)}; its output is in {output}. The same command tries it again")
     return EXIT_FAILED if failed else 0
+
+
+@contextlib.contextmanager
+def _warned_once() -> Iterator[None]:
+    """Keep a warning about the option file from being repeated for every combination."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return text not in seen and not seen.add(text)  # type: ignore[func-returns-value]
+
+    log = logging.getLogger("safmn.options.problems")
+    log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_new)
 
 
 class _Trainings:
@@ -146,12 +169,12 @@ def _combinations(axes: Sequence[tuple[str, list[str]]]) -> list[tuple[str, ...]
     return list(itertools.product(*(values for _, values in axes)))
 
 
-def _run(option_file: str, name: str, values: dict[str, str]) -> SweptRun:
+def _run(option_file: str, name: str, values: dict[str, str], more: Sequence[str] = ()) -> SweptRun:
     shown = {key: json.dumps(parse_value(value)).replace('"', "").replace(" ", "") for key, value in values.items()}
     title = "_".join([name, *(f"{key.split('.')[-1]}={value}" for key, value in shown.items())])
     if mistake := folder_mistake(title):
         raise OptionError(f"the run would be called {title!r}: {mistake}")
-    overrides = [f"{key.replace('.', ':')}={value}" for key, value in values.items()] + [f"name={title}"]
+    overrides = [f"{key.replace('.', ':')}={value}" for key, value in values.items()] + [f"name={title}", *more]
     return SweptRun(load_options(option_file, mode="train", overrides=overrides), values, overrides)
 
 

@@ -23,6 +23,8 @@ from safmn.weights.recognise import Recognised, UnknownNetworkError, check_fits,
 
 logger = logging.getLogger(__name__)
 
+_OWN = "If it is a network of your own, give its option file, too: -opt FILE."
+
 
 class OtherScaleError(WeightsError):
     """The weights are for another scale than the one that was asked for.
@@ -349,7 +351,7 @@ def _foreign(state_dict: StateDict, path: Path, reason: str) -> ForeignNetwork:
         import spandrel
     except ImportError as error:
         raise WeightsError(
-            f"{path}: {reason} The optional package spandrel knows many other networks: pip install spandrel."
+            f"{path}: {reason} The optional package spandrel knows many other networks: pip install spandrel. {_OWN}"
         ) from error
     try:
         with bounded_building(state_dict):
@@ -357,7 +359,7 @@ def _foreign(state_dict: StateDict, path: Path, reason: str) -> ForeignNetwork:
     except NetworkTooLarge as error:
         raise WeightsError(f"{path}: {error}") from error
     except spandrel.UnsupportedModelError as error:
-        raise WeightsError(f"{path}: {reason} spandrel does not know it either.") from error
+        raise WeightsError(f"{path}: {reason} spandrel does not know it either. {_OWN}") from error
     except Exception as error:  # spandrel looks at a few names only, so other content can raise anything
         detail = " ".join(str(error).split())
         raise WeightsError(f"{path}: {reason} spandrel failed on it: {detail:.200}") from error
