@@ -57,6 +57,20 @@ def test_a_null_removes_also_an_unknown_key(tmp_path: Path) -> None:
     )
 
 
+def test_a_null_removes_a_metric(tmp_path: Path) -> None:
+    base = tiny_run.options(tmp_path)
+    ssim = {"type": "calculate_ssim", "crop_border": 2}
+    base["val"]["metrics"]["ssim"] = ssim
+    base_file = write(tmp_path, "base.yml", base)
+    run = write(tmp_path, "run.yml", {"base": "base.yml", "val": {"metrics": {"psnr": None}}})
+    for options in (
+        load_options(run, mode="train"),
+        load_options(base_file, mode="train", overrides=["val:metrics:psnr=~"]),
+    ):
+        assert options.val is not None
+        assert options.val.metrics == {"ssim": ssim}
+
+
 def test_a_shipped_file_may_be_the_base(tmp_path: Path) -> None:
     options = load_options(write(tmp_path, "run.yml", {"base": "train_x4", "network_g": {"dim": 40}}), mode="train")
     assert (options.network_g["dim"], options.scale) == (40, 4)

@@ -54,6 +54,7 @@ def load_options(
         _override(data, entry, problems)
     problems.tolerant = tolerant or data.get("tolerant") is True
     _leave_out_sets(data)
+    _leave_out_metrics(data)
     others.translate(data, problems)
     if debug:
         _apply_debug(data)
@@ -124,6 +125,13 @@ def _leave_out_sets(data: dict[str, Any]) -> None:
     titles = [section.get("name") for section in sets.values() if isinstance(section, dict)]
     if isinstance(expect, dict):
         data["expect"] = {title: numbers for title, numbers in expect.items() if title in titles}
+
+
+def _leave_out_metrics(data: dict[str, Any]) -> None:
+    """Remove metrics that are null: a file with ``base`` or ``--force_yml`` removes one by its name."""
+    val = data.get("val")
+    if isinstance(val, dict) and isinstance(metrics := val.get("metrics"), dict):
+        data["val"] = {**val, "metrics": {name: section for name, section in metrics.items() if section is not None}}
 
 
 def _apply_debug(data: dict[str, Any]) -> None:

@@ -142,13 +142,14 @@ def _check_metrics(data: Mapping[str, Any], problems: Problems) -> None:
         return
     sets = data.get("datasets")
     sets = sets if isinstance(sets, Mapping) else {}
+    measured = {name: each for name, each in sets.items() if phase_of(name) != "train" and isinstance(each, Mapping)}
+    without = [name for name, each in measured.items() if _without_gt(each)]
     for name, section in metrics.items():
         where = ("val", "metrics", name)
         if not isinstance(section, Mapping) or not components.check_metric(section, where, problems):
             continue
-        for set_name, options in sets.items():
-            if phase_of(set_name) != "train" and isinstance(options, Mapping) and _without_gt(options):
-                problems.add(where, f"compares with GT images, which datasets.{set_name} does not have")
+        if without and len(without) == len(measured):  # if another set has GT images, it is measured on that alone
+            problems.add(where, f"compares with GT images, which datasets.{without[0]} does not have")
 
 
 def _without_gt(section: Mapping[str, Any]) -> bool:
