@@ -23,6 +23,7 @@ from safmn.archs.probing import ProbingError, WindowFinder, traits_of
 from safmn.cli import export, upscale
 from safmn.code_identity import as_module
 from safmn.errors import OptionError, WeightsError
+from safmn.evaluation.applying import Applying, fitted
 from safmn.evaluation.methods import _from_option_file, open_methods
 from safmn.evaluation.scoring import evaluate
 from safmn.imaging import read_rgb
@@ -179,6 +180,33 @@ def test_export_asks_the_file_for_sizes_that_the_network_takes(tmp_path: Path) -
     assert exported.error is not None
     assert min(min(size) for size in exported.sizes) >= 12
     assert any("at least 12 pixels" in note for note in exported.notes)
+
+
+class OfChannels(nn.Module):
+    """A network for images of any number of channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 4, 5, padding=2), nn.Conv2d(4, 4 * channels, 3, padding=1), nn.PixelShuffle(2)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.body(x)
+        return y
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_networks_of_other_channels_are_tested_in_exact_tiles_and_refused_elsewhere(channels: int) -> None:
+    torch.manual_seed(0)
+    network, image = OfChannels(channels).eval(), torch.rand(1, channels, 33, 41)
+    tiles = fitted(Applying(tile=8), network)
+    assert tiles.halo == 3
+    with torch.no_grad():
+        assert torch.allclose(tiles(network, image), network(image), atol=1e-6)
+    words = f"OfChannels takes images of {channels} channels?, not RGB ones: it can be trained, validated and tested"
+    with pytest.raises(ProbingError, match=words):
+        weights.with_interface(network)
 
 
 class Pooled(nn.Module):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -252,6 +252,11 @@ def _scale(network: nn.Module) -> tuple[int, int]:
             return side, scale
         failure = failure or error
     name = type(network).__name__
+    if (other := with_rgb(network, sides)) is not None:
+        raise ProbingError(
+            f"the network {name} takes images of {other.channels} channel{'s' * (other.channels > 1)}, not RGB ones: "
+            "it can be trained, validated and tested, but other commands need a network for RGB images"
+        ) from failure
     if isinstance(failure, ProbingError):
         raise failure
     reason = described(failure) if failure else "its outputs are not a whole number of times as large"
@@ -259,6 +264,35 @@ def _scale(network: nn.Module) -> tuple[int, int]:
         f"the network {name} enlarges no RGB image of {', '.join(map(str, sorted(set(sides))))} pixels along each side."
         f" {reason}"
     ) from failure
+
+
+class OnRGB(nn.Module):
+    """A network for one or four channels as one for RGB, so that its traits can be found. Colours get lost.
+
+    Attributes:
+        channels: the channels that the network takes.
+    """
+
+    def __init__(self, network: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.network, self.channels = network, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, 3, h, w) to (B, 3, h * scale, w * scale)."""
+        y: Tensor = self.network(torch.cat((x, x), dim=1)[:, : self.channels])
+        return y[:, [0, 1, 2]] if self.channels > 1 else y.repeat(1, 3, 1, 1)
+
+
+def with_rgb(network: nn.Module, sides: Sequence[int] = _SIDES) -> OnRGB | None:
+    """Return a network that takes and gives one or four channels as one for RGB; None if it does not take them."""
+    if isinstance(network, OnRGB):
+        return None
+    with _quiet(network):
+        for channels in (1, 4):
+            adapted = OnRGB(network, channels)
+            if any(_ratio(adapted, side, side)[0] for side in sides):
+                return adapted
+    return None
 
 
 def _window(network: nn.Module, scale: int, accepted: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from safmn.archs.probing import ProbingError, WindowFinder, stated_halo, traits_of
+from safmn.archs.probing import ProbingError, WindowFinder, stated_halo, traits_of, with_rgb
 from safmn.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -111,8 +111,11 @@ def fitted(applying: Applying, network: object) -> Applying:
         return applying
     name, traits = type(network).__name__, None
     if isinstance(network, nn.Module) and getattr(network, "halo", True) is not None:  # None: it states to have none
-        with contextlib.suppress(ProbingError):  # a network of one channel, for example
+        try:
             traits = traits_of(network)
+        except ProbingError:
+            with contextlib.suppress(ProbingError):
+                traits = traits_of(with_rgb(network) or network)
     if traits is None or traits.halo is None:
         logger.warning(
             "val.tile: a pixel of %s may depend on the whole image, so tiles with %d pixels of context may differ from "
