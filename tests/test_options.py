@@ -240,6 +240,9 @@ def test_differences(tmp_path: Path) -> None:
     ]
     assert differences({"a": None, "b": 1, "c": [1]}, {"b": 1.0, "c": [1.0]}) == []
     assert differences({"a": True}, {"a": 1}) == [("a", True, 1)]
+    own = {"datasets": {"train": {"type": "NotRegistered", "root": "a"}}}  # options.yml of a run names these keys
+    complete = {"datasets": {"train": {"type": "NotRegistered", "root": "a", "phase": "train", "scale": 2}}}
+    assert differences(own, complete) == differences(complete, own) == []
     assert differences({"a": {"b": 1}}, {"a": 2}) == [("a", {"b": 1}, 2)]
 
 

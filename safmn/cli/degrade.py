@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
         help="training option file (default: Real-ESRGAN's values)",
     )
     p.add_argument("--force_yml", nargs="+", default=[], metavar="A:B=C", help="override options of the file")
+    p.add_argument("--tolerant", action="store_true", help="warn about unknown keys of --opt instead of refusing it")
     p.add_argument("--scale", type=int, metavar="N", help="GT size / LQ size, without --opt (default: 4)")
     p.add_argument("--seed", type=int, metavar="S", help="default: the option file's manual_seed, or 0")
     p.add_argument("--epoch", type=int, default=0, metavar="E")
@@ -65,7 +66,9 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.scale is not None and arguments.scale < 1:
         raise OptionError(f"--scale {arguments.scale}: must be at least 1")
     drawing = [
-        name for name in ("opt", "force_yml", "scale", "seed", "epoch", "index", "grid") if getattr(arguments, name)
+        name
+        for name in ("opt", "force_yml", "tolerant", "scale", "seed", "epoch", "index", "grid")
+        if getattr(arguments, name)
     ]
     if arguments.recipe and drawing:
         raise OptionError(f"--recipe replays a recipe unchanged: --{drawing[0]} has no effect; remove it")
@@ -75,6 +78,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise OptionError(f"--scale: the option file {arguments.opt} sets the scale; change it there")
     if arguments.force_yml and not arguments.opt:
         raise OptionError("--force_yml overrides values of an option file; give the file with --opt")
+    if arguments.tolerant and not arguments.opt:
+        raise OptionError("--tolerant is about the keys of an option file; give the file with --opt")
 
 
 def _check_files(arguments: argparse.Namespace) -> None:

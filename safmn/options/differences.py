@@ -125,4 +125,7 @@ def _defaults(where: KeyPath, section: Mapping[str, Any]) -> Mapping[str, Any]:
 def _without_effect(where: KeyPath) -> Collection[str]:
     if not where:
         return ("use_static_graph", "auto_resume")
-    return datasets.WITHOUT_EFFECT if where[0] == "datasets" else ()
+    if where[0] != "datasets":
+        return ()
+    repeated = ("phase", "scale") if len(where) == 2 else ()  # the section's name and the top level decide them
+    return (*datasets.WITHOUT_EFFECT, *repeated)

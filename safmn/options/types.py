@@ -267,8 +267,8 @@ class OptionFile(PublishedKeys, Struct, frozen=True, kw_only=True, forbid_unknow
         logger: Logs and checkpoints.
         dist_params: Training in several processes.
         expect: Numbers that a test must reproduce; see below.
-        imports: Python files (``my_arch.py``) and installed modules that register your own components. Loading the
-            option file imports them.
+        imports: Python files (``my_arch.py``), folders of packages and installed modules that register your own
+            components. Loading the option file imports them.
         base: The option file that this one changes: a path from this file's folder or the working directory, or a name
             that ``safmn options`` lists. Sections are merged key by key, lists and components of another ``type`` are
             replaced, null removes a key.

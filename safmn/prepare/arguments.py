@@ -156,6 +156,9 @@ def samples() -> argparse.ArgumentParser:
     parser.add_argument("-opt", "--opt", metavar="FILE", help="training option file")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="A:B=C", help="override options of the file")
     parser.add_argument(
+        "--tolerant", action="store_true", help="warn about unknown keys of the file instead of refusing it"
+    )
+    parser.add_argument(
         "--kinds", nargs="+", metavar="KIND", help="instead: these kinds of drawings, one row each; all: every kind"
     )
     parser.add_argument("--side", type=int, default=192, metavar="N", help="of a drawing, with --kinds; default: 192")

@@ -74,7 +74,7 @@ def _options(arguments: argparse.Namespace) -> tuple[DegradationOptions, int]:
         scale = 4 if arguments.scale is None else arguments.scale
         published = {"gt_usm": True, "gt_size": 64 * scale}
         return parse_options(published, {}, scale=scale), seed or 0
-    options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml)
+    options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml, tolerant=arguments.tolerant)
     kind = options.datasets["train"]["type"]
     if not degrades(kind):
         raise OptionError(

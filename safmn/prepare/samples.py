@@ -53,7 +53,7 @@ def _drawings(arguments: argparse.Namespace, columns: int) -> list[list[Array]]:
 
 def _patches(arguments: argparse.Namespace, columns: int, rows: int) -> list[list[Array]]:
     """Return the GT patches of the first samples of an epoch, in their order."""
-    options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml)
+    options = load_options(arguments.opt, mode="train", overrides=arguments.force_yml, tolerant=arguments.tolerant)
     section = options.datasets["train"]
     seed = options.manual_seed if arguments.seed is None else arguments.seed
     dataset = build_dataset(section, phase="train", scale=options.scale, seed=seed)
