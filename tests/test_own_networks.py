@@ -317,7 +317,6 @@ def test_a_package_may_be_named_by_its_path(
     """It is copied into the run as a whole, and its weights find it again, also in the copy."""
     kind = "PackagedOfFiles"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SAFMN_CACHE", str(tmp_path / "cache"))
     package = tmp_path / "sub" / kind
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("from . import network\n")
