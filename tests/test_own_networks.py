@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -311,6 +312,7 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_package_may_be_named_by_its_path(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -333,9 +335,14 @@ def test_a_package_may_be_named_by_its_path(
     copies = {path.name for path in (tmp_path / "experiments/tiny/code" / kind).iterdir()}
     assert copies == {"__init__.py", "network.py", f"blocks_{kind}.py"}
     package.rename(tmp_path / "moved")
-    command = f"import sys, safmn; print(type(safmn.load_network({LATEST!r}).network).__module__)"
-    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stdout.strip()) == (0, f"{kind}.network"), run.stderr
+    monkeypatch.setattr(imports, "_imported", {})  # as in a new process
+    for module in [name for name in sys.modules if name.partition(".")[0] == kind]:
+        monkeypatch.delitem(sys.modules, module)
+    del ARCH_REGISTRY._obj_map[kind]
+    monkeypatch.chdir(tmp_path)
+    network = safmn.load_network(LATEST).network
+    assert type(network).__module__ == f"{kind}.network"
+    assert Path(inspect.getfile(type(network))).is_relative_to(tmp_path / "experiments/tiny/code")
 
 
 LATEST = "experiments/tiny/models/net_g_latest.pth"
