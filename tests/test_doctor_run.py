@@ -213,6 +213,27 @@ def _other_scale(options: dict[str, Any], run: Path) -> None:
     options["network_g"]["upscaling_factor"] = 4
 
 
+def _unreadable(options: dict[str, Any], run: Path) -> None:
+    (run / "train/HR/p1.png").write_text("no image")
+
+
+def _dark(options: dict[str, Any], run: Path) -> None:
+    path = str(run / "val/LR/p6x2.png")
+    cv2.imwrite(path, cv2.imread(path) // 16)
+
+
+def _niqe(options: dict[str, Any], run: Path) -> None:
+    options["val"]["metrics"]["niqe"] = {"type": "calculate_niqe", "crop_border": 2}
+
+
+def _state(options: dict[str, Any], run: Path) -> None:
+    options["path"] = {"resume_state": "absent.state"}
+
+
+def _width(options: dict[str, Any], run: Path) -> None:
+    options["network_g"]["dim"] = 7
+
+
 FAULTS: dict[str, tuple[Edit, str]] = {
     "LQ of another image": (_swap, r"p4.png and .*p4x2.png do not show the same picture"),
     "LQ shifted": (_shift, r"p3x2.png is shifted against .*p3.png by -[12].[0-9], 3.0 LQ pixels"),
@@ -231,6 +252,11 @@ FAULTS: dict[str, tuple[Edit, str]] = {
     "half of an lmdb": (_half_an_lmdb, r"6 of 6: .*HR.lmdb/data.mdb ends too early [^;]*safmn prepare lmdb$"),
     "list of other images": (_list, r"images that meta.txt lists are not in train/HR: q0.png"),
     "key of another network": (_other_network, r"no argument 'num_block'"),
+    "no image": (_unreadable, r"p1.png: cannot be read as an image \(its content is of no known image format\)"),
+    "range of values": (_dark, r"p6x2.png is nearly black .*p6.png is not"),
+    "image too small for NIQE": (_niqe, r"p6x2.png: metric 'niqe' failed on an image of 120x96: NIQE compares blocks"),
+    "state to resume": (_state, r"path.resume_state: there is no file or folder absent.state"),
+    "width of the network": (_width, r"dim is 7; it must be a multiple of 4"),
     "scale of the network": (_other_scale, r"upscaling_factor: is 4, but the top-level `scale` is 2"),
 }
 
@@ -241,6 +267,11 @@ def test_a_fault_is_named(fault: str, run: Path) -> None:
     failing = texts(edited(run, edit), State.FAILS)
     assert re.search(expected, failing, re.DOTALL), failing
     assert not (run / "experiments").exists()
+
+
+def test_a_file_in_place_of_the_experiments_is_named(run: Path) -> None:
+    (run / "experiments").write_text("")
+    assert re.search("disk: .*experiments is a file, not a folder", texts(examine_file("run.yml"), State.FAILS))
 
 
 def test_what_would_be_better_is_said(run: Path) -> None:
@@ -311,6 +342,7 @@ def test_settings_that_spoil_a_run_are_said(run: Path) -> None:
         options["train"]["optim_g"]["lr"] = 0.3
         options["train"]["scheduler"] = {"type": "MultiStepLR", "milestones": [50, 400]}
         options["val"]["metrics"]["psnr"]["crop_border"] = 0
+        options["val"]["metrics"]["psnr"]["better"] = "lower"
 
     findings = edited(run, edit)
     assert not texts(findings, State.FAILS)
@@ -321,6 +353,7 @@ def test_settings_that_spoil_a_run_are_said(run: Path) -> None:
         "loss: rises from",
         "scheduler: 1 of 2 milestones come after total_iter 100",
         "val.metrics.psnr: crop_border is 0; papers leave out 2",
+        "val.metrics.psnr: better is lower, so the worst weights would be kept",
     ):
         assert re.search(expected, better), f"{expected}\n{better}"
 

@@ -37,6 +37,8 @@ def _measures(options: Options) -> _Found:
         if section["type"] not in ("calculate_psnr", "calculate_ssim"):
             continue
         where = f"val.metrics.{name}"
+        if section.get("better") == "lower":
+            yield where, "better is lower, so the worst weights would be kept as the best: better: higher"
         if options.scale > 1 and section.get("crop_border") != options.scale:
             yield where, f"crop_border is {section.get('crop_border')}; papers leave out {options.scale}, the scale"
         if options.train is None and names & set(SETS) and not section.get("test_y_channel"):

@@ -15,6 +15,7 @@ from safmn.doctor.sets import examine_sets
 from safmn.errors import UserError
 from safmn.options import load_options
 from safmn.options.shipped import find_option_file
+from safmn.training.resuming import check_source
 
 
 def examine_file(path: str, overrides: Sequence[str] = ()) -> list[Finding]:
@@ -33,11 +34,25 @@ def examine_file(path: str, overrides: Sequence[str] = ()) -> list[Finding]:
     log.addHandler(notes)
     log.propagate = False
     try:
-        options = load_options(path, mode=mode, overrides=overrides)
+        findings = _examined(path, mode, overrides, notes)
     except UserError as error:
-        return [Finding(State.FAILS, "option file", str(error))]
+        findings = [Finding(State.FAILS, "option file", str(error))]
+    finally:
+        log.removeHandler(notes)
+    return findings + [Finding(State.BETTER, "warning", text) for text in dict.fromkeys(notes.messages)]
+
+
+def _examined(path: str, mode: Literal["train", "test"], overrides: Sequence[str], notes: Notes) -> list[Finding]:
+    """Return the findings about the options, the data sets and the trial.
+
+    Raises:
+        UserError: the options cannot be used.
+    """
+    options = load_options(path, mode=mode, overrides=overrides)
     findings = [Finding(State.FINE, "option file", f"{options.source}, for {mode}ing")]
     findings += examine_options(options)
+    if mode == "train":
+        check_source(options)  # the trial starts from the beginning
     found, sets = examine_sets(options)
     findings += found
     if not any(finding.state is State.FAILS for finding in found):
@@ -45,8 +60,7 @@ def examine_file(path: str, overrides: Sequence[str] = ()) -> list[Finding]:
     elif mode == "train":
         text = "left out, because the data sets must be in order first"
         findings.append(Finding(State.BETTER, "trial run", text))
-    log.removeHandler(notes)
-    return findings + [Finding(State.BETTER, "warning", text) for text in dict.fromkeys(notes.messages)]
+    return findings
 
 
 def _mode(path: str) -> Literal["train", "test"]:

@@ -18,6 +18,8 @@ _SURE = 0.5  # response of the phase correlation above which a displacement is b
 _FLAT = 1.0  # levels: standard deviation of an image of one colour
 _SWAPPED = 4.0  # by what factor the squared error falls with red and blue exchanged
 _COLOURFUL = 9.0  # squared levels: error below which the order of the colours cannot be told
+_RANGE = 3.0  # by what factor the brightest levels of LQ and GT must differ to be reported
+_DARK = 90.0  # levels: where both images are darker, their ranges are not compared; Y begins at 16
 _SAME = 0.6  # levels: mean difference of two reductions by the same kernel, which round differently
 _OTHER = 1.5  # by what factor that of another kernel is larger
 
@@ -47,7 +49,7 @@ class Compared(NamedTuple):
 
 def mismatch(pair: Compared) -> str | None:
     """Return why LQ cannot be a reduction of GT; None if it may be."""
-    return _displaced(pair) or _swapped(pair)
+    return _displaced(pair) or _swapped(pair) or _other_range(pair)
 
 
 def _displaced(pair: Compared) -> str | None:
@@ -81,6 +83,20 @@ def _swapped(pair: Compared) -> str | None:
     if straight < _COLOURFUL or exchanged * _SWAPPED > straight:
         return None
     return f"red and blue are exchanged between {pair.gt_path} and {pair.lq_path}: one of them was written as BGR"
+
+
+def _other_range(pair: Compared) -> str | None:
+    """Return a sentence if one image uses a small part of the range of values that the other uses."""
+    gt, lq = (float(np.percentile(_luma(image), 99)) for image in (pair.fitting_gt(), pair.lq))
+    if max(gt, lq) < _DARK or max(gt, lq) < _RANGE * min(gt, lq):
+        return None
+    name, level, other, of_other = (
+        (pair.lq_path, lq, pair.gt_path, gt) if lq < gt else (pair.gt_path, gt, pair.lq_path, lq)
+    )
+    return (
+        f"{name} is nearly black (up to level {level:.0f} of 255), {other} is not ({of_other:.0f}): it was written "
+        "with another range of values"
+    )
 
 
 def _levels(image: Array) -> Array:

@@ -354,6 +354,8 @@ def _room(options: Options, disk: int) -> Finding:
     place = next(folder for folder in (root, *root.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     text = f"the run leaves about {disk / _GB:.2f} GB in {root.parent}; {free / _GB:.1f} GB are free"
+    if not place.is_dir():
+        return Finding(State.FAILS, "disk", f"{place} is a file, not a folder: move it, or set path.experiments_root")
     if not os.access(place, os.W_OK):
         return Finding(State.FAILS, "disk", f"{place} cannot be written: set path.experiments_root")
     if disk > free:

@@ -26,6 +26,7 @@ from safmn.own_code import defined_at, described
 from safmn.registry import METRIC_REGISTRY, find
 from safmn.runtime.random_state import global_generators, named_rng
 
+_NIQE_BLOCK, _NIQE_FEW = 96, 6  # pixels along a side; blocks up to which a crop border may leave fewer than two
 logger = logging.getLogger(__name__)
 
 
@@ -223,7 +224,7 @@ class Scorer:
         except Exception as error:
             raise DataError(
                 f"data set {self.set_name!r}, {path}: metric {name!r} failed on an image of {_size(image)}:"
-                f" {described(error)}"
+                f" {_too_small_for(owner, image) or described(error)}"
             ) from error
 
     def means(self, scores: Sequence[Score]) -> dict[str, float]:
@@ -299,6 +300,17 @@ def _number(value: Any, place: str) -> float:
 
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def _too_small_for(owner: Any, image: np.ndarray) -> str | None:
+    """Return why a metric of BasicSR, which does not check it, cannot measure a small image; None for others."""
+    blocks = (image.shape[0] // _NIQE_BLOCK) * (image.shape[1] // _NIQE_BLOCK)
+    if getattr(owner, "__name__", "") != "calculate_niqe" or blocks > _NIQE_FEW:
+        return None
+    return (
+        f"NIQE compares blocks of {_NIQE_BLOCK}x{_NIQE_BLOCK} pixels and needs at least two of them inside the crop "
+        "border: leave out small images, or the metric"
+    )
 
 
 def bits(item: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import imagecodecs
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from safmn.errors import DataError, first_line
 from safmn.imaging.boxes import av1_depth, jpeg2000_depth
@@ -26,6 +26,7 @@ from safmn.system.files import write_atomically
 from safmn.value_types import Array
 
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_UNKNOWN = "cannot be read as an image (its content is of no known image format)"
 _JPEG, _PNG = (".jpg", ".jpeg"), (".png",)
 PNG_HEADER = 33  # bytes: every PNG file begins with the signature and the IHDR chunk
 MAX_PIXELS = 2**28  # the largest image that is read; the decoders use at least 6 bytes per pixel
@@ -158,6 +159,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
             return (image.width, image.height) if lying else (image.height, image.width)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: {_UNKNOWN}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image ({error})") from error
 
@@ -341,6 +344,8 @@ def _pillow_decode(data: bytes | memoryview, name: str, *, colour: bool) -> Arra
             if colour or image.mode not in ("L", "RGB", "RGBA", "I;16"):
                 image = image.convert("RGB")
             return upright(np.array(image), orientation_in(data))
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: {_UNKNOWN}") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: cannot be read as an image ({error})") from error
 
