@@ -19,7 +19,7 @@ from safmn.archs import PEERS
 from safmn.archs.complexity import complexity
 from safmn.cli.bench import main
 from safmn.errors import OptionError, WeightsError
-from safmn.evaluation import quality, scatter, speed_sides
+from safmn.evaluation import paper_tables, quality, scatter, speed_sides
 from safmn.evaluation.costs import cost_of, cost_table
 from safmn.evaluation.methods import Method, import_files, open_methods, untrained
 from safmn.evaluation.metric_choice import sections
@@ -335,6 +335,13 @@ def test_a_method_of_another_table_has_the_figures_of_all_tables() -> None:
     assert row.madds is not None
     assert row.source == "arXiv 2302.13800; RLFN, CVPRW 2022"
     assert joined_row("TinyMine", 4) is None
+
+
+def test_notes_name_the_rows_of_their_table() -> None:
+    methods = open_methods(["Mine=VDSR"], scale=4)
+    found = paper_tables.entries("efficient", 4, methods, {})
+    notes = [note for note in paper_tables.paper_table("", found).notes if "rounds the activations to tens" in note]
+    assert notes == ["VDSR x4: activations (M): the paper rounds the activations to tens"]
 
 
 def test_the_published_bicubic_is_that_of_y(benchmark_dir: Path) -> None:

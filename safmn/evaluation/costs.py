@@ -111,7 +111,7 @@ def cost_table(costs: Sequence[Cost], output: tuple[int, int] = OUTPUT) -> Table
     table.notes += [
         "measured: fvcore's rules (safmn/archs/complexity.py); a multiply-add counts as one operation.",
         *sources(cost.row for cost in costs),
-        *differences(costs),
+        *differences((cost.method.label, cost) for cost in costs),
     ]
     return table.without_empty_columns()
 
@@ -125,19 +125,23 @@ def _cells(value: float | None, figure: Figure | None, decimals: int) -> list[st
     return [measured, figure.text, "rounding" if figure.agrees(value) else f"{value / figure.value - 1:+.1%}"]
 
 
-def differences(costs: Iterable[Cost]) -> list[str]:
-    """Return a sentence for each method whose published figures are not the rounded counts: the reason, if known."""
+def differences(rows: Iterable[tuple[str, Cost]]) -> list[str]:
+    """Return a sentence for each row whose published figures are not the rounded counts: the reason, if known.
+
+    Args:
+        rows: the label of a row and its cost.
+    """
     return [
-        f"{_named(cost.method)}: {', '.join(each)}: "
+        f"{_with_scale(label, cost.method.scale)}: {', '.join(each)}: "
         + (cost.row.note if cost.row and cost.row.note else "no reason is known")
-        for cost in costs
+        for label, cost in rows
         if (each := cost.differs())
     ]
 
 
-def _named(method: Method) -> str:
+def _with_scale(label: str, scale: int) -> str:
     """Return the label with the scale, once."""
-    return method.label if method.label.endswith(f" x{method.scale}") else method.key
+    return label if label.endswith((f" x{scale}", f"_x{scale}")) else f"{label} x{scale}"
 
 
 def sources(rows: Iterable[Row | None]) -> list[str]:

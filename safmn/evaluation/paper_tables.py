@@ -123,7 +123,7 @@ def paper_table(title: str, found: Sequence[Entry], notes: Sequence[str] = ()) -
     table.notes += [f"{each.label}: measured with {each.source}." for each in found if each.source and each.quality]
     absent = [entry.label for entry in found if entry.row and entry.row.params and entry.cost is None]
     table.notes += [f"not built here: {', '.join(absent)}."] if absent else []
-    table.notes += costs.differences(entry.cost for entry in found if entry.cost is not None)
+    table.notes += costs.differences((entry.label, entry.cost) for entry in found if entry.cost is not None)
     for each in found:
         table.notes += quality_note(each.label, each.row, each.quality, each.source)
     table.notes += list(notes)
