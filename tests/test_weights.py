@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from safmn import weights
+from safmn import compat, weights
 from safmn.archs import FAMILY, SAFMN, SAFMN_BCIE
 from safmn.archs.complexity import complexity
 from safmn.archs.shapes import ffn_scale
@@ -406,7 +406,7 @@ def test_a_file_without_checksums_loads(state: dict[str, Tensor], tmp_path: Path
 _BOUNDED = """
 import resource, signal, sys
 from pathlib import Path
-from safmn import weights
+from safmn import compat, weights
 from safmn.errors import WeightsError
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**31, used + 2**31))
@@ -776,6 +776,7 @@ def test_without_spandrel_the_error_says_how_to_install_it(
 
 
 def test_unknown_networks_are_refused(tmp_path: Path) -> None:
+    compat.repair_torchvision()  # spandrel imports torchvision
     pytest.importorskip("spandrel")
     path = tmp_path / "w.pth"
     torch.save(nn.Linear(2, 2).state_dict(), path)
