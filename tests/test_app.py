@@ -108,7 +108,7 @@ def test_weights_are_chosen_for_each_image_and_the_reason_is_said(tmp_path: Path
     found = _run(tmp_path / "results", clean, compressed, tmp_path / "absent.png", choice=Choice(AUTOMATIC))
     assert "80x64 to 160x128" in found[0].text
     assert found[0].text.endswith("Weights: safmn-x2 (no sign of noise or compression).")
-    assert found[1].text.endswith("Weights: safmn-x4-real, halved (JPEG of quality 20).")
+    assert found[1].text.endswith("Weights: safmn-x2-real (JPEG of quality 20).")
     assert "Weights" not in found[2].text
     for outcome, name in zip(found, ("clean.png", "compressed.jpg"), strict=False):
         assert cli_upscale([str(tmp_path / name), "-o", str(tmp_path / "by_command" / name)]) == 0

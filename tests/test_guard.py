@@ -288,7 +288,7 @@ def test_blocks_at_the_border_are_replaced_up_to_the_edge() -> None:
     assert (target == 0).all()
 
 
-@pytest.mark.parametrize("name", ["safmn-x2", "safmn-x4", "safmn-x4-real"])
+@pytest.mark.parametrize("name", ["safmn-x2", "safmn-x4", "safmn-x2-real", "safmn-x4-real"])
 def test_photographs_do_not_change(name: str) -> None:
     found: list[Finding] = []
     watched = Upscaler(name, device="cpu")

@@ -67,7 +67,7 @@ def test_shipped_weights_load_and_have_a_complete_card(name: str) -> None:
     assert (REPOSITORY / card["option_file"]).exists()
 
 
-@pytest.mark.parametrize("test", ["test_x2", "test_x3", "test_x4", "test_zoo_real_x4"])
+@pytest.mark.parametrize("test", ["test_x2", "test_x3", "test_x4", "test_zoo_real_x2", "test_zoo_real_x4"])
 def test_option_files_expect_the_metrics_of_their_weights(test: str) -> None:
     """The metrics that an option file expects are those on the card of the weights that it names."""
     options = load_options(REPOSITORY / "options" / f"{test}.yml", mode="test")

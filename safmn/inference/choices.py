@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from safmn.errors import OptionError, did_you_mean
 
 DEFAULT_WEIGHTS = CLEAN_WEIGHTS = "safmn-x2"
-REAL_WEIGHTS = "safmn-x4-real"
-"""For noisy and compressed pictures; ``safmn upscale`` halves the result if it chose these weights itself."""
+REAL_WEIGHTS = "safmn-x2-real"
+"""For noisy and compressed pictures; of the same scale as those for clean ones."""
 PRECISIONS = ("fp32", "bf16", "fp16")
 MAX_PIXELS = 2**28
 """Images with more pixels (268 million) are refused unless a larger limit is given."""

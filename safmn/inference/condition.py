@@ -24,11 +24,13 @@ _LEAST_SHARE = 0.4  # of the borders of blocks
 _FEWEST = 6  # borders of blocks along each side, below which blocks are not looked for
 _PATCH = 16  # pixels along each side of the patches in which noise is measured
 _LARGEST = 1024  # noise and blocks are measured on at most this many rows and columns, in the middle
-_POOR = 78  # highest JPEG quality that needs weights for compressed images
-_NOISY_COLOUR = 3.5  # levels
-_STRONG = 4.0  # levels of noise in the differences of the channels, from which on the detail does not matter
-_MOST_DETAIL = 5.5  # levels in the whole image, above which smoothing costs more than weaker noise
-_EVEN_COLOUR = 1.6  # roughness of the whole image / of its plainest parts, up to which it is noise
+_POOR = 92  # highest JPEG quality that needs weights for compressed images
+_POOR_PLAIN = 95  # the same for images with plain areas, such as screenshots, in which traces of JPEG show more
+_PLAIN = 0.12  # levels of noise of grey values, below which an image has plain areas
+_NOISY_COLOUR = 1.8  # levels
+_STRONG = 2.5  # levels of noise in the differences of the channels, from which on the detail does not matter
+_MOST_DETAIL = 4.0  # levels in the whole image, above which smoothing costs more than weaker noise
+_EVEN_COLOUR = 1.9  # roughness of the whole image / of its plainest parts, up to which it is noise
 # Grey noise: least levels, highest kurtosis, and most evenness as above. Textures and text look like noise by one of
 # these, but not by all.
 _NOISY_GREY = ((6.5, 3.85, math.inf), (9.0, 5.0, 1.3))
@@ -168,7 +170,7 @@ def suitable(condition: Condition) -> tuple[bool, str]:
     if qualities:
         quality = min(qualities)
         name = f"JPEG of quality {quality}" if quality == condition.quality else f"JPEG of quality {quality} before"
-        if quality <= _POOR:
+        if quality <= (_POOR_PLAIN if condition.grey.plain < _PLAIN else _POOR):
             return True, name
         return False, f"{name}, good enough"
     if condition.blocked:

@@ -7,11 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safmn.imaging import imresize
 from safmn.inference.choices import CLEAN_WEIGHTS, REAL_WEIGHTS
 from safmn.inference.condition import examine, quality_of, suitable
-from safmn.inference.guard import Finding
-from safmn.inference.tiling import Progress
 from safmn.inference.upscaler import Upscaler
 from safmn.value_types import Array
 
@@ -20,33 +17,6 @@ logger = logging.getLogger("safmn.weights")
 
 def _log(source: Path, choice: str) -> None:
     logger.info("%s: %s.", source, choice)
-
-
-class Halved:
-    """An upscaler whose result is shrunk by two, with MATLAB's bicubic: weights for x4 at x2.
-
-    Args:
-        upscaler: of an even scale.
-    """
-
-    def __init__(self, upscaler: Upscaler) -> None:
-        self._upscaler = upscaler
-        self.network: Any = upscaler.network
-        self.scale = upscaler.scale // 2
-
-    def __call__(
-        self, image: Array, *, progress: Progress | None = None, report: Callable[[Finding], None] | None = None
-    ) -> Array:
-        """Upscale one image, uint8 or uint16, (H, W) or (H, W, C)."""
-        return imresize(self._upscaler(image, progress=progress, report=report), 0.5)
-
-    def expect(self, pixels: int) -> None:
-        """Announce that only this number of LR pixels will be upscaled; see :meth:`Upscaler.expect`."""
-        self._upscaler.expect(pixels)
-
-    def side_by_side(self, calls: int) -> int:
-        """Return the largest number of LR pixels of images that may be computed at once by so many calls."""
-        return self._upscaler.side_by_side(calls)
 
 
 class Suited:
@@ -62,9 +32,9 @@ class Suited:
         self._build = build
         self._tell = tell or _log
         self.clean = build(CLEAN_WEIGHTS)
-        self._real: Halved | None = None
+        self._real: Upscaler | None = None
 
-    def for_picture(self, source: Path, pixels: Array) -> Upscaler | Halved:
+    def for_picture(self, source: Path, pixels: Array) -> Upscaler:
         """Return the upscaler for a picture.
 
         Args:
@@ -75,9 +45,9 @@ class Suited:
             real, why = False, "it has transparency"
         else:
             real, why = suitable(examine(pixels, quality_of(source)))
-        self._tell(source, f"{f'{REAL_WEIGHTS}, halved' if real else CLEAN_WEIGHTS} ({why})")
+        self._tell(source, f"{REAL_WEIGHTS if real else CLEAN_WEIGHTS} ({why})")
         if not real:
             return self.clean
         if self._real is None:
-            self._real = Halved(self._build(REAL_WEIGHTS))
+            self._real = self._build(REAL_WEIGHTS)
         return self._real

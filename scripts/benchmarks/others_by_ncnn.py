@@ -92,7 +92,7 @@ class Ours:
 
 def makers_of(scale: int, large: bool) -> dict[str, Callable[[], Enlarge]]:
     """Return functions that load what is measured, by name."""
-    own = [f"safmn-x{scale}", *(["safmn-x4-real"] if scale == 4 else [])]
+    own = [f"safmn-x{scale}", *([f"safmn-x{scale}-real"] if scale != 3 else [])]
     found: dict[str, Callable[[], Enlarge]] = {"bicubic": lambda: bicubic(scale)}
     found |= {name: partial(Ours, name) for name in own}
     for name, files in {**MODELS, **(LARGE if large else {})}.items():

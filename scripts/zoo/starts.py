@@ -33,6 +33,7 @@ STARTS = {
     "longest_real_x4": "safmn/zoo/safmn-x4-real.safetensors",
     **{f"flat_{scale}": f"53c705e:safmn/weights/zoo/safmn-{scale}.safetensors" for scale in SCALES},
     "flat_real_x4": "53c705e:safmn/weights/zoo/safmn-x4-real.safetensors",
+    "clean_real_x4": "b544da6:safmn/weights/zoo/safmn-x4-real.safetensors",
 }
 
 
