@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from safmn.inference.choices import CLEAN_WEIGHTS, REAL_WEIGHTS
 from safmn.inference.condition import examine, quality_of, suitable
