@@ -35,7 +35,7 @@ def test_a_model_of_a_package_enlarges_tensors(package: str) -> None:
 def test_the_table_has_the_models_of_the_scale(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(others_by_ncnn, "MODELS", {"up": [(package, "up", 2)], "other": [(package, "none", 4)]})
     models = {name: make() for name, make in others_by_ncnn.makers_of(2, large=False).items()}
-    assert list(models) == ["bicubic", "safmn-x2", "up"]
+    assert list(models) == ["bicubic", "safmn-x2", "safmn-x2-real", "up"]
     found = others_by_ncnn.times({"up": models["up"], "bicubic": models["bicubic"]}, (16, 8), 2)
     assert set(found) == {"up", "bicubic"}
     assert min(found.values()) > 0
