@@ -124,6 +124,11 @@ def _leaves(error: Any) -> list[Any]:
     return [leaf for inner in error.context for leaf in _leaves(inner)] if error.context else [error]
 
 
+def test_large_bounds_are_written_out() -> None:
+    assert "at most 4294967295" in markdown()
+    assert "e+" not in "".join(line.split("|")[2] for line in markdown().splitlines() if line.startswith("| "))
+
+
 def test_descriptions_have_defaults_and_required_keys() -> None:
     [safmn] = [kind for kind in described.networks() if kind.name == "SAFMN"]
     assert {key.name: key.default for key in safmn.keys}["dim"] == 36

@@ -270,7 +270,9 @@ def test_a_run_of_basicsr(tmp_path: Path) -> None:
     assert run.seconds == [(1000, 0.25), (2000, 0.25)]
     assert run.waiting == [(1000, 0.2), (2000, 0.2)]
     parts = report(root, to=tmp_path / "report.html")
-    assert [step[0] for step in parts.comparisons["Set5: babyx4"]["views"][0]["steps"]] == [1000, 2000]
+    shown = parts.comparisons["Set5: babyx4"]
+    assert [[step[0] for step in view["steps"]] for view in shown["views"]] == [[1000, 2000]]  # one, not compared
+    assert shown["before"] == shown["after"] == 0
     assert any("without LQ, bicubic and GT" in text for text in parts.text)
 
 

@@ -101,7 +101,7 @@ def _average(options: Options, train: TrainSection) -> _Found:
 def _machine(options: Options, train: TrainSection) -> _Found:
     cores, workers = default_jobs(), options.datasets.get("train", {}).get("num_worker_per_gpu", 0)
     if isinstance(workers, int) and workers > max(cores, 1):
-        yield "num_worker_per_gpu", f"is {workers}, but this machine has {cores} processor cores for this run"
+        yield "num_worker_per_gpu", f"is {workers}; processor cores of this machine for this run: {cores}"
     if options.num_gpu == 0 and torch.cuda.is_available():
         yield "num_gpu", f"is 0, but {torch.cuda.get_device_name()} is free to use: num_gpu: 1"
     on_cpu = options.num_gpu == 0 or not (torch.cuda.is_available() or torch.xpu.is_available())

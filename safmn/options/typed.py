@@ -148,7 +148,7 @@ def _in_words(info: Any) -> str:
     if isinstance(info, describe_type.TupleType):
         return f"a list of {len(info.item_types)} items: " + "; ".join(_in_words(item) for item in info.item_types)
     words = _NAMES.get(type(info), "a value")
-    bounds = [f"{text} {getattr(info, bound):g}" for bound, text in _BOUNDS.items() if _has(info, bound)]
+    bounds = [f"{text} {getattr(info, bound):.12g}" for bound, text in _BOUNDS.items() if _has(info, bound)]
     if getattr(info, "min_length", None):
         words += " that is not empty"
     return ", ".join([words, *bounds])

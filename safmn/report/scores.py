@@ -193,8 +193,6 @@ def method_scene(
     compared = [middle(pixels) for pixels in outputs.values()]
     fits = scene.gt is not None and scene.gt.shape[0] >= size[0] and scene.gt.shape[1] >= size[1]
     box = detail_of(compared, middle(scene.gt[: size[0], : size[1]]) if fits and scene.gt is not None else None)
-    if len(views) == 1:
-        views = views * 2
     before = last - 1 if last > first else max(first - 1, 0)
     after = last if last != before else min(before + 1, len(views) - 1)
     return widgets.comparison(

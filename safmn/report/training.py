@@ -229,17 +229,16 @@ def _scene(
                 View(run.name, versions, {step: psnr_text(outputs[index][step], scene.gt, scale) for step in versions})
             )
     views += gt_views(page, scene, size)
+    if not views:
+        return ""
     shown = middle(newest[0]).shape[:2]
     same = [middle(pixels) for pixels in newest if pixels.shape[:2] == size]
     fits = scene.gt is not None and scene.gt.shape[0] >= size[0] and scene.gt.shape[1] >= size[1]
     box = detail_of(same, middle(scene.gt[: size[0], : size[1]]) if fits and scene.gt is not None else None)
-    if len(views) < 2:
-        views = views * 2
     name = scene.set_name if scene.image == FIRST_IMAGE else scene.image
     before = 1 if first >= 2 else 0
-    return widgets.comparison(
-        f"{scene.set_name}: {name}", views, size=shown, detail=box, before=before, after=max(first, 1) if first else 1
-    )
+    after = min(max(first, 1), len(views) - 1)
+    return widgets.comparison(f"{scene.set_name}: {name}", views, size=shown, detail=box, before=before, after=after)
 
 
 def reference_views(page: Page, scene: Scene, scale: int, size: tuple[int, int]) -> list[View]:

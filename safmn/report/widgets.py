@@ -160,6 +160,8 @@ def comparison(
 ) -> str:
     """Return versions of one image: a before/after slider over two of them, and all side by side with linked zoom.
 
+    A single version is shown with zoom only.
+
     Args:
         size: (height, width) of the versions; smaller ones, such as LQ, are enlarged.
         detail: (x, y, width, height), a part worth a look.

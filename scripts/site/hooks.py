@@ -41,6 +41,7 @@ def on_files(files: Files, config: Any) -> Files:
         **{f"repository/{page}": (ROOT / page).read_text(encoding="utf-8") for page in _PAGES},
     }.items():
         files.append(File.generated(config, name, content=text))
+    files.append(File.generated(config, "site.css", content=(ROOT / "scripts" / "site" / "site.css").read_bytes()))
     pages = {file.src_uri: file.content_string for file in files.documentation_pages()}
     for uri, text in pages.items():
         for _, target, _ in _LINK.findall(text):

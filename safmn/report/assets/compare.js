@@ -1,11 +1,13 @@
 "use strict";
 // Versions of one image: a before/after slider over two of them, and all of them side by side with the same zoom.
+// A single version has no slider.
 class Compare {
   constructor(figure) {
     this.figure = figure;
     this.data = dataOf(figure);
     this.left = this.data.before;
     this.right = this.data.after;
+    this.single = this.data.views.length < 2;
     this.split = 0.5;
     this.zoom = 1;
     this.centre = [0.5, 0.5]; // of the visible part, relative to the image
@@ -36,7 +38,7 @@ class Compare {
       });
       return made;
     };
-    const controls = element("div", { class: "controls" }, choose("Left", "left"), choose("Right", "right"));
+    const controls = element("div", { class: "controls" }, ...(this.single ? [] : [choose("Left", "left"), choose("Right", "right")]));
     if (this.iterations.length > 1) {
       const last = this.iterations.length - 1;
       this.output = element("output");
@@ -57,7 +59,8 @@ class Compare {
       ),
     );
     this.stage = element("div", { class: "stage", tabindex: "0", role: "group" });
-    this.stage.setAttribute("aria-label", `${title}: arrow keys move the border between both versions, with Shift the visible part; + and - zoom`);
+    const arrows = this.single ? "" : "arrow keys move the border between both versions, with Shift the visible part; ";
+    this.stage.setAttribute("aria-label", `${title}: ${arrows}+ and - zoom`);
     this.stage.style.aspectRatio = `${width} / ${height}`;
     this.stage.style.width = `min(100%, ${Math.round((Math.max(width, 560) * Math.min(1, 620 / height / (Math.max(width, 560) / width))))}px)`;
     this.images = [element("img", { alt: "" }), element("img", { alt: "" })];
@@ -78,6 +81,7 @@ class Compare {
       return { image, window, caption, box: element("div", { class: "pane" }, window, caption) };
     });
     this.row = element("div", { class: "stage-row" }, this.stage);
+    this.figure.classList.toggle("single", this.single);
     this.figure.append(controls, this.row, this.slider, element("div", { class: "panes" }, ...this.panes.map((pane) => pane.box)));
     this.listen(this.stage, true);
     this.panes.forEach((pane) => this.listen(pane.window, false));
@@ -127,7 +131,7 @@ class Compare {
     const magnified = (this.stage.clientWidth * this.zoom) / this.data.width;
     this.figure.classList.toggle("pixels", magnified > 3);
     this.slider.style.width = `${this.stage.clientWidth}px`;
-    this.slider.style.display = "block";
+    this.slider.style.display = this.single ? "none" : "block";
     this.slider.style.marginInline = "auto";
   }
 
@@ -155,7 +159,7 @@ class Compare {
     area.addEventListener("pointerdown", (event) => {
       last = place(event);
       const atBar = Math.abs(last[0] - this.split) * area.clientWidth < 24;
-      moves = isStage && (this.zoom === 1 || atBar) ? "split" : "part";
+      moves = isStage && !this.single && (this.zoom === 1 || atBar) ? "split" : "part";
       area.setPointerCapture(event.pointerId);
       if (moves === "split") {
         this.split = Math.min(Math.max(last[0], 0), 1);
