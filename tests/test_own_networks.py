@@ -318,7 +318,7 @@ def test_a_package_may_be_named_by_its_path(
 ) -> None:
     """It is copied into the run as a whole, and its weights find it again, also in the copy."""
     kind = "PackagedOfFiles"
-    monkeypatch.setattr(imports, "_imported", dict(imports._imported))  # the package is moved: no other test may load it
+    monkeypatch.setattr(imports, "_imported", dict(imports._imported))  # other tests must not load the moved package
     monkeypatch.chdir(tmp_path)
     package = tmp_path / "sub" / kind
     package.mkdir(parents=True)
