@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from typing import Any
 from safmn.data import build_dataset
 from safmn.errors import DataError, OptionError
 from safmn.evaluation.published import SETS
-from safmn.imaging import imresize, list_images, read_rgb, to_tensor
+from safmn.imaging import image_size, imresize, list_images, read_rgb, to_tensor
 from safmn.imaging.file_names import image_name
 from safmn.prepare.hints import hint
+
+logger = logging.getLogger("safmn")
 
 BENCHMARK = Path("datasets/benchmark")
 _SHARED_MULTIPLE = 12  # benchmarks crop the HR images to a multiple of 12, for all scales
@@ -124,6 +127,24 @@ class MadeImages:
         else:
             self._paths = match(made, list(gt), self.folder)
         self.names = list(self._paths)
+        self._report_smaller()
+
+    def _report_smaller(self) -> None:
+        """Log once how many images are smaller than their GT images, whose right and lower edges are not scored."""
+        smaller = []
+        for name, gt in (self._gt or {}).items():
+            with contextlib.suppress(DataError):  # what cannot be read is said where its pixels are needed
+                if image_size(self._paths[name]) != image_size(gt):
+                    smaller.append(name)
+        if smaller:
+            logger.warning(
+                "%s: %d of %d images are not as large as their GT images, the first is %s. The right and lower edges "
+                "of those GT images are left out.",
+                self.folder,
+                len(smaller),
+                len(self.names),
+                smaller[0],
+            )
 
     def __len__(self) -> int:
         return len(self.names)
