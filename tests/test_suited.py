@@ -139,6 +139,8 @@ def test_weights_for_photographs_are_loaded_when_needed(
     assert built == ["safmn-x2", "safmn-x2-real"]
     rgba = np.dstack([decoded(poor.read_bytes()), np.full(photograph.shape[:2], 9, np.uint8)])
     assert choose.for_picture(poor, rgba) is choose.clean
+    assert choose.for_frames(tmp_path / "a.gif", "an animation") is choose.clean
+    assert "a.gif: safmn-x2 (an animation, which is not examined)" in caplog.text
     assert "clean.png: safmn-x2 (no sign of noise or compression)" in caplog.text
     assert "poor.jpg: safmn-x2-real (JPEG of quality 40)" in caplog.text
 

@@ -54,7 +54,7 @@ class Run:
         overwrite: whether to replace existing outputs.
         film: how films are encoded.
         watch: receives the part of all files that is done, 0 to 1.
-        suited: chooses the weights of each still image, at the same scale; None: ``upscaler`` does all.
+        suited: chooses the weights of each file, at the same scale; None: ``upscaler`` does all.
         done: number of outputs written.
         kept: number of outputs left as they were.
         uncompared: number of films and animations, which get no side-by-side picture, if ``compare``.
@@ -210,10 +210,13 @@ class Run:
         panels = {"bicubic": imresize(small, self.upscaler.scale), name: ours}
         write_picture(job.comparison, Picture(comparison(panels, width=640)))
 
+    def _for_frames(self, job: FileJob, kind: str) -> Upscaler:
+        return self.suited.for_frames(job.source, kind) if self.suited else self.upscaler
+
     def _frames(self, job: FileJob, animation: Animation, bar: FileBar) -> str:
         total = len(animation.durations)
         found = _Found(job.source)
-        upscale = Frames(self.upscaler, found.note)
+        upscale = Frames(self._for_frames(job, "an animation"), found.note)
         frames = (upscale(frame, progress=lambda part: bar.advance(part / total)) for frame in animation.frames())
         write_animation(job.target, frames, animation, quality=self.quality)
         found.warn(total)
@@ -229,7 +232,7 @@ class Run:
             bar.note(f"frame {done}/{film.frames or '?'}")
 
         found = _Found(job.source)
-        upscale = Frames(self.upscaler, found.note)
+        upscale = Frames(self._for_frames(job, "a film"), found.note)
         written = upscale_video(job.source, job.target, upscale, options=self.film, on_frame=on_frame)
         found.warn(done)
         damage = written.damage

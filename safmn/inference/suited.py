@@ -33,6 +33,11 @@ class Suited:
         self.clean = build(CLEAN_WEIGHTS)
         self._real: Upscaler | None = None
 
+    def for_frames(self, source: Path, kind: str) -> Upscaler:
+        """Return the upscaler for a film or an animation, which is not examined; ``kind`` is which of the two."""
+        self._tell(source, f"{CLEAN_WEIGHTS} ({kind}, which is not examined)")
+        return self.clean
+
     def for_picture(self, source: Path, pixels: Array) -> Upscaler:
         """Return the upscaler for a picture.
 
