@@ -75,8 +75,32 @@ def _image_names(names: list[str], probabilities: Array) -> list[str]:
     return [f"drawn_{name}" for name, share in zip(names, probabilities, strict=True) if share]
 
 
+class DrawnDataset(torch.utils.data.Dataset[Sample]):
+    """What data sets of drawings share: a length of their own, and fixed images for validation.
+
+    A subclass has ``options`` with ``length``, and ``sample()``.
+    """
+
+    options: Any
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Draw a pair from ``rng``."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return int(self.options.length)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return validation pair ``index``, drawn from seed 0, epoch 0 and the index."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        sample = self.sample(index, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
+        name = f"{sample['gt_path']}_{index:04}"
+        return {**sample, "lq_path": name, "gt_path": name}
+
+
 @DATASET_REGISTRY.register()
-class DrawnImages(torch.utils.data.Dataset[Sample]):
+class DrawnImages(DrawnDataset):
     """Drawings (flat colours, text, screens, dead leaves, facades, ...) and their MATLAB-exact bicubic reductions.
 
     ``lq`` adds noise and JPEG compression to the reductions.
@@ -99,9 +123,6 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
         training = self.options.phase == "train"
         self.lq_patch = self.options.lq_patch if training else _VALIDATION_SIDE
 
-    def __len__(self) -> int:
-        return self.options.length
-
     def image_names(self) -> list[str]:
         """Return the names that samples may have, one for each kind that is drawn."""
         return _image_names(self._names, self._probabilities)
@@ -118,14 +139,6 @@ class DrawnImages(torch.utils.data.Dataset[Sample]):
         path = f"drawn_{kind}"
         lq = (self.options.lq or MadeLQ()).whole(gt, scale, rng)
         return {"lq": to_tensor(lq), "gt": to_tensor(gt), "lq_path": path, "gt_path": path}
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return validation pair ``index``, drawn from seed 0, epoch 0 and the index."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        sample = self.sample(index, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
-        name = f"{sample['gt_path']}_{index:04}"
-        return {**sample, "lq_path": name, "gt_path": name}
 
 
 @DATASET_REGISTRY.register()

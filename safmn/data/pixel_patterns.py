@@ -7,16 +7,15 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
-import torch
 
 from safmn.data.drawing.pixels import enlarged_pixels, pixel_pattern
+from safmn.data.drawn import DrawnDataset
 from safmn.data.options import CropOptions, read_options
-from safmn.data.sample_keys import Sample, SampleKey, sample_rng
+from safmn.data.sample_keys import Sample
 from safmn.imaging import to_tensor
 from safmn.registry import DATASET_REGISTRY
 
 _NAME = "pixel_pattern"
-_VALIDATION_SEED = 0
 _VALIDATION_SIDE = 64  # LR pixels
 
 
@@ -31,7 +30,7 @@ class PixelPatternOptions(CropOptions, frozen=True, kw_only=True):
 
 
 @DATASET_REGISTRY.register()
-class PixelPatterns(torch.utils.data.Dataset[Sample]):
+class PixelPatterns(DrawnDataset):
     """Stripes, checks, dots, random pixels, dithering and sprites, and the same with larger pixels as GT.
 
     The LQ images are drawn, not shrunk, because shrinking would blur single pixels. Networks that have not been trained
@@ -53,9 +52,6 @@ class PixelPatterns(torch.utils.data.Dataset[Sample]):
         self.options: PixelPatternOptions = read_options(self.OPTIONS, opt)
         self.lq_patch = self.options.lq_patch if self.options.phase == "train" else _VALIDATION_SIDE
 
-    def __len__(self) -> int:
-        return self.options.length
-
     def image_names(self) -> list[str]:
         """Return the one name that all samples have."""
         return [_NAME]
@@ -70,11 +66,3 @@ class PixelPatterns(torch.utils.data.Dataset[Sample]):
         lq = pixel_pattern(rng, self.lq_patch)
         gt = enlarged_pixels(lq, self.options.scale)
         return {"lq": to_tensor(lq), "gt": to_tensor(gt), "lq_path": _NAME, "gt_path": _NAME}
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return validation pair ``index``, drawn from seed 0, epoch 0 and the index."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        name = f"{_NAME}_{index:04}"
-        sample = self.sample(index, sample_rng(_VALIDATION_SEED, SampleKey(0, index)))
-        return {**sample, "lq_path": name, "gt_path": name}
